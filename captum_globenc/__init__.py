@@ -1,0 +1,1 @@
+"""GlobEnc token attribution for Hugging Face encoders, as a Captum method."""
