@@ -1,0 +1,50 @@
+"""Aggregation over layers: what a token has gathered from every input token.
+
+Knows only mixing matrices. B batch, L layers, N tokens, P rows asked for.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry rows of weights backwards through the layers (Abnar and Zuidema 2020, section 3).
+
+    The rollout is `G_1 = X_1`, `G_l = X_l G_{l-1}`: nothing is normalised, no identity is added. A
+    row of it is a row vector taken through the layers from the last to the first, which costs
+    O(L N^2) where the product of the matrices costs O(L N^3). Its scale grows by about a factor of
+    15 a layer, so each row vector is rescaled by one factor as it goes, the logarithm of which is
+    kept.
+
+    Args:
+        mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
+        start: `(B, P, N)`, weights of the receivers after layer L. Rows of the identity give rows
+            of the rollout.
+
+    Returns:
+        `(B, P, N)` rows whose largest entry is 1 (or 0 where nothing arrives), and the float64
+        logarithm `(B, P)` of what they are to be multiplied with.
+
+    Example:
+        >>> mixture = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])
+        >>> rows, log_scale = rollout([mixture, mixture], torch.tensor([[[1.0, 0.0]]]))
+        >>> rows * log_scale.exp().float()[..., None]
+        tensor([[[0.2500, 0.7500]]])
+    """
+    rows = start
+    log_scale = start.new_zeros(start.shape[:2], dtype=torch.float64)
+    for mixture in reversed(mixtures):
+        rows = rows @ mixture
+        scale = rows.amax(dim=-1)
+        scale = scale.where(scale > 0, 1)
+        rows = rows / scale[..., None]
+        log_scale = log_scale + scale.double().log()
+    return rows, log_scale
+
+
+AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]] = {
+    "rollout": rollout,
+}
+"""The ways to aggregate over layers by name."""

@@ -1,0 +1,386 @@
+"""GlobEnc: which tokens an encoder really used, answered as every Captum method answers.
+
+B batch, L layers, N tokens, D embedding size.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from captum._utils.common import (
+    _format_output,
+    _format_tensor_into_tuples,
+    _is_tuple,
+    _run_forward,
+    _select_targets,
+)
+from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_globenc.aggregation import AGGREGATIONS
+from captum_globenc.encoders import Encoder, find_encoder
+from captum_globenc.mixing import MIXINGS, LayerRecord, mixing_norms
+from captum_globenc.recording import record
+
+Position = int | Tensor | Literal["mean"]
+
+
+class GlobEnc(Attribution):
+    """Global token attribution from the whole encoder (Modarressi et al., NAACL 2022).
+
+    Each encoder layer is decomposed, attention, value vectors, both residual connections and both
+    layer normalisations, into what every token passes to every other (the paper's N-Enc, section
+    3.2), and that is rolled out over all layers (section 3.4). The score of a token is its share in
+    the representation of the token that is explained, the one that the model's head reads.
+
+    Scores are not negative and sum to 1. They tell how much of a token is in the representation, not
+    for or against which class it speaks: GlobEnc is not class-specific, `target` chooses what is
+    explained only where the output is per token. It is exact, needs no baseline and no gradient, and
+    costs one forward pass and a fraction.
+
+    Args:
+        forward_func: the forward function, as for every Captum method: a module or any callable that
+            runs the model's encoder once.
+        model: the module that holds the encoder, the encoder itself, a model with a head or any
+            wrapper; not needed where `forward_func` is a module.
+        mixing: which norms to take: "W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res",
+            "N-ResLN" or "N-Enc", the paper's names (section 3.3).
+        aggregation: how to aggregate over layers: "rollout".
+
+    Raises:
+        ValueError: `mixing` or `aggregation` is not known; no model is given; or the encoder is not
+            found, not supported, ambiguous, or out of the reach of hooks.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from captum_globenc import EncoderForward
+        >>> config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
+        ...     intermediate_size=8,
+        ... )
+        >>> model = BertForSequenceClassification(config).eval()
+        >>> globenc = GlobEnc(EncoderForward(model))
+        >>> scores = globenc.attribute(torch.tensor([[2, 5, 7, 3]]), target=1)
+        >>> scores.shape, round(scores.sum().item(), 4)
+        (torch.Size([1, 4]), 1.0)
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        model: nn.Module | None = None,
+        *,
+        mixing: str = "N-Enc",
+        aggregation: str = "rollout",
+    ) -> None:
+        super().__init__(forward_func)
+        _check_choice("mixing", mixing, MIXINGS)
+        _check_choice("aggregation", aggregation, AGGREGATIONS)
+        if model is None:
+            if not isinstance(forward_func, nn.Module):
+                raise ValueError(
+                    "forward_func is not a module, so the encoder cannot be found in it: pass the "
+                    "module that holds it, GlobEnc(forward_func, model)."
+                )
+            model = forward_func
+        find_encoder(model)
+        self.model = model
+        self.mixing = mixing
+        self.aggregation = aggregation
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: TensorOrTupleOfTensorsGeneric,
+        target: TargetType = None,
+        additional_forward_args: object | None = None,
+        *,
+        position: Position | None = None,
+        normalize: bool = True,
+    ) -> TensorOrTupleOfTensorsGeneric:
+        """Score every token of the inputs.
+
+        Args:
+            inputs: token ids `(B, N)` or embeddings `(B, N, D)`, or a tuple of one of these.
+            target: which output is explained, as for every Captum method. It is checked, and chooses
+                the position where the output is per token, `(B, N, C)` with `(position, class)`;
+                otherwise the scores do not depend on it.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`.
+            position: the token whose representation is explained: an index, a LongTensor `(B,)` of
+                them, or "mean" for the average over real tokens. Left out: what `target` says, else
+                what the model's head reads.
+            normalize: whether each example's scores sum to 1. Otherwise they have the scale of the
+                original implementation, which grows with every layer.
+
+        Returns:
+            Scores in the shape of `inputs`, float32, or float64 for a float64 model; exactly 0 at
+            padding. The score of a token is spread evenly over its embedding: `.sum(-1)` gives it
+            back.
+
+        Raises:
+            TypeError: token ids given as floats, or an output object where `target` needs a tensor.
+            ValueError: `position` is out of range, on padding, of the wrong length, or needed and
+                not given; the inputs do not match the encoder's tokens; NaN or infinity in a layer.
+            RuntimeError: `forward_func` never ran the encoder, or ran it more than once.
+            OverflowError: `normalize` is False and the scale exceeds the dtype.
+            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
+                raises it.
+
+        Example:
+            >>> from transformers import ElectraConfig, ElectraModel
+            >>> config = ElectraConfig(
+            ...     vocab_size=30, hidden_size=8, embedding_size=4, num_attention_heads=2,
+            ...     num_hidden_layers=2, intermediate_size=8,
+            ... )
+            >>> globenc = GlobEnc(ElectraModel(config).eval())
+            >>> globenc.attribute(torch.tensor([[2, 5, 7, 3]]), position="mean").shape
+            torch.Size([1, 4])
+        """
+        run = _Run(self, inputs, target, additional_forward_args)
+        rows = run.gather(run.start(position), len(run.mixtures), normalize)
+        scores = _spread(rows, run.inputs)
+        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
+
+    def attribute_layers(
+        self,
+        inputs: Tensor | tuple[Tensor],
+        target: TargetType = None,
+        additional_forward_args: object | None = None,
+        *,
+        position: Position | None = None,
+        normalize: bool = True,
+    ) -> Tensor:
+        """Score every token after each layer: the paper's picture of layers x tokens.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            target: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+            position: as for :meth:`attribute`.
+            normalize: as for :meth:`attribute`, for each layer.
+
+        Returns:
+            `(B, L, N)`: what `position` has gathered from each token after layer 1 to L.
+
+        Raises:
+            Exception: as :meth:`attribute` does.
+        """
+        run = _Run(self, inputs, target, additional_forward_args)
+        start = run.start(position)
+        layers = [
+            run.gather(start, layers, normalize) for layers in range(1, len(run.mixtures) + 1)
+        ]
+        return torch.stack(layers, dim=1).to(run.inputs.device)
+
+    def mixing_matrices(
+        self,
+        inputs: Tensor | tuple[Tensor],
+        additional_forward_args: object | None = None,
+    ) -> Tensor:
+        """Return what every layer passes from every token to every other.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            `(B, L, N, N)`, [receiver, source]: raw norms of the chosen mixing, exactly 0 in the rows
+            and columns of padding.
+
+        Raises:
+            Exception: as :meth:`attribute` does, as far as it applies.
+        """
+        run = _Run(self, inputs, None, additional_forward_args)
+        return torch.stack(run.mixtures, dim=1).to(run.inputs.device)
+
+    def attribute_future(self) -> None:
+        """Not available for GlobEnc.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("attribute_future is not implemented for GlobEnc")
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """False: scores are shares of a representation, not multiplied by the inputs."""
+        return False
+
+    def has_convergence_delta(self) -> bool:
+        """Return False: there is no path integral that could fall short."""
+        return False
+
+
+class _Run:
+    """One recorded forward pass, and the questions asked of it."""
+
+    def __init__(
+        self,
+        method: GlobEnc,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: TargetType,
+        additional_forward_args: object | None,
+    ) -> None:
+        # The model may have changed between two calls, so the encoder is looked up anew.
+        self.encoder = find_encoder(method.model)
+        self.inputs = _single_tensor(inputs, self.encoder)
+        self.target = target
+        self.mixtures: list[Tensor] = []
+        self.real: Tensor | None = None
+        self._aggregate = AGGREGATIONS[method.aggregation]
+        self._mixing = method.mixing
+        self._output = record(
+            lambda: _run_forward(
+                method.forward_func, (self.inputs,), None, additional_forward_args
+            ),
+            self.encoder,
+            self._add,
+        )
+        self._check_shape()
+        self._check_target()
+
+    def _add(self, layer: LayerRecord) -> None:
+        mixture = mixing_norms(layer, self._mixing)
+        if not bool(torch.isfinite(mixture).all()):
+            raise ValueError(
+                f"NaN or infinity in encoder layer {layer.index}: its inputs, weights or outputs are "
+                "not finite, so no scores can be given. Look at the model's hidden states there."
+            )
+        self.mixtures.append(mixture)
+        self.real = layer.real
+
+    def _check_shape(self) -> None:
+        expected = tuple(self.mixtures[0].shape[:2])
+        if tuple(self.inputs.shape[:2]) != expected:
+            raise ValueError(
+                f"inputs are {tuple(self.inputs.shape)}, but the encoder worked on (batch, tokens) = "
+                f"{expected}: pass the ids or embeddings that the encoder reads, one for each token."
+            )
+
+    def _check_target(self) -> None:
+        if self.target is None:
+            return
+        if not isinstance(self._output, Tensor):
+            raise TypeError(
+                f"forward_func returned a {type(self._output).__name__}, and target needs a tensor: "
+                "wrap the model in captum_globenc.EncoderForward(model), which returns its logits."
+            )
+        _select_targets(self._output, self.target)
+
+    def start(self, position: Position | None) -> Tensor:
+        """Return the weights `(B, 1, N)` of the tokens that are explained."""
+        first = self.mixtures[0]
+        batch, tokens, _ = first.shape
+        real = self.real if self.real is not None else first.new_ones(batch, tokens).bool()
+        if position is None:
+            position = self._default_position()
+        if isinstance(position, str):
+            if position != "mean":
+                raise ValueError(f'position is {position!r}; the only word for one is "mean".')
+            weights = real.to(first.dtype)
+            return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
+        index = torch.as_tensor(position, device=first.device)
+        if index.dtype not in (torch.int64, torch.int32) or index.shape not in ((), (batch,)):
+            raise ValueError(
+                f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got '
+                f"{position!r}."
+            )
+        index = index.long().expand(batch)
+        if bool(((index < 0) | (index >= tokens)).any()):
+            raise ValueError(
+                f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}."
+            )
+        hit = real.gather(1, index[:, None]).squeeze(1)
+        if not bool(hit.all()):
+            example = int((~hit).nonzero()[0])
+            there = real[example].nonzero().flatten().tolist()
+            raise ValueError(
+                f"position {int(index[example])} of example {example} is padding; its real tokens are "
+                f"{_ranges(there)}. Pass position=..."
+            )
+        return torch.nn.functional.one_hot(index, tokens).to(first.dtype)[:, None]
+
+    def _default_position(self) -> Position:
+        """Return what `target` says, else what the model's head reads."""
+        output, target = self._output, self.target
+        tokens = self.mixtures[0].shape[1]
+        per_token = isinstance(output, Tensor) and output.shape[1:2] == (tokens,)
+        if per_token and output.ndim == 3 and target is not None:
+            return _first_index(target)
+        if self.encoder.has_per_token_head:
+            if per_token and output.ndim == 2 and target is not None:
+                return _first_index(target)
+            raise ValueError(
+                f"{type(self.encoder.head).__name__} gives one output per token and pools none: pass "
+                "target=(position, class), or position=..."
+            )
+        pooled = self.encoder.spec.pooled(self.encoder.stack.config)
+        if pooled is None:
+            raise ValueError(
+                f"What the head of {type(self.encoder.head).__name__} reads is not one token: pass "
+                'position=..., an index or "mean".'
+            )
+        return pooled
+
+    def gather(self, start: Tensor, layers: int, normalize: bool) -> Tensor:
+        """Return what the tokens `start` have gathered from each after `layers`, `(B, N)`."""
+        rows, log_scale = self._aggregate(self.mixtures[:layers], start)
+        row, log_scale = rows.squeeze(1), log_scale
+        if normalize:
+            total = row.sum(dim=-1, keepdim=True)
+            return row / total.where(total > 0, 1)
+        limits = torch.finfo(row.dtype)
+        if bool((log_scale > math.log(limits.max)).any()):
+            raise OverflowError(
+                f"After {layers} layers the raw scale is 10^{log_scale.max().item() / math.log(10):.0f}, "
+                f"more than {row.dtype} holds: use normalize=True, or a float64 model."
+            )
+        return (row.double() * log_scale.exp()).to(row.dtype)
+
+
+def _check_choice(what: str, choice: str, choices: dict[str, Any]) -> None:
+    if choice not in choices:
+        raise ValueError(f"{what} {choice!r} is not known; choose from {', '.join(choices)}.")
+
+
+def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
+    """Return the one tensor that inputs are, refusing token ids given as floats."""
+    tensors = _format_tensor_into_tuples(inputs)
+    if len(tensors) != 1:
+        raise ValueError(
+            f"inputs is a tuple of {len(tensors)}: GlobEnc scores one tensor; pass the others in "
+            "additional_forward_args."
+        )
+    tensor = cast(Tensor, tensors[0])
+    if tensor.ndim == 2 and tensor.is_floating_point():
+        raise TypeError(
+            f"inputs are {tensor.dtype} of shape {tuple(tensor.shape)}: token ids must be integers. "
+            "To perturb inputs by small amounts (NoiseTunnel), use embeddings, (B, N, D)."
+        )
+    return tensor
+
+
+def _spread(scores: Tensor, inputs: Tensor) -> Tensor:
+    """Spread each token's score `(B, N)` evenly over the elements of `inputs` that feed it."""
+    scores = scores.to(inputs.device)
+    extra = inputs.shape[2:]
+    scores = scores / math.prod(extra)
+    return scores.reshape(*scores.shape, *(1 for _ in extra)).expand(inputs.shape).contiguous()
+
+
+def _first_index(target: Any) -> Position:
+    """Return the position, the first of each target's indices: an int, or a tensor of one each."""
+    if isinstance(target, tuple):
+        return int(target[0])
+    if isinstance(target, list):
+        return torch.tensor([t[0] if isinstance(t, tuple) else t for t in target])
+    return cast(Position, target)
+
+
+def _ranges(indices: list[int]) -> str:
+    if not indices:
+        return "none"
+    return f"{indices[0]} to {indices[-1]}"

@@ -1,0 +1,109 @@
+"""EncoderForward: one forward function for GlobEnc and every other Captum method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class EncoderForward(nn.Module):
+    """A positional forward function that calls a Hugging Face model by name.
+
+    Captum passes everything by position, and the third position means `token_type_ids` for BERT,
+    `inputs_embeds` for DistilBERT and `position_ids` for MPNet. Here the first argument is the input
+    (ids, or embeddings where it is a float), and the others are named once. The answer is one
+    tensor, as Captum needs, instead of an output object.
+
+    Args:
+        model: any Hugging Face model.
+        argument_names: the names of the arguments that follow the input, in order.
+        output: which field of the model's output to return.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
+        ...     intermediate_size=8,
+        ... )
+        >>> model = BertForSequenceClassification(config).eval()
+        >>> forward = EncoderForward(model)
+        >>> batch = {"input_ids": torch.tensor([[2, 5, 7, 3]])}
+        >>> inputs, extra = forward.arguments(batch)
+        >>> forward(inputs, *extra).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        argument_names: Sequence[str] = ("attention_mask", "token_type_ids"),
+        output: str = "logits",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.argument_names = tuple(argument_names)
+        self.output = output
+
+    def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
+        """Run the model.
+
+        Args:
+            inputs: ids `(B, N)`, embeddings `(B, N, D)`, or what the model reads first otherwise.
+            arguments: one for each of `argument_names`, or fewer; None leaves one out.
+
+        Returns:
+            The field `output` of what the model returned.
+
+        Raises:
+            TypeError: there are more arguments than names.
+            ValueError: the model's output has no field `output`.
+        """
+        if len(arguments) > len(self.argument_names):
+            raise TypeError(
+                f"EncoderForward got {len(arguments)} arguments after the inputs, for "
+                f"{len(self.argument_names)} names {self.argument_names}: name the others in "
+                "argument_names."
+            )
+        named = {
+            name: argument
+            for name, argument in zip(self.argument_names, arguments, strict=False)
+            if argument is not None
+        }
+        answer = self.model(**{self._input_name(inputs): inputs}, **named)
+        field = getattr(answer, self.output, None)
+        if not isinstance(field, Tensor):
+            fields = list(answer.keys()) if isinstance(answer, Mapping) else []
+            raise ValueError(
+                f"{type(self.model).__name__} returned no tensor {self.output!r}; choose `output` from "
+                f"{fields}."
+            )
+        return field
+
+    def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Split a tokenizer's or a processor's batch into what `attribute()` takes.
+
+        Args:
+            batch: what a tokenizer returned, or any mapping of the model's arguments.
+
+        Returns:
+            `(inputs, additional_forward_args)`; arguments that the batch lacks are None.
+
+        Raises:
+            KeyError: the batch has no input for the model.
+        """
+        names = (self._main_input, "inputs_embeds")
+        name = next((name for name in names if batch.get(name) is not None), None)
+        if name is None:
+            raise KeyError(f"The batch holds none of {names}, only {sorted(batch)}.")
+        return batch[name], tuple(batch.get(name) for name in self.argument_names)
+
+    @property
+    def _main_input(self) -> str:
+        return str(getattr(self.model, "main_input_name", "input_ids"))
+
+    def _input_name(self, inputs: Tensor) -> str:
+        """Return the name under which the model takes `inputs`: floats for token ids are embeddings."""
+        if self._main_input == "input_ids" and inputs.is_floating_point():
+            return "inputs_embeds"
+        return self._main_input

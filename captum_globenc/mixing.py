@@ -1,0 +1,256 @@
+"""Mixing norms: how much of every token one encoder layer passes to every other.
+
+Pure tensor maths of Modarressi et al. (2022), section 3; knows no model, no hook, no Captum.
+
+Per layer and receiver i, source j:
+
+    T_ij  = sum_h a[h,i,j] W_O^h v[h,j]           N       = ||T_ij||      Kobayashi et al. (2020)
+    R_ij  = T_ij + [i=j] x_i                      N-Res   = ||R_ij||      Kobayashi et al. (2021)
+    R_ij read through the first normalisation     N-ResLN                 Kobayashi et al. (2021)
+    R_ij read through the layer's output          N-Enc                   eq. 9
+
+Every map after the attention is linear once its statistics are known, M with one scale per
+receiver, so it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the
+Gram matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]:
+no vector of the size of a token is ever made for a pair of tokens. The diagonal, where the residual
+joins in, is computed as a vector, so that nothing cancels.
+
+Letters: B batch, N tokens, H heads, D hidden size, d head size, R receivers in a tile.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_globenc.attention import Attention, share_heads
+
+TILE = 128
+"""Receivers (and sources) handled at once: the working set of a tile stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """A LayerNorm or RMSNorm, linear once the deviation it really divided by is known.
+
+    Args:
+        gain: `(D,)`, or None where the norm has no weight.
+        centred: whether the mean is taken off (LayerNorm) or not (RMSNorm).
+        scale: `(B, N)`, one over the deviation of the vector the norm saw, eps included.
+    """
+
+    gain: Tensor | None
+    centred: bool
+    scale: Tensor
+
+    def linear(self, vectors: Tensor) -> Tensor:
+        """Apply the map without its scale to `(..., D)`."""
+        if self.centred:
+            vectors = vectors - vectors.mean(dim=-1, keepdim=True)
+        return vectors if self.gain is None else vectors * self.gain
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What one encoder layer did in one forward pass, as far as its decomposition needs it.
+
+    All floating-point tensors share one dtype, at least float32.
+
+    Args:
+        index: the layer's number in the pass, from 0.
+        attention: the layer's attention probabilities.
+        value: `(B, H or fewer, N, d)` value vectors, biases included.
+        output: `(D, H*d)` output projection, a layer scale folded in.
+        output_bias: `(D,)` its bias, likewise; None where it has none.
+        stream: `(B, N, D)` what the residual connection carries past the attention.
+        attended: `(B, N, D)` the stream with the attention's output added.
+        after_attention: what N-ResLN reads R through.
+        after_layer: what N-Enc reads R through.
+        real: `(B, N)`, False at padding; None where every token is real.
+    """
+
+    index: int
+    attention: Attention
+    value: Tensor
+    output: Tensor
+    output_bias: Tensor | None
+    stream: Tensor
+    attended: Tensor
+    after_attention: tuple[Normalization, ...] = ()
+    after_layer: tuple[Normalization, ...] = ()
+    real: Tensor | None = None
+
+
+def mixing_norms(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
+    """Return what the layer passes from every source to every receiver.
+
+    Args:
+        record: one layer of one forward pass.
+        mixing: one of :data:`MIXINGS`.
+
+    Returns:
+        `(B, N, N)`, [receiver, source], not negative, exactly 0 in rows and columns of padding.
+    """
+    return _without_padding(MIXINGS[mixing](record), record)
+
+
+def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
+    """Return how much of each receiver's mixture comes from other tokens than itself.
+
+    Kobayashi et al. (2021), eq. 8: with Z the vectors whose norms `mixing` takes,
+    `||sum_{j!=i} Z_ij|| / (||sum_{j!=i} Z_ij|| + ||Z_ii||)`. The scales of the receiver cancel.
+
+    Args:
+        record: one layer of one forward pass.
+        mixing: "N", "N-Res", "N-ResLN" or "N-Enc".
+
+    Returns:
+        `(B, N)`, between 0 and 1; 0 where there is no other token.
+    """
+    fold = _Fold.of(record, mixing)
+    ratios = record.stream.new_empty(record.stream.shape[:2])
+    for example, ratio in enumerate(ratios):
+        value = share_heads(record.value[example], fold.heads)
+        for receivers in _tiles(ratio.shape[0]):
+            weights = record.attention.tile(example, receivers)
+            own = _diagonal(weights, receivers)
+            preserving = (own[:, :, None] * value[:, receivers]).transpose(0, 1).flatten(1)
+            own.zero_()
+            mixing_in = torch.bmm(weights.transpose(1, 2), value).transpose(0, 1).flatten(1)
+            preserved = preserving @ fold.projection.T
+            if fold.images is not None:
+                preserved += fold.images[example, receivers]
+            mixed = torch.linalg.vector_norm(mixing_in @ fold.projection.T, dim=-1)
+            ratio[receivers] = mixed / (mixed + torch.linalg.vector_norm(preserved, dim=-1))
+    return ratios
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A mixing kind's linear map, folded into the output projection and applied to the stream.
+
+    Args:
+        heads: number of attention heads.
+        projection: `(D, H*d)`.
+        images: `(B, N, D)` images of the residual stream, or None where the kind leaves it out.
+        scale: `(B, N)`, the factor of each receiver, or None for 1.
+    """
+
+    heads: int
+    projection: Tensor
+    images: Tensor | None
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, record: LayerRecord, mixing: str) -> "_Fold":
+        readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
+        columns, images, scale = record.output.T, record.stream, None
+        for reading in readings:
+            columns, images = reading.linear(columns), reading.linear(images)
+            scale = reading.scale if scale is None else scale * reading.scale
+        return cls(
+            heads=record.output.shape[1] // record.value.shape[-1],
+            projection=columns.T,
+            images=None if mixing == "N" else images,
+            scale=scale,
+        )
+
+
+def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
+    """Return the norms of T, R, or R through the layer's normalisations, `(B, N, N)`."""
+    fold = _Fold.of(record, mixing)
+    batch, tokens, size = record.stream.shape
+    by_head = fold.projection.unflatten(1, (fold.heads, -1)).permute(1, 2, 0)
+    norms = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
+    gram = record.stream.new_empty(tokens, fold.heads, fold.heads)
+    for example in range(batch):
+        value = share_heads(record.value[example], fold.heads)
+        transformed = torch.bmm(value, by_head)
+        for sources in _tiles(tokens):
+            u = transformed[:, sources]
+            torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
+        for receivers in _tiles(tokens):
+            weights = record.attention.tile(example, receivers)
+            own = _diagonal(weights, receivers).T[:, None] @ transformed[:, receivers].transpose(
+                0, 1
+            )
+            own = own.squeeze(1)
+            if fold.images is not None:
+                own += fold.images[example, receivers]
+            squares = torch.bmm(gram, weights.transpose(0, 1)).transpose(0, 1).mul_(weights).sum(0)
+            tile = norms[example][:, receivers]
+            tile.copy_(squares.clamp_min_(0).sqrt_())
+            _diagonal(tile, receivers).copy_(torch.linalg.vector_norm(own, dim=-1))
+    if fold.scale is not None:
+        norms *= fold.scale[:, None, :]
+    return norms.transpose(1, 2)
+
+
+def _attention_weights(record: LayerRecord) -> Tensor:
+    """Return W: attention averaged over heads, `(B, N, N)`."""
+    batch, tokens, _ = record.stream.shape
+    weights = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver]
+    for example in range(batch):
+        for receivers in _tiles(tokens):
+            weights[example][:, receivers] = record.attention.tile(example, receivers).mean(dim=0)
+    return weights.transpose(1, 2)
+
+
+def _fixed_residual(mixture: Tensor, record: LayerRecord) -> Tensor:
+    """Return half the mixture, its rows made to sum to 1, and half the identity.
+
+    Abnar and Zuidema (2020), section 3: the residual connection taken to weigh as much as attention.
+    """
+    mixture = _row_normalized(_without_padding(mixture, record))
+    mixture.diagonal(dim1=1, dim2=2).add_(1)
+    return mixture / 2
+
+
+def _residual_weights(record: LayerRecord) -> Tensor:
+    """Return W-Res: attention to the other tokens, in the proportion that N-Enc's ratio tells.
+
+    Modarressi et al. (2022), section 3.3. A token that has no other keeps itself.
+    """
+    weights = _without_padding(_attention_weights(record), record).contiguous()
+    ratio = mixing_ratio(record, "N-Enc")
+    weights.diagonal(dim1=1, dim2=2).zero_()
+    weights = _row_normalized(weights) * ratio[:, :, None]
+    weights.diagonal(dim1=1, dim2=2).copy_(1 - ratio)
+    return weights
+
+
+MIXINGS: dict[str, Callable[[LayerRecord], Tensor]] = {
+    "W": _attention_weights,
+    "W-FixedRes": lambda record: _fixed_residual(_attention_weights(record), record),
+    "W-Res": _residual_weights,
+    "N": lambda record: _vector_norms(record, "N"),
+    "N-FixedRes": lambda record: _fixed_residual(_vector_norms(record, "N"), record),
+    "N-Res": lambda record: _vector_norms(record, "N-Res"),
+    "N-ResLN": lambda record: _vector_norms(record, "N-ResLN"),
+    "N-Enc": lambda record: _vector_norms(record, "N-Enc"),
+}
+"""The kinds of mixing by the paper's names (section 3.3), each `LayerRecord -> (B, N, N)`."""
+
+
+def _tiles(tokens: int) -> Iterator[slice]:
+    """Cut `tokens` into slices of at most :data:`TILE`."""
+    return (slice(start, min(start + TILE, tokens)) for start in range(0, tokens, TILE))
+
+
+def _diagonal(tile: Tensor, receivers: slice) -> Tensor:
+    """Return a view of what the receivers of a tile `(..., N, R)` take from themselves, `(..., R)`."""
+    return tile[..., receivers, :].diagonal(dim1=-2, dim2=-1)
+
+
+def _without_padding(mixture: Tensor, record: LayerRecord) -> Tensor:
+    """Zero the rows and columns `(B, N, N)` of padding, NaN included."""
+    if record.real is None:
+        return mixture
+    return mixture.where(record.real[:, :, None] & record.real[:, None, :], 0)
+
+
+def _row_normalized(mixture: Tensor) -> Tensor:
+    """Make each row of `(B, N, N)` sum to 1; rows of zeros stay zero."""
+    total = mixture.sum(dim=-1, keepdim=True)
+    return mixture / total.where(total > 0, 1)
