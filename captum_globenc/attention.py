@@ -15,6 +15,11 @@ from torch import Tensor
 class Attention(Protocol):
     """What the engine needs of a layer's attention."""
 
+    @property
+    def heads(self) -> int:
+        """H."""
+        ...
+
     def tile(self, example: int, receivers: slice) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
         ...
@@ -47,6 +52,11 @@ class QueryKeyAttention:
     mask: Tensor | None = None
     bias: Tensor | None = None
     causal: bool = False
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.query.shape[1]
 
     def tile(self, example: int, receivers: slice) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
@@ -94,6 +104,11 @@ class GivenAttention:
     """Probabilities that the model returned itself, `(B, H, N, N)`, receivers first."""
 
     probabilities: Tensor
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.probabilities.shape[1]
 
     def tile(self, example: int, receivers: slice) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""

@@ -5,7 +5,7 @@ B batch, L layers, N tokens, D embedding size.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from captum._utils.common import (
@@ -26,6 +26,12 @@ from captum_globenc.mixing import MIXINGS, LayerRecord, mixing_norms
 from captum_globenc.recording import record
 
 Position = int | Tensor | Literal["mean"]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _logged(method: Method) -> Method:
+    """Wrap a method as Captum wraps every `attribute`, and keep its type."""
+    return cast(Method, log_usage()(method))
 
 
 class GlobEnc(Attribution):
@@ -91,7 +97,7 @@ class GlobEnc(Attribution):
         self.mixing = mixing
         self.aggregation = aggregation
 
-    @log_usage()
+    @_logged
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -170,9 +176,7 @@ class GlobEnc(Attribution):
         """
         run = _Run(self, inputs, target, additional_forward_args)
         start = run.start(position)
-        layers = [
-            run.gather(start, layers, normalize) for layers in range(1, len(run.mixtures) + 1)
-        ]
+        layers = [run.gather(start, layers, normalize) for layers in range(1, len(run.mixtures) + 1)]
         return torch.stack(layers, dim=1).to(run.inputs.device)
 
     def mixing_matrices(
@@ -233,9 +237,7 @@ class _Run:
         self._aggregate = AGGREGATIONS[method.aggregation]
         self._mixing = method.mixing
         self._output = record(
-            lambda: _run_forward(
-                method.forward_func, (self.inputs,), None, additional_forward_args
-            ),
+            lambda: _run_forward(method.forward_func, (self.inputs,), None, additional_forward_args),
             self.encoder,
             self._add,
         )
@@ -285,8 +287,7 @@ class _Run:
         index = torch.as_tensor(position, device=first.device)
         if index.dtype not in (torch.int64, torch.int32) or index.shape not in ((), (batch,)):
             raise ValueError(
-                f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got '
-                f"{position!r}."
+                f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got {position!r}.'
             )
         index = index.long().expand(batch)
         if bool(((index < 0) | (index >= tokens)).any()):

@@ -150,7 +150,7 @@ class _Fold:
             columns, images = reading.linear(columns), reading.linear(images)
             scale = reading.scale if scale is None else scale * reading.scale
         return cls(
-            heads=record.output.shape[1] // record.value.shape[-1],
+            heads=record.attention.heads,
             projection=columns.T,
             images=None if mixing == "N" else images,
             scale=scale,
@@ -161,7 +161,7 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
     """Return the norms of T, R, or R through the layer's normalisations, `(B, N, N)`."""
     fold = _Fold.of(record, mixing)
     batch, tokens, size = record.stream.shape
-    by_head = fold.projection.unflatten(1, (fold.heads, -1)).permute(1, 2, 0)
+    by_head = fold.projection.reshape(size, fold.heads, -1).permute(1, 2, 0)
     norms = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
     gram = record.stream.new_empty(tokens, fold.heads, fold.heads)
     for example in range(batch):
@@ -172,9 +172,7 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
         for receivers in _tiles(tokens):
             weights = record.attention.tile(example, receivers)
-            own = _diagonal(weights, receivers).T[:, None] @ transformed[:, receivers].transpose(
-                0, 1
-            )
+            own = _diagonal(weights, receivers).T[:, None] @ transformed[:, receivers].transpose(0, 1)
             own = own.squeeze(1)
             if fold.images is not None:
                 own += fold.images[example, receivers]

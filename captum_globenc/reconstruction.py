@@ -57,11 +57,10 @@ def reconstruction_error(
 
 
 def _layer_error(layer: LayerRecord) -> Tensor:
-    heads = layer.output.shape[1] // layer.value.shape[-1]
     contexts = []
     for example, value in enumerate(layer.value):
         weights = layer.attention.tile(example, slice(None))
-        context = torch.bmm(weights.transpose(1, 2), share_heads(value, heads))
+        context = torch.bmm(weights.transpose(1, 2), share_heads(value, layer.attention.heads))
         contexts.append(context.transpose(0, 1).flatten(1))
     parts = torch.stack(contexts) @ layer.output.T
     if layer.output_bias is not None:

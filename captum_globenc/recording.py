@@ -19,10 +19,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from captum_globenc.attention import QueryKeyAttention
-from captum_globenc.encoders import Encoder
+from captum_globenc.attention import Attention, GivenAttention, QueryKeyAttention
+from captum_globenc.encoders import Encoder, EncoderSpec
 from captum_globenc.encoders.registry import Layer
-from captum_globenc.mixing import LayerRecord, Normalization
+from captum_globenc.linear import linear_map, linearized_norm
+from captum_globenc.mixing import LayerRecord
 
 ATTENTION_NAME = "captum_globenc"
 """The name of the recording attention function in transformers' attention interface."""
@@ -89,31 +90,26 @@ class Recorder:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Hold this recorder's hooks on the encoder's modules, and none after."""
+        stack, layers = self._encoder.stack, self._encoder.layers
         with ExitStack() as handles:
-            stack = self._encoder.stack
-            handles.enter_context(stack.register_forward_pre_hook(self._mine(self._enter_stack)))
-            for layer in self._encoder.layers:
-
-                def enter(module: nn.Module, args: Any, kwargs: Any, layer: Layer = layer) -> None:
-                    self._enter_layer(layer, args[0] if args else kwargs["hidden_states"])
-
-                handles.enter_context(
-                    layer.module.register_forward_pre_hook(self._mine(enter), with_kwargs=True)
-                )
+            hold = handles.enter_context
+            hold(stack.register_forward_pre_hook(self._mine(self._enter_stack)))
+            for layer in layers:
+                module = layer.module
+                enter = self._mine(self._enter_layer, layer)
+                hold(module.register_forward_pre_hook(enter, with_kwargs=True))
+                hold(module.register_forward_hook(self._mine(self._leave_layer)))
                 for role in ("norm1", "norm2"):
-
-                    def see(module: nn.Module, args: Any, role: str = role) -> None:
-                        if self._layer is not None:
-                            self._layer.seen[role].append(args[0])
-
-                    norm = getattr(layer, role)
-                    handles.enter_context(norm.register_forward_pre_hook(self._mine(see)))
-                handles.enter_context(
-                    layer.module.register_forward_hook(self._mine(self._leave_layer))
-                )
+                    norm: nn.Module = getattr(layer, role)
+                    hold(norm.register_forward_pre_hook(self._mine(self._see_norm, role)))
+                if layer.probabilities is not None and layer.value is not None:
+                    see = self._mine(self._see_probabilities)
+                    hold(layer.probabilities.register_forward_pre_hook(see))
+                    hold(layer.value.register_forward_hook(self._mine(self._see_value)))
+            hold(stack.register_forward_hook(self._mine(self._leave_stack)))
             yield
 
-    def see_attention(self, module: nn.Module, attention: QueryKeyAttention, value: Tensor) -> None:
+    def see_attention(self, module: nn.Module, attention: Attention, value: Tensor) -> None:
         """Take note of the attention of the layer that is running.
 
         Args:
@@ -125,12 +121,12 @@ class Recorder:
             self._layer.attention = attention
             self._layer.value = value
 
-    def _mine(self, hook: Callable[..., None]) -> Callable[..., None]:
+    def _mine(self, hook: Callable[..., None], *first: Any) -> Callable[..., None]:
         """Make `hook` deaf to passes of the same model in other threads."""
 
         def guarded(*args: Any) -> None:
             if _active.get() is self:
-                hook(*args)
+                hook(*first, *args)
 
         return guarded
 
@@ -142,64 +138,95 @@ class Recorder:
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
 
-    def _enter_layer(self, layer: Layer, stream: Tensor) -> None:
-        self._layer = _OpenLayer(layer, stream)
+    def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._finish_layer(next_norm=layer.norm1)
+        self._layer = _OpenLayer(layer, args[0] if args else kwargs["hidden_states"])
+
+    def _see_norm(self, role: str, module: nn.Module, args: Any) -> None:
+        if self._layer is not None:
+            self._layer.seen[role].append(args[0])
+
+    def _see_probabilities(self, module: nn.Module, args: Any) -> None:
+        if self._layer is not None:
+            self._layer.attention = GivenAttention(args[0])
+
+    def _see_value(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if self._layer is not None:
+            self._layer.value = output
 
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._layer is not None:
+            self._layer.output = output[0] if isinstance(output, tuple) else output
+
+    def _leave_stack(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._finish_layer(next_norm=self._encoder.final_norm)
+
+    def _finish_layer(self, next_norm: nn.Module) -> None:
+        """Hand over the layer that ran last, now that it is known which norm reads its output."""
         layer, self._layer = self._layer, None
-        if layer is None or layer.attention is None or layer.value is None:
+        if layer is None:
+            return
+        if layer.attention is None or layer.value is None:
             raise RuntimeError(
-                f"{type(module).__name__} ran without calling transformers' attention interface."
+                f"{type(layer.layer.attention).__name__} ran without showing its attention: it does not "
+                "call transformers' attention interface."
             )
         if self._index == 0:
             self._real = layer.attention.visible()
-        self._on_layer(layer.close(self._index, self._real))
+        self._on_layer(layer.record(self._encoder.spec, self._index, self._real, next_norm))
         self._index += 1
 
 
 class _OpenLayer:
-    """What has been seen of a layer that is still running."""
+    """What has been seen of the layer that is running."""
 
     def __init__(self, layer: Layer, stream: Tensor) -> None:
         self.layer = layer
         self.stream = stream
-        self.attention: QueryKeyAttention | None = None
+        self.output: Tensor | None = None
+        self.attention: Attention | None = None
         self.value: Tensor | None = None
         # Lists, because a model that works through the feed-forward network in chunks calls the
         # second norm once for each.
         self.seen: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
 
-    def close(self, index: int, real: Tensor | None) -> LayerRecord:
+    def record(self, spec: EncoderSpec, index: int, real: Tensor | None, next_norm: nn.Module) -> LayerRecord:
         """Return the record of the layer, in the precision that it is decomposed in."""
         assert self.attention is not None
         assert self.value is not None
+        assert self.output is not None
         dtype = torch.promote_types(self.stream.dtype, torch.float32)
-        attended = torch.cat(self.seen["norm1"], dim=1).to(dtype)
-        first = _normalization(self.layer.norm1, attended)
-        second = _normalization(self.layer.norm2, torch.cat(self.seen["norm2"], dim=1).to(dtype))
-        weight, bias = self.layer.out.weight, self.layer.out.bias
+        layer, centred = self.layer, spec.centred
+        before1, before2 = (torch.cat(self.seen[role], dim=1).to(dtype) for role in ("norm1", "norm2"))
+        if spec.order == "post-LN":
+            attended = before1
+            after_attention = linearized_norm(layer.norm1, before1, centred)
+            after_layer = after_attention + linearized_norm(layer.norm2, before2, centred)
+        else:
+            attended = before2
+            after_attention = linearized_norm(layer.norm2, before2, centred)
+            after_layer = linearized_norm(next_norm, self.output.to(dtype), centred)
+        value = self.value
+        if value.ndim == 3:  # (B, N, H*d), from a projection
+            value = value.unflatten(-1, (self.attention.heads, -1)).transpose(1, 2)
+        size = self.attention.heads * value.shape[-1]
+        output, output_bias = linear_map(layer.out, size, dtype)
+        if layer.layer_scale is not None:
+            scale = layer.layer_scale.to(dtype)
+            output = output * scale[:, None]
+            output_bias = None if output_bias is None else output_bias * scale
         return LayerRecord(
             index=index,
             attention=self.attention.to(dtype),
-            value=self.value.to(dtype),
-            output=weight.to(dtype),
-            output_bias=None if bias is None else bias.to(dtype),
+            value=value.to(dtype),
+            output=output,
+            output_bias=output_bias,
             stream=self.stream.to(dtype),
             attended=attended,
-            after_attention=(first,),
-            after_layer=(first, second),
+            after_attention=after_attention,
+            after_layer=after_layer,
             real=real,
         )
-
-
-def _normalization(norm: nn.Module, seen: Tensor) -> Normalization:
-    """Return `norm` as the linear map that it was for the vectors `(B, N, D)` it has seen."""
-    variance = seen.var(dim=-1, unbiased=False)
-    return Normalization(
-        gain=norm.weight.to(seen.dtype),
-        centred=True,
-        scale=torch.rsqrt(variance + norm.eps),
-    )
 
 
 def _attention(
@@ -248,12 +275,8 @@ def _recording_attention(stack: nn.Module) -> Iterator[None]:
     """Switch every part of `stack` to the recording attention function, and back."""
     AttentionInterface.register(ATTENTION_NAME, _attention)
     AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
-    configs = {
-        id(module.config): module.config
-        for module in stack.modules()
-        if isinstance(getattr(module, "config", None), PreTrainedConfig)
-    }
-    before = [(config, config._attn_implementation) for config in configs.values()]
+    configs = {id(config): config for config in _configs(stack)}.values()
+    before = [(config, config._attn_implementation) for config in configs]
     try:
         for config, _ in before:
             # The key "" means this config alone, not the configs nested in it.
@@ -262,6 +285,13 @@ def _recording_attention(stack: nn.Module) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation = {"": implementation}
+
+
+def _configs(stack: nn.Module) -> Iterator[PreTrainedConfig]:
+    for module in stack.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            yield config
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:

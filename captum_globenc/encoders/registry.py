@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from captum_globenc.encoders.spec import EncoderSpec
 from captum_globenc.encoders.text import TEXT_ENCODERS
@@ -34,6 +36,9 @@ class Layer:
     out: nn.Module
     norm1: nn.Module
     norm2: nn.Module
+    probabilities: nn.Module | None = None
+    value: nn.Module | None = None
+    layer_scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,14 @@ class Encoder:
         spec: its family.
         stack: the module that runs the layers.
         layers: the layers, each once even where the model runs it several times.
+        final_norm: the norm after the last layer of a pre-LN encoder, an Identity where there is none.
         head: the outermost Hugging Face model around it, the stack itself for a bare encoder.
     """
 
     spec: EncoderSpec
     stack: transformers.PreTrainedModel
     layers: tuple[Layer, ...]
+    final_norm: nn.Module
     head: transformers.PreTrainedModel
 
     @property
@@ -125,7 +132,8 @@ def find_encoder(model: nn.Module) -> Encoder:
     stack = found[0]
     spec = _REGISTRY[_model_type(stack)]
     head = next(m for m in models if any(part is stack for part in m.modules()))
-    return Encoder(spec, stack, tuple(_resolve_layers(stack, spec)), head)
+    final_norm = _submodule(stack, spec.final_norm, spec) if spec.final_norm else nn.Identity()
+    return Encoder(spec, stack, tuple(_resolve_layers(stack, spec)), final_norm, head)
 
 
 def _model_type(model: transformers.PreTrainedModel) -> str:
@@ -149,7 +157,8 @@ def _is_stack(model: transformers.PreTrainedModel) -> bool:
 def _resolve_layers(stack: nn.Module, spec: EncoderSpec) -> Iterator[Layer]:
     for module in _expand(stack, spec.layers.split("."), spec):
         parts = {role: _submodule(module, path, spec) for role, path in spec.roles.items()}
-        yield Layer(module=module, **parts)
+        scale = _attribute(module, spec.layer_scale, spec) if spec.layer_scale else None
+        yield Layer(module=module, layer_scale=scale, **parts)
 
 
 def _expand(module: nn.Module, path: list[str], spec: EncoderSpec) -> Iterator[nn.Module]:
@@ -164,8 +173,14 @@ def _expand(module: nn.Module, path: list[str], spec: EncoderSpec) -> Iterator[n
 
 
 def _submodule(module: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:
+    part = _attribute(module, path, spec)
+    assert isinstance(part, nn.Module)
+    return part
+
+
+def _attribute(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
     try:
-        return module.get_submodule(path)
+        return attrgetter(path)(module)
     except AttributeError as error:
         raise ValueError(
             f"The spec of {spec.model_type!r} does not fit: {type(module).__name__} has no {path!r} "

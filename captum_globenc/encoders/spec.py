@@ -25,6 +25,13 @@ class EncoderSpec:
         norm2: the block's second norm.
         order: "post-LN" where norms follow the residual sums (BERT), "pre-LN" where they read the
             residual stream ahead of attention and feed-forward network (ModernBERT, ViT).
+        centred: whether the norms take off the mean (LayerNorm) or not (RMSNorm).
+        final_norm: path from the stack to the norm after the last layer of a pre-LN encoder; empty
+            where there is none.
+        probabilities: the module that is given the attention probabilities, their dropout, in a
+            family that does not call transformers' attention interface; empty in one that does.
+        value: such a family's value projection.
+        layer_scale: path to the parameter that scales the attention's output; empty where none does.
         modality: what the model reads.
         stack: class name of the stack, where the model has others of the same layout, as an
             encoder-decoder has.
@@ -49,11 +56,17 @@ class EncoderSpec:
     norm1: str
     norm2: str
     order: Literal["post-LN", "pre-LN"] = "post-LN"
+    centred: bool = True
+    final_norm: str = ""
+    probabilities: str = ""
+    value: str = ""
+    layer_scale: str = ""
     modality: Literal["text", "vision", "audio"] = "text"
     stack: str = ""
     pooled: Callable[[Any], Pooled] = lambda config: 0
 
     @property
     def roles(self) -> dict[str, str]:
-        """The paths from a layer to its parts, by role."""
-        return {role: getattr(self, role) for role in ("attention", "out", "norm1", "norm2")}
+        """The paths from a layer to its modules, by role; roles that the family lacks left out."""
+        roles = ("attention", "out", "norm1", "norm2", "probabilities", "value")
+        return {role: path for role in roles if (path := getattr(self, role))}
