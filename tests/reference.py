@@ -106,7 +106,7 @@ def reference_mixing(record: LayerRecord, mixing: str) -> Tensor:
             mixed = torch.zeros_like(part)
             for i in range(len(tokens)):
                 others = [j for j in range(len(tokens)) if j != i]
-                if others:
+                if part[i, others].sum() > 0:  # otherwise the token keeps itself
                     mixed[i, others] = part[i, others] / part[i, others].sum() * ratio[i]
                 mixed[i, i] = 1 - ratio[i]
             part = mixed

@@ -1,0 +1,56 @@
+"""Models and batches that several test modules need."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+from transformers import BertModel as Bert
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 300,
+}
+
+
+def randomize(model):
+    """Give every parameter a random value: fresh biases are 0 and norm weights 1, which hides errors."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.copy_(1 + 0.3 * noise if "norm.weight" in name.lower() else 0.2 * noise)
+    return model.eval()
+
+
+@pytest.fixture
+def classifier():
+    """A BERT classifier of three labels, float64."""
+    return randomize(BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).double())
+
+
+@pytest.fixture
+def tagger():
+    """A BERT token classifier of five labels, float64."""
+    return randomize(BertForTokenClassification(BertConfig(**SMALL, num_labels=5)).double())
+
+
+@pytest.fixture
+def bare():
+    """A BERT without a head, float64."""
+    return randomize(Bert(BertConfig(**SMALL)).double())
+
+
+@pytest.fixture
+def batch():
+    """Three texts of 9, 6 and 4 tokens, padded on the right."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, 60, (3, 9), generator=generator)
+    mask = torch.arange(9) < torch.tensor([[9], [6], [4]])
+    return {"input_ids": ids * mask, "attention_mask": mask.long(), "token_type_ids": torch.zeros_like(ids)}
