@@ -1,0 +1,7 @@
+"""``python -m captum_globenc`` is the ``captum-globenc`` command."""
+
+import sys
+
+from captum_globenc.cli import main
+
+sys.exit(main())

@@ -1,0 +1,280 @@
+"""The ``captum-globenc`` command: explanations in the terminal, as JSON lines or as a page.
+
+What costs time to import (torch, transformers) is imported inside the commands, so that
+``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from captum_globenc.terminal import printable, show
+from captum_globenc.visualization import html_page
+
+if TYPE_CHECKING:
+    from captum_globenc.explain import Explanation
+
+BATCH = 8
+
+# Typer carries its own copy of Click, which some versions do not: this is the class in both.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Explain Hugging Face encoders with GlobEnc token attribution.",
+)
+
+
+class CommandError(Exception):
+    """A mistake of the user's, to be told in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Mistakes of the user's end with one line on standard error and status 2, Ctrl-C with 130.
+    Any other exception is a bug of this package and keeps its traceback.
+
+    Args:
+        arguments: The arguments after the program's name; left out, those of the process.
+
+    Example:
+        >>> main(["explain", "--frobnicate"])
+        2
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
+            stream.reconfigure(errors="replace")
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        message = cast("typer.BadParameter", error).format_message()
+    except CommandError as error:
+        message = str(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    typer.echo(f"error: {printable(' '.join(message.split()))}", err=True)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("captum_globenc")
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            number = "(not installed)"
+        typer.echo(f"captum-globenc {number}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("encoders")
+def list_encoders() -> None:
+    """List the families of encoders that are supported."""
+    from captum_globenc.encoders import supported_encoders
+
+    table = Table("model type")
+    for model_type in supported_encoders():
+        table.add_row(Text(model_type))
+    Console().print(table)
+
+
+@app.command("explain")
+def explain_texts(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Texts to explain. Left out or -: the lines of standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH_OR_NAME",
+            help="A sequence classifier, from a folder or the Hugging Face hub. "
+            "Left out, a small English sentiment model.",
+        ),
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX|mean",
+            help="The token whose mixture is explained. Left out, what the model's head pools.",
+        ),
+    ] = None,
+    mixing: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="W, W-FixedRes, W-Res, N, N-FixedRes, N-Res, N-ResLN or N-Enc.",
+        ),
+    ] = "N-Enc",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show the scores after every layer as well.")
+    ] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Show another method side by side: integrated-gradients."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Show what a classifier predicts for each TEXT, and the score of every token."""
+    where = _position(position)
+    if html is not None and not html.resolve().parent.is_dir():
+        raise CommandError(f"cannot write {html}: no such folder")
+    wanted = list(_texts(texts or ["-"]))
+
+    import transformers
+
+    from captum_globenc.explain import explain, token_limit
+    from captum_globenc.loading import LoadingError, load_classifier
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        classifier, tokenizer, missing = load_classifier(model)
+    except LoadingError as error:
+        raise CommandError(str(error)) from error
+    if missing:
+        _note(f"{model} lacks {', '.join(missing)}: its predictions are random")
+
+    run = partial(
+        explain,
+        model=classifier,
+        tokenizer=tokenizer,
+        pair=pair,
+        position=where,
+        mixing=mixing,
+        layers=layers,
+        compare=compare or (),
+    )
+    console = Console(highlight=False)
+    kept: list[Explanation] = []
+    cut = 0
+    for explanation in _explanations(wanted, run):
+        if as_json:
+            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        else:
+            show(console, explanation)
+        cut += explanation.truncated
+        if html is not None:
+            kept.append(explanation)
+    if cut:
+        limit = token_limit(classifier, tokenizer)
+        _note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+    if html is not None:
+        try:
+            html.write_text(_page(kept), encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot write {html}: {error.strerror}") from error
+
+
+def _explanations(
+    texts: Sequence[str], run: Callable[[Sequence[str]], list[Explanation]]
+) -> Iterator[Explanation]:
+    """Explain in batches, with a progress bar on standard error if there are several."""
+    notes = Console(stderr=True)
+    progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
+    task = progress.add_task("Explaining", total=len(texts))
+    for start in range(0, len(texts), BATCH):
+        # The bar is gone while results are printed: the two may share a terminal.
+        with progress:
+            try:
+                found = run(texts[start : start + BATCH])
+            except ValueError as error:  # what explain documents for every input it cannot take
+                raise CommandError(str(error)) from error
+            progress.advance(task, len(found))
+        yield from found
+
+
+def _position(text: str | None) -> int | Literal["mean"] | None:
+    if text is None:
+        return None
+    if text == "mean":
+        return "mean"
+    try:
+        return int(text)
+    except ValueError:
+        raise CommandError(f"position must be a whole number or mean, not {text!r}") from None
+
+
+def _texts(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the texts, with the lines of standard input where an argument is "-"."""
+    found = False
+    for argument in arguments:
+        for text in _lines() if argument == "-" else [argument]:
+            found = True
+            if not text.strip():
+                raise CommandError("a text is empty")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise CommandError("a text is not valid UTF-8") from None
+            yield text
+    if not found:
+        raise CommandError("no text to explain: standard input is empty")
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input that are not blank."""
+    if sys.stdin.isatty():
+        _note("reading texts from standard input, one per line; Ctrl-D ends it")
+    try:
+        # Bytes, because the encoding of a terminal's locale says nothing about a file's.
+        content = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError("standard input is not valid UTF-8") from None
+    return (line.rstrip("\r") for line in content.split("\n") if line.strip())
+
+
+def _page(explanations: Sequence[Explanation]) -> str:
+    """Draw every method over every text; the layers, where asked for, are lines of their own."""
+    rows = [
+        explanation.methods
+        | {f"GlobEnc, layer {number}": row for number, row in enumerate(explanation.layers, 1)}
+        for explanation in explanations
+    ]
+    return html_page(
+        [explanation.tokens for explanation in explanations],
+        {name: [row[name] for row in rows] for name in rows[0]},
+        headings=[explanation.headline for explanation in explanations],
+        title="GlobEnc token attributions",
+    )
+
+
+def _note(message: str) -> None:
+    typer.echo(f"note: {message}", err=True)

@@ -1,0 +1,270 @@
+"""What a classifier predicts for texts, and what every token had to do with it: plain data.
+
+The front ends (command line, web page) draw what is computed here.
+
+Shapes: B texts, N tokens, L layers, D embedding dimensions, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import shorten
+from typing import Literal, cast
+
+import torch
+from captum.attr import LayerIntegratedGradients
+from torch import Tensor, nn
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.attribution import GlobEnc
+from captum_globenc.forward import EncoderForward
+from captum_globenc.visualization import token_scores
+
+__all__ = ["COMPARISONS", "Explanation", "explain", "token_limit"]
+
+INTEGRATION_STEPS = 50
+INTEGRATION_BATCH = 32
+"""Integration steps, and how many of them times texts run at once: bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One text's prediction and the scores of its tokens, special tokens included.
+
+    Attributes:
+        text: The text.
+        pair: The second segment, if there is one.
+        prediction: The name of the predicted class; of a regression model, of its output.
+        probability: The predicted class's probability; None for a regression model.
+        value: The model's output for `prediction`: a logit, or what a regression model predicts.
+        tokens: N tokens, without padding.
+        scores: N GlobEnc scores, which sum to 1.
+        layers: L rows of N scores, what the explained position has gathered after each layer; the
+            last row is `scores`. Empty unless asked for.
+        compared: N scores per name of another method; empty unless asked for.
+        truncated: Whether the text was longer than the model takes, so that its end is missing.
+    """
+
+    text: str
+    pair: str | None
+    prediction: str
+    probability: float | None
+    value: float
+    tokens: list[str]
+    scores: list[float]
+    layers: list[list[float]] = field(default_factory=list)
+    compared: Mapping[str, list[float]] = field(default_factory=dict)
+    truncated: bool = False
+
+    @property
+    def methods(self) -> dict[str, list[float]]:
+        """The scores by method: GlobEnc's first, then the compared ones."""
+        return {"GlobEnc": self.scores, **self.compared}
+
+    @property
+    def headline(self) -> str:
+        """The prediction in a few words, such as ``POSITIVE (98.1%)``."""
+        if self.probability is None:
+            return f"{self.prediction} = {self.value:.4g}"
+        return f"{self.prediction} ({self.probability:.1%})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what JSON can hold; ``pair``, ``layers`` and ``compare`` only where asked for."""
+        asked = {"layers": self.layers, "compare": dict(self.compared)}
+        return {
+            "text": self.text,
+            **({} if self.pair is None else {"pair": self.pair}),
+            "prediction": self.prediction,
+            "probability": self.probability,
+            "value": self.value,
+            "tokens": self.tokens,
+            "scores": self.scores,
+            **{name: value for name, value in asked.items() if value},
+            "truncated": self.truncated,
+        }
+
+
+def explain(
+    texts: Sequence[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pair: str | None = None,
+    position: int | Literal["mean"] | None = None,
+    mixing: str = "N-Enc",
+    layers: bool = False,
+    compare: Sequence[str] = (),
+) -> list[Explanation]:
+    """Explain the predictions of a sequence classifier with GlobEnc.
+
+    All texts run as one batch: cut long lists into pieces.
+
+    Args:
+        texts: B texts.
+        model: A supported Hugging Face sequence classifier, in eval mode.
+        tokenizer: Its tokenizer.
+        pair: A second segment that goes with every text.
+        position: The token whose mixture is explained: its index in every text, negative ones
+            counting from the text's own end, or "mean"; left out, what the model's head pools.
+        mixing: One of GlobEnc's kinds of mixing matrix.
+        layers: Whether to compute the scores after every layer as well.
+        compare: Names from `COMPARISONS`; they attribute the predicted class's logit.
+
+    Returns:
+        B explanations, in the order of `texts`.
+
+    Raises:
+        ValueError: The model is not supported or gives no (B, C) logits, a name is not known, a
+            position lies outside of a text, or the model's output is not finite.
+
+    Example:
+        >>> from captum_globenc.default import load_default
+        >>> (explanation,) = explain(["A wonderful film."], *load_default())
+        >>> explanation.prediction, explanation.tokens[1:-1]
+        ('POSITIVE', ['a', 'wonderful', 'film', '.'])
+    """
+    unknown = sorted(set(compare) - set(COMPARISONS))
+    if unknown:
+        raise ValueError(f"no method {', '.join(unknown)} to compare with; known: {', '.join(COMPARISONS)}")
+    forward = EncoderForward(model)
+    globenc = GlobEnc(forward, model, mixing=mixing)
+    if not texts:
+        return []
+    batch, truncated = _encode(texts, pair, model, tokenizer)
+    inputs, extra = forward.arguments(batch)
+    with torch.no_grad():
+        logits = _checked(forward(inputs, *extra))
+    classes = logits.argmax(-1)
+    lengths = batch["attention_mask"].sum(-1)
+    where = _resolve(position, lengths, texts) if isinstance(position, int) else position
+    if layers:
+        per_layer = globenc.attribute_layers(inputs, additional_forward_args=extra, position=where)
+        attributions = per_layer[:, -1]
+    else:
+        attributions = globenc.attribute(inputs, additional_forward_args=extra, position=where)
+    tokens, scores = token_scores(batch, tokenizer, attributions)
+    compared = {}
+    for name in compare:
+        others = COMPARISONS[name](model, tokenizer, batch, classes)
+        compared[name] = token_scores(batch, tokenizer, others)[1]
+    probabilities = _probabilities(logits, model)
+    names = cast("Mapping[int, str]", model.config.id2label or {})
+    return [
+        Explanation(
+            text=text,
+            pair=pair,
+            prediction=str(names.get(int(classes[i]), int(classes[i]))),
+            probability=None if probabilities is None else probabilities[i, classes[i]].item(),
+            value=logits[i, classes[i]].item(),
+            tokens=tokens[i],
+            scores=scores[i],
+            layers=per_layer[i, :, : lengths[i]].tolist() if layers else [],
+            compared={name: rows[i] for name, rows in compared.items()},
+            truncated=truncated[i],
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+def token_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return how many tokens the model takes, or None where nothing bounds it.
+
+    A tokenizer saved without a limit claims 1e30 tokens, so the position embeddings count too;
+    where they keep a row for padding, as RoBERTa's do, they start to count after it.
+    """
+    limits = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings")
+    ]
+    limit = min([int(tokenizer.model_max_length), *limits])
+    return limit if limit < 10**9 else None
+
+
+def _encode(
+    texts: Sequence[str],
+    pair: str | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[BatchEncoding, list[bool]]:
+    """Tokenize on the right side of the model's limit; say which texts were too long for it."""
+    pairs = None if pair is None else [pair] * len(texts)
+    limit = token_limit(model, tokenizer)
+    batch = tokenizer(
+        list(texts),
+        pairs,
+        padding=True,
+        padding_side="right",
+        truncation=limit is not None,
+        max_length=limit,
+        return_attention_mask=True,
+        return_special_tokens_mask=True,
+        return_tensors="pt",
+    )
+    whole = tokenizer(list(texts), pairs, verbose=False)["input_ids"]
+    truncated = [limit is not None and len(ids) > limit for ids in whole]
+    return batch.to(model.device), truncated
+
+
+def _checked(logits: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(getattr(logits, "shape", ()))
+        raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
+    if not logits.isfinite().all():
+        raise ValueError("the model's output is NaN or infinite")
+    return logits.float()
+
+
+def _resolve(position: int, lengths: Tensor, texts: Sequence[str]) -> Tensor:
+    """Turn one position into an index (B,) into every text's own tokens, B lengths given."""
+    for text, length in zip(texts, lengths.tolist(), strict=True):
+        if not -length <= position < length:
+            raise ValueError(
+                f"position {position} is out of range: {shorten(text, 40)!r} has {length} tokens, "
+                f"0 to {length - 1}"
+            )
+    return lengths + position if position < 0 else torch.full_like(lengths, position)
+
+
+def _probabilities(logits: Tensor, model: PreTrainedModel) -> Tensor | None:
+    """Probabilities (B, C); None for a regression model, whose output is no probability."""
+    problem = model.config.problem_type
+    if problem == "multi_label_classification":
+        return logits.sigmoid()
+    if problem == "regression" or logits.shape[1] == 1:
+        return None
+    return logits.softmax(-1)
+
+
+def _integrated_gradients(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: BatchEncoding,
+    classes: Tensor,
+) -> Tensor:
+    """Integrated gradients (B, N, D) of the logits of `classes` (B,) at the word embeddings.
+
+    The baseline keeps the special tokens and puts padding, or the mask where a tokenizer has no
+    padding, in the place of every other one.
+    """
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    blank = tokenizer.mask_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    baselines = torch.where(batch["special_tokens_mask"].bool(), inputs, blank)
+    method = LayerIntegratedGradients(forward, model.get_input_embeddings())
+    attributions: Tensor = method.attribute(
+        inputs,
+        baselines=baselines,
+        target=classes,
+        additional_forward_args=extra,
+        n_steps=INTEGRATION_STEPS,
+        internal_batch_size=max(INTEGRATION_BATCH, len(inputs)),
+    )
+    return attributions.detach()
+
+
+COMPARISONS: Mapping[
+    str, Callable[[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding, Tensor], Tensor]
+] = {"integrated-gradients": _integrated_gradients}
+"""Methods to compare GlobEnc with, by the names that `explain` takes."""
