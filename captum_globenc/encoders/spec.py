@@ -1,11 +1,34 @@
 """EncoderSpec: how one family of encoders names its parts."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Pooled = int | Literal["mean"] | None
-"""What a sequence-level head reads: a position, the mean over real tokens, or nothing known."""
+from torch import Tensor, nn
+
+from captum_globenc.tokens import Grid
+
+Pooled = int | Literal["mean"] | tuple[int | slice, ...] | Callable[[Tensor], Tensor] | None
+"""What a sequence-level head reads of the last layer.
+
+A position, negative ones counted from the end; the mean over real tokens; the average of what a tuple
+names, positions and means over slices of positions; a function of the inputs that finds the position
+of each example, such as that of an end token; or None where it is no average of tokens.
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one kind of head reads of the last layer, where its family's rule does not hold.
+
+    Args:
+        pooled: what it pools, given the config of the encoder.
+        final_norm: path from the head's model to the norm that reads the stream after the last layer,
+            instead of the family's; "" where no norm does. None: the family's.
+    """
+
+    pooled: Callable[[Any], Pooled] = lambda config: None
+    final_norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,11 @@ class EncoderSpec:
         stack: class name of the stack, where the model has others of the same layout, as an
             encoder-decoder has.
         pooled: what the family's sequence-level heads read of the last layer, given the config.
+        heads: the heads that read something else, by the class name of their model.
+        tokens: how tokens lie on the inputs, given the config: a patch of an image, a stretch of
+            sound. None where each token has an id or an embedding of its own.
+        adapt: returns the row for one model, given the row and the stack, in a family whose layout
+            depends on the config: another order of norms, no layer scale.
 
     Example:
         >>> EncoderSpec(
@@ -64,6 +92,9 @@ class EncoderSpec:
     modality: Literal["text", "vision", "audio"] = "text"
     stack: str = ""
     pooled: Callable[[Any], Pooled] = lambda config: 0
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    tokens: Callable[[Any], Grid] | None = None
+    adapt: Callable[["EncoderSpec", nn.Module], "EncoderSpec"] = lambda spec, stack: spec
 
     @property
     def roles(self) -> dict[str, str]:
