@@ -157,7 +157,7 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     _check_config(stack.config, spec)
     spec = spec.adapt(spec, stack)
     head = next(m for m in models if any(part is stack for part in m.modules()))
-    row = next((spec.heads[k.__name__] for k in type(head).__mro__ if k.__name__ in spec.heads), None)
+    row = _head_row(head, spec)
     layers = tuple(_resolve_layers(stack, spec))
     final_norm = _resolve_final_norm(stack, head, row, spec)
     return Encoder(spec, stack, layers, final_norm, head, _pooled(model, stack, row, spec))
@@ -231,6 +231,14 @@ def _check_config(config: Any, spec: EncoderSpec) -> None:
                 f"{spec.model_type} with config.{setting} = {value!r} is refused, because {reason}. "
                 f"Supported: {', '.join(supported_encoders())}."
             )
+
+
+def _head_row(head: transformers.PreTrainedModel, spec: EncoderSpec) -> Head | None:
+    """Return what the spec says of this kind of head; None where the family's rule holds."""
+    names = (kind.__name__ for kind in type(head).__mro__)
+    row = next((spec.heads[name] for name in names if name in spec.heads), None)
+    # A model of another family around the encoder, such as one that generates, may read any of it.
+    return Head() if row is None and _model_type(head) != spec.model_type else row
 
 
 def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spec: EncoderSpec) -> nn.Module:

@@ -79,7 +79,12 @@ BEIT = replace(
     model_type="beit",
     layer_scale="lambda_1",
     pooled=lambda config: (_PATCHES,) if config.use_mean_pooling else 0,
-    heads={"BeitForMaskedImageModeling": Head(final_norm="layernorm")},
+    heads={
+        "BeitForMaskedImageModeling": Head(final_norm="layernorm"),
+        # These read hidden states of several layers.
+        "BeitForSemanticSegmentation": Head(),
+        "BeitBackbone": Head(),
+    },
     adapt=_beit,
 )
 
