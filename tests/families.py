@@ -1,0 +1,425 @@
+"""Every supported family with a tiny random model, the one table that its proofs are parametrised from.
+
+To add a family is to add a row; `test_families.py` checks that no supported family lacks one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import Tensor
+
+from captum_globenc import EncoderForward
+
+VOCABULARY = 60
+PADDING = 1
+LENGTHS = (11, 7, 4)
+"""Tokens of the texts of a batch: with tiles of 4, no length of a batch or a text but the last is whole."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a forward function takes, and each example as it is alone, without padding."""
+
+    inputs: Tensor
+    extra: tuple[Any, ...]
+    real: Tensor | None
+    singles: tuple[tuple[Tensor, tuple[Any, ...]], ...]
+
+
+def texts(side: str = "right", first: int = 5) -> Batch:
+    """Three texts, padded on one side; `first` is the smallest id that is no special token."""
+    generator = torch.Generator().manual_seed(3)
+    longest = max(LENGTHS)
+    ids = torch.full((len(LENGTHS), longest), PADDING)
+    real = torch.zeros_like(ids).bool()
+    alone = [torch.randint(first, VOCABULARY, (1, length), generator=generator) for length in LENGTHS]
+    for i, text in enumerate(alone):
+        where = slice(0, text.shape[1]) if side == "right" else slice(longest - text.shape[1], longest)
+        ids[i, where] = text
+        real[i, where] = True
+    singles = tuple((text, (torch.ones_like(text),)) for text in alone)
+    return Batch(ids, (real.long(),), real, singles)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to make a tiny random model of a family, and what is particular about it.
+
+    Args:
+        model_type: as in `captum_globenc.encoders`.
+        config: the class of the config.
+        model: the class of the bare model.
+        sizes: what makes it tiny.
+        depth: the name of the setting for the number of layers.
+        classifier: a model with a sequence-level head, None where the family has none.
+        batch: the inputs, given the side of the padding.
+        sides: on which sides padding leaves the model's own outputs alone; none where nothing is padded.
+        arguments: names of the forward arguments that follow the inputs.
+        single: what the model computes in single precision whatever its own, "norms" or
+            "probabilities"; compared with its own results at that precision.
+        name: of a further row of the same family.
+    """
+
+    model_type: str
+    config: Any
+    model: Any
+    sizes: dict[str, Any]
+    depth: str = "num_hidden_layers"
+    classifier: Any = None
+    batch: Callable[[str], Batch] = texts
+    sides: tuple[str, ...] = ("right",)
+    arguments: tuple[str, ...] = ("attention_mask",)
+    single: tuple[str, ...] = ()
+    name: str = ""
+    attentions: str = field(default="attentions")
+
+    @property
+    def label(self) -> str:
+        return self.name or self.model_type
+
+    def make(self, layers: int = 2, kind: Any = None, **settings: Any) -> Any:
+        """Return a float64 model in which nothing is 0 or 1, evaluated; `kind` instead of the bare one."""
+        torch.manual_seed(0)
+        config = self.config(**{**self.sizes, self.depth: layers, **settings})
+        return scramble((kind or self.model)(config).double().eval())
+
+    def forward(self, model: Any, output: str = "last_hidden_state") -> EncoderForward:
+        """Return the forward function of a model of this family."""
+        return EncoderForward(model, self.arguments, output)
+
+
+def scramble(model: Any) -> Any:
+    """Give every parameter random values, about 1 where it is a gain."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if gain else 0.3 * noise)
+    return model
+
+
+BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 18,
+    "max_position_embeddings": 32,
+    "pad_token_id": PADDING,
+}
+BOTH = ("right", "left")
+"""Families whose positions count from the first real token, or are relative."""
+
+BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": 12,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 18,
+    "decoder_ffn_dim": 18,
+    "decoder_layers": 1,
+    "max_position_embeddings": 32,
+    "pad_token_id": PADDING,
+}
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 12,
+    "d_kv": 5,
+    "d_ff": 18,
+    "num_heads": 3,
+    "num_decoder_layers": 1,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "pad_token_id": PADDING,
+}
+XLM = {
+    "n_words": VOCABULARY,
+    "emb_dim": 12,
+    "n_heads": 3,
+    "max_position_embeddings": 32,
+    "pad_index": PADDING,
+    "pad_token_id": PADDING,
+}
+
+
+def _bart_encoder(of: Any) -> Callable[[Any], Any]:
+    return lambda config: of(config).get_encoder()
+
+
+TEXT = (
+    Family("bert", hf.BertConfig, hf.BertModel, BERT, classifier=hf.BertForSequenceClassification),
+    Family(
+        "bert",
+        hf.BertConfig,
+        hf.BertModel,
+        {**BERT, "chunk_size_feed_forward": 1},
+        name="bert, chunked",
+    ),
+    Family(
+        "roberta",
+        hf.RobertaConfig,
+        hf.RobertaModel,
+        BERT,
+        classifier=hf.RobertaForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "xlm-roberta",
+        hf.XLMRobertaConfig,
+        hf.XLMRobertaModel,
+        BERT,
+        classifier=hf.XLMRobertaForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "camembert",
+        hf.CamembertConfig,
+        hf.CamembertModel,
+        BERT,
+        classifier=hf.CamembertForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "electra",
+        hf.ElectraConfig,
+        hf.ElectraModel,
+        {**BERT, "embedding_size": 8},
+        classifier=hf.ElectraForSequenceClassification,
+    ),
+    Family("ernie", hf.ErnieConfig, hf.ErnieModel, BERT, classifier=hf.ErnieForSequenceClassification),
+    Family(
+        "data2vec-text",
+        hf.Data2VecTextConfig,
+        hf.Data2VecTextModel,
+        BERT,
+        classifier=hf.Data2VecTextForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "layoutlm",
+        hf.LayoutLMConfig,
+        hf.LayoutLMModel,
+        BERT,
+        classifier=hf.LayoutLMForSequenceClassification,
+    ),
+    Family(
+        "splinter",
+        hf.SplinterConfig,
+        hf.SplinterModel,
+        {**BERT, "question_token_id": 4, "type_vocab_size": 2},
+    ),
+    Family(
+        "distilbert",
+        hf.DistilBertConfig,
+        hf.DistilBertModel,
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 12,
+            "n_heads": 3,
+            "hidden_dim": 18,
+            "max_position_embeddings": 32,
+            "pad_token_id": PADDING,
+        },
+        depth="n_layers",
+        classifier=hf.DistilBertForSequenceClassification,
+    ),
+    Family(
+        "albert",
+        hf.AlbertConfig,
+        hf.AlbertModel,
+        {**BERT, "embedding_size": 8},
+        classifier=hf.AlbertForSequenceClassification,
+    ),
+    Family(
+        "albert",
+        hf.AlbertConfig,
+        hf.AlbertModel,
+        {**BERT, "embedding_size": 8, "num_hidden_groups": 2, "inner_group_num": 2},
+        name="albert, groups",
+    ),
+    Family(
+        "mpnet",
+        hf.MPNetConfig,
+        hf.MPNetModel,
+        {**BERT, "relative_attention_num_buckets": 8},
+        classifier=hf.MPNetForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "rembert",
+        hf.RemBertConfig,
+        hf.RemBertModel,
+        {**BERT, "input_embedding_size": 8},
+        classifier=hf.RemBertForSequenceClassification,
+    ),
+    Family(
+        "roformer",
+        hf.RoFormerConfig,
+        hf.RoFormerModel,
+        {**BERT, "embedding_size": 8},
+        classifier=hf.RoFormerForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "deberta-v2",
+        hf.DebertaV2Config,
+        hf.DebertaV2Model,
+        {
+            **BERT,
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "position_buckets": 4,
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+        },
+        classifier=hf.DebertaV2ForSequenceClassification,
+    ),
+    Family(
+        "deberta",
+        hf.DebertaConfig,
+        hf.DebertaModel,
+        {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+        classifier=hf.DebertaForSequenceClassification,
+        single=("norms",),
+    ),
+    Family(
+        "deberta",
+        hf.DebertaConfig,
+        hf.DebertaModel,
+        {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "talking_head": True},
+        single=("norms",),
+        name="deberta, talking heads",
+    ),
+    Family(
+        "nomic_bert",
+        hf.NomicBertConfig,
+        hf.NomicBertModel,
+        {**BERT, "head_dim": 6},
+        classifier=hf.NomicBertForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "jina_embeddings_v3",
+        hf.JinaEmbeddingsV3Config,
+        hf.JinaEmbeddingsV3Model,
+        {**BERT, "head_dim": 6},
+        classifier=hf.JinaEmbeddingsV3ForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "gte",
+        hf.GteConfig,
+        hf.GteModel,
+        {**BERT, "head_dim": 6},
+        classifier=hf.GteForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "xlm",
+        hf.XLMConfig,
+        hf.XLMModel,
+        XLM,
+        depth="n_layers",
+        classifier=hf.XLMForSequenceClassification,
+        single=("probabilities",),
+    ),
+    Family(
+        "flaubert",
+        hf.FlaubertConfig,
+        hf.FlaubertModel,
+        XLM,
+        depth="n_layers",
+        classifier=hf.FlaubertForSequenceClassification,
+        single=("probabilities",),
+    ),
+    Family("bart", hf.BartConfig, _bart_encoder(hf.BartModel), BART, depth="encoder_layers"),
+    Family("mbart", hf.MBartConfig, _bart_encoder(hf.MBartModel), BART, depth="encoder_layers"),
+    Family(
+        "roberta-prelayernorm",
+        hf.RobertaPreLayerNormConfig,
+        hf.RobertaPreLayerNormModel,
+        BERT,
+        classifier=hf.RobertaPreLayerNormForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "roberta-prelayernorm",
+        hf.RobertaPreLayerNormConfig,
+        hf.RobertaPreLayerNormModel,
+        {**BERT, "chunk_size_feed_forward": 1},
+        name="roberta-prelayernorm, chunked",
+    ),
+    Family(
+        "megatron-bert",
+        hf.MegatronBertConfig,
+        hf.MegatronBertModel,
+        BERT,
+        classifier=hf.MegatronBertForSequenceClassification,
+    ),
+    Family(
+        "xlm-roberta-xl",
+        hf.XLMRobertaXLConfig,
+        hf.XLMRobertaXLModel,
+        BERT,
+        classifier=hf.XLMRobertaXLForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "esm",
+        hf.EsmConfig,
+        hf.EsmModel,
+        {**BERT, "token_dropout": True, "mask_token_id": 4},
+        classifier=hf.EsmForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "esm",
+        hf.EsmConfig,
+        hf.EsmModel,
+        {**BERT, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": True},
+        sides=BOTH,
+        name="esm, rotary",
+    ),
+    Family(
+        "modernbert",
+        hf.ModernBertConfig,
+        hf.ModernBertModel,
+        {
+            **BERT,
+            "local_attention": 4,
+            "global_attn_every_n_layers": 2,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "norm_bias": True,
+            "attention_bias": True,
+        },
+        classifier=hf.ModernBertForSequenceClassification,
+        sides=BOTH,
+    ),
+    Family(
+        "eurobert",
+        hf.EuroBertConfig,
+        hf.EuroBertModel,
+        {
+            **BERT,
+            "hidden_size": 16,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "mask_token_id": 4,
+        },
+        classifier=hf.EuroBertForSequenceClassification,
+        sides=BOTH,
+        single=("norms", "probabilities"),
+    ),
+    Family("t5", hf.T5Config, hf.T5EncoderModel, T5, depth="num_layers", sides=BOTH, single=("norms",)),
+    Family("umt5", hf.UMT5Config, hf.UMT5EncoderModel, T5, depth="num_layers", sides=BOTH, single=("norms",)),
+)
+
+FAMILIES = TEXT
