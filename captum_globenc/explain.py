@@ -167,18 +167,19 @@ def explain(
     ]
 
 
-def token_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return how many tokens the model takes, or None where nothing bounds it.
 
-    A tokenizer saved without a limit claims 1e30 tokens, so the position embeddings count too;
-    where they keep a row for padding, as RoBERTa's do, they start to count after it.
+    A tokenizer saved without a limit claims 1e30 tokens, so what the model says counts too; where its
+    position embeddings keep a row for padding, as RoBERTa's do, they start to count after it.
     """
-    limits = [
+    configured = getattr(model.config, "max_position_embeddings", None)
+    rows = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings")
     ]
-    limit = min([int(tokenizer.model_max_length), *limits])
+    limit = min([int(tokenizer.model_max_length), *rows, *([configured] if configured else [])])
     return limit if limit < 10**9 else None
 
 

@@ -9,6 +9,8 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertModel,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from captum_globenc import EncoderForward, GlobEnc
@@ -156,8 +158,11 @@ def test_the_lowest_limit_counts(classifier):
     assert token_limit(model, tokenizer) == LIMIT
     tokenizer.model_max_length = 10
     assert token_limit(model, tokenizer) == 10
-    tokenizer.model_max_length = int(1e30)
-    assert token_limit(nn.Linear(2, 2), tokenizer) is None
+
+
+def test_relative_positions_have_no_limit(classifier):
+    config = T5Config(vocab_size=9, d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    assert token_limit(T5ForSequenceClassification(config), classifier[1]) is None
 
 
 def test_positions_that_start_after_the_padding_row_leave_less_room(classifier):
