@@ -24,6 +24,7 @@ from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.mixing import MIXINGS, LayerRecord, mixing_norms
 from captum_globenc.recording import record
+from captum_globenc.tokens import pooled_weights, spread
 
 Position = int | Tensor | Literal["mean"]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -110,7 +111,9 @@ class GlobEnc(Attribution):
         """Score every token of the inputs.
 
         Args:
-            inputs: token ids `(B, N)` or embeddings `(B, N, D)`, or a tuple of one of these.
+            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or what a vision or audio encoder
+                reads: pixels `(B, C, H, W)`, samples `(B, T)`, mel features; or a tuple of one of
+                these.
             target: which output is explained, as for every Captum method. It is checked, and chooses
                 the position where the output is per token, `(B, N, C)` with `(position, class)`;
                 otherwise the scores do not depend on it.
@@ -123,8 +126,10 @@ class GlobEnc(Attribution):
 
         Returns:
             Scores in the shape of `inputs`, float32, or float64 for a float64 model; exactly 0 at
-            padding. The score of a token is spread evenly over its embedding: `.sum(-1)` gives it
-            back.
+            padding. The score of a token is spread evenly over what feeds it: an embedding, where
+            `.sum(-1)` gives it back, a patch of pixels, a stretch of sound. Class, distillation and
+            register tokens have no pixels or samples, so those sum to 1 less the share of these
+            tokens, which :meth:`attribute_layers` tells.
 
         Raises:
             TypeError: token ids given as floats, or an output object where `target` needs a tensor.
@@ -147,7 +152,7 @@ class GlobEnc(Attribution):
         """
         run = _Run(self, inputs, target, additional_forward_args)
         rows = run.gather(run.start(position), len(run.mixtures), normalize)
-        scores = _spread(rows, run.inputs)
+        scores = run.spread(rows)
         return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
 
     def attribute_layers(
@@ -234,6 +239,7 @@ class _Run:
     ) -> None:
         # The model may have changed between two calls, so the encoder is looked up anew.
         self.encoder = find_encoder(method.model)
+        self._grid = self.encoder.grid
         self.inputs = _single_tensor(inputs, self.encoder)
         self.target = target
         self.mixtures: list[Tensor] = []
@@ -259,12 +265,23 @@ class _Run:
         self.real = layer.real
 
     def _check_shape(self) -> None:
-        expected = tuple(self.mixtures[0].shape[:2])
-        if tuple(self.inputs.shape[:2]) != expected:
+        """Find out how the tokens lie on the inputs: as the family cuts them, or one entry for each."""
+        batch, tokens = self.mixtures[0].shape[:2]
+        shape = tuple(self.inputs.shape)
+        if self._grid is not None and shape[0] == batch and self._grid.fits(shape, tokens):
+            return
+        self._grid = None
+        if shape[:2] != (batch, tokens):
             raise ValueError(
-                f"inputs are {tuple(self.inputs.shape)}, but the encoder worked on (batch, tokens) = "
-                f"{expected}: pass the ids or embeddings that the encoder reads, one for each token."
+                f"inputs are {shape}, but the encoder worked on (batch, tokens) = {(batch, tokens)}: pass "
+                "what the encoder reads: ids or embeddings, one for each token, or its pixels or sound."
             )
+
+    def spread(self, scores: Tensor) -> Tensor:
+        """Spread the scores of the tokens `(B, N)` over the inputs."""
+        device = self.inputs.device
+        real = None if self.real is None else self.real.to(device)
+        return spread(scores.to(device), self.inputs.shape, self._grid, real)
 
     def _check_target(self) -> None:
         if self.target is None:
@@ -282,7 +299,11 @@ class _Run:
         batch, tokens, _ = first.shape
         real = self.real if self.real is not None else first.new_ones(batch, tokens).bool()
         if position is None:
-            position = self._default_position()
+            pooled = self._default_position()
+            if isinstance(pooled, tuple):
+                weights = pooled_weights(pooled, tokens).to(first)
+                return weights.expand(batch, 1, tokens)
+            position = pooled
         if isinstance(position, str):
             if position != "mean":
                 raise ValueError(f'position is {position!r}; the only word for one is "mean".')
@@ -308,7 +329,7 @@ class _Run:
             )
         return torch.nn.functional.one_hot(index, tokens).to(first.dtype)[:, None]
 
-    def _default_position(self) -> Position:
+    def _default_position(self) -> Position | tuple[int | slice, ...]:
         """Return what `target` says, else what the model's head reads."""
         output, target = self._output, self.target
         tokens = self.mixtures[0].shape[1]
@@ -322,13 +343,15 @@ class _Run:
                 f"{type(self.encoder.head).__name__} gives one output per token and pools none: pass "
                 "target=(position, class), or position=..."
             )
-        pooled = self.encoder.spec.pooled(self.encoder.stack.config)
+        pooled = self.encoder.pooled
         if pooled is None:
             raise ValueError(
                 f"What the head of {type(self.encoder.head).__name__} reads is not one token: pass "
                 'position=..., an index or "mean".'
             )
-        return pooled
+        if isinstance(pooled, int):
+            return pooled if pooled >= 0 else tokens + pooled
+        return pooled(self.inputs) if callable(pooled) else pooled
 
     def gather(self, start: Tensor, layers: int, normalize: bool) -> Tensor:
         """Return what the tokens `start` have gathered from each after `layers`, `(B, N)`."""
@@ -360,20 +383,13 @@ def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Ten
             "additional_forward_args."
         )
     tensor = cast(Tensor, tensors[0])
-    if tensor.ndim == 2 and tensor.is_floating_point():
+    has_ids = encoder.grid is None or encoder.grid.ndim != 2
+    if has_ids and tensor.ndim == 2 and tensor.is_floating_point():
         raise TypeError(
             f"inputs are {tensor.dtype} of shape {tuple(tensor.shape)}: token ids must be integers. "
             "To perturb inputs by small amounts (NoiseTunnel), use embeddings, (B, N, D)."
         )
     return tensor
-
-
-def _spread(scores: Tensor, inputs: Tensor) -> Tensor:
-    """Spread each token's score `(B, N)` evenly over the elements of `inputs` that feed it."""
-    scores = scores.to(inputs.device)
-    extra = inputs.shape[2:]
-    scores = scores / math.prod(extra)
-    return scores.reshape(*scores.shape, *(1 for _ in extra)).expand(inputs.shape).contiguous()
 
 
 def _first_index(target: Any) -> Position:

@@ -4,6 +4,7 @@ Yields one :class:`~captum_globenc.mixing.LayerRecord` per encoder layer, in ord
 leaves the model exactly as it was. B batch, N tokens, H heads, D hidden size, d head size.
 """
 
+import inspect
 import threading
 import warnings
 import weakref
@@ -83,8 +84,10 @@ class Recorder:
         self.passes = 0
         self._encoder = encoder
         self._on_layer = on_layer
+        self._mask: Any = None
         self._real: Tensor | None = None
         self._layer: _OpenLayer | None = None
+        self._seen_by_final_norm: Tensor | None = None
         self._index = 0
 
     @contextmanager
@@ -93,7 +96,7 @@ class Recorder:
         stack, layers = self._encoder.stack, self._encoder.layers
         with ExitStack() as handles:
             hold = handles.enter_context
-            hold(stack.register_forward_pre_hook(self._mine(self._enter_stack)))
+            hold(stack.register_forward_pre_hook(self._mine(self._enter_stack), with_kwargs=True))
             for layer in layers:
                 module = layer.module
                 enter = self._mine(self._enter_layer, layer)
@@ -102,9 +105,10 @@ class Recorder:
                 for role in ("norm1", "norm2"):
                     norm: nn.Module = getattr(layer, role)
                     hold(norm.register_forward_pre_hook(self._mine(self._see_norm, role)))
-                if layer.probabilities is not None and layer.value is not None:
-                    see = self._mine(self._see_probabilities)
-                    hold(layer.probabilities.register_forward_pre_hook(see))
+                if layer.value is not None:
+                    ask = self._mine(_ask_for_probabilities)
+                    hold(layer.attention.register_forward_pre_hook(ask, with_kwargs=True))
+                    hold(layer.attention.register_forward_hook(self._mine(self._see_probabilities)))
                     hold(layer.value.register_forward_hook(self._mine(self._see_value)))
             hold(stack.register_forward_hook(self._mine(self._leave_stack)))
             yield
@@ -121,22 +125,22 @@ class Recorder:
             self._layer.attention = attention
             self._layer.value = value
 
-    def _mine(self, hook: Callable[..., None], *first: Any) -> Callable[..., None]:
+    def _mine(self, hook: Callable[..., Any], *first: Any) -> Callable[..., Any]:
         """Make `hook` deaf to passes of the same model in other threads."""
 
-        def guarded(*args: Any) -> None:
-            if _active.get() is self:
-                hook(*first, *args)
+        def guarded(*args: Any) -> Any:
+            return hook(*first, *args) if _active.get() is self else None
 
         return guarded
 
-    def _enter_stack(self, module: nn.Module, args: Any) -> None:
+    def _enter_stack(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.passes += 1
         if self.passes > 1:
             raise RuntimeError(
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
+        self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._finish_layer(next_norm=layer.norm1)
@@ -146,9 +150,12 @@ class Recorder:
         if self._layer is not None:
             self._layer.seen[role].append(args[0])
 
-    def _see_probabilities(self, module: nn.Module, args: Any) -> None:
+    def _see_final_norm(self, module: nn.Module, args: Any) -> None:
+        self._seen_by_final_norm = args[0]
+
+    def _see_probabilities(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
-            self._layer.attention = GivenAttention(args[0])
+            self._layer.attention = GivenAttention(output[1])
 
     def _see_value(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if self._layer is not None:
@@ -159,10 +166,16 @@ class Recorder:
             self._layer.output = output[0] if isinstance(output, tuple) else output
 
     def _leave_stack(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._finish_layer(next_norm=self._encoder.final_norm)
+        self._finish_layer(next_norm=self._encoder.final_norm, seen=self._seen_by_final_norm)
 
-    def _finish_layer(self, next_norm: nn.Module) -> None:
-        """Hand over the layer that ran last, now that it is known which norm reads its output."""
+    def _finish_layer(self, next_norm: nn.Module, seen: Tensor | None = None) -> None:
+        """Hand over the layer that ran last, now that it is known which norm reads its output.
+
+        Args:
+            next_norm: that norm.
+            seen: what it saw, where that is known and may be less than the output: `(B, D)` from a
+                norm that reads pooled tokens, whose one deviation then holds for every token.
+        """
         layer, self._layer = self._layer, None
         if layer is None:
             return
@@ -172,9 +185,22 @@ class Recorder:
                 "call transformers' attention interface."
             )
         if self._index == 0:
-            self._real = layer.attention.visible()
+            self._real = self._find_padding(layer.attention)
+        assert layer.output is not None
+        if seen is not None and seen.ndim == 2:
+            layer.output = seen[:, None].expand_as(layer.output)
         self._on_layer(layer.record(self._encoder.spec, self._index, self._real, next_norm))
         self._index += 1
+
+    def _find_padding(self, attention: Attention) -> Tensor | None:
+        """Return `(B, N)`, False at padding: what no query sees, or what the user's mask names.
+
+        The mask is needed where padding itself sees everything, as in DeBERTa.
+        """
+        real, mask = attention.visible(), self._mask
+        if isinstance(attention, GivenAttention) and isinstance(mask, Tensor) and mask.ndim == 2:
+            real = mask.bool() if real is None else real & mask.bool()
+        return real
 
 
 class _OpenLayer:
@@ -207,8 +233,10 @@ class _OpenLayer:
             after_attention = linearized_norm(layer.norm2, before2, centred)
             after_layer = linearized_norm(next_norm, self.output.to(dtype), centred)
         value = self.value
-        if value.ndim == 3:  # (B, N, H*d), from a projection
-            value = value.unflatten(-1, (self.attention.heads, -1)).transpose(1, 2)
+        if spec.value_part is not None:
+            value = spec.value_part(layer.attention, value)
+        elif value.ndim == 3:  # (B, N, H*d), from a projection
+            value = value.reshape(*value.shape[:2], self.attention.heads, -1).transpose(1, 2)
         size = self.attention.heads * value.shape[-1]
         output, output_bias = linear_map(layer.out, size, dtype)
         if layer.layer_scale is not None:
@@ -229,6 +257,18 @@ class _OpenLayer:
         )
 
 
+def _arguments(module: nn.Module, args: Any, kwargs: Any) -> inspect.BoundArguments:
+    """Return what a module is called with, by the names of its parameters."""
+    return inspect.signature(module.forward).bind(*args, **kwargs)
+
+
+def _ask_for_probabilities(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Have an attention module return its probabilities, which its layer passes on or drops."""
+    call = _arguments(module, args, kwargs)
+    call.arguments["output_attentions"] = True
+    return call.args, call.kwargs
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -241,9 +281,11 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Run SDPA for the model's own output, and show the active recorder what went in."""
+    # An attention module that says nothing is an encoder's, and sees both ways (Splinter);
+    # transformers' SDPA would take it for a decoder's.
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     recorder = _active.get()
     if recorder is not None:
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         recorder.see_attention(
             module,
             QueryKeyAttention(
@@ -252,7 +294,7 @@ def _attention(
                 scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
                 mask=attention_mask,
                 bias=position_bias,
-                causal=bool(causal) and attention_mask is None,
+                causal=causal and attention_mask is None,
             ),
             value,
         )
@@ -263,7 +305,7 @@ def _attention(
         value,
         attention_mask,
         scaling=scaling,
-        is_causal=is_causal,
+        is_causal=causal,
         position_bias=position_bias,
         **kwargs,
     )

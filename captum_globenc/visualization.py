@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from captum.attr.visualization import VisualizationDataRecord
+    from captum.attr._utils.visualization import VisualizationDataRecord
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -112,7 +112,7 @@ def visualization_records(
     """
     # Captum's module brings matplotlib and, where installed, IPython; an HTML page needs neither.
     import torch
-    from captum.attr.visualization import VisualizationDataRecord
+    from captum.attr import visualization
 
     def class_name(index: int | None) -> str:
         if index is None:
@@ -135,7 +135,7 @@ def visualization_records(
         if len(row) != len(tokens):
             raise ValueError(f"{name} are for {len(row)} texts, the batch holds {len(tokens)}")
     return [
-        VisualizationDataRecord(
+        visualization.VisualizationDataRecord(
             word_attributions=torch.tensor(strengths(scores[i])),
             pred_prob=probabilities[i, predicted[i]].item(),
             pred_class=class_name(predicted[i]),
@@ -231,7 +231,7 @@ def _shaded(tokens: Sequence[str], scores: Sequence[float]) -> str:
 # Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
 # apart for readers who do not tell red from green.
 _STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
+:root { color-scheme: light dark; --page: #ffffff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
   --positive: 255 158 64; --negative: 116 178 255; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;

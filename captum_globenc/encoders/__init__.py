@@ -6,13 +6,15 @@ from captum_globenc.encoders.registry import (
     register_encoder,
     supported_encoders,
 )
-from captum_globenc.encoders.spec import EncoderSpec
+from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.text import BERT
 
 __all__ = [
     "BERT",
     "Encoder",
     "EncoderSpec",
+    "Head",
+    "Pooled",
     "find_encoder",
     "register_encoder",
     "supported_encoders",

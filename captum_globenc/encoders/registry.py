@@ -1,8 +1,11 @@
 """The registry of encoder families, and the search for an encoder inside a user's model."""
 
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from typing import Any
 
@@ -10,15 +13,28 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from captum_globenc.encoders.spec import EncoderSpec
+from captum_globenc.encoders.audio import AUDIO_ENCODERS
+from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.text import TEXT_ENCODERS
+from captum_globenc.encoders.vision import VISION_ENCODERS
+from captum_globenc.tokens import Grid
 
-_REGISTRY: dict[str, EncoderSpec] = {spec.model_type: spec for spec in TEXT_ENCODERS}
+ENTRY_POINTS = "captum_globenc.encoders"
+"""Entry point group under which a package offers an EncoderSpec, or several in a list or tuple."""
+
+_REGISTRY: dict[str, EncoderSpec] = {
+    spec.model_type: spec for spec in (*TEXT_ENCODERS, *VISION_ENCODERS, *AUDIO_ENCODERS)
+}
 
 _PER_TOKEN_HEAD = re.compile(
-    "For(TokenClassification|MaskedLM|QuestionAnswering|PreTraining|CTC|AudioFrame)|LMHead"
+    "For(TokenClassification|MaskedLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC|AudioFrame)"
+    "|LMHead"
 )
 """Heads that give one output per token, and so pool nothing."""
+
+_POOLING_MODES: dict[str, Pooled] = {"cls": 0, "mean": "mean"}
+"""What sentence-transformers' Pooling reads; other modes, and several at once, are none we know."""
 
 _OPAQUE: tuple[tuple[type[nn.Module], str], ...] = (
     (torch.jit.ScriptModule, "pass the module that was scripted or traced"),
@@ -36,7 +52,6 @@ class Layer:
     out: nn.Module
     norm1: nn.Module
     norm2: nn.Module
-    probabilities: nn.Module | None = None
     value: nn.Module | None = None
     layer_scale: Tensor | None = None
 
@@ -51,6 +66,7 @@ class Encoder:
         layers: the layers, each once even where the model runs it several times.
         final_norm: the norm after the last layer of a pre-LN encoder, an Identity where there is none.
         head: the outermost Hugging Face model around it, the stack itself for a bare encoder.
+        pooled: what the head, or a pooling module of sentence-transformers, reads of the last layer.
     """
 
     spec: EncoderSpec
@@ -58,11 +74,17 @@ class Encoder:
     layers: tuple[Layer, ...]
     final_norm: nn.Module
     head: transformers.PreTrainedModel
+    pooled: Pooled
 
     @property
     def has_per_token_head(self) -> bool:
         """Whether the head gives one output per token, and so pools nothing."""
         return _PER_TOKEN_HEAD.search(type(self.head).__name__) is not None
+
+    @property
+    def grid(self) -> Grid | None:
+        """How tokens lie on the inputs; None where each has an entry of its own."""
+        return None if self.spec.tokens is None else self.spec.tokens(self.stack.config)
 
 
 def register_encoder(spec: EncoderSpec, overwrite: bool = False) -> None:
@@ -76,11 +98,11 @@ def register_encoder(spec: EncoderSpec, overwrite: bool = False) -> None:
         ValueError: the family is known already and `overwrite` is False.
 
     Example:
-        >>> from dataclasses import replace
-        >>> from captum_globenc.encoders import BERT, register_encoder, supported_encoders
-        >>> register_encoder(replace(BERT, model_type="bert-of-mine"))
-        >>> "bert-of-mine" in supported_encoders()
-        True
+        >>> from captum_globenc.encoders import BERT, register_encoder
+        >>> register_encoder(BERT)
+        Traceback (most recent call last):
+        ValueError: Encoder 'bert' is registered already; pass overwrite=True to replace it.
+        >>> register_encoder(BERT, overwrite=True)
     """
     if spec.model_type in _REGISTRY and not overwrite:
         raise ValueError(
@@ -96,14 +118,15 @@ def supported_encoders() -> tuple[str, ...]:
         >>> "bert" in supported_encoders()
         True
     """
-    return tuple(sorted(_REGISTRY))
+    return tuple(sorted(_known()))
 
 
-def find_encoder(model: nn.Module) -> Encoder:
+def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     """Find the one supported encoder inside `model`, and check that its spec fits it.
 
     Args:
         model: a bare encoder, a model with a head, or any module that holds one.
+        spec: the only family to look for, registered or not; left out, all that are registered.
 
     Returns:
         The encoder, every part of its layers resolved.
@@ -114,14 +137,14 @@ def find_encoder(model: nn.Module) -> Encoder:
     """
     for module in model.modules():
         _refuse_opaque(module)
+    specs = _known() if spec is None else {spec.model_type: spec}
     models = [m for m in model.modules() if isinstance(m, transformers.PreTrainedModel)]
-    found = [m for m in models if _is_stack(m)]
+    found = [m for m in models if _is_stack(m, specs)]
     if not found:
-        kinds = sorted({_model_type(m) for m in models}) or [type(model).__name__]
         raise ValueError(
-            f"No supported encoder found in {type(model).__name__} (found: {', '.join(kinds)}). "
-            f"Supported: {', '.join(supported_encoders())}. A family can be added with "
-            "captum_globenc.encoders.register_encoder; see the README on adding a family."
+            f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
+            f"Supported: {', '.join(sorted(specs))}. A family can be added with "
+            "captum_globenc.encoders.register_encoder; see docs/adding-a-family.md."
         )
     if len(found) > 1:
         names = ", ".join(f"{type(m).__name__} ({_model_type(m)})" for m in found)
@@ -130,19 +153,110 @@ def find_encoder(model: nn.Module) -> Encoder:
             "Pass the part to be explained as `model`."
         )
     stack = found[0]
-    spec = _REGISTRY[_model_type(stack)]
+    spec = specs[_model_type(stack)]
+    _check_config(stack.config, spec)
+    spec = spec.adapt(spec, stack)
     head = next(m for m in models if any(part is stack for part in m.modules()))
-    final_norm = _submodule(stack, spec.final_norm, spec) if spec.final_norm else nn.Identity()
-    return Encoder(spec, stack, tuple(_resolve_layers(stack, spec)), final_norm, head)
+    row = next((spec.heads[k.__name__] for k in type(head).__mro__ if k.__name__ in spec.heads), None)
+    layers = tuple(_resolve_layers(stack, spec))
+    final_norm = _resolve_final_norm(stack, head, row, spec)
+    return Encoder(spec, stack, layers, final_norm, head, _pooled(model, stack, row, spec))
+
+
+def _known() -> dict[str, EncoderSpec]:
+    """Return the registry, with what other packages offer."""
+    for name, offered in _offered().items():
+        _REGISTRY.setdefault(name, offered)
+    return _REGISTRY
+
+
+@cache
+def _offered() -> dict[str, EncoderSpec]:
+    """Load the entry points, once, when an encoder is first looked up."""
+    offered: dict[str, EncoderSpec] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        for spec in _load(entry):
+            if spec.model_type in _REGISTRY or spec.model_type in offered:
+                _warn_of(entry, f"{spec.model_type!r} is registered already")
+            else:
+                offered[spec.model_type] = spec
+    return offered
+
+
+def _load(entry: EntryPoint) -> tuple[EncoderSpec, ...]:
+    """Return the specs of an entry point; one that is broken must not take the others with it."""
+    try:
+        loaded = entry.load()
+    except Exception as error:
+        _warn_of(entry, f"{type(error).__name__}: {error}")
+        return ()
+    specs = tuple(loaded) if isinstance(loaded, Iterable) else (loaded,)
+    if not all(isinstance(spec, EncoderSpec) for spec in specs):
+        _warn_of(entry, "it is neither an EncoderSpec nor a collection of them")
+        return ()
+    return specs
+
+
+def _warn_of(entry: EntryPoint, reason: str) -> None:
+    warnings.warn(
+        f"Entry point {entry.name!r} = {entry.value!r} of {ENTRY_POINTS} is left out: {reason}.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _why_none(
+    model: nn.Module,
+    models: list[transformers.PreTrainedModel],
+    specs: Mapping[str, EncoderSpec],
+) -> str:
+    """Say what was found in `model` instead of a supported encoder."""
+    if not models:
+        return "it holds no Hugging Face model"
+    for name in map(_model_type, models):
+        if name in REFUSED:
+            return f"{name} is refused, because {REFUSED[name]}"
+        if name in specs:
+            return (
+                f"its {name} is a decoder, or lacks the module {specs[name].stack or 'that runs the layers'}"
+            )
+    return f"it holds {', '.join(sorted(set(map(_model_type, models))))}"
+
+
+def _check_config(config: Any, spec: EncoderSpec) -> None:
+    for setting, reason in spec.refuses.items():
+        value = getattr(config, setting, None)
+        if value:
+            raise ValueError(
+                f"{spec.model_type} with config.{setting} = {value!r} is refused, because {reason}. "
+                f"Supported: {', '.join(supported_encoders())}."
+            )
+
+
+def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spec: EncoderSpec) -> nn.Module:
+    owner, path = stack, spec.final_norm
+    if row is not None and row.final_norm is not None:
+        owner, path = head, row.final_norm
+    return _submodule(owner, path, spec) if path else nn.Identity()
+
+
+def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
+    """Return what is read of the last layer: by sentence-transformers' Pooling, or by the head."""
+    for module in model.modules():
+        # Told by its name, because sentence-transformers need not be installed.
+        kind = type(module)
+        if kind.__name__ == "Pooling" and kind.__module__.startswith("sentence_transformers."):
+            return _POOLING_MODES.get(str(module.pooling_mode))
+    return (spec.pooled if row is None else row.pooled)(stack.config)
 
 
 def _model_type(model: transformers.PreTrainedModel) -> str:
     return str(getattr(model.config, "model_type", ""))
 
 
-def _is_stack(model: transformers.PreTrainedModel) -> bool:
+def _is_stack(model: transformers.PreTrainedModel, specs: Mapping[str, EncoderSpec]) -> bool:
     """Whether `model` runs the layers of a supported encoder itself, rather than holding one that does."""
-    spec = _REGISTRY.get(_model_type(model))
+    spec = specs.get(_model_type(model))
     if spec is None or getattr(model.config, "is_decoder", False):
         return False
     if spec.stack:
@@ -155,8 +269,15 @@ def _is_stack(model: transformers.PreTrainedModel) -> bool:
 
 
 def _resolve_layers(stack: nn.Module, spec: EncoderSpec) -> Iterator[Layer]:
-    for module in _expand(stack, spec.layers.split("."), spec):
-        parts = {role: _submodule(module, path, spec) for role, path in spec.roles.items()}
+    modules = list(_expand(stack, spec.layers.split("."), spec))
+    beside = {
+        role: list(_expand(stack, path.split("."), spec)) for role, path in spec.roles.items() if "*" in path
+    }
+    for index, module in enumerate(modules):
+        parts = {
+            role: beside[role][index] if role in beside else _submodule(module, path, spec)
+            for role, path in spec.roles.items()
+        }
         scale = _attribute(module, spec.layer_scale, spec) if spec.layer_scale else None
         yield Layer(module=module, layer_scale=scale, **parts)
 

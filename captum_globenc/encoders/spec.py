@@ -36,7 +36,8 @@ class EncoderSpec:
     """The parts of an encoder family by role; a family is a row of these, not code.
 
     Paths are dotted, as `torch.nn.Module.get_submodule` takes them. `layers` starts at the *stack*, the
-    `transformers.PreTrainedModel` that runs the layers; the paths of roles start at a layer. An
+    `transformers.PreTrainedModel` that runs the layers. The paths of roles start at a layer; one that
+    holds a "*" starts at the stack, and its modules belong to the layers in the same order (XLM). An
     encoder that works like BERT needs the first six fields only.
 
     Args:
@@ -51,14 +52,18 @@ class EncoderSpec:
         centred: whether the norms take off the mean (LayerNorm) or not (RMSNorm).
         final_norm: path from the stack to the norm after the last layer of a pre-LN encoder; empty
             where there is none.
-        probabilities: the module that is given the attention probabilities, their dropout, in a
-            family that does not call transformers' attention interface; empty in one that does.
-        value: such a family's value projection.
+        value: the value projection, in a family that does not call transformers' attention interface
+            but returns its probabilities, from `attention` under `output_attentions`; empty in one
+            that calls it.
+        value_part: the value vectors `(B, H, N, d)`, given the attention module and what `value`
+            returned, `(B, N, E)`; None where that is the heads side by side.
         layer_scale: path to the parameter that scales the attention's output; empty where none does.
         modality: what the model reads.
         stack: class name of the stack, where the model has others of the same layout, as an
             encoder-decoder has.
         pooled: what the family's sequence-level heads read of the last layer, given the config.
+        refuses: settings of the config under which the family cannot be decomposed, each with the
+            reason; a setting that is true or not zero counts.
         heads: the heads that read something else, by the class name of their model.
         tokens: how tokens lie on the inputs, given the config: a patch of an image, a stretch of
             sound. None where each token has an id or an embedding of its own.
@@ -86,12 +91,13 @@ class EncoderSpec:
     order: Literal["post-LN", "pre-LN"] = "post-LN"
     centred: bool = True
     final_norm: str = ""
-    probabilities: str = ""
     value: str = ""
+    value_part: Callable[[nn.Module, Tensor], Tensor] | None = None
     layer_scale: str = ""
     modality: Literal["text", "vision", "audio"] = "text"
     stack: str = ""
     pooled: Callable[[Any], Pooled] = lambda config: 0
+    refuses: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, Head] = field(default_factory=dict)
     tokens: Callable[[Any], Grid] | None = None
     adapt: Callable[["EncoderSpec", nn.Module], "EncoderSpec"] = lambda spec, stack: spec
@@ -99,5 +105,5 @@ class EncoderSpec:
     @property
     def roles(self) -> dict[str, str]:
         """The paths from a layer to its modules, by role; roles that the family lacks left out."""
-        roles = ("attention", "out", "norm1", "norm2", "probabilities", "value")
+        roles = ("attention", "out", "norm1", "norm2", "value")
         return {role: path for role in roles if (path := getattr(self, role))}

@@ -1,8 +1,39 @@
-"""Text encoders."""
+"""Text encoders, one row for each family."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from captum_globenc.encoders.spec import EncoderSpec
+from torch import Tensor, nn
+
+from captum_globenc.encoders.spec import EncoderSpec, Pooled
+
+
+def _summarized(config: Any) -> Pooled:
+    """Return what XLM's and FlauBERT's heads read; padding, which is zero there, adds nothing to a mean."""
+    known: dict[str, Pooled] = {"first": 0, "last": -1, "cls_index": -1, "mean": "mean"}
+    return known.get(config.summary_type)
+
+
+def _fused_value(attention: nn.Module, projected: Tensor) -> Tensor:
+    """Return DeBERTa's value vectors: the last third of each head's part of one projection, and a bias."""
+    heads: Any = attention.num_attention_heads
+    bias: Any = attention.v_bias
+    values: Tensor = projected.reshape(*projected.shape[:2], heads, 3, -1)[:, :, :, 2] + bias.reshape(
+        heads, -1
+    )
+    return values.transpose(1, 2)
+
+
+def _nothing(config: Any) -> Pooled:
+    """Return None: the head reads the decoder."""
+    return None
+
+
+def _named(choices: dict[str, Pooled]) -> Callable[[Any], Pooled]:
+    """Return what `classifier_pooling` names."""
+    return lambda config: choices.get(config.classifier_pooling)
+
 
 BERT = EncoderSpec(
     model_type="bert",
@@ -13,7 +44,177 @@ BERT = EncoderSpec(
     norm2="output.LayerNorm",
 )
 
-TEXT_ENCODERS = (
-    BERT,
-    replace(BERT, model_type="electra"),
+RETURNING_BERT = replace(BERT, model_type="rembert", value="attention.self.value")
+"""BERT's layout outside transformers' attention interface."""
+
+DEBERTA = replace(BERT, model_type="deberta-v2", value="attention.self.value_proj")
+
+ROTARY = EncoderSpec(
+    model_type="nomic_bert",
+    layers="layers.*",
+    attention="self_attn",
+    out="self_attn.o_proj",
+    norm1="post_attention_layernorm",
+    norm2="post_mlp_layernorm",
 )
+
+XLM = EncoderSpec(
+    model_type="xlm",
+    layers="attentions.*",
+    attention="attentions.*",
+    value="attentions.*.v_lin",
+    out="attentions.*.out_lin",
+    norm1="layer_norm1.*",
+    norm2="layer_norm2.*",
+    pooled=_summarized,
+)
+
+BART = EncoderSpec(
+    model_type="bart",
+    stack="BartEncoder",
+    layers="layers.*",
+    attention="self_attn",
+    out="self_attn.out_proj",
+    norm1="self_attn_layer_norm",
+    norm2="final_layer_norm",
+    pooled=_nothing,
+)
+
+T5 = EncoderSpec(
+    model_type="t5",
+    stack="T5Stack",
+    layers="block.*",
+    attention="layer.0.SelfAttention",
+    out="layer.0.SelfAttention.o",
+    norm1="layer.0.layer_norm",
+    norm2="layer.1.layer_norm",
+    order="pre-LN",
+    centred=False,
+    final_norm="final_layer_norm",
+    pooled=_nothing,
+)
+
+ROBERTA_PRELAYERNORM = EncoderSpec(
+    model_type="roberta-prelayernorm",
+    layers="encoder.layer.*",
+    attention="attention.self",
+    out="attention.output.dense",
+    norm1="attention.LayerNorm",
+    norm2="intermediate.LayerNorm",
+    order="pre-LN",
+    final_norm="LayerNorm",
+)
+
+POST_LN = (
+    BERT,
+    *(
+        replace(BERT, model_type=name)
+        for name in (
+            "roberta",
+            "xlm-roberta",
+            "camembert",
+            "electra",
+            "ernie",
+            "data2vec-text",
+            "layoutlm",
+            "splinter",
+        )
+    ),
+    EncoderSpec(
+        model_type="distilbert",
+        layers="transformer.layer.*",
+        attention="attention",
+        out="attention.out_lin",
+        norm1="sa_layer_norm",
+        norm2="output_layer_norm",
+    ),
+    EncoderSpec(
+        model_type="albert",
+        layers="encoder.albert_layer_groups.*.albert_layers.*",
+        attention="attention",
+        out="attention.dense",
+        norm1="attention.LayerNorm",
+        norm2="full_layer_layer_norm",
+    ),
+    EncoderSpec(
+        model_type="mpnet",
+        layers="encoder.layer.*",
+        attention="attention.attn",
+        value="attention.attn.v",
+        out="attention.attn.o",
+        norm1="attention.LayerNorm",
+        norm2="output.LayerNorm",
+    ),
+    RETURNING_BERT,
+    replace(
+        RETURNING_BERT,
+        model_type="roformer",
+        refuses={"rotary_value": "the values are rotated by their positions after the projection"},
+    ),
+    replace(
+        DEBERTA,
+        refuses={"conv_kernel_size": "a convolution next to the first layer mixes tokens past its attention"},
+    ),
+    replace(DEBERTA, model_type="deberta", value="attention.self.in_proj", value_part=_fused_value),
+    ROTARY,
+    replace(ROTARY, model_type="jina_embeddings_v3"),
+    replace(ROTARY, model_type="gte"),
+    XLM,
+    replace(
+        XLM,
+        model_type="flaubert",
+        refuses={"pre_norm": "its layers are pre-LN, and no module of theirs holds the residual stream"},
+    ),
+    BART,
+)
+
+PRE_LN = (
+    ROBERTA_PRELAYERNORM,
+    replace(
+        ROBERTA_PRELAYERNORM, model_type="esm", norm2="LayerNorm", final_norm="encoder.emb_layer_norm_after"
+    ),
+    replace(
+        ROBERTA_PRELAYERNORM,
+        model_type="xlm-roberta-xl",
+        norm1="attention.self_attn_layer_norm",
+        norm2="LayerNorm",
+        final_norm="encoder.LayerNorm",
+    ),
+    replace(
+        ROBERTA_PRELAYERNORM,
+        model_type="megatron-bert",
+        value="attention.self.value",
+        norm1="attention.ln",
+        norm2="ln",
+        final_norm="encoder.ln",
+    ),
+    EncoderSpec(
+        model_type="modernbert",
+        layers="layers.*",
+        attention="attn",
+        out="attn.Wo",
+        norm1="attn_norm",
+        norm2="mlp_norm",
+        order="pre-LN",
+        final_norm="final_norm",
+        pooled=_named({"cls": 0, "mean": "mean"}),
+    ),
+    EncoderSpec(
+        model_type="eurobert",
+        layers="layers.*",
+        attention="self_attn",
+        out="self_attn.o_proj",
+        norm1="input_layernorm",
+        norm2="post_attention_layernorm",
+        order="pre-LN",
+        centred=False,
+        final_norm="norm",
+        # "late" reads every token alike too: it averages their logits.
+        pooled=_named({"bos": 0, "mean": "mean", "late": "mean"}),
+    ),
+    replace(BART, model_type="mbart", stack="MBartEncoder", order="pre-LN", final_norm="layer_norm"),
+    T5,
+    replace(T5, model_type="umt5", stack="UMT5Stack"),
+)
+
+TEXT_ENCODERS = (*POST_LN, *PRE_LN)

@@ -1,0 +1,155 @@
+"""Vision encoders, and the text encoders that are trained with them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from captum_globenc.encoders.spec import EncoderSpec, Head
+from captum_globenc.tokens import Axis, Grid
+
+
+def _patches(special: int = 0) -> Callable[[Any], Grid]:
+    """Return how square patches of pixels, row by row, follow `special` tokens."""
+    return lambda config: patch_grid(config, special)
+
+
+def patch_grid(config: Any, special: int) -> Grid:
+    """Return the grid of the patches of `(B, C, H, W)` pixels.
+
+    Args:
+        config: has `patch_size`, one number or one for height and one for width.
+        special: how many tokens stand ahead of the patches.
+    """
+    size = config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    axes = Axis(2, kernel=height, stride=height), Axis(3, kernel=width, stride=width)
+    return Grid(ndim=4, axes=axes, special=special)
+
+
+def _beit(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
+    """Return BEiT's row without what the config leaves out, and with the norm that it puts elsewhere.
+
+    With mean pooling the final norm reads the mean of the patches, not each of them.
+    """
+    config: Any = stack.config
+    pooler: Any = stack.pooler
+    return replace(
+        spec,
+        layer_scale=spec.layer_scale if config.layer_scale_init_value > 0 else "",
+        final_norm="pooler.layernorm" if getattr(pooler, "layernorm", None) is not None else "layernorm",
+    )
+
+
+def _end_of_text(config: Any) -> Callable[[Tensor], Tensor]:
+    """Return what finds the token that CLIP pools: the first end token, or the largest id.
+
+    Checkpoints whose config says 2, which is not the id of their end token, are read by the latter.
+    """
+    if config.eos_token_id == 2:
+        return lambda ids: ids.argmax(dim=-1)
+    return lambda ids: (ids == config.eos_token_id).int().argmax(dim=-1)
+
+
+_PATCHES = slice(1, None)
+
+VIT = EncoderSpec(
+    model_type="vit",
+    layers="layers.*",
+    attention="attention",
+    out="attention.o_proj",
+    norm1="layernorm_before",
+    norm2="layernorm_after",
+    order="pre-LN",
+    final_norm="layernorm",
+    modality="vision",
+    tokens=_patches(special=1),
+)
+
+DEIT = replace(
+    VIT,
+    model_type="deit",
+    heads={"DeiTForImageClassificationWithTeacher": Head(lambda config: (0, 1))},
+    tokens=_patches(special=2),
+)
+
+BEIT = replace(
+    VIT,
+    model_type="beit",
+    layer_scale="lambda_1",
+    pooled=lambda config: (_PATCHES,) if config.use_mean_pooling else 0,
+    heads={"BeitForMaskedImageModeling": Head(final_norm="layernorm")},
+    adapt=_beit,
+)
+
+DINOV2 = replace(
+    VIT,
+    model_type="dinov2",
+    layers="encoder.layer.*",
+    norm1="norm1",
+    norm2="norm2",
+    layer_scale="layer_scale1.lambda1",
+    stack="Dinov2Model",
+    heads={"Dinov2ForImageClassification": Head(lambda config: (0, _PATCHES))},
+)
+
+DINOV2_WITH_REGISTERS = replace(
+    DINOV2,
+    model_type="dinov2_with_registers",
+    stack="Dinov2WithRegistersModel",
+    heads={
+        "Dinov2WithRegistersForImageClassification": Head(
+            lambda config: (0, slice(1 + config.num_register_tokens, None))
+        )
+    },
+    tokens=lambda config: patch_grid(config, special=1 + config.num_register_tokens),
+)
+
+CLIP_VISION = EncoderSpec(
+    model_type="clip_vision_model",
+    layers="encoder.layers.*",
+    attention="self_attn",
+    out="self_attn.out_proj",
+    norm1="layer_norm1",
+    norm2="layer_norm2",
+    order="pre-LN",
+    final_norm="post_layernorm",
+    modality="vision",
+    # This head averages the patches ahead of the final norm, which reads the class token alone.
+    heads={"CLIPForImageClassification": Head(lambda config: (_PATCHES,), final_norm="")},
+    tokens=_patches(special=1),
+)
+
+CLIP_TEXT = replace(
+    CLIP_VISION,
+    model_type="clip_text_model",
+    final_norm="final_layer_norm",
+    modality="text",
+    pooled=_end_of_text,
+    heads={},
+    tokens=None,
+)
+
+SIGLIP_VISION = replace(
+    CLIP_VISION,
+    model_type="siglip_vision_model",
+    # The model pools with an attention of its own, whose weights are no average of tokens.
+    pooled=lambda config: None,
+    heads={"SiglipForImageClassification": Head(lambda config: "mean")},
+    tokens=_patches(),
+)
+
+SIGLIP_TEXT = replace(CLIP_TEXT, model_type="siglip_text_model", pooled=lambda config: -1)
+
+VISION_ENCODERS = (
+    VIT,
+    DEIT,
+    BEIT,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    CLIP_VISION,
+    CLIP_TEXT,
+    SIGLIP_VISION,
+    SIGLIP_TEXT,
+)

@@ -1,0 +1,254 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from captum.attr import visualization as captum_visualization
+from checkpoints import save_tokenizer
+from transformers import AutoTokenizer
+
+from captum_globenc import terminal, visualization
+from captum_globenc.visualization import html_page, strengths, token_scores, visualization_records
+
+HOSTILE = "<script>alert('x')</script>"
+VOID = {"meta", "br"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def batch(tokenizer):
+    return tokenizer(["the plot is <b>bad</b>", "good film"], padding=True, return_tensors="pt")
+
+
+class Page(HTMLParser):
+    """A page's elements, with a check that every one is closed where it should be."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_left_out(tokenizer, side):
+    batch = tokenizer(["the plot is bad", "good"], padding=True, padding_side=side, return_tensors="pt")
+    attributions = torch.rand(2, 6)
+    tokens, scores = token_scores(batch, tokenizer, attributions)
+    assert tokens == [["[CLS]", "the", "plot", "is", "bad", "[SEP]"], ["[CLS]", "good", "[SEP]"]]
+    row = attributions[1]
+    assert scores[1] == (row[:3] if side == "right" else row[3:]).tolist()
+
+
+def test_without_an_attention_mask_every_token_is_real(tokenizer):
+    tokens, scores = token_scores({"input_ids": torch.tensor([[2, 5, 3]])}, tokenizer, torch.ones(1, 3))
+    assert (tokens, scores) == ([["[CLS]", "a", "[SEP]"]], [[1.0, 1.0, 1.0]])
+
+
+def test_attributions_of_embeddings_are_summed(batch, tokenizer):
+    attributions = torch.rand(*batch["input_ids"].shape, 5, requires_grad=True)
+    assert token_scores(batch, tokenizer, attributions) == token_scores(
+        batch, tokenizer, attributions.sum(-1)
+    )
+
+
+def test_attributions_that_do_not_fit_the_batch_are_refused(batch, tokenizer):
+    with pytest.raises(ValueError, match=r"\(2, 4\) do not fit"):
+        token_scores(batch, tokenizer, torch.ones(2, 4))
+
+
+def test_attributions_that_are_not_finite_are_refused(batch, tokenizer):
+    attributions = torch.ones(batch["input_ids"].shape)
+    attributions[0, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        token_scores(batch, tokenizer, attributions)
+
+
+def test_scores_that_are_all_zero_stay_zero():
+    assert strengths([0.0, 0.0]) == [0.0, 0.0]
+    assert strengths([]) == []
+
+
+def test_records_are_scaled_by_the_largest_magnitude_of_their_text(batch, tokenizer):
+    attributions = torch.randn(batch["input_ids"].shape) * torch.tensor([[1e-3], [50.0]])
+    logits = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    for i, record in enumerate(visualization_records(batch, tokenizer, attributions, logits)):
+        real = attributions[i][batch["attention_mask"][i].bool()]
+        torch.testing.assert_close(record.word_attributions, real / real.abs().max())
+        assert record.attr_score == pytest.approx(real.sum().item(), rel=1e-5)
+        assert len(record.raw_input_ids) == len(real)
+
+
+def test_records_hold_the_prediction_and_what_was_attributed(batch, tokenizer):
+    records = visualization_records(
+        batch,
+        tokenizer,
+        torch.ones(batch["input_ids"].shape),
+        torch.tensor([[0.0, 2.0], [1.0, 0.0]]),
+        class_names={0: "NEGATIVE", 1: "POSITIVE"},
+        true_classes=[0, 0],
+        targets=torch.tensor([1, 1]).tolist(),
+    )
+    first, second = records
+    assert (first.pred_class, first.true_class, first.attr_class) == ("POSITIVE", "NEGATIVE", "POSITIVE")
+    assert (second.pred_class, second.true_class, second.attr_class) == ("NEGATIVE", "NEGATIVE", "POSITIVE")
+    assert first.pred_prob == pytest.approx(0.8808, abs=1e-4)
+
+
+def test_a_single_output_stands_for_itself(batch, tokenizer):
+    record, _ = visualization_records(
+        batch, tokenizer, torch.ones(batch["input_ids"].shape), torch.tensor([[3.5], [0.0]])
+    )
+    assert (record.pred_prob, record.pred_class, record.true_class) == (3.5, "0", "-")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"true_classes": [1]}, "true_classes are for 1 texts"),
+        ({"targets": [1, 0, 1]}, "targets are for 3 texts"),
+        ({"logits": torch.zeros(3, 2)}, "logits are for 3 texts"),
+        ({"logits": torch.zeros(2)}, r"logits must be \(B, C\)"),
+    ],
+)
+def test_records_of_unequal_numbers_are_refused(batch, tokenizer, wrong, message):
+    arguments = {"logits": torch.zeros(2, 2), **wrong}
+    with pytest.raises(ValueError, match=message):
+        visualization_records(batch, tokenizer, torch.ones(batch["input_ids"].shape), **arguments)
+
+
+def test_captum_draws_the_records_without_running_what_is_in_them(batch, tokenizer):
+    pytest.importorskip("IPython")
+    records = visualization_records(
+        batch,
+        tokenizer,
+        torch.rand(batch["input_ids"].shape),
+        torch.zeros(2, 2),
+        class_names={0: HOSTILE, 1: "POSITIVE"},
+    )
+    html = captum_visualization.visualize_text(records).data
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert re.search(r"&lt;\s*</font>", html), "the token < of the text"
+
+
+def test_everything_in_a_page_is_escaped():
+    page = html_page([[HOSTILE, "b"]], {HOSTILE: [[1, 2]]}, headings=[HOSTILE], title=HOSTILE)
+    tags = {tag for tag, _ in Page(page).elements}
+    assert "script" not in tags
+    # The title and the heading; method and token, over the tokens and in the table of numbers.
+    assert Page(page).text.count(HOSTILE) == 7
+
+
+def test_a_page_asks_for_nothing_else():
+    page = html_page([["a"]], {"GlobEnc": [[1.0]]})
+    for tag, attributes in Page(page).elements:
+        assert tag not in {"script", "link", "img", "iframe", "object", "form"}
+        assert not [name for name in attributes if name in {"src", "href"} or name.startswith("on")]
+    assert "url(" not in page
+    assert "://" not in page
+    assert "@media (prefers-color-scheme: dark)" in page
+
+
+def test_a_page_shows_every_method_of_every_text_with_its_numbers_on_hover():
+    scores = {"GlobEnc": [[0.25, 0.75], torch.tensor([1.0])], "other": [[-2.0, 0.5], [0.0]]}
+    page = Page(html_page([["a", "b"], ["c"]], scores))
+    spans = [attributes for tag, attributes in page.elements if tag == "span" and "title" in attributes]
+    assert [(span["class"], span["title"], span["style"]) for span in spans] == [
+        ("positive", "0.25", "--strength:0.333"),
+        ("positive", "0.75", "--strength:1.000"),
+        ("negative", "-2", "--strength:1.000"),
+        ("positive", "0.5", "--strength:0.250"),
+        ("positive", "1", "--strength:1.000"),
+        ("positive", "0", "--strength:0.000"),
+    ]
+    assert [tag for tag, _ in page.elements].count("h2") == 2
+
+
+@pytest.mark.parametrize(("score", "signed"), [(0.5, False), (-0.5, True)])
+def test_the_legend_is_signed_where_a_score_is_negative(score, signed):
+    page = html_page([["a"]], {"method": [[score]]})
+    assert ("negative <span" in page) is signed
+
+
+@pytest.mark.parametrize(
+    ("tokens", "methods", "headings", "message"),
+    [
+        ([["a"]], {"m": [[1.0]]}, ["x", "y"], "2 headings for 1 texts"),
+        ([["a"]], {"m": []}, None, "m has scores for 0 texts, not 1"),
+        ([["a"]], {"m": [[1.0, 2.0]]}, None, "m has 2 scores for the 1 tokens of text 1"),
+    ],
+)
+def test_pages_of_unequal_numbers_are_refused(tokens, methods, headings, message):
+    with pytest.raises(ValueError, match=message):
+        html_page(tokens, methods, headings=headings)
+
+
+def luminance(color):
+    """Relative luminance as WCAG 2 defines it, of red, green and blue from 0 to 255."""
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (value / 255 for value in color)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(first, second):
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def themes():
+    """The colours of the light and of the dark theme by name."""
+    for block in visualization._STYLE.split("@media"):
+        named = re.findall(r"--(\w+): #(\w{6});", block)
+        listed = re.findall(r"--(\w+): (\d+) (\d+) (\d+);", block)
+        yield {name: bytes.fromhex(value) for name, value in named} | {
+            name: [int(part) for part in parts] for name, *parts in listed
+        }
+
+
+def test_text_can_be_read_on_every_shade_of_both_themes():
+    found = list(themes())
+    assert len(found) == 2
+    for theme in found:
+        for shade in ("page", "positive", "negative"):
+            assert contrast(theme["text"], theme[shade]) > 5
+        assert contrast(theme["quiet"], theme["page"]) > 5
+
+
+@pytest.mark.parametrize("strength", [-1.0, -0.5, -0.1, 0.1, 0.5, 1.0])
+def test_text_can_be_read_on_every_shade_of_the_terminal(strength):
+    text, shade = re.findall("#(.{6})", terminal._shade(strength))
+    assert contrast(bytes.fromhex(text), bytes.fromhex(shade)) > 4.5
+
+
+def test_the_module_needs_neither_captum_nor_ipython_nor_torch():
+    # Its file alone: what the package itself imports is no matter here.
+    script = (
+        "import runpy, sys\n"
+        f"runpy.run_path({visualization.__file__!r})\n"
+        "print([name for name in ('IPython', 'captum', 'matplotlib', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
