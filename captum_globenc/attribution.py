@@ -205,6 +205,10 @@ class GlobEnc(Attribution):
         run = _Run(self, inputs, None, additional_forward_args)
         return torch.stack(run.mixtures, dim=1).to(run.inputs.device)
 
+    def get_name(self) -> str:
+        """Return "GlobEnc", which Captum would split into two words."""
+        return "GlobEnc"
+
     def attribute_future(self) -> None:
         """Not available for GlobEnc.
 

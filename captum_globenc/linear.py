@@ -55,7 +55,10 @@ def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Norma
     """
     if isinstance(norm, nn.Identity):
         return ()
-    spread = seen.var(dim=-1, unbiased=False) if centred else seen.square().mean(dim=-1)
+    if centred:
+        seen = seen - seen.mean(dim=-1, keepdim=True)
+    # Tensor.var takes six times as long.
+    spread = torch.linalg.vector_norm(seen, dim=-1).square() / seen.shape[-1]
     gain: Any = getattr(norm, "weight", None)
     eps: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
     return (

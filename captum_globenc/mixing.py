@@ -12,8 +12,8 @@ Per layer and receiver i, source j:
 Every map after the attention is linear once its statistics are known, M with one scale per
 receiver, so it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the
 Gram matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]:
-no vector of the size of a token is ever made for a pair of tokens. The diagonal, where the residual
-joins in, is computed as a vector, so that nothing cancels.
+no vector of the size of a token is ever made for a pair of tokens. On the diagonal the residual
+joins in through its scalar products with u.
 
 Letters: B batch, N tokens, H heads, D hidden size, d head size, R receivers in a tile.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 from captum_globenc.attention import Attention, share_heads
 
 TILE = 128
-"""Receivers (and sources) handled at once: the working set of a tile stays in the cache."""
+"""Receivers handled at once, and four times as many as sources: what a tile needs stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,44 @@ class _Fold:
     @classmethod
     def of(cls, record: LayerRecord, mixing: str) -> "_Fold":
         readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
-        columns, images, scale = record.output.T, record.stream, None
+        images, scale = record.stream, None
         for reading in readings:
-            columns, images = reading.linear(columns), reading.linear(images)
+            images = reading.linear(images)
             scale = reading.scale if scale is None else scale * reading.scale
         return cls(
             heads=record.attention.heads,
-            projection=columns.T,
+            projection=_fold_projection(record.output, readings),
             images=None if mixing == "N" else images,
             scale=scale,
         )
+
+
+def _fold_projection(projection: Tensor, readings: tuple[Normalization, ...]) -> Tensor:
+    """Return the readings' linear map times the projection `(D, E)`.
+
+    The map is a diagonal matrix less one of rank one for each centring, so that the projection is
+    written once however many readings there are.
+    """
+    size = projection.shape[0]
+    diagonal = projection.new_ones(size)
+    columns: list[Tensor] = []
+    rows: list[Tensor] = []
+    for reading in readings:
+        if reading.centred:
+            mean = diagonal @ projection / size
+            for column, row in zip(columns, rows, strict=True):
+                mean -= column.mean() * row
+            columns.append(projection.new_ones(size))
+            rows.append(mean)
+        if reading.gain is not None:
+            diagonal = diagonal * reading.gain
+            columns = [column * reading.gain for column in columns]
+    if not readings:
+        return projection
+    folded = projection * diagonal[:, None]
+    if columns:
+        folded.addmm_(torch.stack(columns, dim=1), torch.stack(rows), alpha=-1)
+    return folded
 
 
 def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
@@ -162,27 +190,56 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
     fold = _Fold.of(record, mixing)
     batch, tokens, size = record.stream.shape
     by_head = fold.projection.reshape(size, fold.heads, -1).permute(1, 2, 0)
-    norms = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
+    squares = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
     gram = record.stream.new_empty(tokens, fold.heads, fold.heads)
+    crossed = record.stream.new_zeros(fold.heads, tokens)
     for example in range(batch):
         value = share_heads(record.value[example], fold.heads)
-        transformed = torch.bmm(value, by_head)
-        for sources in _tiles(tokens):
-            u = transformed[:, sources]
+        for sources in _tiles(tokens, max(TILE // 4, 1)):
+            u = torch.bmm(value[:, sources], by_head)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
+            if fold.images is not None:
+                crossed[:, sources] = torch.linalg.vecdot(u, fold.images[example, sources])
         for receivers in _tiles(tokens):
             weights = record.attention.tile(example, receivers)
-            own = _diagonal(weights, receivers).T[:, None] @ transformed[:, receivers].transpose(0, 1)
-            own = own.squeeze(1)
+            by_source = weights.transpose(0, 1)
+            tile = torch.bmm(gram, by_source).mul_(by_source).sum(dim=1).clamp_min_(0)
             if fold.images is not None:
-                own += fold.images[example, receivers]
-            squares = torch.bmm(gram, weights.transpose(0, 1)).transpose(0, 1).mul_(weights).sum(0)
-            tile = norms[example][:, receivers]
-            tile.copy_(squares.clamp_min_(0).sqrt_())
-            _diagonal(tile, receivers).copy_(torch.linalg.vector_norm(own, dim=-1))
+                own = _diagonal(weights, receivers).T
+                _add_residual(
+                    _diagonal(tile, receivers),
+                    2 * torch.linalg.vecdot(own, crossed[:, receivers].T),
+                    own[:, :, None] * value[:, receivers].transpose(0, 1),
+                    fold.projection,
+                    fold.images[example, receivers],
+                )
+            squares[example][:, receivers] = tile
+    norms = squares.sqrt_()
     if fold.scale is not None:
         norms *= fold.scale[:, None, :]
     return norms.transpose(1, 2)
+
+
+def _add_residual(squares: Tensor, crossed: Tensor, sent: Tensor, projection: Tensor, images: Tensor) -> None:
+    """Make squared norms of what receivers send to themselves those of its sum with the residual.
+
+    Where the two nearly cancel, the square of the sum has lost its digits: there, in few tokens if
+    any, the sum is made as a vector.
+
+    Args:
+        squares: `(R,)`, changed in place.
+        crossed: `(R,)`, twice the scalar product of what is sent and the residual.
+        sent: `(R, H, d)`, weighted value vectors.
+        projection: `(D, H*d)`.
+        images: `(R, D)` of the residual stream.
+    """
+    apart = squares + torch.linalg.vecdot(images, images)
+    together = apart + crossed
+    cancelled = together < 0.1 * apart
+    if bool(cancelled.any()):
+        sums = sent[cancelled].flatten(1) @ projection.T + images[cancelled]
+        together[cancelled] = torch.linalg.vecdot(sums, sums)
+    squares.copy_(together)
 
 
 def _attention_weights(record: LayerRecord) -> Tensor:
@@ -231,9 +288,10 @@ MIXINGS: dict[str, Callable[[LayerRecord], Tensor]] = {
 """The kinds of mixing by the paper's names (section 3.3), each `LayerRecord -> (B, N, N)`."""
 
 
-def _tiles(tokens: int) -> Iterator[slice]:
-    """Cut `tokens` into slices of at most :data:`TILE`."""
-    return (slice(start, min(start + TILE, tokens)) for start in range(0, tokens, TILE))
+def _tiles(tokens: int, size: int | None = None) -> Iterator[slice]:
+    """Cut `tokens` into slices of at most `size`, or :data:`TILE`."""
+    size = TILE if size is None else size
+    return (slice(start, min(start + size, tokens)) for start in range(0, tokens, size))
 
 
 def _diagonal(tile: Tensor, receivers: slice) -> Tensor:

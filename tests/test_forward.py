@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import SMALL, randomize
 from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
 from captum_globenc import EncoderForward
+from conftest import SMALL, randomize
 
 
 def test_ids_and_embeddings_give_what_the_model_gives(classifier, batch):

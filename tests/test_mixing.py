@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference import reference_mixing, reference_ratio
 
 from captum_globenc import mixing as engine
 from captum_globenc.attention import GivenAttention, QueryKeyAttention
 from captum_globenc.mixing import MIXINGS, LayerRecord, Normalization, mixing_norms, mixing_ratio
+from reference import reference_mixing, reference_ratio
 
 BATCH, HEADS, TOKENS, SIZE, HIDDEN = 2, 4, 11, 3, 10
 
