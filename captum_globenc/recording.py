@@ -60,7 +60,8 @@ def record(
         stack.enter_context(_lock_of(encoder.stack))
         stack.callback(_active.reset, _active.set(recorder))
         stack.enter_context(recorder.hooks())
-        stack.enter_context(_recording_attention(encoder.stack))
+        if not encoder.spec.value:
+            stack.enter_context(_recording_attention(encoder.stack))
         stack.enter_context(torch.no_grad())
         _warn_of_dropout(encoder.stack)
         output = forward()
@@ -110,6 +111,8 @@ class Recorder:
                     hold(layer.attention.register_forward_pre_hook(ask, with_kwargs=True))
                     hold(layer.attention.register_forward_hook(self._mine(self._see_probabilities)))
                     hold(layer.value.register_forward_hook(self._mine(self._see_value)))
+            see_final = self._mine(self._see_final_norm)
+            hold(self._encoder.final_norm.register_forward_pre_hook(see_final))
             hold(stack.register_forward_hook(self._mine(self._leave_stack)))
             yield
 

@@ -61,6 +61,8 @@ class Family:
         single: what the model computes in single precision whatever its own, "norms" or
             "probabilities"; compared with its own results at that precision.
         name: of a further row of the same family.
+        eager_single: whether transformers' eager attention, which is asked for probabilities, computes
+            its softmax in single precision.
     """
 
     model_type: str
@@ -74,6 +76,7 @@ class Family:
     arguments: tuple[str, ...] = ("attention_mask",)
     single: tuple[str, ...] = ()
     name: str = ""
+    eager_single: bool = False
     attentions: str = field(default="attentions")
 
     @property
@@ -84,7 +87,7 @@ class Family:
         """Return a float64 model in which nothing is 0 or 1, evaluated; `kind` instead of the bare one."""
         torch.manual_seed(0)
         config = self.config(**{**self.sizes, self.depth: layers, **settings})
-        return scramble((kind or self.model)(config).double().eval())
+        return scramble((kind or self.model)(config).double().eval()).requires_grad_(False)
 
     def forward(self, model: Any, output: str = "last_hidden_state") -> EncoderForward:
         """Return the forward function of a model of this family."""
@@ -244,7 +247,7 @@ TEXT = (
         "mpnet",
         hf.MPNetConfig,
         hf.MPNetModel,
-        {**BERT, "relative_attention_num_buckets": 8},
+        BERT,
         classifier=hf.MPNetForSequenceClassification,
         sides=BOTH,
     ),
@@ -422,4 +425,229 @@ TEXT = (
     Family("umt5", hf.UMT5Config, hf.UMT5EncoderModel, T5, depth="num_layers", sides=BOTH, single=("norms",)),
 )
 
-FAMILIES = TEXT
+PIXELS = {
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 18,
+    "image_size": (8, 12),
+    "patch_size": 4,
+    "num_channels": 2,
+}
+SQUARE = {**PIXELS, "image_size": 12}
+CLIP_TEXT = {**BERT, "bos_token_id": 2, "eos_token_id": 3, "projection_dim": 8, "projection_size": 8}
+CONVOLUTIONS = {
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 18,
+    "vocab_size": VOCABULARY,
+    "conv_dim": (6, 6, 6),
+    "conv_kernel": (5, 3, 2),
+    "conv_stride": (3, 2, 1),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 8,
+    # A group norm, over the whole length, would let padding change the sound ahead of it.
+    "feat_extract_norm": "layer",
+    "mask_time_prob": 0.0,
+    "layerdrop": 0.0,
+}
+WHISPER = {
+    **BART,
+    "num_mel_bins": 5,
+    "max_source_positions": 9,
+    "classifier_proj_size": 8,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 2,
+}
+SPECTROGRAM = {
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 18,
+    "patch_size": 4,
+    "frequency_stride": 3,
+    "time_stride": 2,
+    "num_mel_bins": 8,
+    "max_length": 13,
+}
+
+
+def noise(*shape: int) -> Callable[[str], Batch]:
+    """Three examples of `shape`, none of them padded."""
+
+    def make(side: str) -> Batch:
+        inputs = torch.randn(3, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        return Batch(inputs, (None,), None, tuple((example[None], (None,)) for example in inputs))
+
+    return make
+
+
+def sounds(side: str) -> Batch:
+    """Three stretches of sound, padded on the right, of 12, 7 and 4 frames and some samples more."""
+    inputs = noise(85)(side).inputs
+    lengths, frames = torch.tensor([85, 54, 35]), torch.tensor([12, 7, 4])
+    mask = torch.arange(85) < lengths[:, None]
+    singles = tuple(
+        (sound[None, :length], (torch.ones(1, length).long(),))
+        for sound, length in zip(inputs, lengths.tolist(), strict=True)
+    )
+    return Batch(inputs * mask, (mask.long(),), torch.arange(12) < frames[:, None], singles)
+
+
+IMAGE, SQUARE_IMAGE = noise(2, 8, 12), noise(2, 12, 12)
+
+VISION = (
+    Family(
+        "vit",
+        hf.ViTConfig,
+        hf.ViTModel,
+        PIXELS,
+        classifier=hf.ViTForImageClassification,
+        batch=IMAGE,
+        sides=(),
+        eager_single=True,
+    ),
+    Family(
+        "deit",
+        hf.DeiTConfig,
+        hf.DeiTModel,
+        PIXELS,
+        classifier=hf.DeiTForImageClassification,
+        batch=IMAGE,
+        sides=(),
+        eager_single=True,
+    ),
+    Family(
+        "beit",
+        hf.BeitConfig,
+        hf.BeitModel,
+        {**PIXELS, "use_relative_position_bias": True, "use_shared_relative_position_bias": True},
+        classifier=hf.BeitForImageClassification,
+        batch=IMAGE,
+        sides=(),
+        eager_single=True,
+    ),
+    Family(
+        "beit",
+        hf.BeitConfig,
+        hf.BeitModel,
+        {
+            **SQUARE,
+            "use_mean_pooling": False,
+            "use_absolute_position_embeddings": True,
+            "layer_scale_init_value": 0.0,
+        },
+        classifier=hf.BeitForImageClassification,
+        batch=SQUARE_IMAGE,
+        sides=(),
+        name="beit, class token",
+        eager_single=True,
+    ),
+    Family(
+        "dinov2",
+        hf.Dinov2Config,
+        hf.Dinov2Model,
+        SQUARE,
+        classifier=hf.Dinov2ForImageClassification,
+        batch=SQUARE_IMAGE,
+        sides=(),
+    ),
+    Family(
+        "dinov2",
+        hf.Dinov2Config,
+        hf.Dinov2Model,
+        {**SQUARE, "use_swiglu_ffn": True},
+        batch=IMAGE,
+        sides=(),
+        name="dinov2, gated and interpolated",
+    ),
+    Family(
+        "dinov2_with_registers",
+        hf.Dinov2WithRegistersConfig,
+        hf.Dinov2WithRegistersModel,
+        {**SQUARE, "num_register_tokens": 2},
+        classifier=hf.Dinov2WithRegistersForImageClassification,
+        batch=SQUARE_IMAGE,
+        sides=(),
+    ),
+    Family(
+        "clip_vision_model",
+        hf.CLIPVisionConfig,
+        hf.CLIPVisionModel,
+        SQUARE,
+        batch=SQUARE_IMAGE,
+        sides=(),
+        eager_single=True,
+    ),
+    Family("clip_text_model", hf.CLIPTextConfig, hf.CLIPTextModel, CLIP_TEXT, eager_single=True),
+    Family(
+        "siglip_vision_model",
+        hf.SiglipVisionConfig,
+        hf.SiglipVisionModel,
+        SQUARE,
+        batch=SQUARE_IMAGE,
+        sides=(),
+        eager_single=True,
+    ),
+    Family("siglip_text_model", hf.SiglipTextConfig, hf.SiglipTextModel, CLIP_TEXT, eager_single=True),
+)
+
+AUDIO = (
+    Family(
+        "wav2vec2",
+        hf.Wav2Vec2Config,
+        hf.Wav2Vec2Model,
+        CONVOLUTIONS,
+        classifier=hf.Wav2Vec2ForSequenceClassification,
+        batch=sounds,
+    ),
+    Family(
+        "wav2vec2",
+        hf.Wav2Vec2Config,
+        hf.Wav2Vec2Model,
+        {**CONVOLUTIONS, "do_stable_layer_norm": True, "adapter_attn_dim": 4},
+        classifier=hf.Wav2Vec2ForSequenceClassification,
+        batch=sounds,
+        name="wav2vec2, pre-LN with adapters",
+    ),
+    Family(
+        "hubert",
+        hf.HubertConfig,
+        hf.HubertModel,
+        CONVOLUTIONS,
+        classifier=hf.HubertForSequenceClassification,
+        batch=sounds,
+    ),
+    Family(
+        "hubert",
+        hf.HubertConfig,
+        hf.HubertModel,
+        {**CONVOLUTIONS, "do_stable_layer_norm": True},
+        classifier=hf.HubertForSequenceClassification,
+        batch=sounds,
+        name="hubert, pre-LN",
+    ),
+    Family(
+        "whisper",
+        hf.WhisperConfig,
+        _bart_encoder(hf.WhisperModel),
+        WHISPER,
+        depth="encoder_layers",
+        classifier=hf.WhisperForAudioClassification,
+        batch=noise(5, 18),
+        sides=(),
+    ),
+    Family(
+        "audio-spectrogram-transformer",
+        hf.ASTConfig,
+        hf.ASTModel,
+        SPECTROGRAM,
+        classifier=hf.ASTForAudioClassification,
+        batch=noise(13, 8),
+        sides=(),
+        eager_single=True,
+    ),
+)
+
+FAMILIES = (*TEXT, *VISION, *AUDIO)
