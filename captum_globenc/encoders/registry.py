@@ -28,7 +28,8 @@ _REGISTRY: dict[str, EncoderSpec] = {
 }
 
 _PER_TOKEN_HEAD = re.compile(
-    "For(TokenClassification|MaskedLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC|AudioFrame)"
+    "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"
+    "|AudioFrame|ProteinFolding)"
     "|LMHead"
 )
 """Heads that give one output per token, and so pool nothing."""
