@@ -1,6 +1,6 @@
 """Draw the README's picture: what `captum-globenc explain` shows of a sentence in a terminal.
 
-    python scripts/picture.py docs/explain.svg
+python scripts/picture.py docs/explain.svg
 """
 
 import argparse
@@ -19,7 +19,9 @@ def main() -> None:
     """Write the picture to the path that is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path")
-    console = Console(record=True, width=72, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True, width=72, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
     model, tokenizer = load_default()
     for explanation in explain([SENTENCE], model, tokenizer, compare=["integrated-gradients"]):
         show(console, explanation)

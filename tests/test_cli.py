@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import LIMIT, save_classifier, save_tokenizer
 from transformers import LongformerConfig, LongformerForSequenceClassification, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
@@ -15,6 +14,7 @@ import captum_globenc
 from captum_globenc import cli, default
 from captum_globenc.cli import app, main
 from captum_globenc.encoders import supported_encoders
+from checkpoints import LIMIT, save_classifier, save_tokenizer
 
 COMMAND = [sys.executable, "-m", "captum_globenc"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(captum_globenc.__file__).parents[1])}
