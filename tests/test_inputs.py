@@ -10,11 +10,11 @@ import transformers as hf
 from captum.attr import NoiseTunnel
 from captum.attr import visualization as viz
 from captum.metrics import infidelity
-from families import AUDIO, BERT, CLIP_TEXT, SQUARE, VISION, noise, scramble, sounds
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.encoders import find_encoder
 from captum_globenc.recording import record
+from families import AUDIO, BERT, CLIP_TEXT, FAMILIES, SQUARE, VISION, noise, scramble, sounds
 
 mpl.use("Agg")
 
@@ -237,6 +237,21 @@ def test_an_encoder_inside_another_family_asks_for_a_position():
     globenc = GlobEnc(lambda image: model(image, decoder_input_ids=torch.tensor([[2]] * 3)).logits, model)
     with pytest.raises(ValueError, match="the head of VisionEncoderDecoderModel"):
         globenc.attribute(noise(2, 8, 12)("none").inputs)
+
+
+@pytest.mark.parametrize("family", ["whisper", "bart", "t5"])
+def test_positions_of_a_decoder_are_not_taken_for_positions_of_the_encoder(family):
+    row = next(row for row in FAMILIES if row.model_type == family)
+    kind = {
+        "whisper": hf.WhisperForConditionalGeneration,
+        "bart": hf.BartForConditionalGeneration,
+        "t5": hf.T5ForConditionalGeneration,
+    }[family]
+    model, batch = row.make(kind=kind, decoder_start_token_id=2), row.batch("right")
+    tokens = 9 if family == "whisper" else 11
+    globenc, decoder = GlobEnc(EncoderForward(model, ("decoder_input_ids",))), torch.full((3, tokens), 2)
+    with pytest.raises(ValueError, match="position"):
+        globenc.attribute(batch.inputs, target=(4, 7), additional_forward_args=(decoder,))
 
 
 def test_letters_of_speech_are_explained_by_their_target():

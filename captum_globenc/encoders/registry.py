@@ -83,6 +83,14 @@ class Encoder:
         return _PER_TOKEN_HEAD.search(type(self.head).__name__) is not None
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads the encoder, so that the outputs are the decoder's."""
+        return any(
+            getattr(part, "is_decoder", False) or getattr(getattr(part, "config", None), "is_decoder", False)
+            for part in self.head.modules()
+        )
+
+    @property
     def grid(self) -> Grid | None:
         """How tokens lie on the inputs; None where each has an entry of its own."""
         return None if self.spec.tokens is None else self.spec.tokens(self.stack.config)
