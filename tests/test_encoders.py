@@ -6,6 +6,8 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 import transformers as hf
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import nn
 
 from captum_globenc import EncoderForward, GlobEnc
@@ -18,6 +20,7 @@ from captum_globenc.encoders import (
     supported_encoders,
 )
 from captum_globenc.encoders.refused import REFUSED
+from checkpoints import save_classifier
 from families import TEXT
 
 SUPPORTED = {
@@ -312,17 +315,31 @@ def test_a_head_for_each_token_pools_none(kind):
     [("mean", "mean"), ("cls", 0), ("lasttoken", None), ("max", None), (("cls", "mean"), None)],
 )
 def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path, mode, pooled):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
-    from checkpoints import save_classifier
-
     save_classifier(tmp_path)
-    transformer = modules.Transformer(str(tmp_path))
-    pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
-    model = sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu").double()
+    transformer = Transformer(str(tmp_path))
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     encoder = find_encoder(model)
     assert encoder.spec.model_type == "bert"
     assert encoder.pooled == pooled
+
+
+def test_a_sentence_transformer_is_explained_as_it_is(tmp_path):
+    """Its embedding of a text changes with every token: the mean is explained without saying so."""
+    save_classifier(tmp_path)
+    transformer = Transformer(str(tmp_path))
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")]
+    model = SentenceTransformer(modules=modules, device="cpu").eval()
+
+    def forward(ids, mask):
+        return model({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 7, 3, 0, 0]])
+    mask = (ids > 0).long()
+    globenc = GlobEnc(forward, model)
+    found = globenc.attribute(ids, target=0, additional_forward_args=mask)
+    assert torch.equal(found, globenc.attribute(ids, additional_forward_args=mask, position="mean"))
+    assert not torch.allclose(found, globenc.attribute(ids, additional_forward_args=mask, position=0))
 
 
 def test_a_spec_is_hidden_from_change():
