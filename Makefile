@@ -1,12 +1,12 @@
 # Set-up and checks, each from a fresh clone on a machine with Python 3.11 and make.
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
-# transformers probes for TensorFlow and the like at import; nothing here needs the network.
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint benchmark picture clean
 
 demo: $(STAMP)
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -22,9 +22,14 @@ lint: $(STAMP)
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/cost.py
 
+picture: $(STAMP)
+	$(BIN)/python scripts/picture.py docs/explain.svg
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test]'
+	# Its weights are tested, and it pins old versions of what it depends on.
+	$(BIN)/pip install --quiet --no-deps rxnmapper==0.4.3
 	touch $@
 
 clean:

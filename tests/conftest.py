@@ -9,6 +9,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 from transformers import BertModel as Bert
 
+# The models are so small that threads cost more than they give, the more so on a busy machine.
+torch.set_num_threads(1)
+
 SMALL = {
     "vocab_size": 60,
     "hidden_size": 24,

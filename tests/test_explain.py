@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from checkpoints import LIMIT, save_classifier
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -16,6 +15,7 @@ from transformers import (
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.explain import explain, token_limit
 from captum_globenc.mixing import MIXINGS
+from checkpoints import LIMIT, save_classifier
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
 

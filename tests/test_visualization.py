@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from captum.attr import visualization as captum_visualization
-from checkpoints import save_tokenizer
 from transformers import AutoTokenizer
 
 from captum_globenc import terminal, visualization
 from captum_globenc.visualization import html_page, strengths, token_scores, visualization_records
+from checkpoints import save_tokenizer
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "br"}

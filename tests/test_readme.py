@@ -1,0 +1,28 @@
+"""What the README and the pages in docs/ show runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_quickstart_runs_and_says_what_it_claims():
+    names = {}
+    for block in python_blocks(ROOT / "README.md"):
+        exec(block, names)
+    assert names["scores"].shape == names["compared"].shape == names["inputs"].shape
+    assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
+    tokens = names["batch"].tokens(0)
+    assert tokens[names["scores"][0].argmax()] == "wonderful"
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
