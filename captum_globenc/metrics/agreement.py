@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_globenc.metrics.extras import optional
+from captum_globenc.extras import optional
 
 
 def spearman(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:

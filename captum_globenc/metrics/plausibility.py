@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_globenc.metrics.extras import optional
+from captum_globenc.extras import optional
 
 
 def auprc(attributions: Tensor, rationales: Tensor, mask: Tensor | None = None) -> Tensor:

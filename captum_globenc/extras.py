@@ -1,4 +1,4 @@
-"""The packages that only the metrics need, imported when the first one is asked for."""
+"""The packages of the extra `evaluate`, imported when they are first needed."""
 
 import importlib
 from types import ModuleType
