@@ -199,7 +199,7 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
             u = torch.bmm(value[:, sources], by_head)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
             if fold.images is not None:
-                crossed[:, sources] = torch.linalg.vecdot(u, fold.images[example, sources])
+                crossed[:, sources] = u.mul_(fold.images[example, sources]).sum(dim=-1)
         for receivers in _tiles(tokens):
             weights = record.attention.tile(example, receivers)
             by_source = weights.transpose(0, 1)
