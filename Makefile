@@ -28,6 +28,8 @@ picture: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test]'
+	# Its weights are tested, and it pins old versions of what it depends on.
+	$(BIN)/pip install --quiet --no-deps rxnmapper==0.4.3
 	touch $@
 
 clean:

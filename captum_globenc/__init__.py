@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from captum_globenc.attribution import GlobEnc
+    from captum_globenc.checks import check_encoder
     from captum_globenc.forward import EncoderForward
     from captum_globenc.reconstruction import reconstruction_error
 
-__all__ = ["EncoderForward", "GlobEnc", "reconstruction_error"]
+__all__ = ["EncoderForward", "GlobEnc", "check_encoder", "reconstruction_error"]
 
-_HOMES = {"EncoderForward": "forward", "GlobEnc": "attribution", "reconstruction_error": "reconstruction"}
+_HOMES = {
+    "EncoderForward": "forward",
+    "GlobEnc": "attribution",
+    "check_encoder": "checks",
+    "reconstruction_error": "reconstruction",
+}
 
 
 def __getattr__(name: str) -> Any:

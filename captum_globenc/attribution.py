@@ -333,7 +333,9 @@ class _Run:
         """Return what `target` says, else what the model's head reads."""
         output, target = self._output, self.target
         tokens = self.mixtures[0].shape[1]
-        per_token = isinstance(output, Tensor) and output.shape[1:2] == (tokens,)
+        # What a decoder returns has positions of its own, even where it has as many.
+        own = not self.encoder.has_decoder
+        per_token = own and isinstance(output, Tensor) and output.shape[1:2] == (tokens,)
         if per_token and output.ndim == 3 and target is not None:
             return _first_index(target)
         if self.encoder.has_per_token_head:
@@ -383,8 +385,7 @@ def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Ten
             "additional_forward_args."
         )
     tensor = cast(Tensor, tensors[0])
-    has_ids = encoder.grid is None or encoder.grid.ndim != 2
-    if has_ids and tensor.ndim == 2 and tensor.is_floating_point():
+    if encoder.grid is None and tensor.ndim == 2 and tensor.is_floating_point():
         raise TypeError(
             f"inputs are {tensor.dtype} of shape {tuple(tensor.shape)}: token ids must be integers. "
             "To perturb inputs by small amounts (NoiseTunnel), use embeddings, (B, N, D)."

@@ -51,12 +51,13 @@ def reconstruction_error(
     record(
         lambda: _run_forward(forward_func, inputs, None, additional_forward_args),
         find_encoder(model),
-        lambda layer: errors.append(_layer_error(layer)),
+        lambda layer: errors.append(layer_error(layer)),
     )
     return torch.stack(errors)
 
 
-def _layer_error(layer: LayerRecord) -> Tensor:
+def layer_error(layer: LayerRecord) -> Tensor:
+    """Return how far the parts of one layer are from adding up, relative to the largest entry."""
     contexts = []
     for example, value in enumerate(layer.value):
         weights = layer.attention.tile(example, slice(None))

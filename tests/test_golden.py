@@ -14,7 +14,7 @@ from captum_globenc.aggregation import rollout
 from captum_globenc.encoders import find_encoder
 from captum_globenc.mixing import MIXINGS, mixing_ratio
 from captum_globenc.recording import record
-from minilm import minilm_folder
+from weights import minilm_folder
 
 GOLDEN = Path(__file__).parent / "golden"
 VECTOR_KINDS = ("N", "N-Res", "N-ResLN", "N-Enc")

@@ -28,7 +28,8 @@ _REGISTRY: dict[str, EncoderSpec] = {
 }
 
 _PER_TOKEN_HEAD = re.compile(
-    "For(TokenClassification|MaskedLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC|AudioFrame)"
+    "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"
+    "|AudioFrame|ProteinFolding)"
     "|LMHead"
 )
 """Heads that give one output per token, and so pool nothing."""
@@ -80,6 +81,14 @@ class Encoder:
     def has_per_token_head(self) -> bool:
         """Whether the head gives one output per token, and so pools nothing."""
         return _PER_TOKEN_HEAD.search(type(self.head).__name__) is not None
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads the encoder, so that the outputs are the decoder's."""
+        return any(
+            getattr(part, "is_decoder", False) or getattr(getattr(part, "config", None), "is_decoder", False)
+            for part in self.head.modules()
+        )
 
     @property
     def grid(self) -> Grid | None:

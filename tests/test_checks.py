@@ -1,0 +1,89 @@
+"""check_encoder passes what fits, and says what is off where something does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captum_globenc import check_encoder
+from captum_globenc.encoders import BERT, find_encoder
+from families import FAMILIES, TEXT
+
+
+def family(model_type):
+    return next(row for row in TEXT if row.model_type == model_type)
+
+
+def check(row, spec=None, side="right", model=None):
+    model, batch = row.make() if model is None else model, row.batch(side)
+    spec = find_encoder(model).spec if spec is None else spec
+    return check_encoder(spec, model, batch.inputs, batch.extra, forward_func=row.forward(model))
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.label)
+def test_every_family_passes(row):
+    batch = row.batch(next(iter(row.sides), "none"))
+    model = row.make().float()
+    inputs = batch.inputs.float() if batch.inputs.is_floating_point() else batch.inputs
+    spec = find_encoder(model).spec
+    report = check_encoder(spec, model, inputs, batch.extra, forward_func=row.forward(model))
+    assert report.reconstruction < 1e-5
+    assert report.norms < 1e-5
+    assert report.output < 1e-5
+    assert report.padding == (batch.real is not None)
+
+
+WRONG = [
+    ("bert", {"out": "output.dense"}, "do not add up|size|shape"),
+    ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not add up"),
+    ("bert", {"order": "pre-LN"}, "do not add up"),
+    ("bert", {"centred": False}, "centred"),
+    ("rembert", {"value": "attention.self.query"}, "do not add up"),
+    ("t5", {"centred": True}, "centred"),
+    ("modernbert", {"norm2": "attn_norm"}, "do not add up"),
+    ("deberta", {"value_part": lambda module, value: value[..., :12].reshape(3, -1, 3, 4).mT}, "do not|size"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes", "message"), WRONG)
+def test_a_spec_that_is_wrong_is_told_what_is_off(model_type, changes, message):
+    row = family(model_type)
+    spec = replace(find_encoder(row.make()).spec, **changes)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        check(row, spec)
+
+
+def test_all_that_is_off_is_listed():
+    spec = replace(BERT, centred=False, norm1=BERT.norm2, norm2=BERT.norm1)
+    with pytest.raises(ValueError, match="do not add up.*; the norms do not return"):
+        check(family("bert"), spec)
+
+
+def test_a_spec_need_not_be_registered():
+    spec = replace(BERT, pooled=lambda config: "mean")
+    assert check(family("bert"), spec).batch < 1e-10
+
+
+def test_padding_that_takes_part_is_told():
+    """Absolute positions and padding on the left: the texts are others than those given alone."""
+    with pytest.raises(ValueError, match="a batch gives other numbers than its examples alone"):
+        check(family("bert"), side="left")
+
+
+def test_a_model_that_is_not_left_as_it_was_is_told():
+    row = family("bert")
+    model = row.make()
+
+    def meddle(module, args, output):
+        model.pooler.train()
+
+    model.register_forward_hook(meddle)
+    with pytest.raises(ValueError, match="the model is not as it was"):
+        check(row, model=model)
+
+
+def test_a_single_text_without_padding_leaves_the_batch_unchecked():
+    row = family("bert")
+    report = check_encoder(BERT, row.make(), torch.tensor([[5, 6, 7]]))
+    assert report.batch is None
+    assert not report.padding
