@@ -143,7 +143,8 @@ class Recorder:
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
-        self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
+        if self._encoder.spec.value:
+            self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._finish_layer(next_norm=layer.norm1)
