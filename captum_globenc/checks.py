@@ -220,6 +220,7 @@ def _state(model: nn.Module) -> list[tuple[Any, ...]]:
     return [
         (
             module.training,
+            vars(module).get("forward"),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
             getattr(getattr(module, "config", None), "_attn_implementation", None),

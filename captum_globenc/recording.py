@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -97,7 +98,7 @@ class Recorder:
         stack, layers = self._encoder.stack, self._encoder.layers
         with ExitStack() as handles:
             hold = handles.enter_context
-            hold(stack.register_forward_pre_hook(self._mine(self._enter_stack), with_kwargs=True))
+            hold(_around(stack, self._mine(self._enter_stack), self._mine(self._leave_stack)))
             for layer in layers:
                 module = layer.module
                 enter = self._mine(self._enter_layer, layer)
@@ -113,7 +114,6 @@ class Recorder:
                     hold(layer.value.register_forward_hook(self._mine(self._see_value)))
             see_final = self._mine(self._see_final_norm)
             hold(self._encoder.final_norm.register_forward_pre_hook(see_final))
-            hold(stack.register_forward_hook(self._mine(self._leave_stack)))
             yield
 
     def see_attention(self, module: nn.Module, attention: Attention, value: Tensor) -> None:
@@ -143,7 +143,8 @@ class Recorder:
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
-        self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
+        if self._encoder.spec.value:
+            self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._finish_layer(next_norm=layer.norm1)
@@ -168,7 +169,7 @@ class Recorder:
         if self._layer is not None:
             self._layer.output = output[0] if isinstance(output, tuple) else output
 
-    def _leave_stack(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave_stack(self) -> None:
         self._finish_layer(next_norm=self._encoder.final_norm, seen=self._seen_by_final_norm)
 
     def _finish_layer(self, next_norm: nn.Module, seen: Tensor | None = None) -> None:
@@ -258,6 +259,34 @@ class _OpenLayer:
             after_layer=after_layer,
             real=real,
         )
+
+
+@contextmanager
+def _around(
+    module: nn.Module, enter: Callable[[nn.Module, Any, Any], None], leave: Callable[[], None]
+) -> Iterator[None]:
+    """Call `enter` and `leave` around a module's forward.
+
+    In place of hooks, because peft and sentence-transformers call an encoder's forward itself, past
+    its hooks.
+    """
+    forward, own = module.forward, "forward" in vars(module)
+
+    @wraps(forward)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        enter(module, args, kwargs)
+        output = forward(*args, **kwargs)
+        leave()
+        return output
+
+    module.forward = watched
+    try:
+        yield
+    finally:
+        if own:  # wrapped already, by accelerate for one
+            module.forward = forward
+        else:
+            del module.forward
 
 
 def _arguments(module: nn.Module, args: Any, kwargs: Any) -> inspect.BoundArguments:

@@ -188,6 +188,7 @@ def state(model):
         (
             name,
             module.training,
+            vars(module).get("forward"),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
             getattr(getattr(module, "config", None), "_attn_implementation", None),
