@@ -22,8 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from captum_globenc.attention import Attention, GivenAttention, QueryKeyAttention
-from captum_globenc.encoders import Encoder, EncoderSpec
-from captum_globenc.encoders.registry import Layer
+from captum_globenc.encoders import Encoder, EncoderSpec, Layer
 from captum_globenc.linear import linear_map, linearized_norm
 from captum_globenc.mixing import LayerRecord
 
