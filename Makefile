@@ -6,13 +6,18 @@ STAMP := $(VENV)/installed
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint benchmark picture clean
+.PHONY: demo test test-quantus lint benchmark picture clean
 
 demo: $(STAMP)
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest
+
+# On its own, because Quantus brings OpenCV and scikit-image along.
+test-quantus: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quantus]"
+	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -158,7 +158,7 @@ def cut(path, share):
     path.write_bytes(content[: int(len(content) * share)])
 
 
-@pytest.mark.parametrize("share", [1, 0.95, 0.6, 0.3, 0.01, 0])
+@pytest.mark.parametrize("share", [1, 0.6, 0])
 def test_an_interrupted_evaluation_ends_as_if_nothing_had_happened(loaded, tmp_path, share):
     options = {**QUICK, "batch_size": 1, "removal": "delete"}
     whole = evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "whole")
@@ -171,8 +171,8 @@ def test_an_interrupted_evaluation_ends_as_if_nothing_had_happened(loaded, tmp_p
     assert without_seconds(again.rows) == without_seconds(whole.rows)
     assert results(tmp_path / "broken") == results(tmp_path / "whole")
     assert drawn(again) == drawn(whole)
-    for name in ("summary.csv",):
-        assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    summaries = [(tmp_path / name / "summary.csv").read_text() for name in ("broken", "whole")]
+    assert summaries[0] == summaries[1]
     # All is there now, so a third run measures nothing.
     before = (tmp_path / "broken" / "results.csv").stat().st_mtime_ns
     evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "broken")
