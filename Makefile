@@ -25,10 +25,10 @@ benchmark: $(STAMP)
 picture: $(STAMP)
 	$(BIN)/python scripts/picture.py docs/explain.svg
 
+# rxnmapper: the tests read its weights; it pins old versions of what it depends on.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test]'
-	# Its weights are tested, and it pins old versions of what it depends on.
 	$(BIN)/pip install --quiet --no-deps rxnmapper==0.4.3
 	touch $@
 

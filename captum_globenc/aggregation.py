@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from captum_globenc.flow import max_flow
+
 
 def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
     """Carry rows of weights backwards through the layers (Abnar and Zuidema 2020, section 3).
@@ -46,5 +48,6 @@ def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
 
 AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]] = {
     "rollout": rollout,
+    "max-flow": max_flow,
 }
 """The ways to aggregate over layers by name."""

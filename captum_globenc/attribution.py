@@ -5,7 +5,7 @@ B batch, L layers, N tokens, D embedding size.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from captum._utils.common import (
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.mixing import MIXINGS, LayerRecord, mixing_norms
+from captum_globenc.position import Position, default_position, start_weights
 from captum_globenc.recording import record
-from captum_globenc.tokens import pooled_weights, spread
+from captum_globenc.tokens import spread
 
-Position = int | Tensor | Literal["mean"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -296,69 +296,18 @@ class _Run:
     def start(self, position: Position | None) -> Tensor:
         """Return the weights `(B, 1, N)` of the tokens that are explained."""
         first = self.mixtures[0]
-        batch, tokens, _ = first.shape
-        real = self.real if self.real is not None else first.new_ones(batch, tokens).bool()
+        real = first.new_ones(first.shape[:2], dtype=torch.bool) if self.real is None else self.real
         if position is None:
-            pooled = self._default_position()
-            if isinstance(pooled, tuple):
-                weights = pooled_weights(pooled, tokens).to(first)
-                return weights.expand(batch, 1, tokens)
-            position = pooled
-        if isinstance(position, str):
-            if position != "mean":
-                raise ValueError(f'position is {position!r}; the only word for one is "mean".')
-            weights = real.to(first.dtype)
-            return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
-        index = torch.as_tensor(position, device=first.device)
-        if index.dtype not in (torch.int64, torch.int32) or index.shape not in ((), (batch,)):
-            raise ValueError(
-                f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got {position!r}.'
+            chosen = default_position(
+                self.encoder, self.inputs, self._output, self.target, tokens=real.shape[1]
             )
-        index = index.long().expand(batch)
-        if bool(((index < 0) | (index >= tokens)).any()):
-            raise ValueError(
-                f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}."
-            )
-        hit = real.gather(1, index[:, None]).squeeze(1)
-        if not bool(hit.all()):
-            example = int((~hit).nonzero()[0])
-            there = real[example].nonzero().flatten().tolist()
-            raise ValueError(
-                f"position {int(index[example])} of example {example} is padding; its real tokens are "
-                f"{_ranges(there)}. Pass position=..."
-            )
-        return torch.nn.functional.one_hot(index, tokens).to(first.dtype)[:, None]
-
-    def _default_position(self) -> Position | tuple[int | slice, ...]:
-        """Return what `target` says, else what the model's head reads."""
-        output, target = self._output, self.target
-        tokens = self.mixtures[0].shape[1]
-        # What a decoder returns has positions of its own, even where it has as many.
-        own = not self.encoder.has_decoder
-        per_token = own and isinstance(output, Tensor) and output.shape[1:2] == (tokens,)
-        if per_token and output.ndim == 3 and target is not None:
-            return _first_index(target)
-        if self.encoder.has_per_token_head:
-            if per_token and output.ndim == 2 and target is not None:
-                return _first_index(target)
-            raise ValueError(
-                f"{type(self.encoder.head).__name__} gives one output per token and pools none: pass "
-                "target=(position, class), or position=..."
-            )
-        pooled = self.encoder.pooled
-        if pooled is None:
-            raise ValueError(
-                f"What the head of {type(self.encoder.head).__name__} reads is not one token: pass "
-                'position=..., an index or "mean".'
-            )
-        if isinstance(pooled, int):
-            return pooled if pooled >= 0 else tokens + pooled
-        return pooled(self.inputs) if callable(pooled) else pooled
+            return start_weights(chosen, real, first.dtype)
+        return start_weights(position, real, first.dtype)
 
     def gather(self, start: Tensor, layers: int, normalize: bool) -> Tensor:
         """Return what the tokens `start` have gathered from each after `layers`, `(B, N)`."""
         rows, log_scale = self._aggregate(self.mixtures[:layers], start)
-        row, log_scale = rows.squeeze(1), log_scale
+        row = rows.squeeze(1)
         if normalize:
             total = row.sum(dim=-1, keepdim=True)
             return row / total.where(total > 0, 1)
@@ -391,18 +340,3 @@ def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Ten
             "To perturb inputs by small amounts (NoiseTunnel), use embeddings, (B, N, D)."
         )
     return tensor
-
-
-def _first_index(target: Any) -> Position:
-    """Return the position, the first of each target's indices: an int, or a tensor of one each."""
-    if isinstance(target, tuple):
-        return int(target[0])
-    if isinstance(target, list):
-        return torch.tensor([t[0] if isinstance(t, tuple) else t for t in target])
-    return cast(Position, target)
-
-
-def _ranges(indices: list[int]) -> str:
-    if not indices:
-        return "none"
-    return f"{indices[0]} to {indices[-1]}"

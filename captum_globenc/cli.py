@@ -95,13 +95,18 @@ def _start(
 
 @app.command("encoders")
 def list_encoders() -> None:
-    """List the families of encoders that are supported."""
-    from captum_globenc.encoders import supported_encoders
+    """List the families of encoders that are supported, and those that are refused with the reason."""
+    from captum_globenc.encoders import registered_specs
+    from captum_globenc.encoders.refused import REFUSED
 
-    table = Table("model type")
-    for model_type in supported_encoders():
-        table.add_row(Text(model_type))
-    Console().print(table)
+    supported = Table("model type", "modality", "norm order", title="supported", title_justify="left")
+    for model_type, spec in sorted(registered_specs().items()):
+        supported.add_row(Text(model_type), spec.modality, spec.order)
+    refused = Table("model type", "why not", title="refused", title_justify="left")
+    for model_type, reason in sorted(REFUSED.items()):
+        refused.add_row(Text(model_type), reason)
+    console = Console()
+    console.print(supported, refused, sep="\n")
 
 
 @app.command("explain")

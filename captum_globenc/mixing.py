@@ -110,9 +110,10 @@ def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
     """
     fold = _Fold.of(record, mixing)
     ratios = record.stream.new_empty(record.stream.shape[:2])
-    for example, ratio in enumerate(ratios):
+    batch, tokens = ratios.shape
+    for example in range(batch):
         value = share_heads(record.value[example], fold.heads)
-        for receivers in _tiles(ratio.shape[0]):
+        for receivers in _tiles(tokens):
             weights = record.attention.tile(example, receivers)
             own = _diagonal(weights, receivers)
             preserving = (own[:, :, None] * value[:, receivers]).transpose(0, 1).flatten(1)
@@ -122,7 +123,7 @@ def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
             if fold.images is not None:
                 preserved += fold.images[example, receivers]
             mixed = torch.linalg.vector_norm(mixing_in @ fold.projection.T, dim=-1)
-            ratio[receivers] = mixed / (mixed + torch.linalg.vector_norm(preserved, dim=-1))
+            ratios[example, receivers] = mixed / (mixed + torch.linalg.vector_norm(preserved, dim=-1))
     return ratios
 
 
@@ -199,7 +200,7 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
             u = torch.bmm(value[:, sources], by_head)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
             if fold.images is not None:
-                crossed[:, sources] = torch.linalg.vecdot(u, fold.images[example, sources])
+                crossed[:, sources] = u.mul_(fold.images[example, sources]).sum(dim=-1)
         for receivers in _tiles(tokens):
             weights = record.attention.tile(example, receivers)
             by_source = weights.transpose(0, 1)

@@ -22,8 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from captum_globenc.attention import Attention, GivenAttention, QueryKeyAttention
-from captum_globenc.encoders import Encoder, EncoderSpec
-from captum_globenc.encoders.registry import Layer
+from captum_globenc.encoders import Encoder, EncoderSpec, Layer
 from captum_globenc.linear import linear_map, linearized_norm
 from captum_globenc.mixing import LayerRecord
 
@@ -143,7 +142,8 @@ class Recorder:
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
-        self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
+        if self._encoder.spec.value:
+            self._mask = _arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._finish_layer(next_norm=layer.norm1)

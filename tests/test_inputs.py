@@ -235,7 +235,7 @@ def test_an_encoder_inside_another_family_asks_for_a_position():
     text = hf.BertConfig(**BERT, num_hidden_layers=1, is_decoder=True, add_cross_attention=True)
     model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.BertLMHeadModel(text)).double().eval()
     globenc = GlobEnc(lambda image: model(image, decoder_input_ids=torch.tensor([[2]] * 3)).logits, model)
-    with pytest.raises(ValueError, match="the head of VisionEncoderDecoderModel"):
+    with pytest.raises(ValueError, match="What VisionEncoderDecoderModel reads"):
         globenc.attribute(noise(2, 8, 12)("none").inputs)
 
 

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from captum_globenc.encoders.audio import AUDIO_ENCODERS
+from captum_globenc.encoders.text import TEXT_ENCODERS
+from captum_globenc.encoders.vision import VISION_ENCODERS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,6 +24,13 @@ def test_the_quickstart_runs_and_says_what_it_claims():
     assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
     tokens = names["batch"].tokens(0)
     assert tokens[names["scores"][0].argmax()] == "wonderful"
+
+
+def test_the_supported_families_are_the_ones_it_lists():
+    section = (ROOT / "README.md").read_text().split("## Supported models")[1].split("##")[0]
+    table = " ".join(line for line in section.splitlines() if line.startswith("| "))
+    ours = {spec.model_type for spec in (*TEXT_ENCODERS, *VISION_ENCODERS, *AUDIO_ENCODERS)}
+    assert {name for name in ours if not re.search(rf"[ ,]{re.escape(name)}[ ,;]", table)} == set()
 
 
 def test_every_link_to_a_file_leads_somewhere():

@@ -1,11 +1,7 @@
 """How each family of encoders names its parts: data, not code."""
 
-from captum_globenc.encoders.registry import (
-    Encoder,
-    find_encoder,
-    register_encoder,
-    supported_encoders,
-)
+from captum_globenc.encoders.registry import register_encoder, registered_specs, supported_encoders
+from captum_globenc.encoders.search import Encoder, Layer, find_encoder
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.text import BERT
 
@@ -14,8 +10,10 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "Head",
+    "Layer",
     "Pooled",
     "find_encoder",
     "register_encoder",
+    "registered_specs",
     "supported_encoders",
 ]

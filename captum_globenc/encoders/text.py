@@ -169,7 +169,7 @@ POST_LN = (
     replace(
         XLM,
         model_type="flaubert",
-        refuses={"pre_norm": "its layers are pre-LN, and no module of theirs holds the residual stream"},
+        refuses={"pre_norm": "its layers are pre-LN then, and transformers 5 cannot run them"},
     ),
     BART,
 )

@@ -1,0 +1,249 @@
+"""The search for the one encoder inside a user's model, and for its parts."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.registry import registered_specs, supported_encoders
+from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
+from captum_globenc.tokens import Grid
+
+_PER_TOKEN_HEAD = re.compile(
+    "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"
+    "|AudioFrame|ProteinFolding)"
+    "|LMHead"
+)
+"""Heads that give one output per token, and so pool nothing."""
+
+_POOLING_MODES: dict[str, Pooled] = {"cls": 0, "mean": "mean"}
+"""What sentence-transformers' Pooling reads; other modes, and several at once, are none we know."""
+
+_OPAQUE: tuple[tuple[type[nn.Module], str], ...] = (
+    (torch.jit.ScriptModule, "pass the module that was scripted or traced"),
+    (nn.DataParallel, "pass its .module"),
+    (nn.parallel.DistributedDataParallel, "pass its .module"),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One encoder layer's modules by role."""
+
+    module: nn.Module
+    attention: nn.Module
+    out: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    value: nn.Module | None = None
+    layer_scale: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder found inside a model.
+
+    Args:
+        spec: its family.
+        stack: the module that runs the layers.
+        layers: the layers, each once even where the model runs it several times.
+        final_norm: the norm after the last layer of a pre-LN encoder, an Identity where there is none.
+        head: the outermost Hugging Face model around it, the stack itself for a bare encoder.
+        pooled: what the head, or a pooling module of sentence-transformers, reads of the last layer.
+    """
+
+    spec: EncoderSpec
+    stack: transformers.PreTrainedModel
+    layers: tuple[Layer, ...]
+    final_norm: nn.Module
+    head: transformers.PreTrainedModel
+    pooled: Pooled
+
+    @property
+    def has_per_token_head(self) -> bool:
+        """Whether the head gives one output per token, and so pools nothing."""
+        return _PER_TOKEN_HEAD.search(type(self.head).__name__) is not None
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads the encoder, so that the outputs are the decoder's."""
+        return any(
+            getattr(part, "is_decoder", False) or getattr(getattr(part, "config", None), "is_decoder", False)
+            for part in self.head.modules()
+        )
+
+    @property
+    def grid(self) -> Grid | None:
+        """How tokens lie on the inputs; None where each has an entry of its own."""
+        return None if self.spec.tokens is None else self.spec.tokens(self.stack.config)
+
+
+def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
+    """Find the one supported encoder inside `model`, and check that its spec fits it.
+
+    Args:
+        model: a bare encoder, a model with a head, or any module that holds one.
+        spec: the only family to look for, registered or not; left out, all that are registered.
+
+    Returns:
+        The encoder, every part of its layers resolved.
+
+    Raises:
+        ValueError: there is none that is supported, there are several, a part that the spec names is
+            missing, or a module on the way cannot be seen into by hooks.
+    """
+    for module in model.modules():
+        _refuse_opaque(module)
+    specs = registered_specs() if spec is None else {spec.model_type: spec}
+    models = [m for m in model.modules() if isinstance(m, transformers.PreTrainedModel)]
+    found = [m for m in models if _is_stack(m, specs)]
+    if not found:
+        raise ValueError(
+            f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
+            f"Supported: {', '.join(sorted(specs))}. A family can be added with "
+            "captum_globenc.encoders.register_encoder; see docs/adding-a-family.md."
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{type(m).__name__} ({_model_type(m)})" for m in found)
+        raise ValueError(
+            f"{type(model).__name__} holds more than one encoder: {names}. "
+            "Pass the part to be explained as `model`."
+        )
+    stack = found[0]
+    spec = specs[_model_type(stack)]
+    _check_config(stack.config, spec)
+    spec = spec.adapt(spec, stack)
+    head = next(m for m in models if any(part is stack for part in m.modules()))
+    row = _head_row(head, spec)
+    layers = tuple(_resolve_layers(stack, spec))
+    final_norm = _resolve_final_norm(stack, head, row, spec)
+    return Encoder(spec, stack, layers, final_norm, head, _pooled(model, stack, row, spec))
+
+
+def _why_none(
+    model: nn.Module,
+    models: list[transformers.PreTrainedModel],
+    specs: Mapping[str, EncoderSpec],
+) -> str:
+    """Say what was found in `model` instead of a supported encoder."""
+    if not models:
+        return "it holds no Hugging Face model"
+    for name in map(_model_type, models):
+        if name in REFUSED:
+            return f"{name} is refused, because {REFUSED[name]}"
+        if name in specs:
+            return (
+                f"its {name} is a decoder, or lacks the module {specs[name].stack or 'that runs the layers'}"
+            )
+    return f"it holds {', '.join(sorted(set(map(_model_type, models))))}"
+
+
+def _check_config(config: Any, spec: EncoderSpec) -> None:
+    for setting, reason in spec.refuses.items():
+        value = getattr(config, setting, None)
+        if value:
+            raise ValueError(
+                f"{spec.model_type} with config.{setting} = {value!r} is refused, because {reason}. "
+                f"Supported: {', '.join(supported_encoders())}."
+            )
+
+
+def _head_row(head: transformers.PreTrainedModel, spec: EncoderSpec) -> Head | None:
+    """Return what the spec says of this kind of head; None where the family's rule holds."""
+    names = (kind.__name__ for kind in type(head).__mro__)
+    row = next((spec.heads[name] for name in names if name in spec.heads), None)
+    # A model of another family around the encoder, such as one that generates, may read any of it.
+    return Head() if row is None and _model_type(head) != spec.model_type else row
+
+
+def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spec: EncoderSpec) -> nn.Module:
+    owner, path = stack, spec.final_norm
+    if row is not None and row.final_norm is not None:
+        owner, path = head, row.final_norm
+    return _submodule(owner, path, spec) if path else nn.Identity()
+
+
+def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
+    """Return what is read of the last layer: by sentence-transformers' Pooling, or by the head."""
+    for module in model.modules():
+        # Told by its name, because sentence-transformers need not be installed.
+        kind = type(module)
+        if kind.__name__ == "Pooling" and kind.__module__.startswith("sentence_transformers."):
+            return _POOLING_MODES.get(str(module.pooling_mode))
+    return (spec.pooled if row is None else row.pooled)(stack.config)
+
+
+def _model_type(model: transformers.PreTrainedModel) -> str:
+    return str(getattr(model.config, "model_type", ""))
+
+
+def _is_stack(model: transformers.PreTrainedModel, specs: Mapping[str, EncoderSpec]) -> bool:
+    """Whether `model` runs the layers of a supported encoder itself, rather than holding one that does."""
+    spec = specs.get(_model_type(model))
+    if spec is None or getattr(model.config, "is_decoder", False):
+        return False
+    if spec.stack:
+        return spec.stack in {cls.__name__ for cls in type(model).__mro__}
+    return not any(
+        isinstance(part, transformers.PreTrainedModel) and _model_type(part) == spec.model_type
+        for part in model.modules()
+        if part is not model
+    )
+
+
+def _resolve_layers(stack: nn.Module, spec: EncoderSpec) -> Iterator[Layer]:
+    modules = list(_expand(stack, spec.layers.split("."), spec))
+    beside = {
+        role: list(_expand(stack, path.split("."), spec)) for role, path in spec.roles.items() if "*" in path
+    }
+    for index, module in enumerate(modules):
+        parts = {
+            role: beside[role][index] if role in beside else _submodule(module, path, spec)
+            for role, path in spec.roles.items()
+        }
+        scale = _attribute(module, spec.layer_scale, spec) if spec.layer_scale else None
+        yield Layer(module=module, layer_scale=scale, **parts)
+
+
+def _expand(module: nn.Module, path: list[str], spec: EncoderSpec) -> Iterator[nn.Module]:
+    """Yield the modules that `path` leads to, every child where it says "*"."""
+    if not path:
+        yield module
+    elif path[0] == "*":
+        for child in module.children():
+            yield from _expand(child, path[1:], spec)
+    else:
+        yield from _expand(_submodule(module, path[0], spec), path[1:], spec)
+
+
+def _submodule(module: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:
+    part = _attribute(module, path, spec)
+    assert isinstance(part, nn.Module)
+    return part
+
+
+def _attribute(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
+    try:
+        return attrgetter(path)(module)
+    except AttributeError as error:
+        raise ValueError(
+            f"The spec of {spec.model_type!r} does not fit: {type(module).__name__} has no {path!r} "
+            f"in transformers {transformers.__version__}."
+        ) from error
+
+
+def _refuse_opaque(module: nn.Module) -> None:
+    """Refuse modules whose parts run out of reach of hooks."""
+    reason = next((todo for kind, todo in _OPAQUE if isinstance(module, kind)), None)
+    if hasattr(module, "_orig_mod"):
+        reason = "pass the module that was compiled (its ._orig_mod)"
+    elif getattr(module, "_compiled_call_impl", None) is not None:
+        reason = "call .compile() on a copy, and pass the module before compilation"
+    if reason is not None:
+        raise ValueError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

@@ -1,0 +1,32 @@
+"""Metrics for token attributions that Captum lacks, in the calling style of `captum.metrics`."""
+
+from captum_globenc.metrics.agreement import kendall, spearman
+from captum_globenc.metrics.curve import removal_curve
+from captum_globenc.metrics.faithfulness import (
+    accuracy,
+    aopc,
+    comprehensiveness,
+    log_odds,
+    sufficiency,
+)
+from captum_globenc.metrics.perturbation import infidelity_perturbation, sensitivity_perturbation
+from captum_globenc.metrics.plausibility import auprc, token_f1, token_iou
+from captum_globenc.metrics.removal import REMOVALS, outputs_without
+
+__all__ = [
+    "REMOVALS",
+    "accuracy",
+    "aopc",
+    "auprc",
+    "comprehensiveness",
+    "infidelity_perturbation",
+    "kendall",
+    "log_odds",
+    "outputs_without",
+    "removal_curve",
+    "sensitivity_perturbation",
+    "spearman",
+    "sufficiency",
+    "token_f1",
+    "token_iou",
+]
