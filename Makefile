@@ -2,39 +2,43 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-quantus lint benchmark picture clean
 
-demo: $(STAMP)
+demo: $(VENV)/demo
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 
-test: $(STAMP) lint
+test: $(VENV)/test lint
 	$(BIN)/python -m pytest
 
 # On its own, because Quantus brings OpenCV and scikit-image along.
-test-quantus: $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quantus]"
+test-quantus: $(VENV)/test
+	$(PIP) --editable '.[quantus]'
 	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
 
-lint: $(STAMP)
+lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: $(STAMP)
+benchmark: $(VENV)/demo
 	$(BIN)/python benchmarks/cost.py
 
-picture: $(STAMP)
+picture: $(VENV)/demo
 	$(BIN)/python scripts/picture.py docs/explain.svg
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test]'
-	# Its weights are tested, and it pins old versions of what it depends on.
-	$(BIN)/pip install --quiet --no-deps rxnmapper==0.4.3
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+# rxnmapper: the tests read its weights; it pins old versions of what it depends on.
+$(VENV)/test: $(VENV)/demo
+	$(PIP) --editable '.[demo,test]'
+	$(PIP) --no-deps rxnmapper==0.4.3
 	touch $@
 
 clean:

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from captum_globenc.command import CommandError, load, note
 from captum_globenc.evaluate_command import evaluate_texts
+from captum_globenc.page import html_page
 from captum_globenc.terminal import printable, show
-from captum_globenc.visualization import html_page
 
 if TYPE_CHECKING:
     from captum_globenc.explain import Explanation
