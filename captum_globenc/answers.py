@@ -72,8 +72,11 @@ class Form(NamedTuple):
         plain = cls()
         methods = tuple(name for name in METHODS if name in query.get("methods", "").split(","))
         mixing = query.get("mixing", plain.mixing)
+        text, pair, model = (query.get(name, "")[:LONGEST_TEXT] for name in ("text", "pair", "model"))
         return cls(
-            *(query.get(name, "")[:LONGEST_TEXT] for name in ("text", "pair", "model")),
+            text,
+            pair,
+            model,
             mixing=mixing if mixing in MIXINGS else plain.mixing,
             methods=methods or plain.methods,
             words=query.get("words", "0") == "1",

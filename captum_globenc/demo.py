@@ -34,7 +34,7 @@ STYLE = f"""
 .globenc .message {{ border-left: .25rem solid rgb(var(--positive)); padding: .2rem .6rem; margin: .4rem 0;
   overflow-wrap: anywhere; }}
 .globenc .scroll {{ max-height: 30rem; overflow: auto; }}
-.globenc th, .globenc td {{ border: 0; color: inherit; }}
+.globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
 .globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
 .globenc a {{ text-decoration: underline; color: inherit; }}
 {RULES}"""
@@ -68,7 +68,7 @@ class _Classifiers:
 
 def _form(values: Sequence[Any]) -> Form:
     """Return the form of the page's fields: an empty one of text may be None."""
-    return Form(*("" if value is None else value for value in values))
+    return Form._make("" if value is None else value for value in values)
 
 
 def build(model: str | None = None) -> "gradio.Blocks":
