@@ -123,12 +123,14 @@ def build(model: str | None = None) -> "gradio.Blocks":
 
         def restore(request: gr.Request) -> list[Any]:
             form = Form.of(dict(request.query_params))
+            if form == Form():  # what somebody has typed by the time this answers must stay
+                return [gr.skip() for _ in fields]
             return list(form._replace(methods=list(form.methods)))
 
-        def run_restored(*values: Any) -> list[Any]:
-            form = _form(values)
-            if not form.text:
+        def run_restored(request: gr.Request, *values: Any) -> list[Any]:
+            if not request.query_params.get("text"):
                 return [gr.skip() for _ in results]
+            form = _form(values)
             if form.model not in classifiers:  # a link alone loads nothing from anywhere
                 waiting = Answer(message(f"Press Explain to load the model {form.model}."))
                 return [*waiting, gr.Slider(visible=False), gr.Accordion(visible=False)]

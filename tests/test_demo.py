@@ -22,7 +22,7 @@ HOSTILE = (
     "<script>document.title='run'</script> <b>bold</b> <img src=x onerror=\"document.title='run'\"> "
     "${document.title='run'} {{document.title='run'}} wonderful"
 )
-PATIENCE = 30_000
+PATIENCE = 60_000
 """Milliseconds that a page may take on a busy machine."""
 
 
