@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test lint benchmark pictures clean
+.PHONY: demo web test test-quantus lint benchmark pictures clean
 
 demo: $(VENV)/demo
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -18,6 +18,11 @@ web: $(VENV)/test
 # Tests that look at a page are left out where there is no chromium; PYTEST_ARGUMENTS=--require-browser insists.
 test: $(VENV)/test lint
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+# On its own, because Quantus brings OpenCV and scikit-image along.
+test-quantus: $(VENV)/test
+	$(PIP) --editable '.[quantus]'
+	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
