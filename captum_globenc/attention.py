@@ -20,8 +20,11 @@ class Attention(Protocol):
         """H."""
         ...
 
-    def tile(self, example: int, receivers: slice) -> Tensor:
-        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source.
+
+        They may lie in `out`, of that shape and contiguous, but need not.
+        """
         ...
 
     def visible(self) -> Tensor | None:
@@ -58,11 +61,11 @@ class QueryKeyAttention:
         """H."""
         return self.query.shape[1]
 
-    def tile(self, example: int, receivers: slice) -> Tensor:
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
         query = self.query[example, :, receivers] * self.scaling
         key = share_heads(self.key[example], query.shape[0])
-        scores = torch.bmm(key, query.transpose(1, 2))
+        scores = torch.bmm(key, query.transpose(1, 2), out=out)
         if self.bias is not None:
             scores += self._of(self.bias, example, receivers)
         if self.mask is not None:
@@ -74,7 +77,7 @@ class QueryKeyAttention:
         if self.causal:
             source = torch.arange(scores.shape[1], device=scores.device)
             scores.masked_fill_(source[:, None] > source[None, receivers], -torch.inf)
-        return scores.softmax(dim=1)
+        return torch.softmax(scores, dim=1, out=scores)
 
     def visible(self) -> Tensor | None:
         """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
@@ -110,7 +113,7 @@ class GivenAttention:
         """H."""
         return self.probabilities.shape[1]
 
-    def tile(self, example: int, receivers: slice) -> Tensor:
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
         return self.probabilities[example, :, receivers].transpose(1, 2).contiguous()
 

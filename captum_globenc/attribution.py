@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.encoders import Encoder, find_encoder
-from captum_globenc.mixing import MIXINGS, LayerRecord, mixing_norms
+from captum_globenc.mixing import MIXINGS, LayerRecord, Workspace, mixing_norms
 from captum_globenc.position import Position, default_position, start_weights
 from captum_globenc.recording import record
 from captum_globenc.tokens import spread
@@ -246,6 +246,7 @@ class _Run:
         self.real: Tensor | None = None
         self._aggregate = AGGREGATIONS[method.aggregation]
         self._mixing = method.mixing
+        self._workspace = Workspace()
         self._output = record(
             lambda: _run_forward(method.forward_func, (self.inputs,), None, additional_forward_args),
             self.encoder,
@@ -255,7 +256,7 @@ class _Run:
         self._check_target()
 
     def _add(self, layer: LayerRecord) -> None:
-        mixture = mixing_norms(layer, self._mixing)
+        mixture = mixing_norms(layer, self._mixing, self._workspace)
         if not bool(torch.isfinite(mixture).all()):
             raise ValueError(
                 f"NaN or infinity in encoder layer {layer.index}: its inputs, weights or outputs are "

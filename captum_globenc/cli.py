@@ -21,8 +21,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from captum_globenc.page import html_page
 from captum_globenc.terminal import printable, show
-from captum_globenc.visualization import html_page
 
 if TYPE_CHECKING:
     from captum_globenc.explain import Explanation

@@ -18,7 +18,8 @@ joins in through its scalar products with u.
 Letters: B batch, N tokens, H heads, D hidden size, d head size, R receivers in a tile.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,17 +83,47 @@ class LayerRecord:
     real: Tensor | None = None
 
 
-def mixing_norms(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
+class Workspace:
+    """Memory that the tiles of all layers share.
+
+    The pages of a fresh tensor of a few megabytes cost about as much time as what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return a tensor with whatever it holds, valid until `name` is taken again.
+
+        Args:
+            name: which piece of memory.
+            shape: of the tensor.
+            like: has the dtype and the device that are wanted.
+        """
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if (
+            buffer is None
+            or buffer.numel() < size
+            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+        ):
+            buffer = self._buffers[name] = like.new_empty(size)
+        return buffer[:size].view(*shape)
+
+
+def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspace | None = None) -> Tensor:
     """Return what the layer passes from every source to every receiver.
 
     Args:
         record: one layer of one forward pass.
         mixing: one of :data:`MIXINGS`.
+        workspace: memory to work in, for layers after one another.
 
     Returns:
         `(B, N, N)`, [receiver, source], not negative, exactly 0 in rows and columns of padding.
     """
-    return _without_padding(MIXINGS[mixing](record), record)
+    workspace = Workspace() if workspace is None else workspace
+    return _without_padding(MIXINGS[mixing](record, workspace), record)
 
 
 def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
@@ -108,7 +139,7 @@ def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
     Returns:
         `(B, N)`, between 0 and 1; 0 where there is no other token.
     """
-    fold = _Fold.of(record, mixing)
+    fold = _Fold.of(record, mixing, Workspace())
     ratios = record.stream.new_empty(record.stream.shape[:2])
     batch, tokens = ratios.shape
     for example in range(batch):
@@ -144,7 +175,7 @@ class _Fold:
     scale: Tensor | None
 
     @classmethod
-    def of(cls, record: LayerRecord, mixing: str) -> "_Fold":
+    def of(cls, record: LayerRecord, mixing: str, workspace: Workspace) -> "_Fold":
         readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
         images, scale = record.stream, None
         for reading in readings:
@@ -152,13 +183,13 @@ class _Fold:
             scale = reading.scale if scale is None else scale * reading.scale
         return cls(
             heads=record.attention.heads,
-            projection=_fold_projection(record.output, readings),
+            projection=_fold_projection(record.output, readings, workspace),
             images=None if mixing == "N" else images,
             scale=scale,
         )
 
 
-def _fold_projection(projection: Tensor, readings: tuple[Normalization, ...]) -> Tensor:
+def _fold_projection(projection: Tensor, readings: tuple[Normalization, ...], workspace: Workspace) -> Tensor:
     """Return the readings' linear map times the projection `(D, E)`.
 
     The map is a diagonal matrix less one of rank one for each centring, so that the projection is
@@ -180,15 +211,16 @@ def _fold_projection(projection: Tensor, readings: tuple[Normalization, ...]) ->
             columns = [column * reading.gain for column in columns]
     if not readings:
         return projection
-    folded = projection * diagonal[:, None]
+    folded = workspace.take("projection", projection.shape, like=projection)
+    torch.mul(projection, diagonal[:, None], out=folded)
     if columns:
         folded.addmm_(torch.stack(columns, dim=1), torch.stack(rows), alpha=-1)
     return folded
 
 
-def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
+def _vector_norms(record: LayerRecord, mixing: str, workspace: Workspace) -> Tensor:
     """Return the norms of T, R, or R through the layer's normalisations, `(B, N, N)`."""
-    fold = _Fold.of(record, mixing)
+    fold = _Fold.of(record, mixing, workspace)
     batch, tokens, size = record.stream.shape
     by_head = fold.projection.reshape(size, fold.heads, -1).permute(1, 2, 0)
     squares = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
@@ -197,14 +229,19 @@ def _vector_norms(record: LayerRecord, mixing: str) -> Tensor:
     for example in range(batch):
         value = share_heads(record.value[example], fold.heads)
         for sources in _tiles(tokens, max(TILE // 4, 1)):
-            u = torch.bmm(value[:, sources], by_head)
+            count = sources.stop - sources.start
+            u = workspace.take("u", (fold.heads, count, size), like=gram)
+            torch.bmm(value[:, sources], by_head, out=u)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
             if fold.images is not None:
                 crossed[:, sources] = u.mul_(fold.images[example, sources]).sum(dim=-1)
         for receivers in _tiles(tokens):
-            weights = record.attention.tile(example, receivers)
+            count = receivers.stop - receivers.start
+            room = workspace.take("weights", (fold.heads, tokens, count), like=gram)
+            weights = record.attention.tile(example, receivers, out=room)
             by_source = weights.transpose(0, 1)
-            tile = torch.bmm(gram, by_source).mul_(by_source).sum(dim=1).clamp_min_(0)
+            products = workspace.take("products", by_source.shape, like=gram)
+            tile = torch.bmm(gram, by_source, out=products).mul_(by_source).sum(dim=1).clamp_min_(0)
             if fold.images is not None:
                 own = _diagonal(weights, receivers).T
                 _add_residual(
@@ -243,7 +280,7 @@ def _add_residual(squares: Tensor, crossed: Tensor, sent: Tensor, projection: Te
     squares.copy_(together)
 
 
-def _attention_weights(record: LayerRecord) -> Tensor:
+def _attention_weights(record: LayerRecord, workspace: Workspace) -> Tensor:
     """Return W: attention averaged over heads, `(B, N, N)`."""
     batch, tokens, _ = record.stream.shape
     weights = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver]
@@ -263,12 +300,12 @@ def _fixed_residual(mixture: Tensor, record: LayerRecord) -> Tensor:
     return mixture / 2
 
 
-def _residual_weights(record: LayerRecord) -> Tensor:
+def _residual_weights(record: LayerRecord, workspace: Workspace) -> Tensor:
     """Return W-Res: attention to the other tokens, in the proportion that N-Enc's ratio tells.
 
     Modarressi et al. (2022), section 3.3. A token that has no other keeps itself.
     """
-    weights = _without_padding(_attention_weights(record), record).contiguous()
+    weights = _without_padding(_attention_weights(record, workspace), record).contiguous()
     ratio = mixing_ratio(record, "N-Enc")
     weights.diagonal(dim1=1, dim2=2).zero_()
     weights = _row_normalized(weights) * ratio[:, :, None]
@@ -276,17 +313,17 @@ def _residual_weights(record: LayerRecord) -> Tensor:
     return weights
 
 
-MIXINGS: dict[str, Callable[[LayerRecord], Tensor]] = {
+MIXINGS: dict[str, Callable[[LayerRecord, Workspace], Tensor]] = {
     "W": _attention_weights,
-    "W-FixedRes": lambda record: _fixed_residual(_attention_weights(record), record),
+    "W-FixedRes": lambda record, space: _fixed_residual(_attention_weights(record, space), record),
     "W-Res": _residual_weights,
-    "N": lambda record: _vector_norms(record, "N"),
-    "N-FixedRes": lambda record: _fixed_residual(_vector_norms(record, "N"), record),
-    "N-Res": lambda record: _vector_norms(record, "N-Res"),
-    "N-ResLN": lambda record: _vector_norms(record, "N-ResLN"),
-    "N-Enc": lambda record: _vector_norms(record, "N-Enc"),
+    "N": lambda record, space: _vector_norms(record, "N", space),
+    "N-FixedRes": lambda record, space: _fixed_residual(_vector_norms(record, "N", space), record),
+    "N-Res": lambda record, space: _vector_norms(record, "N-Res", space),
+    "N-ResLN": lambda record, space: _vector_norms(record, "N-ResLN", space),
+    "N-Enc": lambda record, space: _vector_norms(record, "N-Enc", space),
 }
-"""The kinds of mixing by the paper's names (section 3.3), each `LayerRecord -> (B, N, N)`."""
+"""The kinds of mixing by the paper's names (section 3.3), each from a record to `(B, N, N)`."""
 
 
 def _tiles(tokens: int, size: int | None = None) -> Iterator[slice]:

@@ -33,12 +33,12 @@ def default_position(
     Raises:
         ValueError: the head reads no one token, nor a known average of them.
     """
-    # What a decoder returns has positions of its own, even where it has as many.
     per_token = (
-        not encoder.has_decoder
-        and target is not None
+        target is not None
         and isinstance(output, Tensor)
         and output.shape[1:2] == (tokens,)
+        # What a decoder returns has positions of its own, even where it has as many.
+        and not encoder.has_decoder
     )
     if per_token and (output.ndim == 3 or (output.ndim == 2 and encoder.has_per_token_head)):
         return _first_index(target)

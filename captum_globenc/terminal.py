@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.visualization import strengths
+from captum_globenc.page import strengths
 
 if TYPE_CHECKING:
     from captum_globenc.explain import Explanation

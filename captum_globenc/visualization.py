@@ -1,39 +1,75 @@
-"""Pictures of token attributions: records for Captum's ``visualize_text``, and HTML pages.
+"""Pictures of attributions: records for Captum's ``visualize_text``, images, HTML pages and figures.
 
-Shapes: B texts, N tokens with padding, D embedding dimensions, C classes.
+The pages are made in :mod:`captum_globenc.page`, the figures in :mod:`captum_globenc.figures`; their
+names are here as well.
+
+Shapes: B texts, N tokens with padding, D embedding dimensions, C classes; channels, H, W of an image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from captum_globenc.page import html_page, strengths
+from captum_globenc.words import find_words, merge_scores
 
 if TYPE_CHECKING:
     from captum.attr._utils.visualization import VisualizationDataRecord
+    from matplotlib.axes import Axes
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["html_page", "strengths", "token_scores", "visualization_records"]
+    from captum_globenc.figures import plot_comparison, plot_layers, plot_mixing
+
+__all__ = [
+    "html_page",
+    "plot_comparison",
+    "plot_layers",
+    "plot_mixing",
+    "strengths",
+    "token_scores",
+    "visualization_records",
+    "visualize_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a figure when it is asked for: it brings matplotlib, which a page does not need."""
+    if name not in ("plot_comparison", "plot_layers", "plot_mixing"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from captum_globenc import figures
+
+    return getattr(figures, name)
 
 
 def token_scores(
-    batch: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase, attributions: Tensor
+    batch: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    attributions: Tensor,
+    *,
+    words: str | None = None,
+    special: bool = True,
 ) -> tuple[list[list[str]], list[list[float]]]:
-    """Pair the real tokens of each text with their scores, padding left out.
+    """Pair the real tokens of each text, or its words, with their scores, padding left out.
 
     Args:
         batch: What the tokenizer returned with ``return_tensors="pt"``: ``input_ids`` (B, N) and,
             where there is padding, ``attention_mask`` (B, N).
         tokenizer: The tokenizer that made ``batch``.
         attributions: (B, N), or (B, N, D) to be summed over D.
+        words: How tokens are merged into words, and their scores with them: "sum", "mean" or "max"
+            (see `captum_globenc.words`); left out, they are not.
+        special: Whether to keep special tokens such as [CLS], and so the whole of the scores.
 
     Returns:
-        The tokens and the scores, one list a text.
+        The tokens or words, and the scores, one list a text.
 
     Raises:
-        ValueError: ``attributions`` do not fit the batch, or hold NaN or infinity.
+        ValueError: ``attributions`` do not fit the batch, or hold NaN or infinity; or ``words`` is not
+            known.
     """
     ids = batch["input_ids"]
     if attributions.dim() == 3:
@@ -45,26 +81,18 @@ def token_scores(
         )
     if not attributions.isfinite().all():
         raise ValueError("attributions hold NaN or infinity")
-    real = batch.get("attention_mask", ids.new_ones(ids.shape)).bool()
-    tokens = [
-        list(tokenizer.convert_ids_to_tokens(row[keep].tolist())) for row, keep in zip(ids, real, strict=True)
-    ]
-    scores = [
-        row[keep].tolist()
-        for row, keep in zip(attributions.detach(), real.to(attributions.device), strict=True)
-    ]
+    tokens, scores = [], []
+    for number, found in enumerate(find_words(batch, tokenizer)):
+        kept = [word for word in found if special or not word.special]
+        row = attributions[number].tolist()
+        if words is None:
+            places = [token for word in kept for token in word.tokens]
+            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][places].tolist())))
+            scores.append([row[place] for place in places])
+        else:
+            tokens.append([word.text for word in kept])
+            scores.append(merge_scores(row, kept, words))
     return tokens, scores
-
-
-def strengths(scores: Sequence[float]) -> list[float]:
-    """Scale the scores of one text to -1..1 by the largest magnitude; zeros stay zeros.
-
-    Example:
-        >>> strengths([0.1, -0.4, 0.2])
-        [0.25, -1.0, 0.5]
-    """
-    largest = max(map(abs, scores), default=0.0)
-    return [score / largest if largest else 0.0 for score in scores]
 
 
 def visualization_records(
@@ -74,8 +102,11 @@ def visualization_records(
     logits: Tensor,
     *,
     class_names: Mapping[int, str] | None = None,
-    true_classes: Sequence[int] | None = None,
+    true_classes: Sequence[int | float] | None = None,
     targets: Sequence[int] | None = None,
+    problem_type: str | None = None,
+    words: str | None = None,
+    special: bool = True,
 ) -> list[VisualizationDataRecord]:
     """Make the records that Captum's ``visualize_text`` draws, one a text.
 
@@ -88,10 +119,16 @@ def visualization_records(
             where there is padding, ``attention_mask`` (B, N).
         tokenizer: The tokenizer that made ``batch``.
         attributions: (B, N), or (B, N, D) to be summed over D; from any Captum method.
-        logits: (B, C), of a classifier; with C = 1 the value itself stands for the probability.
+        logits: (B, C), of a classifier or a regression model.
         class_names: Names by class, such as ``model.config.id2label``; left out, the numbers.
-        true_classes: The B classes that the texts are labelled with; left out, "-" is shown.
+        true_classes: The B classes that the texts are labelled with, or for a regression model the
+            values; left out, "-" is shown.
         targets: The B classes that were attributed to; left out, the predicted ones.
+        problem_type: As in ``model.config.problem_type``. "regression", and C = 1 whatever it says: the
+            value itself stands where a class has its probability. "multi_label_classification": each
+            class has a probability of its own. Left out, the probabilities of all classes sum to 1.
+        words: As for `token_scores`.
+        special: As for `token_scores`.
 
     Returns:
         B ``captum.attr.visualization.VisualizationDataRecord``.
@@ -114,19 +151,26 @@ def visualization_records(
     import torch
     from captum.attr import visualization
 
-    def class_name(index: int | None) -> str:
-        if index is None:
-            return "-"
+    regression = problem_type == "regression" or logits.shape[-1] == 1
+
+    def class_name(index: int) -> str:
         return escape(str(index if class_names is None else class_names[index]))
 
-    tokens, scores = token_scores(batch, tokenizer, attributions)
+    def true_name(label: Any) -> str:
+        if label is None:
+            return "-"
+        return f"{float(label):.4g}" if regression else class_name(label)
+
+    tokens, scores = token_scores(batch, tokenizer, attributions, words=words, special=special)
     if logits.dim() != 2:
         raise ValueError(f"logits must be (B, C), not of shape {tuple(logits.shape)}")
     predicted = logits.argmax(-1).tolist()
     probabilities = logits.detach().float()
-    if logits.shape[1] > 1:
+    if problem_type == "multi_label_classification":
+        probabilities = probabilities.sigmoid()
+    elif not regression:
         probabilities = probabilities.softmax(-1)
-    rows = {
+    rows: dict[str, list[Any]] = {
         "logits": predicted,
         "true_classes": [None] * len(tokens) if true_classes is None else list(true_classes),
         "targets": predicted if targets is None else list(targets),
@@ -139,7 +183,7 @@ def visualization_records(
             word_attributions=torch.tensor(strengths(scores[i])),
             pred_prob=probabilities[i, predicted[i]].item(),
             pred_class=class_name(predicted[i]),
-            true_class=class_name(rows["true_classes"][i]),
+            true_class=true_name(rows["true_classes"][i]),
             attr_class=class_name(rows["targets"][i]),
             attr_score=math.fsum(scores[i]),
             raw_input_ids=[escape(token) for token in tokens[i]],
@@ -149,133 +193,57 @@ def visualization_records(
     ]
 
 
-def html_page(
-    tokens: Sequence[Sequence[str]],
-    methods: Mapping[str, Sequence[Iterable[float]]],
-    *,
-    headings: Sequence[str] | None = None,
-    title: str = "Token attributions",
-) -> str:
-    """Draw one or several methods' scores over the same texts as a standalone HTML page.
-
-    The page asks for nothing else: no script, no network, no notebook. It follows the reader's
-    light or dark theme, and shows each number on hover and in a table. All texts are escaped.
+def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw the attributions of one image with Captum's ``visualize_image_attr``.
 
     Args:
-        tokens: The tokens of each text, padding left out (see `token_scores`).
-        methods: Per method name the scores of each text, as many as it has tokens.
-        headings: A line over each text, such as its prediction; left out, the text's number.
-        title: The page's title.
+        attributions: (channels, H, W) or (1, channels, H, W), from any Captum method.
+        image: The pixels, in the same shape, as the model took them: values that are not within 0 to 1,
+            as an image processor's normalisation leaves them, are scaled to it.
+        ax: Where to draw; left out, a figure of its own.
+        options: What else ``visualize_image_attr`` takes. Where they say nothing, the scores lie over
+            the grey image (``method="blended_heat_map"``), and ``sign`` is "positive" where no score is
+            negative, otherwise "all".
 
     Returns:
-        The page, to be written to a file as UTF-8.
+        The axes.
 
     Raises:
-        ValueError: There are not as many headings as texts, or scores as tokens.
+        ValueError: The shapes do not fit, or there is NaN or infinity.
 
     Example:
-        >>> page = html_page([["a", "<b>"]], {"GlobEnc": [[0.4, 0.6]]})
-        >>> "&lt;b&gt;" in page, "<b>" in page
-        (True, False)
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> ax = visualize_image(torch.rand(1, 3, 4, 4), torch.randn(1, 3, 4, 4), ax=Figure().subplots())
+        >>> len(ax.images)
+        2
     """
-    if headings is None:
-        headings = [f"Text {number}" for number in range(1, len(tokens) + 1)]
-    if len(headings) != len(tokens):
-        raise ValueError(f"{len(headings)} headings for {len(tokens)} texts")
-    for name, rows in methods.items():
-        if len(rows) != len(tokens):
-            raise ValueError(f"{name} has scores for {len(rows)} texts, not {len(tokens)}")
-    sections = []
-    has_negative = False
-    for index, words in enumerate(tokens):
-        scores = {name: [float(score) for score in rows[index]] for name, rows in methods.items()}
-        for name, row in scores.items():
-            if len(row) != len(words):
-                raise ValueError(
-                    f"{name} has {len(row)} scores for the {len(words)} tokens of text {index + 1}"
-                )
-            has_negative = has_negative or min(row, default=0.0) < 0
-        sections.append(_section(headings[index], words, scores))
-    legend = _LEGEND_SIGNED if has_negative else _LEGEND
-    return _PAGE.format(title=escape(title), style=_STYLE, legend=legend, sections="\n".join(sections))
+    from captum.attr import visualization
+    from matplotlib import pyplot
 
-
-def _section(heading: str, tokens: Sequence[str], scores: Mapping[str, Sequence[float]]) -> str:
-    """One text: a line of shaded tokens per method, and all the numbers in a table."""
-    lines = "\n".join(
-        f'<h3>{escape(name)}</h3>\n<p class="tokens" dir="auto">{_shaded(tokens, row)}</p>'
-        for name, row in scores.items()
+    if attributions.shape != image.shape or attributions.dim() not in (3, 4):
+        raise ValueError(
+            f"attributions {tuple(attributions.shape)} and image {tuple(image.shape)} must both be "
+            "(channels, H, W) or (1, channels, H, W)"
+        )
+    if attributions.dim() == 4 and len(attributions) != 1:
+        raise ValueError(f"one image at a time, not {len(attributions)}: index the batch")
+    scores, pixels = (
+        values.detach().cpu().float().reshape(values.shape[-3:]).permute(1, 2, 0)
+        for values in (attributions, image)
     )
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in scores)
-    numbers = "\n".join(
-        f'<tr><th scope="row">{escape(token)}</th>'
-        + "".join(f"<td>{number:.4f}</td>" for number in row)
-        + "</tr>"
-        for token, *row in zip(tokens, *scores.values(), strict=True)
+    if not (scores.isfinite().all() and pixels.isfinite().all()):
+        raise ValueError("attributions or image hold NaN or infinity")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low)
+    if pixels.shape[-1] == 1:
+        pixels = pixels.expand(-1, -1, 3)
+    if ax is None:
+        _, ax = pyplot.subplots()
+    sign = "all" if bool((scores < 0).any()) else "positive"
+    defaults = {"method": "blended_heat_map", "sign": sign, "use_pyplot": False}
+    visualization.visualize_image_attr(
+        scores.numpy(), pixels.numpy(), plt_fig_axis=(ax.figure, ax), **{**defaults, **options}
     )
-    return (
-        f"<section>\n<h2>{escape(heading)}</h2>\n{lines}\n<details><summary>Numbers</summary>\n"
-        f'<div class="scroll"><table>\n<tr><th scope="col">token</th>{names}</tr>\n'
-        f"{numbers}\n</table></div></details>\n</section>"
-    )
-
-
-def _shaded(tokens: Sequence[str], scores: Sequence[float]) -> str:
-    return " ".join(
-        f'<span class="{"negative" if strength < 0 else "positive"}" '
-        f'style="--strength:{abs(strength):.3f}" title="{score:.4g}">{escape(token)}</span>'
-        for token, score, strength in zip(tokens, scores, strengths(scores), strict=True)
-    )
-
-
-# Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
-# apart for readers who do not tell red from green.
-_STYLE = """
-:root { color-scheme: light dark; --page: #ffffff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
-  --positive: 255 158 64; --negative: 116 178 255; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;
-    --positive: 150 72 0; --negative: 22 84 166; }
-}
-body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--page);
-  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }
-h3 { font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }
-section { border-top: 1px solid var(--line); padding: 1.2rem 0; }
-.tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
-.positive, .negative { border-radius: .2rem; padding: .15rem .25rem;
-  -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-.positive { background: rgb(var(--positive) / var(--strength)); }
-.negative { background: rgb(var(--negative) / var(--strength)); }
-.legend, summary { color: var(--quiet); font-size: .85rem; }
-.scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle;
-  border: 1px solid var(--line); -webkit-print-color-adjust: exact; print-color-adjust: exact;
-  background: linear-gradient(to right, var(--page), rgb(var(--positive))); }
-.signed { background: linear-gradient(to right, rgb(var(--negative)), var(--page),
-  rgb(var(--positive))); }
-details { margin-top: .8rem; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .1rem .8rem .1rem 0; text-align: right; font-weight: 400; }
-tr > :first-child { text-align: left; } tr:first-child th { font-weight: 600; }
-"""
-
-_LEGEND_END = "Shades are relative to the strongest token of each line; hover for the number."
-_LEGEND = f'0 <span class="scale"></span> strongest. {_LEGEND_END}'
-_LEGEND_SIGNED = f'negative <span class="scale signed"></span> positive. {_LEGEND_END}'
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="legend">{legend}</p>
-{sections}
-</body>
-</html>
-"""
+    return ax

@@ -8,7 +8,7 @@ import torch
 from captum.attr import visualization as captum_visualization
 from transformers import AutoTokenizer
 
-from captum_globenc import terminal, visualization
+from captum_globenc import page, terminal, visualization
 from captum_globenc.visualization import html_page, strengths, token_scores, visualization_records
 from checkpoints import save_tokenizer
 
@@ -84,6 +84,25 @@ def test_attributions_that_are_not_finite_are_refused(batch, tokenizer):
         token_scores(batch, tokenizer, attributions)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_special_tokens_and_pieces_of_words_go_where_that_is_asked(tokenizer, side):
+    batch = tokenizer(
+        ["unhappy but good", "bad"], ["film", "a"], padding=True, padding_side=side, return_tensors="pt"
+    )
+    attributions = torch.arange(16.0).reshape(2, 8) + 1
+    real = attributions[1][batch["attention_mask"][1].bool()].tolist()
+    assert token_scores(batch, tokenizer, attributions, special=False) == (
+        [["un", "##happy", "but", "good", "film"], ["bad", "a"]],
+        [[2, 3, 4, 5, 7], [real[1], real[3]]],
+    )
+    tokens, scores = token_scores(batch, tokenizer, attributions, words="sum")
+    assert tokens[0][:3] == ["[CLS]", "unhappy", "but"]
+    assert [sum(row) for row in scores] == [
+        pytest.approx((attributions[i] * batch["attention_mask"][i]).sum().item()) for i in (0, 1)
+    ]
+    assert token_scores(batch, tokenizer, attributions, words="max", special=False)[1][0][0] == 3
+
+
 def test_scores_that_are_all_zero_stay_zero():
     assert strengths([0.0, 0.0]) == [0.0, 0.0]
     assert strengths([]) == []
@@ -120,6 +139,47 @@ def test_a_single_output_stands_for_itself(batch, tokenizer):
         batch, tokenizer, torch.ones(batch["input_ids"].shape), torch.tensor([[3.5], [0.0]])
     )
     assert (record.pred_prob, record.pred_class, record.true_class) == (3.5, "0", "-")
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 2)])
+def test_a_regression_model_has_values_and_no_classes(batch, tokenizer, shape):
+    record, other = visualization_records(
+        batch,
+        tokenizer,
+        torch.ones(batch["input_ids"].shape),
+        torch.tensor([[3.5, 2.0], [-1.0, -2.0]])[:, : shape[1]],
+        class_names={0: "STARS", 1: "LENGTH"},
+        true_classes=[4, -1.25],
+        problem_type="regression",
+    )
+    assert (record.pred_class, record.pred_prob, record.true_class) == ("STARS", 3.5, "4")
+    assert (other.pred_class, other.pred_prob, other.true_class) == ("STARS", -1.0, "-1.25")
+
+
+def test_several_labels_have_probabilities_of_their_own(batch, tokenizer):
+    record, _ = visualization_records(
+        batch,
+        tokenizer,
+        torch.ones(batch["input_ids"].shape),
+        torch.tensor([[2.0, 2.0], [0.0, 0.0]]),
+        problem_type="multi_label_classification",
+    )
+    assert record.pred_prob == pytest.approx(0.8808, abs=1e-4)
+
+
+def test_records_show_words_without_special_tokens_where_that_is_asked(tokenizer):
+    batch = tokenizer(["unhappy <b>"], return_tensors="pt")
+    (record,) = visualization_records(
+        batch,
+        tokenizer,
+        torch.tensor([[9.0, 1, 1, 4, 0, 0, 9]]),
+        torch.zeros(1, 2),
+        words="sum",
+        special=False,
+    )
+    assert record.raw_input_ids == ["unhappy", "&lt;", "b", "&gt;"]
+    assert record.word_attributions.tolist() == [0.5, 1, 0, 0]
+    assert record.attr_score == 6
 
 
 @pytest.mark.parametrize(
@@ -204,6 +264,27 @@ def test_pages_of_unequal_numbers_are_refused(tokens, methods, headings, message
         html_page(tokens, methods, headings=headings)
 
 
+def test_the_heat_map_shows_every_layer_of_every_token_escaped():
+    table = Page(page.heat_map([HOSTILE, "b"], [[0.25, 0.75], [0.5, 0.5], [1.0, -0.5]]))
+    cells = [attributes for tag, attributes in table.elements if tag == "td"]
+    assert [cell["title"] for cell in cells] == ["0.25", "0.5", "1", "0.75", "0.5", "-0.5"]
+    assert [cell["style"] for cell in cells][:3] == [
+        "--strength:0.333",
+        "--strength:1.000",
+        "--strength:1.000",
+    ]
+    assert [cell["class"] for cell in cells][-1] == "negative"
+    assert "script" not in [tag for tag, _ in table.elements]
+    assert HOSTILE in table.text
+
+
+def test_what_scrolls_can_be_reached_with_the_keyboard():
+    for part in (page.heat_map(["a"], [[1.0]]), page.number_table(["a"], {"m": [1.0]})):
+        region = dict(Page(part).elements)["div"]
+        assert (region["tabindex"], region["role"]) == ("0", "region")
+        assert region["aria-label"]
+
+
 def luminance(color):
     """Relative luminance as WCAG 2 defines it, of red, green and blue from 0 to 255."""
     red, green, blue = (
@@ -220,7 +301,7 @@ def contrast(first, second):
 
 def themes():
     """The colours of the light and of the dark theme by name."""
-    for block in visualization._STYLE.split("@media"):
+    for block in page._STYLE.split("@media"):
         named = re.findall(r"--(\w+): #(\w{6});", block)
         listed = re.findall(r"--(\w+): (\d+) (\d+) (\d+);", block)
         yield {name: bytes.fromhex(value) for name, value in named} | {

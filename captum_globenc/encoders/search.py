@@ -98,10 +98,11 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
         ValueError: there is none that is supported, there are several, a part that the spec names is
             missing, or a module on the way cannot be seen into by hooks.
     """
-    for module in model.modules():
+    modules = list(model.modules())
+    for module in modules:
         _refuse_opaque(module)
     specs = registered_specs() if spec is None else {spec.model_type: spec}
-    models = [m for m in model.modules() if isinstance(m, transformers.PreTrainedModel)]
+    models = [m for m in modules if isinstance(m, transformers.PreTrainedModel)]
     found = [m for m in models if _is_stack(m, specs)]
     if not found:
         raise ValueError(

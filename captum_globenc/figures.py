@@ -1,0 +1,266 @@
+"""Figures of attributions in matplotlib: axes in, axes out, so that they compose.
+
+Long texts stay legible. A figure that is made here grows with the number of tokens; in axes that are
+too small for all of them every second token is named, or every third, so that no two names overlap.
+
+Shapes: N tokens, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.ticker import FuncFormatter, Locator, MultipleLocator
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["plot_comparison", "plot_layers", "plot_mixing"]
+
+LABEL_SIZE = 8.0
+"""Size of a token's name, in points, and how far apart two must be as a multiple of it."""
+LABEL_SPACING = 1.35
+LONGEST_LABEL = 24
+"""Characters of a token that are shown."""
+SMALLEST, LARGEST = 4.0, 40.0
+"""Inches that a figure made here may be wide or high."""
+TOKEN_INCHES = LABEL_SIZE * LABEL_SPACING / 72 * 1.05
+
+# At least 4.5 to 1 against white, and apart in lightness and hue for colour-blind readers.
+BAR_COLOURS = ("#0b5fa5", "#b84a00", "#00664f", "#a3387a", "#5c5c5c", "#6b4bc2")
+
+
+def plot_layers(
+    layers: ArrayLike,
+    tokens: Sequence[str],
+    *,
+    ax: Axes | None = None,
+    relative: bool = True,
+    colorbar: bool = True,
+) -> Axes:
+    """Draw what a token has gathered from each after every layer: the paper's layers x tokens.
+
+    Args:
+        layers: (L, N), one text's rows of `GlobEnc.attribute_layers`.
+        tokens: N tokens or words (see `token_scores`).
+        ax: Where to draw; left out, a figure of its own.
+        relative: Whether to divide each layer's scores by their largest magnitude: what a token keeps
+            of itself in the first layers would hide all the rest.
+        colorbar: Whether to say what the colours mean, next to the axes.
+
+    Returns:
+        The axes; layer 1 is the lowest row.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is NaN or infinity.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_layers([[0.2, 0.8], [0.5, 0.5]], ["a", "b"], ax=Figure().subplots())
+        >>> ax.images[0].get_array().shape
+        (2, 2)
+    """
+    values = _checked(layers, (None, len(tokens)))
+    ax = _axes(ax, len(tokens), 0.25 * len(values) + _inches(tokens))
+    if relative:
+        values = values / _largest(values)
+    _heat(ax, values, "score / largest of the layer" if relative else "score", colorbar)
+    ax.yaxis.set_major_locator(_Every(len(values)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + 1:.0f}"))
+    ax.tick_params(axis="y", labelsize=LABEL_SIZE)
+    ax.set_ylabel("layer")
+    _name_tokens(ax.xaxis, tokens)
+    return ax
+
+
+def plot_mixing(
+    mixing: ArrayLike, tokens: Sequence[str], *, ax: Axes | None = None, colorbar: bool = True
+) -> Axes:
+    """Draw what each token passes to each other in a layer.
+
+    Args:
+        mixing: (N, N), [receiver, source], one layer of one text's `GlobEnc.mixing_matrices`.
+        tokens: N tokens.
+        ax: Where to draw; left out, a figure of its own.
+        colorbar: Whether to say what the colours mean, next to the axes.
+
+    Returns:
+        The axes; receivers from top to bottom, sources from left to right.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is NaN or infinity.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_mixing([[1.0, 0.5], [0.5, 1.0]], ["a", "b"], ax=Figure().subplots())
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('source', 'receiver')
+    """
+    values = _checked(mixing, (len(tokens), len(tokens)))
+    ax = _axes(ax, len(tokens), TOKEN_INCHES * len(tokens) + _inches(tokens))
+    _heat(ax, values, "norm", colorbar)
+    ax.invert_yaxis()
+    ax.set_xlabel("source")
+    ax.set_ylabel("receiver")
+    _name_tokens(ax.xaxis, tokens)
+    _name_tokens(ax.yaxis, tokens)
+    return ax
+
+
+def plot_comparison(
+    methods: Mapping[str, ArrayLike],
+    tokens: Sequence[str],
+    *,
+    ax: Axes | None = None,
+    relative: bool = True,
+) -> Axes:
+    """Draw the scores of several methods side by side as bars.
+
+    Args:
+        methods: By name, N scores each.
+        tokens: N tokens or words (see `token_scores`).
+        ax: Where to draw; left out, a figure of its own.
+        relative: Whether to divide each method's scores by their largest magnitude: methods differ in
+            scale, so that of one would hide the other.
+
+    Returns:
+        The axes; one container of bars a method.
+
+    Raises:
+        ValueError: There is no method, the shapes do not fit, or there is NaN or infinity.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> scores = {"GlobEnc": [0.2, 0.8], "gradients": [-3.0, 1.5]}
+        >>> ax = plot_comparison(scores, ["a", "b"], ax=Figure().subplots())
+        >>> [float(bar.get_height()) for bar in ax.containers[1]]
+        [-1.0, 0.5]
+    """
+    if not methods:
+        raise ValueError("no method to draw")
+    rows = {name: _checked(scores, (len(tokens),)) for name, scores in methods.items()}
+    ax = _axes(ax, len(tokens) * max(1.0, 0.4 * len(rows)), 2.0 + _inches(tokens))
+    width = 0.8 / len(rows)
+    for number, (name, row) in enumerate(rows.items()):
+        heights = row / _largest(row) if relative else row
+        places = np.arange(len(tokens)) + (number - (len(rows) - 1) / 2) * width
+        colour = BAR_COLOURS[number % len(BAR_COLOURS)]
+        ax.bar(places, heights, width, label=_plain(name), color=colour)
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set_xlim(-0.6, len(tokens) - 0.4)
+    ax.set_ylabel("score / largest" if relative else "score")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rows), 3), frameon=False, fontsize=9)
+    _name_tokens(ax.xaxis, tokens)
+    return ax
+
+
+class _Every(Locator):
+    """Ticks at every k-th of `count` whole numbers, k as small as their labels' room allows.
+
+    Worked out whenever the figure is drawn, so that it follows resizing, layout and zoom.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> Any:
+        axis: Any = self.axis
+        return self.tick_values(*axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Return the places of the ticks within the view, a list of whole numbers."""
+        axis: Any = self.axis
+        low, high = sorted((vmin, vmax))
+        box = axis.axes.get_window_extent()
+        length = box.width if axis.axis_name == "x" else box.height
+        room = length / axis.axes.figure.get_dpi() * 72 / max(high - low, 1e-9)
+        step = max(1, math.ceil(LABEL_SIZE * LABEL_SPACING / max(room, 1e-9) - 1e-6))
+        first = max(0, math.ceil(low))
+        return list(range(first + -first % step, min(self.count - 1, math.floor(high)) + 1, step))
+
+
+def _name_tokens(axis: XAxis | YAxis, tokens: Sequence[str]) -> None:
+    """Write the tokens along an axis."""
+    names = [_plain(token) for token in tokens]
+
+    def name(place: float, _: int | None) -> str:
+        index = round(place)
+        return names[index] if 0 <= index < len(names) else ""
+
+    axis.set_major_locator(_Every(len(names)))
+    axis.set_major_formatter(FuncFormatter(name))
+    axis.set_minor_locator(MultipleLocator(1))
+    axis.set_tick_params(which="minor", length=1.5)
+    axis.set_tick_params(which="major", labelsize=LABEL_SIZE)
+    if isinstance(axis, XAxis):
+        axis.set_tick_params(which="major", labelrotation=90)
+
+
+def _inches(tokens: Sequence[str]) -> float:
+    """Return the room that names along the x axis take, with the axis' own label."""
+    longest = min(max(map(len, tokens), default=0), LONGEST_LABEL)
+    return 0.5 + longest * LABEL_SIZE * 0.75 / 72
+
+
+def _plain(text: str) -> str:
+    """Return a text as it is drawn: cut, on one line, and with no dollar taken for mathematics."""
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if len(line) > LONGEST_LABEL:
+        line = line[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return line.replace("$", r"\$")
+
+
+def _heat(ax: Axes, values: NDArray[np.float64], label: str, colorbar: bool) -> None:
+    """Draw a matrix: from 0 in one hue, or around 0 in two where there are negative values."""
+    largest = float(np.abs(values).max(initial=0.0)) or 1.0
+    signed = bool((values < 0).any())
+    image = ax.imshow(
+        values,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="PuOr_r" if signed else "viridis",
+        vmin=-largest if signed else 0.0,
+        vmax=largest,
+    )
+    if colorbar:
+        width = ax.get_window_extent().width / ax.figure.dpi
+        ax.figure.colorbar(
+            image, ax=ax, label=label, fraction=min(0.15, 0.6 / width), pad=min(0.05, 0.1 / width)
+        )
+
+
+def _largest(values: NDArray[np.float64]) -> Any:
+    """Return the largest magnitude of each row, and 1 where there is none: nothing to divide by."""
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _axes(ax: Axes | None, tokens: float, height: float) -> Axes:
+    """Return the axes, or those of a new figure with room for so many tokens from left to right."""
+    if ax is not None:
+        return ax
+    width = min(max(TOKEN_INCHES * tokens + 1.8, SMALLEST), LARGEST)
+    _, made = pyplot.subplots(figsize=(width, min(max(height, 2.0), LARGEST)), layout="constrained")
+    return made
+
+
+def _checked(values: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    """Return values as an array, if they are finite and of a shape in which None stands for any."""
+    if hasattr(values, "detach"):  # a tensor, wherever it lies
+        values = values.detach().cpu()
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != len(shape) or any(
+        size != wanted for size, wanted in zip(array.shape, shape, strict=True) if wanted is not None
+    ):
+        expected = ", ".join("L" if size is None else str(size) for size in shape)
+        raise ValueError(f"values of shape {array.shape} do not fit the tokens: ({expected}) is needed")
+    if not np.isfinite(array).all():
+        raise ValueError("values hold NaN or infinity")
+    if 0 in array.shape:
+        raise ValueError("there is nothing to draw")
+    return array
