@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "tutorials"
 CELL_SECONDS = 240
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-COLOURS = 64
-"""Colours of a saved figure: charts need no more, and take a third of the space."""
+COLOURS = 256
+"""Colours of a saved figure: charts need no more, and take half the space."""
 FOLDERS = {str(ROOT), sys.prefix, str(Path.home()), tempfile.gettempdir()}
 
 
