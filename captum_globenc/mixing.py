@@ -46,10 +46,17 @@ class Normalization:
     scale: Tensor
 
     def linear(self, vectors: Tensor) -> Tensor:
-        """Apply the map without its scale to `(..., D)`."""
+        """Return the map without its scale, applied to `(..., D)`."""
+        image = vectors.clone()
+        self.linear_(image)
+        return image
+
+    def linear_(self, vectors: Tensor) -> None:
+        """Apply the same in place."""
         if self.centred:
-            vectors = vectors - vectors.mean(dim=-1, keepdim=True)
-        return vectors if self.gain is None else vectors * self.gain
+            vectors -= vectors.mean(dim=-1, keepdim=True)
+        if self.gain is not None:
+            vectors *= self.gain
 
 
 @dataclass(frozen=True)
@@ -177,9 +184,11 @@ class _Fold:
     @classmethod
     def of(cls, record: LayerRecord, mixing: str, workspace: Workspace) -> "_Fold":
         readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
-        images, scale = record.stream, None
+        images = workspace.take("images", record.stream.shape, like=record.stream)
+        images.copy_(record.stream)
+        scale = None
         for reading in readings:
-            images = reading.linear(images)
+            reading.linear_(images)
             scale = reading.scale if scale is None else scale * reading.scale
         return cls(
             heads=record.attention.heads,

@@ -226,7 +226,7 @@ class _OpenLayer:
         assert self.output is not None
         dtype = torch.promote_types(self.stream.dtype, torch.float32)
         layer, centred = self.layer, spec.centred
-        before1, before2 = (torch.cat(self.seen[role], dim=1).to(dtype) for role in ("norm1", "norm2"))
+        before1, before2 = (_joined(self.seen[role]).to(dtype) for role in ("norm1", "norm2"))
         if spec.order == "post-LN":
             attended = before1
             after_attention = linearized_norm(layer.norm1, before1, centred)
@@ -258,6 +258,11 @@ class _OpenLayer:
             after_layer=after_layer,
             real=real,
         )
+
+
+def _joined(chunks: list[Tensor]) -> Tensor:
+    """Return the tokens of all chunks, without a copy where there is one."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
 
 @contextmanager
