@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 project = "captum_globenc"
-author = copyright = "The captum_globenc developers"
+author = "The captum_globenc developers"
 release = version = installed("captum_globenc")
 html_title = f"{project} {release}"
 
