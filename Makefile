@@ -6,13 +6,18 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint tutorials check-tutorials docs benchmark picture clean
+.PHONY: demo test test-quantus lint tutorials check-tutorials docs benchmark picture clean
 
 demo: $(VENV)/demo
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 
 test: $(VENV)/test lint
 	$(BIN)/python -m pytest
+
+# On its own, because Quantus brings OpenCV and scikit-image along.
+test-quantus: $(VENV)/test
+	$(PIP) --editable '.[quantus]'
+	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The ``captum-globenc`` command: explanations in the terminal, as JSON lines or as a page.
+"""The ``captum-globenc`` command: explanations in the terminal, as JSON lines or as a page; evaluations.
 
 What costs time to import (torch, transformers) is imported inside the commands, so that
 ``--help`` and ``--version`` answer at once.
@@ -21,6 +21,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from captum_globenc.command import CommandError, load, note
+from captum_globenc.evaluate_command import evaluate_texts
 from captum_globenc.page import html_page
 from captum_globenc.terminal import printable, show
 
@@ -37,10 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Explain Hugging Face encoders with GlobEnc token attribution.",
 )
-
-
-class CommandError(Exception):
-    """A mistake of the user's, to be told in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +77,9 @@ def _show_version(wanted: bool) -> None:
             number = "(not installed)"
         typer.echo(f"captum-globenc {number}")
         raise typer.Exit
+
+
+app.command("evaluate")(evaluate_texts)
 
 
 @app.callback(invoke_without_command=True)
@@ -163,20 +164,9 @@ def explain_texts(
         raise CommandError(f"cannot write {html}: no such folder")
     wanted = list(_texts(texts or ["-"]))
 
-    import transformers
-
     from captum_globenc.explain import explain, token_limit
-    from captum_globenc.loading import LoadingError, load_classifier
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        classifier, tokenizer, missing = load_classifier(model)
-    except LoadingError as error:
-        raise CommandError(str(error)) from error
-    if missing:
-        _note(f"{model} lacks {', '.join(missing)}: its predictions are random")
-
+    classifier, tokenizer, _ = load(model)
     run = partial(
         explain,
         model=classifier,
@@ -200,7 +190,7 @@ def explain_texts(
             kept.append(explanation)
     if cut:
         limit = token_limit(classifier, tokenizer)
-        _note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+        note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
     if html is not None:
         try:
             html.write_text(_page(kept), encoding="utf-8")
@@ -257,7 +247,7 @@ def _texts(arguments: Iterable[str]) -> Iterator[str]:
 def _lines() -> Iterator[str]:
     """Yield the lines of standard input that are not blank."""
     if sys.stdin.isatty():
-        _note("reading texts from standard input, one per line; Ctrl-D ends it")
+        note("reading texts from standard input, one per line; Ctrl-D ends it")
     try:
         # Bytes, because the encoding of a terminal's locale says nothing about a file's.
         content = sys.stdin.buffer.read().decode("utf-8-sig")
@@ -279,7 +269,3 @@ def _page(explanations: Sequence[Explanation]) -> str:
         headings=[explanation.headline for explanation in explanations],
         title="GlobEnc token attributions",
     )
-
-
-def _note(message: str) -> None:
-    typer.echo(f"note: {message}", err=True)

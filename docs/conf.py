@@ -49,6 +49,12 @@ def copy_tutorials(app):
         (target / notebook.name).write_text(text, encoding="utf-8")
 
 
+def keep_links_inside(app, name, source):
+    """Point links to the README of the data, outside of the folder, to the page that includes it."""
+    source[0] = source[0].replace("](../captum_globenc/data/README.md", "](default-model.md")
+
+
 def setup(app):
-    """Hook the copy in ahead of reading."""
+    """Hook both in ahead of reading."""
     app.connect("builder-inited", copy_tutorials)
+    app.connect("source-read", keep_links_inside)

@@ -1,0 +1,27 @@
+"""Attribution methods compared on a model and texts: `evaluate`, and the registries it chooses from."""
+
+from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sample
+from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, Method, register_method
+from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric
+from captum_globenc.evaluation.report import Evaluation
+from captum_globenc.evaluation.run import evaluate
+from captum_globenc.evaluation.subject import Batch, Subject
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DEFAULT_METRICS",
+    "METHODS",
+    "METRICS",
+    "SENTENCES",
+    "Batch",
+    "Evaluation",
+    "Example",
+    "Method",
+    "Metric",
+    "Subject",
+    "evaluate",
+    "read_examples",
+    "register_method",
+    "register_metric",
+    "sample",
+]

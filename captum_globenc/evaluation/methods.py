@@ -1,0 +1,214 @@
+"""Attribution methods by name: GlobEnc in every kind, and Captum's own on the same forward function.
+
+Letters: B batch, N tokens, D embedding size.
+"""
+
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from captum.attr import (
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    Lime,
+    Saliency,
+)
+from torch import Tensor
+
+from captum_globenc.aggregation import AGGREGATIONS
+from captum_globenc.attribution import GlobEnc
+from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.extras import optional
+from captum_globenc.mixing import MIXINGS
+
+Method = Callable[[Subject, Batch], Tensor]
+"""Scores `(B, N)` of a batch's tokens, for the predicted class where the method knows classes."""
+
+INTEGRATION_STEPS = 20
+NOISE_SAMPLES = 5
+LIME_SAMPLES = 50
+TEXTS_AT_ONCE = 64
+"""Perturbed texts that run together, which bounds the memory."""
+
+
+def attribute(name: str, subject: Subject, batch: Batch) -> Tensor:
+    """Return a method's scores, computed once for each batch.
+
+    Whatever a method draws at random depends on the seed, its name and the batch alone, so that an
+    evaluation that is taken up again draws the same.
+
+    Args:
+        name: a name of :data:`METHODS`.
+        subject: what is evaluated.
+        batch: the texts.
+
+    Returns:
+        `(B, N)`, 0 at special tokens and padding, which are not compared.
+
+    Raises:
+        ValueError: the method gave another shape, or NaN.
+    """
+    if name not in batch.scores:
+        with _seeded(f"{subject.seed} {name} {batch.index}"):
+            scores = METHODS[name](subject, batch).detach()
+        if scores.shape != batch.mask.shape:
+            raise ValueError(f"{name} gave {tuple(scores.shape)} for {tuple(batch.mask.shape)} tokens")
+        scores = scores.masked_fill(~batch.mask, 0)
+        if not bool(scores.isfinite().all()):
+            raise ValueError(f"{name} gave scores that are NaN or infinite")
+        batch.scores[name] = scores
+    return batch.scores[name]
+
+
+def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Tensor:
+    """GlobEnc, for what the model's head reads."""
+    method = GlobEnc(subject.forward, mixing=mixing, aggregation=aggregation)
+    scores: Tensor = method.attribute(batch.inputs, additional_forward_args=batch.extra)
+    return scores
+
+
+def on_embeddings(
+    subject: Subject,
+    batch: Batch,
+    method: type[Any],
+    *,
+    has_baseline: bool = True,
+    reduce: Callable[..., Tensor] = torch.sum,
+    **options: Any,
+) -> Tensor:
+    """One of Captum's methods over word embeddings; its baseline is the text all masked."""
+    inputs = subject.embed(batch.inputs)
+    if has_baseline:
+        options["baselines"] = subject.embed(batch.blanks)
+    scores = method(subject.forward).attribute(
+        inputs, target=batch.target, additional_forward_args=batch.extra, **options
+    )
+    return reduce(scores, dim=-1)
+
+
+def feature_ablation(subject: Subject, batch: Batch) -> Tensor:
+    """Leave one out: what the predicted class's logit loses when a token is masked."""
+    at_once = max(1, TEXTS_AT_ONCE // len(batch.examples))
+    scores: Tensor = FeatureAblation(subject.forward).attribute(
+        batch.inputs,
+        baselines=batch.blanks,
+        target=batch.target,
+        additional_forward_args=batch.extra,
+        perturbations_per_eval=min(at_once, batch.inputs.shape[1]),
+    )
+    return scores
+
+
+def lime(subject: Subject, batch: Batch) -> Tensor:
+    """LIME with ridge regression on which tokens are there, close texts weighing more."""
+    optional("sklearn.linear_model")
+    from captum._utils.models.linear_model import SkLearnRidge
+
+    rows = []
+    for row in range(len(batch.examples)):
+        one = slice(row, row + 1)
+        mask = batch.mask[one]
+        # Special tokens and padding are their own baseline, so they may go with the first token.
+        features = (mask.long().cumsum(dim=1) - 1).clamp(min=0) * mask
+        method = Lime(
+            subject.forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=_closeness
+        )
+        rows.append(
+            method.attribute(
+                batch.inputs[one],
+                baselines=batch.blanks[one],
+                target=batch.target[one],
+                additional_forward_args=tuple(
+                    None if argument is None else argument[one] for argument in batch.extra
+                ),
+                feature_mask=features,
+                n_samples=LIME_SAMPLES,
+                perturbations_per_eval=LIME_SAMPLES,
+            )
+        )
+    return torch.cat(rows)
+
+
+def _closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) -> Tensor:
+    """Ribeiro et al. (2016), section 3.4: exp(-d^2 / width^2), d the cosine distance of what is present."""
+    share = present.double().mean(dim=1)  # The squared cosine between `present` and all ones.
+    return torch.exp(-((1 - share.sqrt()) ** 2) / 0.25**2)
+
+
+def random(subject: Subject, batch: Batch) -> Tensor:
+    """Chance, which everything has to beat."""
+    return torch.rand(batch.mask.shape).to(batch.mask.device)
+
+
+METHODS: dict[str, Method] = {
+    "globenc": partial(globenc, mixing="N-Enc", aggregation="rollout"),
+    **{
+        mixing + ("" if aggregation == "rollout" else f"/{aggregation}"): partial(
+            globenc, mixing=mixing, aggregation=aggregation
+        )
+        for aggregation in AGGREGATIONS
+        for mixing in MIXINGS
+    },
+    "integrated-gradients": partial(on_embeddings, method=IntegratedGradients, n_steps=INTEGRATION_STEPS),
+    "input-x-gradient": partial(on_embeddings, method=InputXGradient, has_baseline=False),
+    "saliency": partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm),
+    "gradient-shap": partial(on_embeddings, method=GradientShap, n_samples=NOISE_SAMPLES),
+    "deep-lift": partial(on_embeddings, method=DeepLift),
+    "feature-ablation": feature_ablation,
+    "lime": lime,
+    "random": random,
+}
+"""Methods by name; :func:`register_method` adds to them."""
+
+DEFAULT_METHODS = (
+    "globenc",
+    "N-Res",
+    "W-FixedRes",
+    "N-Enc/max-flow",
+    "integrated-gradients",
+    "input-x-gradient",
+    "saliency",
+    "gradient-shap",
+    "deep-lift",
+    "feature-ablation",
+    "lime",
+    "random",
+)
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method, to be chosen by its name.
+
+    Args:
+        name: what to call it.
+        method: makes scores `(B, N)` from a :class:`Subject` and a :class:`Batch`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"a method {name!r} is registered already")
+    METHODS[name] = method
+
+
+@contextmanager
+def _seeded(key: str) -> Iterator[None]:
+    """Seed the random streams that Captum draws from, and put them back."""
+    seed, state = zlib.crc32(key.encode()), np.random.get_state()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # What Captum says about its own ways of working is no news to who compares methods.
+        warnings.filterwarnings("ignore", module="captum[.]")
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

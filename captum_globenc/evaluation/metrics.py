@@ -1,0 +1,126 @@
+"""Metrics by name: what an evaluation measures of every method's scores.
+
+Letters: B batch, N tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from captum.metrics import infidelity
+from torch import Tensor
+
+from captum_globenc import metrics
+from captum_globenc.evaluation.methods import attribute
+from captum_globenc.evaluation.subject import Batch, Subject
+
+PERTURBATIONS = 10
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and what to make of it.
+
+    Args:
+        measure: makes one value per text `(B,)` of a subject, a batch and scores `(B, N)`.
+        better: whether higher or lower values are better.
+    """
+
+    measure: Callable[[Subject, Batch, Tensor], Tensor]
+    better: Literal["higher", "lower"]
+
+
+def faithfulness(
+    subject: Subject, batch: Batch, scores: Tensor, metric: Callable[..., Tensor], **options: Any
+) -> Tensor:
+    """One of `captum_globenc.metrics` that remove tokens, for the predicted class unless told."""
+    return metric(
+        batch.forward,
+        batch.inputs,
+        scores,
+        subject.blank,
+        batch.extra,
+        **{"target": batch.target, **options},
+        mask=batch.mask,
+        removal=subject.removal,
+        max_examples_per_batch=128,
+    )
+
+
+def accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+    """How often the label is predicted as tokens go; the prediction stands in for a missing label."""
+    labels = [
+        predicted if label is None else label
+        for label, predicted in zip(batch.labels, batch.target.tolist(), strict=True)
+    ]
+    target = torch.tensor(labels, device=batch.inputs.device)
+    return faithfulness(subject, batch, scores, metrics.accuracy, target=target)
+
+
+def agreement(
+    subject: Subject, batch: Batch, scores: Tensor, statistic: Callable[..., Tensor], other: str
+) -> Tensor:
+    """Rank agreement with another method."""
+    return statistic(scores, attribute(other, subject, batch), batch.mask)
+
+
+def token_infidelity(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+    """Captum's infidelity, of any scale, where random tokens are masked."""
+    kept = sorted({*subject.tokenizer.all_special_ids} - {subject.tokenizer.unk_token_id})
+    generator = torch.Generator().manual_seed(subject.seed)
+    values: Tensor = infidelity(
+        batch.forward,
+        metrics.infidelity_perturbation(subject.blank, kept, generator=generator),
+        batch.inputs,
+        scores,
+        additional_forward_args=batch.extra,
+        target=batch.target,
+        n_perturb_samples=PERTURBATIONS,
+        normalize=True,
+    )
+    return values
+
+
+METRICS: dict[str, Metric] = {
+    "comprehensiveness": Metric(partial(faithfulness, metric=metrics.comprehensiveness), "higher"),
+    "sufficiency": Metric(partial(faithfulness, metric=metrics.sufficiency), "lower"),
+    "aopc-most": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS), "higher"),
+    "aopc-least": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS, order="least"), "lower"),
+    "log-odds": Metric(partial(faithfulness, metric=metrics.log_odds), "lower"),
+    "accuracy": Metric(accuracy, "lower"),
+    "infidelity": Metric(token_infidelity, "lower"),
+    "spearman-saliency": Metric(partial(agreement, statistic=metrics.spearman, other="saliency"), "higher"),
+    "kendall-ablation": Metric(
+        partial(agreement, statistic=metrics.kendall, other="feature-ablation"), "higher"
+    ),
+}
+"""Metrics by name; :func:`register_metric` adds to them."""
+
+DEFAULT_METRICS = (
+    "comprehensiveness",
+    "sufficiency",
+    "aopc-most",
+    "aopc-least",
+    "log-odds",
+    "accuracy",
+    "spearman-saliency",
+    "kendall-ablation",
+)
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Add a metric, to be chosen by its name.
+
+    Args:
+        name: what to call it.
+        metric: the metric.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in METRICS:
+        raise ValueError(f"a metric {name!r} is registered already")
+    METRICS[name] = metric

@@ -1,0 +1,168 @@
+"""The run of an evaluation: every method and metric on every text, batch by batch."""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.encoders import find_encoder
+from captum_globenc.evaluation.data import Example
+from captum_globenc.evaluation.journal import Journal, Row
+from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
+from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS
+from captum_globenc.evaluation.report import Evaluation
+from captum_globenc.evaluation.subject import Subject
+from captum_globenc.metrics import REMOVALS
+
+PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    removal: str = "mask",
+    batch_size: int = 16,
+    seed: int = 0,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure attribution methods on a sequence classifier.
+
+    Every method explains the predicted class of every text, with the same forward function and, where
+    it needs one, the same baseline: the text with every token masked. Metrics never touch special
+    tokens and padding.
+
+    Args:
+        model: a supported sequence classifier of several classes, in eval mode.
+        tokenizer: its tokenizer.
+        examples: the texts.
+        methods: names from :data:`~captum_globenc.evaluation.METHODS`.
+        metrics: names from :data:`~captum_globenc.evaluation.METRICS`.
+        removal: how metrics remove tokens: "mask", "delete" or "pad".
+        batch_size: texts that run together.
+        seed: of everything that is random.
+        out: a folder for results.csv, summary.csv, summary.json and summary.png. Where it holds
+            an unfinished evaluation of the same settings, that is taken up where it stopped.
+        progress: called with the number of texts done and of all, after each batch.
+
+    Returns:
+        The rows and their summary.
+
+    Raises:
+        ValueError: a name is not known, the model is not supported, a label is none of its classes,
+            or `out` holds something else.
+        ImportError: a method or metric needs a package that is not installed.
+
+    Example:
+        >>> from captum_globenc.default import load_default
+        >>> evaluation = evaluate(
+        ...     *load_default(), [Example(0, "A wonderful film.", 1)],
+        ...     methods=["globenc", "random"], metrics=["comprehensiveness"],
+        ... )
+        >>> [row["method"] for row in evaluation.rows]
+        ['globenc', 'random']
+    """
+    methods, metrics = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(metrics))
+    for what, names, known in (
+        ("method", methods, METHODS),
+        ("metric", metrics, METRICS),
+        ("removal", [removal], REMOVALS),
+    ):
+        _check_names(what, names, known)
+    if not examples:
+        raise ValueError("there are no texts to evaluate on")
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
+    find_encoder(model)
+    subject = Subject(model, tokenizer, removal, seed)
+    for example in examples:  # An hour into the run is too late to find a bad label.
+        subject.label(example.label)
+    # Texts of like length run together; the longest first, so that too little memory shows at once.
+    ordered = sorted(examples, key=lambda example: -subject.length(example.text))
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    settings = {
+        "methods": methods,
+        "metrics": metrics,
+        "removal": removal,
+        "batch_size": batch_size,
+        "seed": seed,
+        "texts": len(examples),
+        "data": _digest(repr([(e.number, e.text, e.label) for e in examples]).encode()),
+        "model": type(model).__name__,
+        "weights": _digest(
+            *(p.detach().flatten()[:16].float().cpu().numpy().tobytes() for p in model.parameters())
+        ),
+    }
+    journal = Journal(
+        out,
+        {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        ("method", "label", "prediction"),
+        (*metrics, "seconds"),
+        [len(batch) * len(methods) for batch in batches],
+    )
+    done = 0
+    for index, chosen in enumerate(batches):
+        if not journal.has(index):
+            journal.add(_rows(subject, index, chosen, methods, metrics))
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(examples))
+    versions = {package: version(package) for package in PACKAGES}
+    rows = sorted(journal.rows, key=lambda row: (row["example"], methods.index(row["method"])))
+    evaluation = Evaluation(methods, metrics, rows, {**settings, "versions": versions})
+    if out is not None:
+        try:
+            evaluation.save(out)
+        except OSError as error:
+            raise ValueError(f"cannot write to {out}: {error.strerror}") from error
+    return evaluation
+
+
+def _rows(
+    subject: Subject, index: int, examples: Sequence[Example], methods: Sequence[str], metrics: Sequence[str]
+) -> list[Row]:
+    batch = subject.batch(index, examples)
+    seconds = {}
+    for method in methods:
+        start = time.perf_counter()
+        attribute(method, subject, batch)
+        seconds[method] = (time.perf_counter() - start) / len(examples)
+    rows = []
+    for method in methods:
+        scores = batch.scores[method]
+        values = {name: METRICS[name].measure(subject, batch, scores).tolist() for name in metrics}
+        for place, example in enumerate(examples):
+            label = batch.labels[place]
+            rows.append(
+                {
+                    "method": method,
+                    "label": "" if label is None else subject.names[label],
+                    "prediction": subject.names[int(batch.target[place])],
+                    "batch": index,
+                    "example": example.number,
+                    **{name: value[place] for name, value in values.items()},
+                    "seconds": seconds[method],
+                }
+            )
+    return rows
+
+
+def _check_names(what: str, names: Sequence[str], known: Collection[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"no {what} {', '.join(unknown) or 'is given'}; known: {', '.join(known)}")
+
+
+def _digest(*parts: bytes) -> str:
+    digest: Any = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return str(digest.hexdigest()[:16])

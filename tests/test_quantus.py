@@ -1,0 +1,78 @@
+"""The explain function for Quantus, alone and in Quantus itself."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+
+from captum_globenc import EncoderForward, GlobEnc
+from captum_globenc.quantus import TextSignal, explain
+
+
+@pytest.fixture
+def setting(classifier):
+    """Two texts of eight tokens, as signals, and the classes they are explained for."""
+    model = TextSignal(EncoderForward(classifier.float()))
+    ids = torch.randint(5, 60, (2, 8), generator=torch.Generator().manual_seed(0))
+    embeddings = classifier.get_input_embeddings()(ids).detach()
+    return model, embeddings.transpose(1, 2).numpy(), np.array([1, 2]), ids
+
+
+def test_scores_are_those_of_the_method_over_ids(setting):
+    model, signal, targets, ids = setting
+    scores = explain(model, signal, targets)
+    assert scores.shape == (2, 1, 8)
+    assert np.allclose(scores[:, 0], GlobEnc(model.forward_func).attribute(ids).numpy(), atol=1e-6)
+    steps = explain(model, signal, targets, attribution=IntegratedGradients, n_steps=8)
+    expected = IntegratedGradients(model.forward_func).attribute(
+        torch.as_tensor(signal).transpose(1, 2), target=torch.tensor([1, 2]), n_steps=8
+    )
+    assert np.allclose(steps[:, 0], expected.sum(-1).numpy(), atol=1e-6)
+
+
+def test_a_model_that_is_no_signal_is_refused(setting):
+    model, signal, targets, _ = setting
+    with pytest.raises(TypeError, match="TextSignal"):
+        explain(model.forward_func, signal, targets)
+
+
+@pytest.mark.quantus
+def test_quantus_evaluates_globenc_and_integrated_gradients(setting):
+    quantus = pytest.importorskip("quantus", reason='needs the extra "quantus"')
+    model, signal, targets, _ = setting
+    flipping = {"features_in_step": 1, "perturb_baseline": "black", "disable_warnings": True}
+    call = {"normalise": False, "abs": False, "display_progressbar": False}
+    found = quantus.evaluate(
+        metrics={
+            "pixel flipping": quantus.PixelFlipping(**flipping, **call),
+            "sparseness": quantus.Sparseness(normalise=False, abs=True, disable_warnings=True),
+        },
+        xai_methods={
+            "GlobEnc": explain,
+            "IntegratedGradients": partial(explain, attribution=IntegratedGradients, n_steps=8),
+        },
+        model=model,
+        x_batch=signal,
+        y_batch=targets,
+        explain_func_kwargs={},
+        call_kwargs={"call": {"channel_first": True, "softmax": True}},
+    )
+    assert set(found) == {"GlobEnc", "IntegratedGradients"}
+    for name, method in (("GlobEnc", explain), ("IntegratedGradients", None)):
+        curves = np.array(found[name]["pixel flipping"])
+        assert curves.shape == (2, 24 * 8)
+        if method is not None:
+            # The same curve by hand: the highest scores first, their embeddings to 0. Quantus flips
+            # the 24 channels of a token one by one, in an order of its own, so only whole tokens compare.
+            order = np.argsort(-method(model, signal, targets)[:, 0], axis=1)
+            for text in range(2):
+                gone = signal[text].copy()
+                for step in range(8):
+                    gone[:, order[text, step]] = 0
+                    with torch.no_grad():
+                        p = model(torch.as_tensor(gone)[None]).softmax(-1)[0, targets[text]].item()
+                    assert curves[text, 24 * step + 23] == pytest.approx(p, abs=1e-5)
+        sparse = np.array(found[name]["sparseness"])
+        assert ((sparse > 0) & (sparse < 1)).all()
