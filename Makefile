@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-quantus lint benchmark pictures clean
+.PHONY: demo web test test-quantus lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/demo
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -29,6 +29,16 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Executes the notebooks in place; check-tutorials leaves them, and fails where saved outputs are out of date.
+tutorials: $(VENV)/docs
+	$(BIN)/python scripts/tutorials.py
+
+check-tutorials: $(VENV)/docs
+	$(BIN)/python scripts/tutorials.py --check
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 benchmark: $(VENV)/demo
 	$(BIN)/python benchmarks/cost.py
 
@@ -47,5 +57,9 @@ $(VENV)/test: $(VENV)/demo
 	$(PIP) --no-deps rxnmapper==0.4.3
 	touch $@
 
+$(VENV)/docs: $(VENV)/demo
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/tutorials docs/jupyter_execute
