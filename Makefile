@@ -6,13 +6,18 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-quantus lint benchmark picture clean
+.PHONY: demo web test test-quantus lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/demo
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 
+# In a browser, on this machine alone.
+web: $(VENV)/test
+	$(BIN)/captum-globenc demo
+
+# Tests that look at a page are left out where there is no chromium; PYTEST_ARGUMENTS=--require-browser insists.
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
 # On its own, because Quantus brings OpenCV and scikit-image along.
 test-quantus: $(VENV)/test
@@ -24,11 +29,22 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Executes the notebooks in place; check-tutorials leaves them, and fails where saved outputs are out of date.
+tutorials: $(VENV)/docs
+	$(BIN)/python scripts/tutorials.py
+
+check-tutorials: $(VENV)/docs
+	$(BIN)/python scripts/tutorials.py --check
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 benchmark: $(VENV)/demo
 	$(BIN)/python benchmarks/cost.py
 
-picture: $(VENV)/demo
-	$(BIN)/python scripts/picture.py docs/explain.svg
+# Chromium has to be there, for the picture of the web demo.
+pictures: $(VENV)/test
+	$(BIN)/python scripts/pictures.py docs
 
 $(VENV)/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,9 +53,13 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 # rxnmapper: the tests read its weights; it pins old versions of what it depends on.
 $(VENV)/test: $(VENV)/demo
-	$(PIP) --editable '.[demo,test]'
+	$(PIP) --editable '.[test]'
 	$(PIP) --no-deps rxnmapper==0.4.3
 	touch $@
 
+$(VENV)/docs: $(VENV)/demo
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/tutorials docs/jupyter_execute

@@ -110,6 +110,35 @@ def list_encoders() -> None:
     console.print(supported, refused, sep="\n")
 
 
+@app.command("demo")
+def show_demo(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH_OR_NAME",
+            help="The sequence classifier to start with, from a folder or the Hugging Face hub. "
+            "Left out, a small English sentiment model.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
+) -> None:
+    """Explain texts in the browser, on a page that this machine serves."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise CommandError('the web demo needs gradio: pip install "captum_globenc[web]"')
+
+    from captum_globenc.demo import serve
+
+    try:
+        serve(host, port, model, started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"))
+    except OSError as error:
+        raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
+
+
 @app.command("explain")
 def explain_texts(
     texts: Annotated[

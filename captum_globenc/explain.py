@@ -20,6 +20,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.attribution import GlobEnc
 from captum_globenc.forward import EncoderForward
 from captum_globenc.visualization import token_scores
+from captum_globenc.words import Word, find_words
 
 __all__ = ["COMPARISONS", "Explanation", "explain", "token_limit"]
 
@@ -43,6 +44,8 @@ class Explanation:
         layers: L rows of N scores, what the explained position has gathered after each layer; the
             last row is `scores`. Empty unless asked for.
         compared: N scores per name of another method; empty unless asked for.
+        words: The words that the tokens make up, special tokens among them (see
+            `captum_globenc.words.merge_scores`).
         truncated: Whether the text was longer than the model takes, so that its end is missing.
     """
 
@@ -55,6 +58,7 @@ class Explanation:
     scores: list[float]
     layers: list[list[float]] = field(default_factory=list)
     compared: Mapping[str, list[float]] = field(default_factory=dict)
+    words: Sequence[Word] = ()
     truncated: bool = False
 
     @property
@@ -144,6 +148,7 @@ def explain(
     else:
         attributions = globenc.attribute(inputs, additional_forward_args=extra, position=where)
     tokens, scores = token_scores(batch, tokenizer, attributions)
+    words = find_words(batch, tokenizer)
     compared = {}
     for name in compare:
         others = COMPARISONS[name](model, tokenizer, batch, classes)
@@ -161,6 +166,7 @@ def explain(
             scores=scores[i],
             layers=per_layer[i, :, : lengths[i]].tolist() if layers else [],
             compared={name: rows[i] for name, rows in compared.items()},
+            words=words[i],
             truncated=truncated[i],
         )
         for i, text in enumerate(texts)

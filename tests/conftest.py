@@ -9,6 +9,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 from transformers import BertModel as Bert
 
+import browser
+
 # The models are so small that threads cost more than they give, the more so on a busy machine.
 torch.set_num_threads(1)
 
@@ -57,3 +59,28 @@ def batch():
     ids = torch.randint(5, 60, (3, 9), generator=generator)
     mask = torch.arange(9) < torch.tensor([[9], [6], [4]])
     return {"input_ids": ids * mask, "attention_mask": mask.long(), "token_type_ids": torch.zeros_like(ids)}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-browser",
+        action="store_true",
+        help="fail where the tests that look at a page in Chromium cannot run, instead of deselecting them",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the tests marked `browser` out where there is no browser, unless one is required."""
+    lacking = browser.missing()
+    if not lacking:
+        return
+    left_out = [item for item in items if item.get_closest_marker("browser")]
+    if left_out and config.getoption("--require-browser"):
+        raise pytest.UsageError(f"--require-browser: the tests marked browser need {lacking}")
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_report_header(config):
+    lacking = browser.missing()
+    return f"browser tests: {f'deselected, for want of {lacking}' if lacking else browser.chromium()}"

@@ -309,7 +309,9 @@ def test_encoders_are_listed(run):
         assert model_type in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["explain", "--help"], ["encoders", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["explain", "--help"], ["encoders", "--help"], ["demo", "--help"]]
+)
 def test_help_is_shown(arguments):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
@@ -333,12 +335,13 @@ def test_colours_only_where_they_are_wanted(folder):
         assert "good" in plain.stdout
 
 
-def test_help_does_not_wait_for_torch():
+@pytest.mark.parametrize("command", ["explain", "demo"])
+def test_help_does_not_wait_for_torch(command):
     script = (
         "import sys\n"
         "from captum_globenc.cli import main\n"
-        "main(['explain', '--help'])\n"
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        f"main([{command!r}, '--help'])\n"
+        "sys.exit(bool({'torch', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=ENVIRONMENT)
     assert b"Usage: " in done.stdout
@@ -354,3 +357,28 @@ def test_a_closed_pipe_is_no_error(folder):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_the_web_demo_says_what_to_install(failing, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert 'pip install "captum_globenc[web]"' in failing("demo")
+
+
+def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
+    def serve(host, port, model, started):
+        started(f"http://{host}:{port}/ with {model}")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("captum_globenc.demo.serve", serve)
+    assert run("demo")[0] == "GlobEnc is at http://127.0.0.1:7860/ with None (Ctrl-C ends it)\n"
+    out, _ = run("demo", "--host", "0.0.0.0", "--port", "80", "--model", "here")
+    assert out.startswith("GlobEnc is at http://0.0.0.0:80/ with here")
+
+
+def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
+    def serve(*_, **__):
+        raise OSError("it is in use")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("captum_globenc.demo.serve", serve)
+    assert failing("demo") == "error: cannot listen on 127.0.0.1, port 7860: it is in use\n"

@@ -1,0 +1,82 @@
+"""Draw the README's pictures: the terminal, the heat map over the layers, and the web demo.
+
+python scripts/pictures.py docs
+"""
+
+import argparse
+import io
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+from matplotlib.figure import Figure
+from playwright.sync_api import sync_playwright
+from rich.console import Console
+
+from captum_globenc.default import load_default
+from captum_globenc.explain import Explanation, explain
+from captum_globenc.figures import plot_comparison, plot_layers
+from captum_globenc.terminal import show
+
+SENTENCE = "The plot is thin, but the acting is simply wonderful."
+PATIENCE = 120_000
+"""Milliseconds that the browser waits for the demo."""
+
+
+def draw_terminal(explanation: Explanation, path: Path) -> None:
+    """Draw what `captum-globenc explain --compare integrated-gradients` shows."""
+    console = Console(
+        record=True, width=72, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
+    show(console, explanation)
+    console.save_svg(str(path), title="captum-globenc explain")
+
+
+def draw_layers(explanation: Explanation, path: Path) -> None:
+    """Draw the heat map over the layers, and the comparison of methods under it."""
+    figure = Figure(figsize=(7, 5.6), layout="constrained")
+    above, below = figure.subplots(2)
+    plot_layers(explanation.layers, explanation.tokens, ax=above)
+    plot_comparison(explanation.methods, explanation.tokens, ax=below)
+    figure.savefig(path, dpi=110)
+
+
+def draw_demo(path: Path) -> None:
+    """Take a picture of the web demo in Chromium."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-u", "-m", "captum_globenc", "demo", "--port", str(port)]
+    query = urlencode({"text": SENTENCE, "methods": "GlobEnc,integrated-gradients", "__theme": "light"})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            server.stdout.readline()  # it tells the address once it listens
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=shutil.which("chromium"),
+                    args=["--headless", "--no-sandbox", "--disable-gpu"],
+                )
+                page = browser.new_page(viewport={"width": 900, "height": 600})
+                page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
+                page.locator("#layers td").first.wait_for(timeout=PATIENCE)
+                page.screenshot(path=path, full_page=True)
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    """Write the pictures into the folder that is given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    (explanation,) = explain([SENTENCE], *load_default(), compare=["integrated-gradients"])
+    draw_terminal(explanation, folder / "explain.svg")
+    (explanation,) = explain([SENTENCE], *load_default(), layers=True, compare=["integrated-gradients"])
+    draw_layers(explanation, folder / "layers.png")
+    draw_demo(folder / "demo.png")
+
+
+if __name__ == "__main__":
+    main()

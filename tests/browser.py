@@ -1,0 +1,27 @@
+"""A browser for the tests that look at a page: Debian's Chromium, driven by Playwright."""
+
+import shutil
+from importlib.util import find_spec
+
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PACKAGES = ("playwright", "gradio")
+
+
+def chromium():
+    """Return the path of the browser, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def missing():
+    """Return what the tests that look lack on this machine, in words; "" where nothing is missing."""
+    lacking = [name for name in PACKAGES if find_spec(name) is None]
+    return ", ".join([*lacking, *([] if chromium() else ["chromium"])])
