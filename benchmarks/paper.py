@@ -36,13 +36,15 @@ from captum_globenc.mixing import MIXINGS
 
 KINDS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N-Enc")
 BATCH = 16
+HIDDEN_BATCH = 4
+"""Texts that share the passes of table b, in which padding costs most."""
 
 
-def batches(subject: Subject, examples: Sequence[Example]) -> Iterator[Batch]:
+def batches(subject: Subject, examples: Sequence[Example], size: int = BATCH) -> Iterator[Batch]:
     """Yield batches of texts of like length."""
     ordered = sorted(examples, key=lambda example: subject.length(example.text))
-    for index, start in enumerate(range(0, len(ordered), BATCH)):
-        yield subject.batch(index, ordered[start : start + BATCH])
+    for index, start in enumerate(range(0, len(ordered), size)):
+        yield subject.batch(index, ordered[start : start + size])
 
 
 def saliency(subject: Subject, batch: Batch) -> Tensor:
@@ -74,7 +76,7 @@ def layers_against_gradients(
     """Return each kind's mean correlation with Hidden Token Attribution in each layer, all receivers."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     generator = torch.Generator().manual_seed(0)
-    for batch in batches(subject, examples):
+    for batch in batches(subject, examples, HIDDEN_BATCH):
         real = batch.extra[0].bool()
         reference = hidden_token_attribution(
             subject.forward,
