@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def evaluate(
         done += len(chosen)
         if progress is not None:
             progress(done, len(examples))
-    versions = {package: version(package) for package in PACKAGES}
+    versions = {package: _version(package) for package in PACKAGES}
     rows = sorted(journal.rows, key=lambda row: (row["example"], methods.index(row["method"])))
     evaluation = Evaluation(methods, metrics, rows, {**settings, "versions": versions})
     if out is not None:
@@ -159,6 +159,13 @@ def _check_names(what: str, names: Sequence[str], known: Collection[str]) -> Non
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"no {what} {', '.join(unknown) or 'is given'}; known: {', '.join(known)}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "(not installed)"
 
 
 def _digest(*parts: bytes) -> str:
