@@ -55,7 +55,8 @@ class GlobEnc(Attribution):
             wrapper; not needed where `forward_func` is a module.
         mixing: which norms to take: "W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res",
             "N-ResLN" or "N-Enc", the paper's names (section 3.3).
-        aggregation: how to aggregate over layers: "rollout".
+        aggregation: how to aggregate over layers: "rollout", or "max-flow" (section 3 of Abnar and Zuidema
+            2020), for which see docs/evaluation.md.
 
     Raises:
         ValueError: `mixing` or `aggregation` is not known; no model is given; or the encoder is not
