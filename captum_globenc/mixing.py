@@ -184,16 +184,18 @@ class _Fold:
     @classmethod
     def of(cls, record: LayerRecord, mixing: str, workspace: Workspace) -> "_Fold":
         readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
-        images = workspace.take("images", record.stream.shape, like=record.stream)
-        images.copy_(record.stream)
-        scale = None
+        images = scale = None
+        if mixing != "N":
+            images = workspace.take("images", record.stream.shape, like=record.stream)
+            images.copy_(record.stream)
         for reading in readings:
-            reading.linear_(images)
+            if images is not None:
+                reading.linear_(images)
             scale = reading.scale if scale is None else scale * reading.scale
         return cls(
             heads=record.attention.heads,
             projection=_fold_projection(record.output, readings, workspace),
-            images=None if mixing == "N" else images,
+            images=images,
             scale=scale,
         )
 
