@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo web test test-quantus lint tutorials check-tutorials docs benchmark pictures clean
 
-demo: $(VENV)/demo
+demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 
 # In a browser, on this machine alone.
@@ -39,25 +39,25 @@ check-tutorials: $(VENV)/docs
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 
-benchmark: $(VENV)/demo
+benchmark: $(VENV)/embedded
 	$(BIN)/python benchmarks/cost.py
 
 # Chromium has to be there, for the picture of the web demo.
 pictures: $(VENV)/test
 	$(BIN)/python scripts/pictures.py docs
 
-$(VENV)/demo: pyproject.toml constraints.txt
+$(VENV)/embedded: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[demo]'
+	$(PIP) --editable '.[embedded]'
 	touch $@
 
 # rxnmapper: the tests read its weights; it pins old versions of what it depends on.
-$(VENV)/test: $(VENV)/demo
+$(VENV)/test: $(VENV)/embedded
 	$(PIP) --editable '.[test]'
 	$(PIP) --no-deps rxnmapper==0.4.3
 	touch $@
 
-$(VENV)/docs: $(VENV)/demo
+$(VENV)/docs: $(VENV)/embedded
 	$(PIP) --editable '.[docs]'
 	touch $@
 

