@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.command import CommandError, load, note
+from captum_globenc.command import CommandError, ModelOption, load, note
 from captum_globenc.evaluate_command import evaluate_texts
 from captum_globenc.page import html_page
 from captum_globenc.terminal import printable, show
@@ -112,14 +112,7 @@ def list_encoders() -> None:
 
 @app.command("demo")
 def show_demo(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH_OR_NAME",
-            help="The sequence classifier to start with, from a folder or the Hugging Face hub. "
-            "Left out, a small English sentiment model.",
-        ),
-    ] = None,
+    model: ModelOption = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
     ] = "127.0.0.1",
@@ -129,7 +122,7 @@ def show_demo(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise CommandError('the web demo needs gradio: pip install "captum_globenc[web]"')
+        raise CommandError('the web demo needs gradio: pip install "captum_globenc[demo]"')
 
     from captum_globenc.demo import serve
 
@@ -149,14 +142,7 @@ def explain_texts(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH_OR_NAME",
-            help="A sequence classifier, from a folder or the Hugging Face hub. "
-            "Left out, a small English sentiment model.",
-        ),
-    ] = None,
+    model: ModelOption = None,
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
     ] = None,

@@ -1,13 +1,23 @@
-"""What the commands of `captum-globenc` share: mistakes, notes, and a model that loads quietly."""
+"""What the commands of `captum-globenc` share: mistakes, notes, `--model`, and loading it quietly."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from captum_globenc.loading import Classifier
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_NAME",
+        help="A sequence classifier, from a folder or the Hugging Face hub. "
+        "Left out, a small English sentiment model.",
+    ),
+]
+"""The option `--model` of every command."""
 
 
 class CommandError(Exception):

@@ -10,18 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from captum_globenc.command import CommandError, load, note
+from captum_globenc.command import CommandError, ModelOption, load, note
 
 
 def evaluate_texts(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH_OR_NAME",
-            help="A sequence classifier, from a folder or the Hugging Face hub. "
-            "Left out, a small English sentiment model.",
-        ),
-    ] = None,
+    model: ModelOption = None,
     data: Annotated[
         Path | None,
         typer.Option(

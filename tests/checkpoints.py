@@ -1,10 +1,16 @@
 """Tiny sequence classifiers with random weights and a real WordPiece tokenizer, saved to disk."""
 
+import os
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+import captum_globenc
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(captum_globenc.__file__).parents[1])}
+"""Of a process that runs the package as it is here, installed or not."""
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (

@@ -10,6 +10,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 from transformers import BertModel as Bert
 
 import browser
+from captum_globenc.cli import main
+from checkpoints import save_classifier
 
 # The models are so small that threads cost more than they give, the more so on a busy machine.
 torch.set_num_threads(1)
@@ -59,6 +61,39 @@ def batch():
     ids = torch.randint(5, 60, (3, 9), generator=generator)
     mask = torch.arange(9) < torch.tensor([[9], [6], [4]])
     return {"input_ids": ids * mask, "attention_mask": mask.long(), "token_type_ids": torch.zeros_like(ids)}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The folder of a tiny classifier, as a string."""
+    return str(save_classifier(tmp_path_factory.mktemp("classifier")))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: its status, and what it wrote to either stream."""
+
+    def run(*arguments, status=0):
+        answer = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert answer == status, captured.err
+        return captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def failing(run):
+    """Run a command that has to fail, in one line; return the line."""
+
+    def failing(*arguments):
+        out, err = run(*arguments, status=2)
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return failing
 
 
 def pytest_addoption(parser):

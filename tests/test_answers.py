@@ -7,14 +7,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from captum_globenc.answers import LONGEST_LINK, Form, answer, shown
 from captum_globenc.explain import explain
 from captum_globenc.loading import Classifier, LoadingError
-from checkpoints import LIMIT, save_classifier
+from checkpoints import LIMIT
 
 HOSTILE = "<script> unhappy </b>"
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    folder = save_classifier(tmp_path_factory.mktemp("classifier"))
+def classifier(folder):
     return Classifier(
         AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     )

@@ -1,55 +1,19 @@
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from transformers import LongformerConfig, LongformerForSequenceClassification, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
-import captum_globenc
 from captum_globenc import cli, default
 from captum_globenc.cli import app, main
 from captum_globenc.encoders import supported_encoders
-from checkpoints import LIMIT, save_classifier, save_tokenizer
+from checkpoints import ENVIRONMENT, LIMIT, save_classifier, save_tokenizer
 
 COMMAND = [sys.executable, "-m", "captum_globenc"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(captum_globenc.__file__).parents[1])}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(save_classifier(tmp_path_factory.mktemp("classifier")))
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command in this process: its status, and what it wrote to either stream."""
-
-    def run(*arguments, status=0):
-        answer = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert answer == status, captured.err
-        return captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def failing(run):
-    """Run a command that has to fail, in one line; return the line."""
-
-    def failing(*arguments):
-        out, err = run(*arguments, status=2)
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return failing
 
 
 def stdin(monkeypatch, content):
@@ -280,7 +244,7 @@ def test_a_model_that_is_not_supported_is_told_of_in_one_line(failing, tmp_path)
 
 def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr(default, "ENCODER_PACKAGE", "no_such_package")
-    assert "captum_globenc[demo]" in failing("explain", "good")
+    assert "captum_globenc[embedded]" in failing("explain", "good")
 
 
 def test_a_page_that_cannot_be_written_in_the_end_is_told_of(run, folder, tmp_path):
@@ -361,7 +325,7 @@ def test_a_closed_pipe_is_no_error(folder):
 
 def test_the_web_demo_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert 'pip install "captum_globenc[web]"' in failing("demo")
+    assert 'pip install "captum_globenc[demo]"' in failing("demo")
 
 
 def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):

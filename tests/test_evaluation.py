@@ -1,9 +1,9 @@
 """Evaluations: what they measure, that they are taken up where they stopped, and what they refuse."""
 
 import csv
+import io
 import json
 import math
-import os
 import signal
 import statistics
 import subprocess
@@ -34,8 +34,7 @@ from captum_globenc.evaluation import (
 )
 from captum_globenc.evaluation.subject import Remembering
 from captum_globenc.loading import load_classifier
-from checkpoints import WORDS, save_classifier
-from test_cli import ENVIRONMENT, failing, run  # noqa: F401
+from checkpoints import ENVIRONMENT, WORDS, save_classifier
 
 EXAMPLES = [
     Example(7, "the plot is bad", "NEGATIVE"),
@@ -45,11 +44,6 @@ EXAMPLES = [
     Example(11, "red film", "0"),
 ]
 QUICK = {"methods": ["globenc", "saliency", "random"], "metrics": ["comprehensiveness", "accuracy"]}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(save_classifier(tmp_path_factory.mktemp("classifier")))
 
 
 @pytest.fixture
@@ -143,7 +137,7 @@ def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
 
 
 def drawn(evaluation):
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(evaluation.table())
     return console.export_text()
 
@@ -402,19 +396,19 @@ def test_samples_are_drawn_again_alike():
         (["--seed", "x"], "--seed"),
     ],
 )
-def test_mistakes_are_told_in_one_line(failing, folder, tmp_path, options, message):  # noqa: F811
+def test_mistakes_are_told_in_one_line(failing, folder, tmp_path, options, message):
     model = [] if "--model" in options else ["--model", folder]
     assert message in failing("evaluate", *model, "--limit", "2", "--out", tmp_path / "out", *options)
 
 
-def test_a_label_that_the_model_does_not_have_is_told_at_once(failing, folder, tmp_path):  # noqa: F811
+def test_a_label_that_the_model_does_not_have_is_told_at_once(failing, folder, tmp_path):
     (tmp_path / "x.csv").write_text("text,label\ngood,1\nbad,neutral\n")
     line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
     assert "label 'neutral' is none of the model's: NEGATIVE, POSITIVE" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_regression_model_is_refused(failing, tmp_path):  # noqa: F811
+def test_a_regression_model_is_refused(failing, tmp_path):
     save_classifier(tmp_path / "m", num_labels=1, id2label={0: "STARS"}, label2id={"STARS": 0})
     (tmp_path / "x.csv").write_text("text\ngood\n")
     line = failing(
@@ -423,19 +417,19 @@ def test_a_regression_model_is_refused(failing, tmp_path):  # noqa: F811
     assert "C > 1" in line
 
 
-def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     (tmp_path / "x.csv").write_text("text\ngood film\n")
     line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
     assert "captum_globenc[evaluate]" in line
 
 
-def test_the_names_are_listed(run):  # noqa: F811
+def test_the_names_are_listed(run):
     for option, names in (("--methods", METHODS), ("--metrics", METRICS)):
         assert run("evaluate", option, "list")[0].split() == list(names)
 
 
-def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 

@@ -20,11 +20,6 @@ from checkpoints import LIMIT, save_classifier
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_classifier(tmp_path_factory.mktemp("classifier"))
-
-
 @pytest.fixture
 def classifier(folder):
     return load(folder)
