@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum._utils.common import _run_forward
+from captum._utils.common import _format_additional_forward_args, _run_forward
 from torch import Tensor, nn
 
 from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
@@ -83,7 +83,7 @@ def check_encoder(
         (True, True)
     """
     encoder = find_encoder(model, spec)
-    extra = _as_tuple(additional_forward_args)
+    extra = _format_additional_forward_args(additional_forward_args) or ()
     forward = model if forward_func is None else forward_func
     before = _state(model)
     own = _first_tensor(_run_forward(forward, inputs, None, extra))
@@ -195,12 +195,6 @@ def _record(
     layers: list[LayerRecord],
 ) -> Any:
     return record(lambda: _run_forward(forward, inputs, None, extra), encoder, layers.append)
-
-
-def _as_tuple(extra: Any) -> tuple[Any, ...]:
-    if extra is None:
-        return ()
-    return extra if isinstance(extra, tuple) else (extra,)
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -297,7 +297,10 @@ def _attention_weights(record: LayerRecord, workspace: Workspace) -> Tensor:
     weights = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver]
     for example in range(batch):
         for receivers in _tiles(tokens):
-            weights[example][:, receivers] = record.attention.tile(example, receivers).mean(dim=0)
+            shape = (record.attention.heads, tokens, receivers.stop - receivers.start)
+            room = workspace.take("weights", shape, like=weights)
+            tile = record.attention.tile(example, receivers, out=room)
+            weights[example][:, receivers] = tile.mean(dim=0)
     return weights.transpose(1, 2)
 
 

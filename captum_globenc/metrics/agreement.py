@@ -4,11 +4,13 @@ Letters: B batch, N tokens, D embedding size.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_globenc.extras import optional
+from captum_globenc.metrics.by_text import by_text, per_token
 
 
 def spearman(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,8 +36,7 @@ def spearman(attributions: Tensor, other: Tensor, mask: Tensor | None = None) ->
         >>> spearman(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([[1.0, 9.0, 3.0]]))
         tensor([1.], dtype=torch.float64)
     """
-    statistic = optional("scipy.stats").spearmanr
-    return _by_text(lambda a, b: float(statistic(a, b).statistic), attributions, other, mask)
+    return _rank_agreement(optional("scipy.stats").spearmanr, attributions, other, mask)
 
 
 def kendall(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -60,26 +61,16 @@ def kendall(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> 
         >>> kendall(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=4)
         tensor([0.3333], dtype=torch.float64)
     """
-    statistic = optional("scipy.stats").kendalltau
-    return _by_text(lambda a, b: float(statistic(a, b).statistic), attributions, other, mask)
+    return _rank_agreement(optional("scipy.stats").kendalltau, attributions, other, mask)
 
 
-def _by_text(
-    statistic: Callable[[object, object], float], first: Tensor, second: Tensor, mask: Tensor | None
+def _rank_agreement(
+    correlation: Callable[..., Any], attributions: Tensor, other: Tensor, mask: Tensor | None
 ) -> Tensor:
-    a, b = (_per_token(tensor) for tensor in (first, second))
-    real = torch.ones(a.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
-    if not a.shape == b.shape == real.shape:
-        raise ValueError(f"attributions {tuple(a.shape)} and {tuple(b.shape)}, mask {tuple(real.shape)}.")
-    values = []
-    for x, y, keep in zip(a, b, real, strict=True):
-        x, y = x[keep], y[keep]
+    def agreement(first: Tensor, second: Tensor) -> float:
         # Neither statistic is defined for a constant, about which scipy warns.
-        defined = len(x) > 1 and len(x.unique()) > 1 and len(y.unique()) > 1
-        values.append(statistic(x.numpy(), y.numpy()) if defined else torch.nan)
-    return torch.tensor(values, dtype=torch.float64)
+        if any(bool((row == row[:1]).all()) for row in (first, second)):
+            return torch.nan
+        return float(correlation(first.numpy(), second.numpy()).statistic)
 
-
-def _per_token(attributions: Tensor) -> Tensor:
-    scores = attributions.detach().cpu().double()
-    return scores.flatten(2).sum(dim=2) if scores.ndim > 2 else scores
+    return by_text(agreement, mask, attributions=per_token(attributions), other=per_token(other))

@@ -8,7 +8,7 @@ Letters: B batch, K steps, N tokens, D embedding size.
 """
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from captum._utils.typing import TargetType
@@ -67,9 +67,8 @@ def comprehensiveness(
         ... )
         tensor([6.5000])
     """
-    counts = fraction_counts(removable(inputs, options.get("mask")), fractions)
-    curve = removal_curve(
-        forward_func, inputs, attributions, counts, baselines, additional_forward_args, target, **options
+    curve = _fraction_curve(
+        forward_func, inputs, attributions, fractions, baselines, additional_forward_args, target, **options
     )
     return (curve[:, :1] - curve[:, 1:]).mean(dim=1)
 
@@ -113,12 +112,11 @@ def sufficiency(
         ... )
         tensor([2.5000])
     """
-    counts = fraction_counts(removable(inputs, options.get("mask")), fractions)
-    curve = removal_curve(
+    curve = _fraction_curve(
         forward_func,
         inputs,
         attributions,
-        counts,
+        fractions,
         baselines,
         additional_forward_args,
         target,
@@ -232,9 +230,8 @@ def log_odds(
         ... ).exp()
         tensor([0.3750])
     """
-    counts = fraction_counts(removable(inputs, options.get("mask")), fractions)
-    curve = removal_curve(
-        forward_func, inputs, attributions, counts, baselines, additional_forward_args, target, **options
+    curve = _fraction_curve(
+        forward_func, inputs, attributions, fractions, baselines, additional_forward_args, target, **options
     )
     if bool((curve < 0).any()):
         raise ValueError("log_odds needs probabilities, and activation gave a negative number.")
@@ -302,3 +299,17 @@ def accuracy(
     selected(outputs, target)  # refuses what Captum refuses
     right = torch.as_tensor(target, device=outputs.device).reshape(-1, 1)
     return (outputs[:, 1:].argmax(dim=2) == right).to(outputs.dtype).mean(dim=1)
+
+
+def _fraction_curve(
+    forward_func: Forward,
+    inputs: Tensor | tuple[Tensor],
+    attributions: Tensor | tuple[Tensor],
+    fractions: Sequence[float],
+    *arguments: Any,
+    order: str = "most",
+    **options: Unpack[RemovalOptions],
+) -> Tensor:
+    """Return :func:`removal_curve` at fractions of the tokens, `(B, K + 1)`."""
+    counts = fraction_counts(removable(inputs, options.get("mask")), fractions)
+    return removal_curve(forward_func, inputs, attributions, counts, *arguments, order=order, **options)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.extras import optional
+from captum_globenc.metrics.by_text import by_text, per_token
 
 
 def auprc(attributions: Tensor, rationales: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -41,7 +42,7 @@ def auprc(attributions: Tensor, rationales: Tensor, mask: Tensor | None = None) 
         precision, recall, _ = metrics.precision_recall_curve(marked.numpy(), scores.numpy())
         return float(metrics.auc(recall, precision))
 
-    return _by_text(area, attributions, rationales, mask)
+    return _against_marked(area, attributions, rationales, mask)
 
 
 def token_f1(
@@ -68,7 +69,7 @@ def token_f1(
         tensor([0.5000], dtype=torch.float64)
     """
     statistic = optional("sklearn.metrics").f1_score
-    return _by_text(_of_top(statistic, top), attributions, rationales, mask)
+    return _against_marked(_of_top(statistic, top), attributions, rationales, mask)
 
 
 def token_iou(
@@ -94,7 +95,7 @@ def token_iou(
         tensor([0.3333], dtype=torch.float64)
     """
     statistic = optional("sklearn.metrics").jaccard_score
-    return _by_text(_of_top(statistic, top), attributions, rationales, mask)
+    return _against_marked(_of_top(statistic, top), attributions, rationales, mask)
 
 
 def _of_top(statistic: Callable[..., float], top: int | None) -> Callable[[Tensor, Tensor], float]:
@@ -110,22 +111,13 @@ def _of_top(statistic: Callable[..., float], top: int | None) -> Callable[[Tenso
     return of_top
 
 
-def _by_text(
+def _against_marked(
     statistic: Callable[[Tensor, Tensor], float],
     attributions: Tensor,
     rationales: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    scores = attributions.detach().cpu().double()
-    scores = scores.flatten(2).sum(dim=2) if scores.ndim > 2 else scores
-    real = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
-    marked = rationales.bool().cpu()
-    if not scores.shape == marked.shape == real.shape:
-        raise ValueError(
-            f"attributions {tuple(scores.shape)}, rationales {tuple(marked.shape)}, mask {tuple(real.shape)}."
-        )
-    values = [
-        statistic(s[keep], m[keep]) if bool(m[keep].any()) else torch.nan
-        for s, m, keep in zip(scores, marked, real, strict=True)
-    ]
-    return torch.tensor(values, dtype=torch.float64)
+    def agreement(scores: Tensor, marked: Tensor) -> float:
+        return statistic(scores, marked) if bool(marked.any()) else torch.nan
+
+    return by_text(agreement, mask, attributions=per_token(attributions), rationales=rationales.bool())
