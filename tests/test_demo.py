@@ -1,6 +1,6 @@
 """The web demo, as somebody sees it who types and clicks in a browser."""
 
-import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,9 +10,9 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 import browser
-import captum_globenc
 from captum_globenc.default import load_default
 from captum_globenc.explain import explain
+from checkpoints import ENVIRONMENT
 from test_visualization import contrast
 
 pytestmark = pytest.mark.browser
@@ -22,22 +22,28 @@ HOSTILE = (
     "<script>document.title='run'</script> <b>bold</b> <img src=x onerror=\"document.title='run'\"> "
     "${document.title='run'} {{document.title='run'}} wonderful"
 )
+SPACE = Path(__file__).parent.parent / "space/app.py"
 PATIENCE = 60_000
 """Milliseconds that a page may take on a busy machine."""
 
 
+COMMANDS = {"demo": ["-m", "captum_globenc", "demo", "--port"], "space": [str(SPACE)]}
+
+
 @pytest.fixture(scope="module")
-def address():
-    """A demo that runs as its users start it, on a free port."""
+def address(request):
+    """A demo that runs as its users start it, or as a Space does, on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(Path(captum_globenc.__file__).parents[1])}
-    command = [sys.executable, "-u", "-m", "captum_globenc", "demo", "--port", str(port)]
+        port = str(free.getsockname()[1])
+    name = getattr(request, "param", "demo")
+    command = [sys.executable, "-u", *COMMANDS[name], *([port] if name == "demo" else [])]
+    environment = {**ENVIRONMENT, "GRADIO_SERVER_PORT": port}  # which the command's own option outdoes
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             line = process.stdout.readline()
-            assert line.startswith(f"GlobEnc is at http://127.0.0.1:{port}/"), line
-            yield line.split()[3]
+            found = re.search(rf"http://127\.0\.0\.1:{port}/?", line)
+            assert found, line
+            yield found[0].rstrip("/") + "/"
         finally:
             process.terminate()
 
@@ -95,6 +101,14 @@ def test_a_text_is_explained(page, address, expected):
     names, numbers = tokens(page)
     assert names == expected.tokens
     assert numbers == pytest.approx(expected.scores, rel=1e-2)
+    assert page.locator("#prediction").inner_text().strip() == expected.headline
+
+
+@pytest.mark.parametrize("address", ["space"], indirect=True)
+def test_a_space_answers(page, address, expected):
+    page.goto(address)
+    ask(page, TEXT)
+    assert tokens(page)[0] == expected.tokens
     assert page.locator("#prediction").inner_text().strip() == expected.headline
 
 

@@ -1,7 +1,9 @@
-"""The page on adding a family runs, and its tables say what the code does."""
+"""The page on adding a family runs, its tables say what the code does, and the API pages hold all of it."""
 
 import doctest
+import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from captum_globenc.encoders import registry
 from captum_globenc.encoders.refused import REFUSED
 
-PAGE = Path(__file__).parent.parent / "docs/adding-a-family.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "adding-a-family.md"
 
 
 def rows(columns):
@@ -44,3 +47,14 @@ def test_the_page_lists_every_refused_setting_with_its_reason():
 def test_the_page_leaves_no_family_behind():
     with pytest.raises(KeyError):
         registry._REGISTRY["our-bert"]
+
+
+@pytest.mark.parametrize("module", ["", ".encoders", ".evaluation", ".metrics", ".visualization"])
+def test_the_api_pages_hold_every_public_function_and_class(module):
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    public = import_module(f"captum_globenc{module}")
+    described = {name.rpartition(".")[2] for name in re.findall(r":: ([\w.]+)", pages)}
+    objects = {name: getattr(public, name) for name in public.__all__}
+    ours = {name for name, it in objects.items() if inspect.isfunction(it) or inspect.isclass(it)}
+    assert ours
+    assert ours - described == set()
