@@ -1,20 +1,23 @@
 """The paper's comparisons on a real model: which mixing norms agree with gradients, and how faithful all are.
 
-    python benchmarks/paper.py --limit 200 --hidden-limit 24
+    python benchmarks/paper.py --limit 500 --hidden-limit 48 --figures docs/paper
 
-prints Markdown tables: (a) Spearman's correlation of the rollout with gradient saliency after each
-layer, (b) of single layers with Hidden Token Attribution, (c) faithfulness of every method.
+prints Markdown tables, and draws figures: (a) Spearman's correlation of the rollout with gradient saliency
+after each layer, (b) of single layers with Hidden Token Attribution, (c) faithfulness of every method.
 """
 
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from captum.attr import InputXGradient
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_globenc import GlobEnc
@@ -29,12 +32,27 @@ from captum_globenc.evaluation import (
     read_examples,
     sample,
 )
+from captum_globenc.evaluation.report import draw
+from captum_globenc.figures import plot_comparison
 from captum_globenc.hidden import hidden_token_attribution
 from captum_globenc.loading import load_classifier
 from captum_globenc.metrics import spearman
 from captum_globenc.mixing import MIXINGS
 
-KINDS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N-Enc")
+PAPER = {
+    "W": -0.11,
+    "W-FixedRes": -0.24,
+    "W-Res": 0.19,
+    "N": 0.44,
+    "N-FixedRes": 0.48,
+    "N-Res": 0.73,
+    "N-ResLN": -0.21,
+    "N-Enc": 0.77,
+}
+"""What Modarressi et al. (2022) report after the last layer: BERT-base, fine-tuned on SST-2."""
+
+KINDS = tuple(PAPER)
+
 BATCH = 16
 HIDDEN_BATCH = 4
 """Texts that share the passes of table b, in which padding costs most."""
@@ -47,26 +65,31 @@ def batches(subject: Subject, examples: Sequence[Example], size: int = BATCH) ->
         yield subject.batch(index, ordered[start : start + size])
 
 
-def saliency(subject: Subject, batch: Batch) -> Tensor:
-    """L2 norm of the gradient of the predicted class's logit at each embedding, special tokens included."""
-    return METHODS["saliency"](subject, batch)
-
-
 def rollout_against_saliency(subject: Subject, examples: Sequence[Example]) -> dict[str, list[list[float]]]:
-    """Return each kind's mean correlation after each layer: with special tokens, and without."""
-    found: dict[str, list[list[Tensor]]] = {kind: [[], []] for kind in KINDS}
+    """Return each kind's mean correlation with the gradient of the predicted class after each layer.
+
+    With the L2 norm of the gradient at each embedding; with the same, special tokens left out; and with
+    the norm of the gradient times the embedding.
+    """
+    found: dict[str, list[list[Tensor]]] = {kind: [[], [], []] for kind in KINDS}
     for batch in batches(subject, examples):
-        gradient = saliency(subject, batch)
+        real = batch.extra[0].bool()
+        gradient = METHODS["saliency"](subject, batch)
+        product = methods.on_embeddings(
+            subject, batch, InputXGradient, has_baseline=False, reduce=torch.linalg.vector_norm
+        )
         for kind in KINDS:
             layers = GlobEnc(subject.forward, mixing=kind).attribute_layers(
                 batch.inputs, additional_forward_args=batch.extra
             )
-            for values, mask in zip(found[kind], (batch.extra[0].bool(), batch.mask), strict=True):
+            references = ((gradient, real), (gradient, batch.mask), (product, real))
+            for values, (reference, mask) in zip(found[kind], references, strict=True):
                 values.append(
-                    torch.stack([spearman(layer, gradient, mask) for layer in layers.unbind(1)], dim=1)
+                    torch.stack([spearman(layer, reference, mask) for layer in layers.unbind(1)], dim=1)
                 )
     return {
-        kind: [torch.cat(values).nanmean(dim=0).tolist() for values in both] for kind, both in found.items()
+        kind: [torch.cat(values).nanmean(dim=0).tolist() for values in all_three]
+        for kind, all_three in found.items()
     }
 
 
@@ -105,6 +128,81 @@ def table(head: str, columns: Sequence[str], rows: dict[str, Sequence[float]]) -
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def draw_layers(axes: Axes, rows: Mapping[str, Sequence[float]], reference: str) -> None:
+    """Draw a line for each kind over the layers."""
+    for number, (kind, values) in enumerate(rows.items()):
+        norms = kind.startswith("N")
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            label=kind,
+            color=f"C{number}",
+            linestyle="-" if norms else "--",
+            linewidth=2.5 if kind == "N-Enc" else 1.2,
+            marker="os^D"[number % 4],
+            markersize=4,
+        )
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xlabel("layer")
+    axes.set_xticks(range(1, len(next(iter(rows.values()))) + 1))
+    axes.set_ylabel(f"Spearman's correlation with {reference}")
+    axes.legend(fontsize=8, ncols=2, frameon=False)
+
+
+def rollout_table(subject: Subject, examples: Sequence[Example], figures: Path | None) -> str:
+    """Draw table (a)."""
+    found = rollout_against_saliency(subject, examples)
+    if figures is not None:
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_layers(left, {kind: rows[0] for kind, rows in found.items()}, "saliency")
+        last = {
+            "here, last layer": [found[kind][0][-1] for kind in KINDS],
+            "paper, layer 12": [PAPER[kind] for kind in KINDS],
+        }
+        plot_comparison(last, KINDS, ax=right, relative=False)
+        right.set_ylabel("Spearman's correlation with saliency")
+        figure.savefig(figures / "rollout.png", dpi=110)
+    columns = [
+        *(str(layer) for layer in range(1, len(found["W"][0]) + 1)),
+        "last, no special tokens",
+        "last, gradient x input",
+        "paper, layer 12",
+    ]
+    return table(
+        "layers",
+        columns,
+        {kind: [*rows[0], rows[1][-1], rows[2][-1], PAPER[kind]] for kind, rows in found.items()},
+    )
+
+
+def hidden_table(
+    subject: Subject, examples: Sequence[Example], directions: int | None, figures: Path | None
+) -> str:
+    """Draw table (b)."""
+    found = layers_against_gradients(subject, examples, directions)
+    if figures is not None:
+        figure = Figure(figsize=(5.5, 4), layout="constrained")
+        axes = figure.subplots()
+        draw_layers(axes, found, "Hidden Token Attribution")
+        figure.savefig(figures / "hidden.png", dpi=110)
+    columns = [*(str(layer) for layer in range(1, len(found["W"]) + 1)), "mean"]
+    return table("layer", columns, {kind: [*row, statistics.fmean(row)] for kind, row in found.items()})
+
+
+def faithfulness_table(
+    subject: Subject, examples: Sequence[Example], out: Path | None, figures: Path | None
+) -> str:
+    """Draw table (c)."""
+    evaluation = evaluate(subject.model, subject.tokenizer, examples, methods=METHODS_OF_TABLE, out=out)
+    if figures is not None:
+        draw(evaluation.summary(), figures / "faithfulness.png")
+    return evaluation.markdown()
+
+
+METHODS_OF_TABLE = ("globenc", *KINDS[:-1], "N-Enc/max-flow", *methods.DEFAULT_METHODS[4:])
+
+
 def main() -> None:
     """Parse the options and print the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -115,40 +213,23 @@ def main() -> None:
     parser.add_argument("--directions", type=int, help="random directions for table b; left out, exact")
     parser.add_argument("--tables", default="abc", help="which of the tables")
     parser.add_argument("--out", type=Path, help="folder of the evaluation for table c, to be taken up again")
+    parser.add_argument("--figures", type=Path, help="folder for rollout.png, hidden.png, faithfulness.png")
     options = parser.parse_args()
     assert set(KINDS) == set(MIXINGS)
 
     classifier = load_classifier(options.model)
     subject = Subject(classifier.model, classifier.tokenizer)
     examples = read_examples(options.data)
-    some = sample(examples, options.limit)
+    some, few = sample(examples, options.limit), sample(examples, options.hidden_limit)
+    if options.figures is not None:
+        options.figures.mkdir(parents=True, exist_ok=True)
     tables: dict[str, Callable[[], str]] = {
-        "a": lambda: rollout_table(subject, some),
-        "b": lambda: hidden_table(subject, sample(examples, options.hidden_limit), options.directions),
-        "c": lambda: evaluate(
-            classifier.model, classifier.tokenizer, some, methods=METHODS_OF_TABLE, out=options.out
-        ).markdown(),
+        "a": lambda: rollout_table(subject, some, options.figures),
+        "b": lambda: hidden_table(subject, few, options.directions, options.figures),
+        "c": lambda: faithfulness_table(subject, some, options.out, options.figures),
     }
     for name in options.tables:
         print(f"({name})\n\n{tables[name]()}", flush=True)
-
-
-METHODS_OF_TABLE = ("globenc", *KINDS[:-1], "N-Enc/max-flow", *methods.DEFAULT_METHODS[4:])
-
-
-def rollout_table(subject: Subject, examples: Sequence[Example]) -> str:
-    """Draw table (a)."""
-    found = rollout_against_saliency(subject, examples)
-    depth = len(found["W"][0])
-    columns = [*(str(layer) for layer in range(1, depth + 1)), "last, no special tokens"]
-    return table("layers", columns, {kind: [*both[0], both[1][-1]] for kind, both in found.items()})
-
-
-def hidden_table(subject: Subject, examples: Sequence[Example], directions: int | None) -> str:
-    """Draw table (b)."""
-    found = layers_against_gradients(subject, examples, directions)
-    columns = [*(str(layer) for layer in range(1, len(found["W"]) + 1)), "mean"]
-    return table("layer", columns, {kind: [*row, statistics.fmean(row)] for kind, row in found.items()})
 
 
 if __name__ == "__main__":
