@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 from transformers import BertModel as Bert
+from transformers.utils.logging import disable_progress_bar
 
 import browser
 from captum_globenc.cli import main
@@ -15,6 +16,8 @@ from checkpoints import save_classifier
 
 # The models are so small that threads cost more than they give, the more so on a busy machine.
 torch.set_num_threads(1)
+# Nor should their saving draw bars among what tests read of standard error.
+disable_progress_bar()
 
 SMALL = {
     "vocab_size": 60,

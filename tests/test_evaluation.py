@@ -102,6 +102,25 @@ def test_rows_are_what_the_metrics_give_text_by_text(loaded):
         assert row["accuracy"] == pytest.approx(right)
 
 
+def test_each_label_has_a_probability_of_its_own_where_a_text_may_have_several(tmp_path):
+    model, tokenizer = load_classifier(
+        str(save_classifier(tmp_path, problem_type="multi_label_classification"))
+    )[:2]
+    evaluation = evaluate(model, tokenizer, EXAMPLES[:1], methods=["globenc"], metrics=["comprehensiveness"])
+    forward = Subject(model, tokenizer).forward
+    ids, extra = forward.arguments(tokenizer(EXAMPLES[0].text, return_tensors="pt"))
+    scores = GlobEnc(forward).attribute(ids, additional_forward_args=extra)
+    mask = torch.ones_like(ids).bool()
+    mask[:, [0, -1]] = False
+    call = (forward, ids, scores, tokenizer.mask_token_id, extra)
+    by_sigmoid, by_softmax = (
+        metrics.comprehensiveness(*call, mask=mask, **options).item()
+        for options in ({"activation": torch.sigmoid}, {})
+    )
+    assert evaluation.rows[0]["comprehensiveness"] == pytest.approx(by_sigmoid, abs=1e-6)
+    assert abs(by_sigmoid - by_softmax) > 1e-3
+
+
 def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
     evaluation = evaluate(
         *loaded, EXAMPLES, methods=["random"], metrics=["kendall-ablation", "aopc-most"], out=tmp_path
@@ -415,6 +434,11 @@ def test_a_regression_model_is_refused(failing, tmp_path):
         "evaluate", "--model", tmp_path / "m", "--data", tmp_path / "x.csv", "--out", tmp_path / "out"
     )
     assert "C > 1" in line
+    save_classifier(tmp_path / "m", problem_type="regression")
+    line = failing(
+        "evaluate", "--model", tmp_path / "m", "--data", tmp_path / "x.csv", "--out", tmp_path / "out2"
+    )
+    assert "regression" in line
 
 
 def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkeypatch):

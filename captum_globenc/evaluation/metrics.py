@@ -46,6 +46,7 @@ def faithfulness(
         **{"target": batch.target, **options},
         mask=batch.mask,
         removal=subject.removal,
+        activation=subject.activation,
         max_examples_per_batch=128,
     )
 

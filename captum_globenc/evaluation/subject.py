@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.evaluation.data import Example
 from captum_globenc.explain import token_limit
 from captum_globenc.forward import EncoderForward
+from captum_globenc.metrics.removal import Activation, probabilities
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Subject:
             if token is not None:
                 return token
         raise ValueError("the tokenizer has neither a mask nor a padding token to stand for a removed one")
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of logits: a sigmoid where a text may have several labels."""
+        several = self.model.config.problem_type == "multi_label_classification"
+        return torch.sigmoid if several else probabilities
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
@@ -105,6 +112,8 @@ class Subject:
             logits = self.forward(inputs, *extra)
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"a classifier gives logits (B, C) with C > 1, this model {tuple(logits.shape)}")
+        if self.model.config.problem_type == "regression":
+            raise ValueError("the model is for regression, and classes are what the metrics look at")
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
         special = encoded["special_tokens_mask"].bool()
