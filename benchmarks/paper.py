@@ -68,10 +68,10 @@ def batches(subject: Subject, examples: Sequence[Example], size: int = BATCH) ->
 def rollout_against_saliency(subject: Subject, examples: Sequence[Example]) -> dict[str, list[list[float]]]:
     """Return each kind's mean correlation with the gradient of the predicted class after each layer.
 
-    With the L2 norm of the gradient at each embedding; with the same, special tokens left out; and with
-    the norm of the gradient times the embedding.
+    Of the rollout with the L2 norm of the gradient at each embedding; with the same, special tokens left
+    out; with the norm of the gradient times the embedding; and of the first token's row of single layers.
     """
-    found: dict[str, list[list[Tensor]]] = {kind: [[], [], []] for kind in KINDS}
+    found: dict[str, list[list[Tensor]]] = {kind: [[], [], [], []] for kind in KINDS}
     for batch in batches(subject, examples):
         real = batch.extra[0].bool()
         gradient = METHODS["saliency"](subject, batch)
@@ -79,17 +79,21 @@ def rollout_against_saliency(subject: Subject, examples: Sequence[Example]) -> d
             subject, batch, InputXGradient, has_baseline=False, reduce=torch.linalg.vector_norm
         )
         for kind in KINDS:
-            layers = GlobEnc(subject.forward, mixing=kind).attribute_layers(
-                batch.inputs, additional_forward_args=batch.extra
+            globenc = GlobEnc(subject.forward, mixing=kind)
+            layers = globenc.attribute_layers(batch.inputs, additional_forward_args=batch.extra)
+            single = globenc.mixing_matrices(batch.inputs, batch.extra)[:, :, 0]
+            pairs = (
+                (layers, gradient, real),
+                (layers, gradient, batch.mask),
+                (layers, product, real),
+                (single, gradient, real),
             )
-            references = ((gradient, real), (gradient, batch.mask), (product, real))
-            for values, (reference, mask) in zip(found[kind], references, strict=True):
+            for values, (scores, reference, mask) in zip(found[kind], pairs, strict=True):
                 values.append(
-                    torch.stack([spearman(layer, reference, mask) for layer in layers.unbind(1)], dim=1)
+                    torch.stack([spearman(layer, reference, mask) for layer in scores.unbind(1)], dim=1)
                 )
     return {
-        kind: [torch.cat(values).nanmean(dim=0).tolist() for values in all_three]
-        for kind, all_three in found.items()
+        kind: [torch.cat(values).nanmean(dim=0).tolist() for values in rows] for kind, rows in found.items()
     }
 
 
@@ -136,7 +140,7 @@ def draw_layers(axes: Axes, rows: Mapping[str, Sequence[float]], reference: str)
             range(1, len(values) + 1),
             values,
             label=kind,
-            color=f"C{number}",
+            color="black" if kind == "N-Enc" else f"C{number}",
             linestyle="-" if norms else "--",
             linewidth=2.5 if kind == "N-Enc" else 1.2,
             marker="os^D"[number % 4],
@@ -167,12 +171,13 @@ def rollout_table(subject: Subject, examples: Sequence[Example], figures: Path |
         *(str(layer) for layer in range(1, len(found["W"][0]) + 1)),
         "last, no special tokens",
         "last, gradient x input",
+        "last layer alone",
         "paper, layer 12",
     ]
     return table(
         "layers",
         columns,
-        {kind: [*rows[0], rows[1][-1], rows[2][-1], PAPER[kind]] for kind, rows in found.items()},
+        {kind: [*rows[0], *(row[-1] for row in rows[1:]), PAPER[kind]] for kind, rows in found.items()},
     )
 
 

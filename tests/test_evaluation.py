@@ -19,9 +19,12 @@ from rich.console import Console
 from captum_globenc import GlobEnc, metrics
 from captum_globenc.default import load_default
 from captum_globenc.evaluation import (
+    DEFAULT_METHODS,
+    DEFAULT_METRICS,
     METHODS,
     METRICS,
     SENTENCES,
+    Evaluation,
     Example,
     Metric,
     Subject,
@@ -155,10 +158,24 @@ def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
     }
 
 
-def drawn(evaluation):
-    console = Console(width=100, record=True, file=io.StringIO())
+def drawn(evaluation, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(evaluation.table())
     return console.export_text()
+
+
+def test_the_table_of_all_defaults_fits_a_terminal():
+    values = dict.fromkeys(DEFAULT_METRICS, -1.2345)
+    rows = [{"method": method, **values} for method in DEFAULT_METHODS]
+    evaluation = Evaluation(DEFAULT_METHODS, DEFAULT_METRICS, rows)
+    narrow, wide = (
+        [line.split() for line in drawn(evaluation, width).splitlines() if "─" not in line]
+        for width in (80, 300)
+    )
+    assert narrow == wide  # Nothing is folded.
+    for name, metric in (("compre- hensive- ness", "comprehensiveness"), ("suffi- ciency", "sufficiency")):
+        assert name.replace("- ", "") == metric
+        assert set(name.split()) <= {word for line in narrow for word in line}
 
 
 def interrupt(done, total):

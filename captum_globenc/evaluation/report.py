@@ -18,6 +18,14 @@ from captum_globenc.evaluation.journal import Row, replace
 from captum_globenc.evaluation.metrics import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓"}
+HYPHENATED = {
+    "comprehensiveness": "compre-hensive-ness",
+    "sufficiency": "suffi-ciency",
+    "accuracy": "accu-racy",
+    "spearman-saliency": "spear-man-sali-ency",
+    "kendall-ablation": "ken-dall-abla-tion",
+}
+"""Where to break names of metrics, so that the default ones fit a terminal of 80 columns."""
 
 
 class Cell(NamedTuple):
@@ -147,7 +155,7 @@ def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
 
 def _head(metric: str) -> str:
     """Return a column's head: the parts of the name below each other, and which way is better."""
-    return "\n".join([*metric.replace("-", "-\n").split("\n"), ARROWS[METRICS[metric].better]])
+    return HYPHENATED.get(metric, metric).replace("-", "-\n") + "\n" + ARROWS[METRICS[metric].better]
 
 
 def _cell(values: Sequence[float]) -> Cell:
