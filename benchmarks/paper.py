@@ -189,7 +189,7 @@ def hidden_table(
     if figures is not None:
         figure = Figure(figsize=(5.5, 4), layout="constrained")
         axes = figure.subplots()
-        draw_layers(axes, found, "Hidden Token Attribution")
+        draw_layers(axes, found, "HTA")
         figure.savefig(figures / "hidden.png", dpi=110)
     columns = [*(str(layer) for layer in range(1, len(found["W"]) + 1)), "mean"]
     return table("layer", columns, {kind: [*row, statistics.fmean(row)] for kind, row in found.items()})
