@@ -61,7 +61,7 @@ def draw_demo(path: Path) -> None:
                 page = browser.new_page(viewport={"width": 900, "height": 600})
                 page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
                 page.locator("#layers td").first.wait_for(timeout=PATIENCE)
-                page.screenshot(path=path, full_page=True)
+                page.screenshot(path=path, full_page=True, animations="disabled")
         finally:
             server.terminate()
 
