@@ -9,6 +9,7 @@ from captum.attr import IntegratedGradients
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.quantus import TextSignal, explain
+from test_readme import ROOT, python_blocks
 
 
 @pytest.fixture
@@ -76,3 +77,15 @@ def test_quantus_evaluates_globenc_and_integrated_gradients(setting):
                     assert curves[text, 24 * step + 23] == pytest.approx(p, abs=1e-5)
         sparse = np.array(found[name]["sparseness"])
         assert ((sparse > 0) & (sparse < 1)).all()
+
+
+@pytest.mark.quantus
+def test_the_guide_feeds_quantus():
+    pytest.importorskip("quantus", reason='needs the extra "quantus"')
+    _, model_and_ids, in_quantus = python_blocks(ROOT / "docs/evaluation.md")
+    names = {}
+    exec(model_and_ids, names)
+    exec(in_quantus, names)
+    assert set(names["found"]) == {"GlobEnc", "IntegratedGradients"}
+    for scores in names["found"].values():
+        assert 0 < scores["sparseness"][0] < 1

@@ -8,6 +8,7 @@ import pytest
 from captum_globenc.encoders.audio import AUDIO_ENCODERS
 from captum_globenc.encoders.text import TEXT_ENCODERS
 from captum_globenc.encoders.vision import VISION_ENCODERS
+from captum_globenc.evaluation import METHODS
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,17 @@ def test_the_quickstart_runs_and_says_what_it_claims():
     assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
     tokens = names["batch"].tokens(0)
     assert tokens[names["scores"][0].argmax()] == "wonderful"
+
+
+def test_the_guide_on_evaluation_runs(capsys):
+    with_methods_of_ones_own, over_ids, _ = python_blocks(ROOT / "docs/evaluation.md")
+    try:
+        exec(with_methods_of_ones_own, {})
+    finally:
+        METHODS.pop("rare-words", None)
+    table = capsys.readouterr().out
+    assert [line.split()[1] for line in table.splitlines() if "±" in line] == ["globenc", "rare-words"]
+    exec(over_ids, {})
 
 
 def test_the_supported_families_are_the_ones_it_lists():
