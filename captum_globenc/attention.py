@@ -11,6 +11,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+HIDDEN = 1e3
+"""How far below the largest of its row an entry of an additive mask hides a source."""
+
 
 class Attention(Protocol):
     """What the engine needs of a layer's attention."""
@@ -18,6 +21,11 @@ class Attention(Protocol):
     @property
     def heads(self) -> int:
         """H."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
         ...
 
     def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
@@ -79,14 +87,24 @@ class QueryKeyAttention:
             scores.masked_fill_(source[:, None] > source[None, receivers], -torch.inf)
         return torch.softmax(scores, dim=1, out=scores)
 
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
+        return self.key.shape[2]
+
     def visible(self) -> Tensor | None:
         """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
         if self.mask is None:
             return None
         seen = self.mask
         if seen.dtype != torch.bool:
-            # An additive mask hides a source with -inf or with about the smallest number there is.
-            seen = seen > torch.finfo(seen.dtype).min / 2
+            # An additive mask hides a source with -inf, with about the smallest number there is, or
+            # with one so far below the others that nothing of its weight is left, such as -1e4.
+            lowest, seen = (
+                torch.finfo(seen.dtype).min,
+                seen.to(torch.promote_types(seen.dtype, torch.float32)),
+            )
+            seen = (seen > lowest / 2) & (seen > seen.amax(dim=-1, keepdim=True) - HIDDEN)
         batch, _, tokens, _ = self.query.shape
         return seen.any(dim=1).any(dim=1).expand(batch, tokens)
 
@@ -116,6 +134,11 @@ class GivenAttention:
     def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
         return self.probabilities[example, :, receivers].transpose(1, 2).contiguous()
+
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
+        return self.probabilities.shape[3]
 
     def visible(self) -> Tensor:
         """Return `(B, N)`: whether any receiver gives the source any weight."""

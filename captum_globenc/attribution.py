@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.encoders import Encoder, find_encoder
-from captum_globenc.mixing import MIXINGS, LayerRecord, Workspace, mixing_norms
+from captum_globenc.mixing import MIXINGS, LayerRecord, Workspace, full_precision, mixing_norms
 from captum_globenc.position import Position, default_position, start_weights
 from captum_globenc.recording import record
 from captum_globenc.tokens import spread
@@ -304,11 +304,15 @@ class _Run:
                 self.encoder, self.inputs, self._output, self.target, tokens=real.shape[1]
             )
             return start_weights(chosen, real, first.dtype)
-        return start_weights(position, real, first.dtype)
+        given: Any = position
+        # A tuple is a list like any other here: one index for each example.
+        given = list(given) if isinstance(given, tuple) else given
+        return start_weights(given, real, first.dtype)
 
     def gather(self, start: Tensor, layers: int, normalize: bool) -> Tensor:
         """Return what the tokens `start` have gathered from each after `layers`, `(B, N)`."""
-        rows, log_scale = self._aggregate(self.mixtures[:layers], start)
+        with full_precision(start):
+            rows, log_scale = self._aggregate(self.mixtures[:layers], start)
         row = rows.squeeze(1)
         if normalize:
             total = row.sum(dim=-1, keepdim=True)

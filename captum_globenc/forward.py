@@ -73,6 +73,11 @@ class EncoderForward(nn.Module):
         answer = self.model(**{self._input_name(inputs): inputs}, **named)
         field = getattr(answer, self.output, None)
         if not isinstance(field, Tensor):
+            if isinstance(answer, tuple):
+                raise ValueError(
+                    f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to True, "
+                    f"so that {self.output!r} can be told by its name."
+                )
             fields = list(answer.keys()) if isinstance(answer, Mapping) else []
             raise ValueError(
                 f"{type(self.model).__name__} returned no tensor {self.output!r}; choose `output` from "

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from captum_globenc.mixing import Normalization
 
+_UNKNOWN = object()
+
 
 def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return the matrix and the bias of an affine module.
@@ -31,6 +33,11 @@ def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor
         >>> matrix.shape, bias.shape
         (torch.Size([2, 3]), torch.Size([2]))
     """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise ValueError(
+            f"The weights of a {type(module).__name__} are on the meta device, offloaded or not loaded yet: "
+            "they are needed, so load the model onto one device."
+        )
     if type(module) is nn.Linear:
         bias = None if module.bias is None else module.bias.to(dtype)
         return module.weight.to(dtype), bias
@@ -55,12 +62,20 @@ def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Norma
     """
     if isinstance(norm, nn.Identity):
         return ()
+    norm_dtype = next((parameter.dtype for parameter in norm.parameters()), seen.dtype)
     if centred:
         seen = seen - seen.mean(dim=-1, keepdim=True)
     # Tensor.var takes six times as long.
     spread = torch.linalg.vector_norm(seen, dim=-1).square() / seen.shape[-1]
     gain: Any = getattr(norm, "weight", None)
-    eps: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    eps: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", _UNKNOWN))
+    if eps is _UNKNOWN:
+        raise ValueError(
+            f"{type(norm).__name__} is no LayerNorm or RMSNorm that could be read: it has no eps. If an "
+            "adapter wraps it, merge the adapter first."
+        )
+    if eps is None:  # as torch's own RMSNorm takes it
+        eps = torch.finfo(norm_dtype).eps
     return (
         Normalization(
             gain=None if gain is None else gain.to(seen.dtype),

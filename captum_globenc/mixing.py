@@ -20,6 +20,7 @@ Letters: B batch, N tokens, H heads, D hidden size, d head size, R receivers in 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,21 @@ class LayerRecord:
     after_attention: tuple[Normalization, ...] = ()
     after_layer: tuple[Normalization, ...] = ()
     real: Tensor | None = None
+
+
+@contextmanager
+def full_precision(like: Tensor) -> Iterator[None]:
+    """Compute without gradients, and without the caller's autocast, which would lower the precision.
+
+    Args:
+        like: lies on the device that is computed on.
+    """
+    device = like.device.type
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if torch.amp.is_autocast_available(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 class Workspace:

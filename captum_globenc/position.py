@@ -3,7 +3,7 @@
 B batch, N tokens, C classes.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def default_position(
         and not encoder.has_decoder
     )
     if per_token and (output.ndim == 3 or (output.ndim == 2 and encoder.has_per_token_head)):
-        return _first_index(target)
+        return _first_index(target, tokens)
     head = type(encoder.head).__name__
     if encoder.has_per_token_head:
         raise ValueError(
@@ -83,6 +83,9 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     if isinstance(position, str):
         if position != "mean":
             raise ValueError(f'position is {position!r}; the only word for one is "mean".')
+        empty = (~real.any(dim=-1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"example {empty[0]} is all padding: there is no token to explain.")
         weights = real.to(dtype)
         return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
     index = torch.as_tensor(position, device=real.device)
@@ -105,10 +108,15 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     return torch.nn.functional.one_hot(index, tokens).to(dtype)[:, None]
 
 
-def _first_index(target: Any) -> Position:
-    """Return the position, the first of each target's indices: an int, or a tensor of one each."""
+def _first_index(target: Any, tokens: int) -> Position:
+    """Return the position, the first of each target's indices: an int, or a tensor of one each.
+
+    Captum takes what counts from the end, and one target for all.
+    """
     if isinstance(target, tuple):
-        return int(target[0])
+        target = target[0]
     if isinstance(target, list):
-        return torch.tensor([t[0] if isinstance(t, tuple) else t for t in target])
-    return cast(Position, target)
+        target = [t[0] if isinstance(t, tuple) else t for t in target]
+    index = torch.as_tensor(target)
+    index = index.where(index >= 0, index + tokens)
+    return int(index) if index.numel() == 1 else index

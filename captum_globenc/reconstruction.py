@@ -69,4 +69,5 @@ def layer_error(layer: LayerRecord) -> Tensor:
     whole = layer.attended - layer.stream
     if layer.real is not None:
         parts, whole = parts[layer.real], whole[layer.real]
-    return (parts - whole).abs().max() / whole.abs().max()
+    largest = whole.abs().max()
+    return (parts - whole).abs().max() / largest.where(largest > 0, 1)

@@ -10,28 +10,31 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from captum_globenc.attention import Attention, GivenAttention, QueryKeyAttention
+from captum_globenc.attention import Attention, GivenAttention
 from captum_globenc.encoders import Encoder, EncoderSpec, Layer
+from captum_globenc.interface import active, recording_attention
 from captum_globenc.linear import linear_map, linearized_norm
-from captum_globenc.mixing import LayerRecord
+from captum_globenc.mixing import LayerRecord, full_precision
 
-ATTENTION_NAME = "captum_globenc"
-"""The name of the recording attention function in transformers' attention interface."""
+DROPOUT_RATES = (
+    "dropout",
+    "dropout_prob",
+    "attention_dropout",
+    "activation_dropout",
+    "drop_prob",
+    "layerdrop",
+)
+"""The attributes that modules of transformers keep a rate under which they hand to a function."""
 
 Output = TypeVar("Output")
 
-_active: ContextVar["Recorder | None"] = ContextVar("captum_globenc_recorder", default=None)
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
@@ -58,10 +61,10 @@ def record(
     recorder = Recorder(encoder, on_layer)
     with ExitStack() as stack:
         stack.enter_context(_lock_of(encoder.stack))
-        stack.callback(_active.reset, _active.set(recorder))
+        stack.callback(active.reset, active.set(recorder))
         stack.enter_context(recorder.hooks())
         if not encoder.spec.value:
-            stack.enter_context(_recording_attention(encoder.stack))
+            stack.enter_context(recording_attention(encoder.stack))
         stack.enter_context(torch.no_grad())
         _warn_of_dropout(encoder.stack)
         output = forward()
@@ -124,6 +127,12 @@ class Recorder:
             value: `(B, H or fewer, N, d)`.
         """
         if self._layer is not None and module is self._layer.layer.attention:
+            tokens, keys = self._layer.stream.shape[1], attention.tokens
+            if keys != tokens:
+                raise ValueError(
+                    f"{type(module).__name__} attends to {keys} keys for {tokens} tokens: what a cache or "
+                    "prefix tuning adds belongs to no token, and cannot be scored."
+                )
             self._layer.attention = attention
             self._layer.value = value
 
@@ -131,7 +140,7 @@ class Recorder:
         """Make `hook` deaf to passes of the same model in other threads."""
 
         def guarded(*args: Any) -> Any:
-            return hook(*first, *args) if _active.get() is self else None
+            return hook(*first, *args) if active.get() is self else None
 
         return guarded
 
@@ -190,20 +199,36 @@ class Recorder:
         if self._index == 0:
             self._real = self._find_padding(layer.attention)
         assert layer.output is not None
+        self._check_finite(layer.output)
         if seen is not None and seen.ndim == 2:
             layer.output = seen[:, None].expand_as(layer.output)
-        self._on_layer(layer.record(self._encoder.spec, self._index, self._real, next_norm))
+        # forward_func may have turned gradients or autocast on.
+        with full_precision(layer.output):
+            self._on_layer(layer.record(self._encoder.spec, self._index, self._real, next_norm))
         self._index += 1
 
-    def _find_padding(self, attention: Attention) -> Tensor | None:
-        """Return `(B, N)`, False at padding: what no query sees, or what the user's mask names.
+    def _check_finite(self, output: Tensor) -> None:
+        if bool(output.sum().isfinite()):  # nearly always, and ten times as fast
+            return
+        finite = output.isfinite().all(dim=-1)
+        if self._real is not None:
+            finite = finite | ~self._real  # what stands at padding is nobody's
+        if not bool(finite.all()):
+            raise ValueError(
+                f"NaN or infinity in encoder layer {self._index}: its inputs, weights or outputs are "
+                "not finite, so no scores can be given. Look at the model's hidden states there."
+            )
 
-        The mask is needed where padding itself sees everything, as in DeBERTa.
+    def _find_padding(self, attention: Attention) -> Tensor | None:
+        """Return `(B, N)`, False at padding: what the user's mask names, or what no query sees.
+
+        Where the model returned probabilities, the mask is what counts: padding may see everything, as
+        in DeBERTa, and a probability may be too small for a real token to be told from padding.
         """
-        real, mask = attention.visible(), self._mask
+        mask = self._mask
         if isinstance(attention, GivenAttention) and isinstance(mask, Tensor) and mask.ndim == 2:
-            real = mask.bool() if real is None else real & mask.bool()
-        return real
+            return mask.bool()
+        return attention.visible()
 
 
 class _OpenLayer:
@@ -305,81 +330,20 @@ def _ask_for_probabilities(module: nn.Module, args: Any, kwargs: Any) -> tuple[A
     return call.args, call.kwargs
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    position_bias: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Run SDPA for the model's own output, and show the active recorder what went in."""
-    # An attention module that says nothing is an encoder's, and sees both ways (Splinter);
-    # transformers' SDPA would take it for a decoder's.
-    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    recorder = _active.get()
-    if recorder is not None:
-        recorder.see_attention(
-            module,
-            QueryKeyAttention(
-                query=query,
-                key=key,
-                scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-                mask=attention_mask,
-                bias=position_bias,
-                causal=causal and attention_mask is None,
-            ),
-            value,
-        )
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=scaling,
-        is_causal=causal,
-        position_bias=position_bias,
-        **kwargs,
-    )
-    return output
-
-
-@contextmanager
-def _recording_attention(stack: nn.Module) -> Iterator[None]:
-    """Switch every part of `stack` to the recording attention function, and back."""
-    AttentionInterface.register(ATTENTION_NAME, _attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
-    configs = {id(config): config for config in _configs(stack)}.values()
-    before = [(config, config._attn_implementation) for config in configs]
-    try:
-        for config, _ in before:
-            # The key "" means this config alone, not the configs nested in it.
-            config._attn_implementation = {"": ATTENTION_NAME}
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = {"": implementation}
-
-
-def _configs(stack: nn.Module) -> Iterator[PreTrainedConfig]:
-    for module in stack.modules():
-        config = getattr(module, "config", None)
-        if isinstance(config, PreTrainedConfig):
-            yield config
-
-
 def _lock_of(module: nn.Module) -> threading.RLock:
-    """Return the lock of a module, which keeps two threads from switching its attention at once."""
+    """Return the lock of a module, which keeps two threads from hooking into it at once."""
     with _locks_guard:
         return _locks.setdefault(module, threading.RLock())
 
 
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module in training mode drops something, itself or through torch's functions."""
+    rates = [module.p] if isinstance(module, _DropoutNd) else map(vars(module).get, DROPOUT_RATES)
+    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
 def _warn_of_dropout(stack: nn.Module) -> None:
-    if any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in stack.modules()):
+    if any(map(_is_random, stack.modules())):
         warnings.warn(
             "The model is in training mode and its dropout is active: scores explain one random pass. "
             "Call model.eval() first.",

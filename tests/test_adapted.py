@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from captum_globenc import GlobEnc, reconstruction_error
+from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder
-from captum_globenc.linear import linear_map
+from captum_globenc.linear import linear_map, linearized_norm
 from captum_globenc.reconstruction import layer_error
 from captum_globenc.recording import record
 from families import TEXT
@@ -59,6 +59,22 @@ quantization = pytest.mark.filterwarnings(
 
 
 @quantization
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (peft.LNTuningConfig(target_modules=["LayerNorm"]), "merge the adapter"),
+        (peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "prefix tuning"),
+    ],
+    ids=["tuned norms", "prefixes"],
+)
+def test_adapters_that_cannot_be_read_are_refused(classifier, batch, config, message):
+    adapted = peft.get_peft_model(classifier, config).eval()
+    forward = EncoderForward(adapted)
+    inputs, extra = forward.arguments(batch)
+    with pytest.raises(ValueError, match=message):
+        GlobEnc(forward).attribute(inputs, 1, extra)
+
+
 def test_a_quantised_projection_gives_its_dequantised_matrix(quantized):
     module = quantized.encoder.layer[0].attention.output.dense
     matrix, bias = linear_map(module, size=12, dtype=torch.float64)
@@ -96,3 +112,11 @@ def test_half_precision_is_decomposed_in_single(dtype, steps):
     assert found.dtype == torch.float32
     assert mixtures(half).dtype == torch.float32
     torch.testing.assert_close(found, scores(single), rtol=8 * steps, atol=2 * steps)
+
+
+def test_torchs_own_rms_norm_needs_no_eps():
+    norm = nn.RMSNorm(6).double()
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+    seen = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)).double()
+    (reading,) = linearized_norm(norm, seen, centred=False)
+    assert torch.allclose(reading.linear(seen) * reading.scale[..., None], norm(seen), rtol=1e-12)

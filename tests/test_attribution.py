@@ -191,6 +191,8 @@ class TestPosition:
         start = torch.nn.functional.one_hot(each, 9).double()
         scores = globenc.attribute(inputs, 1, extra, position=each)
         assert torch.allclose(scores, scores_from_matrices(matrices, start))
+        for sequence in ([8, 2, 3], (8, 2, 3)):
+            assert torch.equal(globenc.attribute(inputs, 1, extra, position=sequence), scores)
         same = globenc.attribute(inputs, 1, extra, position=2)
         assert torch.allclose(same[1], scores[1])
 
@@ -219,7 +221,8 @@ class TestPosition:
         globenc = GlobEnc(forward)
         expected = globenc.attribute(inputs, None, extra, position=2)
         assert torch.equal(globenc.attribute(inputs, 2, extra), expected)
-        assert torch.equal(globenc.attribute(inputs, torch.tensor([2, 2, 2]), extra), expected)
+        for target in (torch.tensor([2, 2, 2]), torch.tensor([2]), -7):
+            assert torch.equal(globenc.attribute(inputs, target, extra), expected)
 
     @pytest.mark.parametrize("head", [BertForQuestionAnswering, BertForMaskedLM])
     def test_a_per_token_head_pools_nothing(self, head, batch):
@@ -339,6 +342,22 @@ class TestErrors:
         with pytest.raises(ValueError, match="encoder layer 1"):
             GlobEnc(forward).attribute(inputs, 1, extra)
         assert state_of(classifier) == before
+
+    @pytest.mark.parametrize("mixing", MIXINGS)
+    def test_nan_in_the_output_of_the_last_layer_alone(self, setting, classifier, mixing):
+        forward, inputs, extra = setting
+        with torch.no_grad():
+            classifier.bert.encoder.layer[2].output.LayerNorm.bias[0] = np.nan
+        with pytest.raises(ValueError, match="layer 2"):
+            GlobEnc(forward, mixing=mixing).attribute(inputs, 1, extra)
+
+    def test_an_example_that_is_all_padding(self, setting):
+        forward, inputs, extra = setting
+        mask = extra[0].clone()
+        mask[1] = 0
+        for position in ("mean", 0):
+            with pytest.raises(ValueError, match="example 1 .*padding"):
+                GlobEnc(forward).attribute(inputs, 1, (mask, *extra[1:]), position=position)
 
     def test_arguments_of_other_methods_are_not_swallowed(self, setting):
         forward, inputs, extra = setting

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as hf
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import CNN, Pooling, Transformer, WordWeights
 from torch import nn
 
 from captum_globenc import EncoderForward, GlobEnc
@@ -322,6 +322,19 @@ def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path
     encoder = find_encoder(model)
     assert encoder.spec.model_type == "bert"
     assert encoder.pooled == pooled
+
+
+def test_what_stands_between_encoder_and_pooling_leaves_no_known_average(tmp_path):
+    save_classifier(tmp_path)
+    transformer = Transformer(str(tmp_path))
+    size = transformer.get_embedding_dimension()
+    for modules in (
+        [WordWeights(["a"], {"a": 2.0}), Pooling(size, pooling_mode="mean")],
+        [CNN(size, size, kernel_sizes=[3]), Pooling(size, pooling_mode="mean")],
+        [Pooling(size, pooling_mode="mean", include_prompt=False)],
+    ):
+        model = SentenceTransformer(modules=[transformer, *modules], device="cpu")
+        assert find_encoder(model).pooled is None
 
 
 def test_a_sentence_transformer_is_explained_as_it_is(tmp_path):

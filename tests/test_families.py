@@ -1,12 +1,14 @@
 """The proofs that every family is held to, all from the table in families.py."""
 
+import warnings
+
 import pytest
 import torch
 
 from captum_globenc import GlobEnc, mixing, reconstruction_error
 from captum_globenc.encoders import find_encoder, supported_encoders
 from captum_globenc.mixing import MIXINGS, mixing_norms
-from captum_globenc.recording import record
+from captum_globenc.recording import DROPOUT_RATES, record
 from families import FAMILIES
 from reference import probabilities, reference_mixing
 
@@ -176,10 +178,26 @@ def test_the_model_is_left_as_it_was(family, layers, side):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        vars(module).update(
+            {rate: 0.0 for rate in DROPOUT_RATES if isinstance(vars(module).get(rate), float)}
+        )
     before = state(model)
     with torch.no_grad():
         records_of(family, model, batch)
     assert state(model) == before
+
+
+@each_family()
+def test_training_mode_is_warned_of_where_two_passes_differ(family, layers, side):
+    model, batch = family.make(layers).train(), family.batch(side)
+    forward = family.forward(model)
+    with torch.no_grad():
+        one, other = (forward(batch.inputs, *batch.extra) for _ in range(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        records_of(family, model, batch)
+    warned = any("dropout is active" in str(warning.message) for warning in caught)
+    assert warned or torch.equal(one, other)
 
 
 def state(model):

@@ -49,3 +49,9 @@ def test_too_many_arguments_are_refused(classifier, batch):
 def test_a_batch_without_inputs_is_refused(classifier, batch):
     with pytest.raises(KeyError, match="input_ids"):
         EncoderForward(classifier).arguments({"attention_mask": batch["attention_mask"]})
+
+
+def test_a_plain_tuple_says_what_to_set(classifier, batch):
+    classifier.config.return_dict = False
+    with pytest.raises(ValueError, match="return_dict"):
+        EncoderForward(classifier)(batch["input_ids"])

@@ -2,12 +2,14 @@
 
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
+from captum_globenc.mixing import MIXINGS
 from conftest import SMALL, randomize
 
 
@@ -148,6 +150,102 @@ def test_two_threads_on_one_model_do_not_disturb_each_other(classifier, batch):
     assert state_of(classifier) == before
 
 
+def together(*jobs):
+    """Run jobs in threads of their own, each 40 times; return what they raised."""
+    raised = []
+
+    def repeat(job):
+        try:
+            for _ in range(40):
+                job()
+        except Exception as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_two_models_made_from_one_config_do_not_disturb_each_other(batch):
+    config = BertConfig(**SMALL)
+    models = [randomize(BertForSequenceClassification(config).double()) for _ in range(2)]
+    expected = [attribute(model, batch) for model in models]
+    before = [state_of(model) for model in models]
+
+    def explain(model, scores):
+        assert torch.equal(attribute(model, batch), scores)
+
+    assert together(*(partial(explain, *pair) for pair in zip(models, expected, strict=True))) == []
+    assert [state_of(model) for model in models] == before
+
+
+def test_a_plain_pass_of_an_eager_model_goes_on_as_it_began(classifier, batch):
+    classifier.set_attn_implementation("eager")
+    plain = classifier(**batch).logits
+    began, asked = threading.Event(), threading.Event()
+    failures = []
+
+    def run_plainly():
+        # Stops between the mask and the layers, while the other thread records.
+        def wait(*args):
+            if threading.current_thread() is thread:
+                began.set()
+                asked.wait()
+
+        handle = classifier.bert.encoder.layer[0].register_forward_pre_hook(wait)
+        output = classifier(**batch, output_attentions=True)
+        handle.remove()
+        if not torch.equal(output.logits, plain) or output.attentions[0] is None:
+            failures.append(output)
+
+    thread = threading.Thread(target=run_plainly)
+    thread.start()
+    began.wait()
+
+    def go_on(*args):
+        asked.set()
+        thread.join()
+
+    handle = classifier.bert.encoder.layer[1].register_forward_pre_hook(go_on)
+    attribute(classifier, batch)
+    handle.remove()
+    assert failures == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_autocast_lowers_the_precision_of_the_model_alone(classifier, batch, mixing, inside):
+    classifier.float()
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    scores = GlobEnc(forward, mixing=mixing).attribute(inputs, 1, extra)
+
+    def lowered(*args):
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args)
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        found = GlobEnc(lowered, classifier, mixing=mixing).attribute(inputs, 1, extra)
+    assert found.dtype == torch.float32
+    assert (found - scores).abs().max() <= 0.05 * scores.max()
+    assert found.sum(1).tolist() == pytest.approx([1, 1, 1], abs=1e-6)
+
+
+def test_gradients_that_forward_func_turns_on_are_no_matter(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+
+    def with_gradients(*args):
+        with torch.enable_grad():
+            return forward(*args)
+
+    scores = GlobEnc(with_gradients, classifier).attribute(inputs, 1, extra)
+    assert torch.equal(scores, attribute(classifier, batch))
+
+
 def test_feed_forward_in_chunks_is_recorded_whole(classifier, batch):
     scores = attribute(classifier, batch)
     for layer in classifier.bert.encoder.layer:
@@ -158,9 +256,12 @@ def test_feed_forward_in_chunks_is_recorded_whole(classifier, batch):
 def test_a_custom_four_dimensional_mask_is_understood(classifier, batch):
     scores = attribute(classifier, batch)
     mask = batch["attention_mask"][:, None, None, :].expand(3, 1, 9, 9).bool()
-    additive = torch.zeros(3, 1, 9, 9, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
-    for custom in (mask, additive):
-        assert torch.allclose(attribute(classifier, {**batch, "attention_mask": custom}), scores, rtol=1e-12)
+    lowest = torch.finfo(torch.float64).min
+    additive = [torch.zeros(3, 1, 9, 9).double().masked_fill(~mask, low) for low in (lowest, -1e9, -1e4)]
+    for custom in (mask, *additive):
+        found = attribute(classifier, {**batch, "attention_mask": custom})
+        assert torch.allclose(found, scores, rtol=1e-12)
+        assert (found[batch["attention_mask"] == 0] == 0).all()
 
 
 def test_the_parts_of_each_layer_add_up_to_what_the_model_wrote(classifier, batch):
@@ -180,3 +281,12 @@ def test_reconstruction_error_notices_what_is_wrong(classifier, batch):
     errors = reconstruction_error(forward, classifier, inputs, extra)
     assert errors[0] <= 1e-14
     assert errors[1] > 0.1
+
+
+def test_an_attention_that_writes_nothing_is_reconstructed(classifier, batch):
+    with torch.no_grad():
+        for parameter in classifier.bert.encoder.layer[1].attention.output.dense.parameters():
+            parameter.zero_()
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    assert reconstruction_error(forward, classifier, inputs, extra).max() <= 1e-14

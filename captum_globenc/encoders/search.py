@@ -25,6 +25,9 @@ _PER_TOKEN_HEAD = re.compile(
 _POOLING_MODES: dict[str, Pooled] = {"cls": 0, "mean": "mean"}
 """What sentence-transformers' Pooling reads; other modes, and several at once, are none we know."""
 
+_BEFORE_POOLING = ("CNN", "LSTM", "WeightedLayerPooling", "WordWeights")
+"""Modules of sentence-transformers that may stand between the encoder and Pooling."""
+
 _OPAQUE: tuple[tuple[type[nn.Module], str], ...] = (
     (torch.jit.ScriptModule, "pass the module that was scripted or traced"),
     (nn.DataParallel, "pass its .module"),
@@ -172,10 +175,13 @@ def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spe
 
 def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
     """Return what is read of the last layer: by sentence-transformers' Pooling, or by the head."""
-    for module in model.modules():
-        # Told by its name, because sentence-transformers need not be installed.
-        kind = type(module)
-        if kind.__name__ == "Pooling" and kind.__module__.startswith("sentence_transformers."):
+    # Told by their names, because sentence-transformers need not be installed.
+    theirs = [m for m in model.modules() if type(m).__module__.startswith("sentence_transformers.")]
+    for module in theirs:
+        if type(module).__name__ == "Pooling":
+            # What stands between, weights of words or another network, changes what is averaged.
+            if any(type(m).__name__ in _BEFORE_POOLING for m in theirs) or not module.include_prompt:
+                return None
             return _POOLING_MODES.get(str(module.pooling_mode))
     return (spec.pooled if row is None else row.pooled)(stack.config)
 
