@@ -102,6 +102,8 @@ def evaluate_texts(
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on from what is in {out}")
         raise
+    if evaluation.settings["cut"]:
+        note(f"{evaluation.settings['cut']} of {len(examples)} texts cut at what this model takes")
     console = Console(highlight=False)
     console.print(f"Means over {len(examples)} texts; more in {out}", markup=False, soft_wrap=True)
     console.print(evaluation.table())
@@ -116,4 +118,5 @@ def _names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[
     if "list" in names:
         typer.echo("\n".join(known))
         raise typer.Exit
-    return list(known) if "all" in names else names or list(default)
+    every = list(known) if "all" in names else []
+    return [*dict.fromkeys([*every, *(name for name in names if name != "all")])] or list(default)

@@ -75,8 +75,8 @@ class EncoderForward(nn.Module):
         if not isinstance(field, Tensor):
             if isinstance(answer, tuple):
                 raise ValueError(
-                    f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to True, "
-                    f"so that {self.output!r} can be told by its name."
+                    f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to "
+                    f"True, so that {self.output!r} can be told by its name."
                 )
             fields = list(answer.keys()) if isinstance(answer, Mapping) else []
             raise ValueError(

@@ -24,6 +24,7 @@ from captum_globenc.evaluation import (
     METHODS,
     METRICS,
     SENTENCES,
+    Batch,
     Evaluation,
     Example,
     Metric,
@@ -265,8 +266,19 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
         evaluate(*loaded, EXAMPLES[:3], **QUICK, out=tmp_path / "a")
     with pytest.raises(ValueError, match="with data"):
         evaluate(*loaded, EXAMPLES[1:3], **QUICK, out=tmp_path / "a")
-    loaded[0].classifier.weight.data += 1
+    loaded[0].classifier.weight.data[-1, -1] += 1
     with pytest.raises(ValueError, match="with weights"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    loaded[0].classifier.weight.data[-1, -1] -= 1
+    loaded[0].config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="with config"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    loaded[0].config.problem_type = None
+    loaded[1].model_max_length = 4
+    with pytest.raises(ValueError, match="with tokens"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    (tmp_path / "a" / "settings.json").write_text("[]")
+    with pytest.raises(ValueError, match="is of something else"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     (tmp_path / "a" / "settings.json").write_text("{nope")
     with pytest.raises(ValueError, match="is damaged"):
@@ -276,6 +288,59 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     with pytest.raises(ValueError, match="cannot use"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a" / "results.csv")
+
+
+def test_a_folder_in_which_nothing_was_measured_is_free(loaded, tmp_path):
+    def fail(subject, batch):
+        raise ValueError("no")
+
+    METHODS["failing"] = fail
+    try:
+        with pytest.raises(ValueError, match="no"):
+            evaluate(*loaded, EXAMPLES[:2], methods=["failing"], metrics=["accuracy"], out=tmp_path)
+    finally:
+        del METHODS["failing"]
+    evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path)
+    assert len(results(tmp_path)) == 2 * len(QUICK["methods"])
+
+
+def test_two_evaluations_in_one_folder_at_once_are_refused(loaded, tmp_path):
+    def other(done, total):
+        if done == 1:
+            evaluate(*loaded, EXAMPLES, **QUICK, batch_size=1, out=tmp_path)
+
+    with pytest.raises(ValueError, match="another evaluation writes"):
+        evaluate(*loaded, EXAMPLES, **QUICK, batch_size=1, out=tmp_path, progress=other)
+    assert len(results(tmp_path)) == len(EXAMPLES) * len(QUICK["methods"])
+
+
+def test_a_model_that_drops_at_random_is_refused(loaded):
+    with pytest.raises(ValueError, match="eval"):
+        evaluate(loaded[0].train(), loaded[1], EXAMPLES[:1], **QUICK)
+
+
+def test_texts_too_long_for_flows_are_told_of_at_once(loaded, monkeypatch):
+    monkeypatch.setattr("captum_globenc.evaluation.run.MOST_TOKENS", 4)
+    with pytest.raises(ValueError, match="N-Enc/max-flow takes texts of up to 4"):
+        evaluate(*loaded, EXAMPLES, methods=["N-Enc/max-flow"], metrics=["accuracy"])
+
+
+def test_labels_are_names_first(tmp_path):
+    for names, label, expected in (
+        (("1", "2"), "1", 0),
+        (("1", "0"), 1, 0),
+        (("1", "2"), "0", None),
+        (("bad", "good"), "1", 1),
+        (("bad", "good"), "GOOD", 1),
+    ):
+        subject = Subject(
+            SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names)))), SimpleNamespace()
+        )
+        if expected is None:
+            with pytest.raises(ValueError, match="none of the model's"):
+                subject.label(label)
+        else:
+            assert subject.label(label) == expected
 
 
 def test_the_random_streams_of_the_user_are_left_alone(loaded):
@@ -322,13 +387,35 @@ def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
     assert torch.allclose(scores, expected.sum(-1) * batch.mask, atol=1e-6)
 
 
+def test_the_baseline_of_a_text_is_its_own_whatever_stands_beside_it(loaded):
+    subject = Subject(*loaded)
+    batch = subject.batch(0, EXAMPLES)
+    for name in ("gradient-shap", "integrated-gradients", "deep-lift"):
+        torch.manual_seed(0)
+        scores = METHODS[name](subject, batch)
+        # What is not masked in the baseline does not differ from it.
+        assert scores.masked_fill(batch.mask, 0).abs().max() < 1e-6
+        assert scores[batch.mask].abs().min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_method_takes_a_model_in_half_precision(loaded, dtype):
+    model, tokenizer = loaded
+    names = list(METHODS)
+    evaluation = evaluate(model.to(dtype), tokenizer, EXAMPLES, methods=names, metrics=["comprehensiveness"])
+    assert len(evaluation.rows) == len(names) * len(EXAMPLES)
+
+
 def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
     monkeypatch.setattr(methods, "LIME_SAMPLES", 400)
     ids = torch.tensor([[9, 4, 30, 11, 25, 9], [9, 8, 7, 9, 0, 0]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]).bool()
     subject = SimpleNamespace(forward=lambda ids, scale: ids.sum(1, keepdim=True).double() * scale[:, None])
-    batch = SimpleNamespace(
-        examples=(0, 1),
+    batch = Batch(
+        index=0,
+        examples=tuple(EXAMPLES[:2]),
+        labels=(None, None),
+        forward=None,
         inputs=ids,
         blanks=ids.masked_fill(mask, 0),
         mask=mask,
@@ -375,6 +462,7 @@ def test_leave_one_out_beats_chance_on_the_default_model():
 
 FILES = {
     "texts.csv": 'text,label\n"good, but ""red""",1\nbad,\n',
+    "spaced.csv": 'Text, Label\n"good, but ""red""", 1.0\nbad,\n',
     "texts.tsv": '\ufefflabel\ttext\tmore\n1\tgood, but "red"\tx\n\tbad\ty\n',
     "texts.jsonl": '{"text": "good, but \\"red\\"", "label": 1}\n\n{"text": "bad"}\n',
 }
@@ -396,8 +484,10 @@ def test_texts_and_labels_are_read(tmp_path, name):
         ("x.csv", b"text\ngood\n \n", "row 2 has no text"),
         ("x.jsonl", b'{"text": "good"}\n{nope}\n', "line 1 column 2"),
         ("x.jsonl", b"[1]\n", "line 1 is no JSON object"),
-        ("x.jsonl", b'{"text": "good", "label": [1]}\n', "neither a name nor a number"),
+        ("x.jsonl", b'{"text": "good", "label": [1]}\n', "neither a name nor a whole number"),
         ("x.csv", b"text\ncaf\xe9\n", "codec"),
+        ("x.csv", b'text,label\n"open,1\nbad,0\n', "unexpected end of data"),
+        ("x.jsonl", b'{"text": "good \\ud800"}\n', "surrogates not allowed"),
         ("x.xls", b"", "none of .csv, .tsv, .jsonl"),
         ("x/y.csv", None, "No such file"),
     ],

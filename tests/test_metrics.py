@@ -94,7 +94,7 @@ def test_tokens_outside_of_the_mask_stay_and_do_not_count():
     assert sufficiency(additive, IDS, SCORES, fractions=(1 / 3,), **RAW, mask=mask).item() == 3
     nothing = torch.zeros_like(mask)
     for metric in (comprehensiveness, sufficiency, aopc):
-        assert metric(additive, IDS, SCORES, **RAW, mask=nothing).tolist() == [0]
+        assert metric(additive, IDS, SCORES, **RAW, mask=nothing).isnan().tolist() == [True]
 
 
 def test_of_equal_scores_the_first_is_the_higher():
@@ -147,7 +147,42 @@ def test_batches_and_their_size_change_nothing(batch, tokens, size, seed):
                 )
                 for i in range(batch)
             ]
-            assert torch.equal(together, torch.cat(alone))
+            assert torch.equal(together.isnan(), ~(mask | (scores > 0.9)).any(dim=1))
+            assert torch.equal(together.nan_to_num(), torch.cat(alone).nan_to_num())
+
+
+def test_half_precision_outputs_are_compared_in_single():
+    ids, scores = torch.tensor([[4, 5, 6, 7, 2]]), torch.tensor([[0.5, 0.4, 0.3, 0.2, 0.1]])
+
+    def logits(dtype):
+        return lambda ids: torch.stack([ids.sum(1) / 1.5, ids.sum(1) * 0], dim=1).to(dtype)
+
+    for metric in (comprehensiveness, sufficiency, aopc, log_odds):
+        half, single = (metric(logits(d), ids, scores, 0, target=1) for d in (torch.half, torch.float))
+        assert half.dtype == torch.float32
+        assert half.item() == pytest.approx(single.item(), rel=1e-2)
+        assert single.item() != 0
+
+
+def test_a_baseline_that_broadcasts_is_the_same_for_all_texts():
+    ids = torch.arange(16).reshape(4, 4) + 20
+    baselines = torch.tensor([10, 11, 12, 13])  # as long as the batch
+    gone = torch.eye(4).bool()[:, None]
+    expected = torch.where(gone[:, 0], baselines, ids)
+    for size in (None, 1, 4):
+        outputs = outputs_without(lambda ids: ids, ids, gone, baselines, max_examples_per_batch=size)
+        assert torch.equal(outputs[:, 0], expected)
+
+
+def test_targets_count_from_the_end_as_captums_do():
+    for metric in (comprehensiveness, accuracy):
+        first, last = (metric(two_classes, IDS, SCORES, 0, target=target) for target in (0, -2))
+        assert torch.equal(first, last)
+
+
+def test_outputs_that_are_nan_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        accuracy(lambda ids: two_classes(ids) * torch.nan, IDS, SCORES, 0, target=0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; its README says whose they are."""
 
 DIALECTS: Mapping[str, Mapping[str, Any]] = {
-    ".csv": {"delimiter": ","},
+    ".csv": {"delimiter": ",", "strict": True},
     # As the shipped file: quotes are part of a text, tabs and line ends are not.
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
@@ -38,7 +38,7 @@ def read_examples(path: Path) -> list[Example]:
 
     Args:
         path: `.csv` or `.tsv` with a header, or `.jsonl`, in UTF-8: fields `text` and, if there is one,
-            `label`; other fields are passed over.
+            `label`, in any case; other fields are passed over.
 
     Returns:
         The examples, in the order of the file.
@@ -54,12 +54,12 @@ def read_examples(path: Path) -> list[Example]:
     examples = []
     try:
         for number, row in enumerate(_rows(path)):
-            text, label = row.get("text"), row.get("label")
+            named = {str(name).strip().lower(): value for name, value in row.items()}
+            text, label = named.get("text"), named.get("label")
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"row {number + 1} has no text")
-            if not isinstance(label, str | int | None):
-                raise ValueError(f"the label of row {number + 1} is neither a name nor a number")
-            examples.append(Example(number, text, None if label == "" else label))
+            text.encode()  # a lone surrogate is no text
+            examples.append(Example(number, text, _label(label, number)))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot read {path}: {reason}") from error
@@ -87,6 +87,19 @@ def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> lis
     if limit < 1:
         raise ValueError(f"limit is {limit}; at least one text is needed")
     return sorted(random.Random(seed).sample(list(examples), limit), key=lambda example: example.number)
+
+
+def _label(label: Any, number: int) -> str | int | None:
+    """Return a label as a name or a whole number: 1.0 is 1, as tables with gaps write it."""
+    if isinstance(label, str):
+        label = label.strip()
+        whole = label.removesuffix(".0")
+        return (whole if whole.isdecimal() else label) or None
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    if not isinstance(label, int | None):
+        raise ValueError(f"the label of row {number + 1} is neither a name nor a whole number")
+    return label
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:

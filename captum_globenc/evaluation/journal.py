@@ -46,11 +46,11 @@ class Journal:
         }
         self._sizes = batch_sizes
         self._path = None if folder is None else folder / RESULTS
+        self._written = 0
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._check(folder / SETTINGS, settings)
-                self._load(folder / RESULTS)
+                self._load(folder / RESULTS, self._check(folder / SETTINGS, settings))
             except OSError as error:
                 raise ValueError(f"cannot use {folder}: {error.strerror}") from error
 
@@ -63,46 +63,70 @@ class Journal:
 
         Args:
             rows: one per example and method.
+
+        Raises:
+            ValueError: the file cannot be written, or another evaluation has written to it.
         """
         self.rows.extend(rows)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._lines(rows))
+        if self._path is None:
+            return
+        content = self._lines(rows).encode()
+        try:
+            if self._path.stat().st_size != self._written:
+                raise ValueError(f"another evaluation writes to {self._path}: choose another folder")
+            with self._path.open("ab") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            raise ValueError(f"cannot write {self._path}: {error.strerror}") from error
+        self._written += len(content)
 
-    def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def _check(self, path: Path, settings: Mapping[str, Any]) -> bool:
+        """Tell whether the folder holds rows of these settings; refuse rows of others."""
+        results = path.parent / RESULTS
         if not path.exists():
-            if (path.parent / RESULTS).exists():
+            if results.exists():
                 raise ValueError(f"{path.parent} holds a {RESULTS} of something else: choose another folder")
             replace(path, json.dumps(settings, indent=2) + "\n")
-            return
+            return False
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} is of something else: choose another folder")
+        if not results.exists() or results.read_bytes().count(b"\n") < 2:
+            # Nothing was measured: whoever began it found out that it could not be.
+            replace(path, json.dumps(settings, indent=2) + "\n")
+            results.unlink(missing_ok=True)
+            return False
         for name in dict.fromkeys([*settings, *before]):
             if settings.get(name) != before.get(name):
                 was, now = (_brief(values.get(name)) for values in (before, settings))
                 raise ValueError(
                     f"{path.parent} holds an evaluation with {name} {was}, not {now}: choose another folder"
                 )
+        return True
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, known: bool) -> None:
         """Take up the batches that are done, and clear away what was cut off in the middle of one."""
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if known else ""
+        if not text.endswith("\n"):  # the line that was being written
+            text = text[: text.rfind("\n") + 1]
         found = []
         for row in csv.DictReader(io.StringIO(text)):
             try:
                 found.append({name: read(row[name]) for name, read in self._read.items()})
             except (KeyError, TypeError, ValueError):
-                break  # The line that was being written.
+                break
         count = Counter(row[BATCH] for row in found)
         done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size}
         self.rows = [row for row in found if row[BATCH] in done]
         whole = ",".join(self._read) + "\n" + self._lines(self.rows)
-        if whole != text:
+        if not known or whole != path.read_text(encoding="utf-8", errors="replace"):
             replace(path, whole)
+        self._written = len(whole.encode())
 
     def _lines(self, rows: Sequence[Row]) -> str:
         file = io.StringIO()

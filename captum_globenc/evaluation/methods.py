@@ -88,10 +88,25 @@ def on_embeddings(
     inputs = subject.embed(batch.inputs)
     if has_baseline:
         options["baselines"] = subject.embed(batch.blanks)
-    scores = method(subject.forward).attribute(
+
+    def forward(embeddings: Tensor, *extra: Tensor | None) -> Tensor:
+        # What lies between two texts comes in single precision, whatever the model computes in.
+        logits: Tensor = subject.forward(embeddings.to(inputs.dtype), *extra)
+        return logits
+
+    # DeepLift hooks into modules, so it has to be given one.
+    function = subject.forward if method is DeepLift else forward
+    scores = method(function).attribute(
         inputs, target=batch.target, additional_forward_args=batch.extra, **options
     )
     return reduce(scores, dim=-1)
+
+
+def gradient_shap(subject: Subject, batch: Batch) -> Tensor:
+    """Gradient SHAP, text by text: Captum draws from the baselines of all that it is given."""
+    return torch.cat(
+        [on_embeddings(subject, one, GradientShap, n_samples=NOISE_SAMPLES) for one in batch.singles()]
+    )
 
 
 def feature_ablation(subject: Subject, batch: Batch) -> Tensor:
@@ -113,22 +128,18 @@ def lime(subject: Subject, batch: Batch) -> Tensor:
     from captum._utils.models.linear_model import SkLearnRidge
 
     rows = []
-    for row in range(len(batch.examples)):
-        one = slice(row, row + 1)
-        mask = batch.mask[one]
+    for one in batch.singles():
         # Special tokens and padding are their own baseline, so they may go with the first token.
-        features = (mask.long().cumsum(dim=1) - 1).clamp(min=0) * mask
+        features = (one.mask.long().cumsum(dim=1) - 1).clamp(min=0) * one.mask
         method = Lime(
             subject.forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=_closeness
         )
         rows.append(
             method.attribute(
-                batch.inputs[one],
-                baselines=batch.blanks[one],
-                target=batch.target[one],
-                additional_forward_args=tuple(
-                    None if argument is None else argument[one] for argument in batch.extra
-                ),
+                one.inputs,
+                baselines=one.blanks,
+                target=one.target,
+                additional_forward_args=one.extra,
                 feature_mask=features,
                 n_samples=LIME_SAMPLES,
                 perturbations_per_eval=LIME_SAMPLES,
@@ -160,7 +171,7 @@ METHODS: dict[str, Method] = {
     "integrated-gradients": partial(on_embeddings, method=IntegratedGradients, n_steps=INTEGRATION_STEPS),
     "input-x-gradient": partial(on_embeddings, method=InputXGradient, has_baseline=False),
     "saliency": partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm),
-    "gradient-shap": partial(on_embeddings, method=GradientShap, n_samples=NOISE_SAMPLES),
+    "gradient-shap": gradient_shap,
     "deep-lift": partial(on_embeddings, method=DeepLift),
     "feature-ablation": feature_ablation,
     "lime": lime,

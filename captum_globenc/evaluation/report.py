@@ -162,7 +162,7 @@ def _cell(values: Sequence[float]) -> Cell:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return Cell(math.nan, math.nan, 0)
-    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
+    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
 
 
 def _finite(cell: Cell) -> dict[str, float | None]:

@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
@@ -16,6 +18,7 @@ from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribut
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Subject
+from captum_globenc.flow import MOST_TOKENS
 from captum_globenc.metrics import REMOVALS
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
@@ -83,10 +86,21 @@ def evaluate(
         raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
     find_encoder(model)
     subject = Subject(model, tokenizer, removal, seed)
+    if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+        raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
     for example in examples:  # An hour into the run is too late to find a bad label.
         subject.label(example.label)
+    ids = [subject.ids(example.text) for example in examples]
+    longest = max(map(len, ids))
+    flows = [method for method in methods if method.endswith("/max-flow")]
+    if flows and longest > MOST_TOKENS:
+        raise ValueError(
+            f"{', '.join(flows)} takes texts of up to {MOST_TOKENS} tokens, and one has {longest}: "
+            "leave it out of the methods"
+        )
     # Texts of like length run together; the longest first, so that too little memory shows at once.
-    ordered = sorted(examples, key=lambda example: -subject.length(example.text))
+    order = sorted(range(len(examples)), key=lambda place: -len(ids[place]))
+    ordered = [examples[place] for place in order]
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     settings = {
         "methods": methods,
@@ -96,10 +110,11 @@ def evaluate(
         "seed": seed,
         "texts": len(examples),
         "data": _digest(repr([(e.number, e.text, e.label) for e in examples]).encode()),
+        "tokens": _digest(repr(ids).encode()),
         "model": type(model).__name__,
-        "weights": _digest(
-            *(p.detach().flatten()[:16].float().cpu().numpy().tobytes() for p in model.parameters())
-        ),
+        "config": _digest(repr(sorted(_said(model.config).items())).encode()),
+        "weights": _digest(*map(_content, model.state_dict().values())),
+        "versions": {package: _version(package) for package in PACKAGES},
     }
     journal = Journal(
         out,
@@ -115,9 +130,9 @@ def evaluate(
         done += len(chosen)
         if progress is not None:
             progress(done, len(examples))
-    versions = {package: _version(package) for package in PACKAGES}
     rows = sorted(journal.rows, key=lambda row: (row["example"], methods.index(row["method"])))
-    evaluation = Evaluation(methods, metrics, rows, {**settings, "versions": versions})
+    cut = sum(subject.is_cut(example.text) for example in examples)
+    evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut})
     if out is not None:
         try:
             evaluation.save(out)
@@ -166,6 +181,21 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a checkout that was never installed
         return "(not installed)"
+
+
+def _said(config: PreTrainedConfig) -> dict[str, str]:
+    """Return what a config says of the model, not of where it came from."""
+    origin = ("_name_or_path", "transformers_version", "dtype")
+    return {name: repr(value) for name, value in config.to_dict().items() if name not in origin}
+
+
+def _content(value: Any) -> bytes:
+    """Return what an entry of a state dict holds, and as what."""
+    if not isinstance(value, Tensor):  # a quantised module's, which says no more by itself
+        return b""
+    held = value.int_repr() if value.is_quantized else value
+    held = held.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return f"{value.dtype} {tuple(value.shape)}".encode() + held.numpy().tobytes()
 
 
 def _digest(*parts: bytes) -> str:

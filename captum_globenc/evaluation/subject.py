@@ -3,8 +3,8 @@
 Letters: B batch, N tokens, D embedding size, C classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,9 +65,19 @@ class Subject:
 
     def length(self, text: str) -> int:
         """Return how many tokens a text has, as the model sees it."""
-        return len(
-            self.tokenizer(text, truncation=self._limit is not None, max_length=self._limit)["input_ids"]
-        )
+        return len(self.ids(text))
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, as the model sees them."""
+        found: list[int] = self.tokenizer(text, truncation=self._limit is not None, max_length=self._limit)[
+            "input_ids"
+        ]
+        return found
+
+    def is_cut(self, text: str) -> bool:
+        """Tell whether a text is longer than the model takes."""
+        limit = self._limit
+        return limit is not None and len(self.tokenizer(text, verbose=False)["input_ids"]) > limit
 
     @cached_property
     def names(self) -> list[str]:
@@ -76,7 +86,7 @@ class Subject:
         return [names[index] for index in sorted(names)]
 
     def label(self, label: str | int | None) -> int | None:
-        """Return the class of a label: its index, or its name in any case.
+        """Return the class of a label: its name in any case, or its index where no name is a number.
 
         Raises:
             ValueError: the model has no such class.
@@ -87,7 +97,8 @@ class Subject:
         text = str(label).lower()
         if text in names:
             return names.index(text)
-        if text.isdecimal() and int(text) < len(names):
+        by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
+        if by_index and int(text) < len(names):
             return int(text)
         raise ValueError(f"label {label!r} is none of the model's: {', '.join(self.names)}")
 
@@ -161,6 +172,22 @@ class Batch:
     blanks: Tensor
     forward: "Remembering"
     scores: dict[str, Tensor] = field(default_factory=dict)
+
+    def singles(self) -> Iterator["Batch"]:
+        """Yield each text as a batch of its own, its padding kept."""
+        for row, example in enumerate(self.examples):
+            one = slice(row, row + 1)
+            yield replace(
+                self,
+                examples=(example,),
+                labels=self.labels[one],
+                inputs=self.inputs[one],
+                extra=tuple(None if argument is None else argument[one] for argument in self.extra),
+                mask=self.mask[one],
+                target=self.target[one],
+                blanks=self.blanks[one],
+                scores={},
+            )
 
 
 class Remembering:

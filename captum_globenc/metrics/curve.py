@@ -63,7 +63,7 @@ def removal_curve(
             "others" keeps the highest `counts` and removes all others. Of equal scores the first
             token counts as the higher.
         mask: `(B, N)`, True at the tokens that may be removed: False for special tokens and padding.
-            Left out, every token may.
+            Left out, every token may; what a model says of a text without any is its own affair.
         removal: "mask" puts `baselines` there, "delete" closes the gap, "pad" hides the token from
             attention; see :func:`~captum_globenc.metrics.removal.outputs_without`.
         activation: makes probabilities of what `forward_func` returns: softmax unless told.
@@ -168,16 +168,13 @@ def removal_outputs(
     baseline = baselines[0] if isinstance(baselines, tuple) else baselines
     gone = removal_masks(token_scores(scores, tensor), removable(tensor, mask), counts, order)
     whole = torch.zeros_like(gone[:, :1])
-    outputs = activation(
-        outputs_without(
-            forward_func,
-            tensor,
-            torch.cat([whole, gone], dim=1),
-            baseline,
-            additional_forward_args,
-            **options,
-        )
+    raw = outputs_without(
+        forward_func, tensor, torch.cat([whole, gone], dim=1), baseline, additional_forward_args, **options
     )
+    # Differences of probabilities are small next to the steps of half precision.
+    outputs = activation(raw.to(torch.promote_types(raw.dtype, torch.float32)))
+    if bool(outputs.isnan().any()):
+        raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
     if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
         target = outputs[:, 0].argmax(dim=1)
     return outputs, target

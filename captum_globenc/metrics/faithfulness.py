@@ -1,6 +1,7 @@
 """Faithfulness: what happens to the prediction when the tokens go that the scores call important.
 
-Every metric takes what Captum's own metrics take and returns one value per example. p(x) is
+Every metric takes what Captum's own metrics take and returns one value per example, NaN where no token
+may be removed. p(x) is
 the probability of the target class, p(x - top k) that without the k most important tokens, and k(f) the
 fraction f of the n tokens, rounded up.
 
@@ -70,7 +71,7 @@ def comprehensiveness(
     curve = _fraction_curve(
         forward_func, inputs, attributions, fractions, baselines, additional_forward_args, target, **options
     )
-    return (curve[:, :1] - curve[:, 1:]).mean(dim=1)
+    return _where_defined((curve[:, :1] - curve[:, 1:]).mean(dim=1), inputs, options)
 
 
 def sufficiency(
@@ -123,7 +124,7 @@ def sufficiency(
         order="others",
         **options,
     )
-    return (curve[:, :1] - curve[:, 1:]).mean(dim=1)
+    return _where_defined((curve[:, :1] - curve[:, 1:]).mean(dim=1), inputs, options)
 
 
 def aopc(
@@ -184,7 +185,7 @@ def aopc(
         **options,
     )
     drop = (curve[:, :1] - curve[:, 1:]) * (counts <= tokens)
-    return drop.sum(dim=1) / (tokens[:, 0].clamp(max=steps) + 1)
+    return _where_defined(drop.sum(dim=1) / (tokens[:, 0].clamp(max=steps) + 1), inputs, options)
 
 
 def log_odds(
@@ -236,7 +237,7 @@ def log_odds(
     if bool((curve < 0).any()):
         raise ValueError("log_odds needs probabilities, and activation gave a negative number.")
     logs = curve.clamp(min=torch.finfo(curve.dtype).tiny).log()
-    return (logs[:, 1:] - logs[:, :1]).mean(dim=1)
+    return _where_defined((logs[:, 1:] - logs[:, :1]).mean(dim=1), inputs, options)
 
 
 def accuracy(
@@ -297,8 +298,14 @@ def accuracy(
     if outputs.ndim != 3 or outputs.shape[2] < 2:
         raise ValueError(f"accuracy needs outputs (B, C) with C > 1, got {tuple(outputs[:, 0].shape)}.")
     selected(outputs, target)  # refuses what Captum refuses
-    right = torch.as_tensor(target, device=outputs.device).reshape(-1, 1)
-    return (outputs[:, 1:].argmax(dim=2) == right).to(outputs.dtype).mean(dim=1)
+    right = torch.as_tensor(target, device=outputs.device).reshape(-1, 1) % outputs.shape[2]
+    hits = (outputs[:, 1:].argmax(dim=2) == right).to(outputs.dtype).mean(dim=1)
+    return _where_defined(hits, inputs, options)
+
+
+def _where_defined(values: Tensor, inputs: Tensor | tuple[Tensor], options: RemovalOptions) -> Tensor:
+    """Return NaN in place of the values `(B,)` of texts of which nothing may be removed."""
+    return values.where(removable(inputs, options.get("mask")).any(dim=1), torch.nan)
 
 
 def _fraction_curve(

@@ -118,6 +118,8 @@ def _against_marked(
     mask: Tensor | None,
 ) -> Tensor:
     def agreement(scores: Tensor, marked: Tensor) -> float:
+        if not bool(scores.isfinite().all()):
+            raise ValueError("attributions are NaN or infinite, and cannot be ranked.")
         return statistic(scores, marked) if bool(marked.any()) else torch.nan
 
     return by_text(agreement, mask, attributions=per_token(attributions), rationales=rationales.bool())

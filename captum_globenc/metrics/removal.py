@@ -75,9 +75,11 @@ def outputs_without(
         inputs: `(B, N)` ids or `(B, N, D)` embeddings.
         gone: `(B, K, N)`, True at the tokens that each variant lacks.
         baselines: what stands where a token was: a number, or a tensor that broadcasts to `inputs`.
-            The mask token's id for "mask"; the padding's, or None, for "delete" and "pad".
+            The mask token's id for "mask"; the padding's, or None, for "delete"; None for "pad", where
+            a model that counts its positions from the padding's id would count others.
         additional_forward_args: further arguments of `forward_func`; tensors whose first dimension is
-            B go with their example, and with "delete" those of shape `(B, N, ...)` with their token.
+            B go with their example, and with "delete" those of shape `(B, N, ...)` with their token:
+            leave `position_ids` out there, for the model to count anew.
         removal: "mask" replaces, "delete" closes the gap and pads at the end, "pad" takes a token out
             of the attention mask where it stands.
         attention_mask: which of `additional_forward_args` is the attention mask, `(B, N)` or None for
@@ -110,7 +112,10 @@ def outputs_without(
     with torch.no_grad():
         for rows, lacking in zip(torch.split(example, size), torch.split(flat, size), strict=True):
             some = tuple(_of_rows(arg, rows, batch) for arg in extra)
-            run, some = remove(inputs[rows], some, lacking, _of_rows(baselines, rows, batch), attention_mask)
+            # A baseline of fewer dimensions is the same for all, even where it is as long as the batch.
+            every = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
+            blank = baselines if every else _of_rows(baselines, rows, batch)
+            run, some = remove(inputs[rows], some, lacking, blank, attention_mask)
             answers.append(_run_forward(forward_func, (run,), None, some or None))
     answer = torch.cat(answers)
     if len(answer) != len(example):
