@@ -14,7 +14,7 @@ from captum_globenc.mixing import MIXINGS
 from captum_globenc.page import heat_map, legend, number_table, shaded_tokens
 from captum_globenc.words import merge_scores
 
-__all__ = ["LONGEST_TEXT", "METHODS", "Answer", "Form", "answer", "message", "shown"]
+__all__ = ["LONGEST_TEXT", "METHODS", "Answer", "Form", "answer", "linked", "message", "shown"]
 
 METHODS = ("GlobEnc", *COMPARISONS)
 LONGEST_TEXT = 20_000
@@ -76,7 +76,7 @@ class Form(NamedTuple):
         return cls(
             text,
             pair,
-            model,
+            model.strip(),
             mixing=mixing if mixing in MIXINGS else plain.mixing,
             methods=methods or plain.methods,
             words=query.get("words", "0") == "1",
@@ -123,13 +123,22 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
 
 
 class Answer(NamedTuple):
-    """What the page shows, in HTML, and the explanation that it shows, if there is one."""
+    """What the page shows, in HTML, and the explanation that it shows, if there is one, with its form."""
 
     prediction: str = ""
     tokens: str = ""
     layers: str = ""
     link: str = ""
     explanation: Explanation | None = None
+    form: Form | None = None
+
+
+def linked(form: Form) -> str:
+    """Return the link that restores a form, or nothing where it would be too long."""
+    link = form.link()
+    if len(link) > LONGEST_LINK:
+        return ""
+    return f'<div class="globenc"><a href="{escape(link)}">Link to this input</a></div>'
 
 
 def message(text: str) -> str:
@@ -168,13 +177,11 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
         notes.append(
             f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read."
         )
-    link = form.link()
     return Answer(
         '<div class="globenc" aria-live="polite">'
         f'<p class="prediction">{escape(explanation.headline)}</p></div>' + "".join(map(message, notes)),
         *shown(explanation, form, len(explanation.layers)),
-        f'<div class="globenc"><a href="{escape(link)}">Link to this input</a></div>'
-        if len(link) <= LONGEST_LINK
-        else "",
+        linked(form),
         explanation,
+        form,
     )

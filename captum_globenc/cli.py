@@ -125,9 +125,12 @@ def show_demo(
         raise CommandError('the web demo needs gradio: pip install "captum_globenc[demo]"')
 
     from captum_globenc.demo import serve
+    from captum_globenc.loading import LoadingError
 
     try:
         serve(host, port, model, started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"))
+    except LoadingError as error:
+        raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
 
@@ -250,10 +253,6 @@ def _texts(arguments: Iterable[str]) -> Iterator[str]:
             found = True
             if not text.strip():
                 raise CommandError("a text is empty")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise CommandError("a text is not valid UTF-8") from None
             yield text
     if not found:
         raise CommandError("no text to explain: standard input is empty")
@@ -261,6 +260,8 @@ def _texts(arguments: Iterable[str]) -> Iterator[str]:
 
 def _lines() -> Iterator[str]:
     """Yield the lines of standard input that are not blank."""
+    if sys.stdin is None:  # closed
+        return iter(())
     if sys.stdin.isatty():
         note("reading texts from standard input, one per line; Ctrl-D ends it")
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from captum_globenc.answers import LONGEST_TEXT, METHODS, Answer, Form, answer, message, shown
+from captum_globenc.answers import LONGEST_TEXT, METHODS, Answer, Form, answer, linked, message, shown
 from captum_globenc.explain import Explanation
 from captum_globenc.loading import Classifier, load_classifier
 from captum_globenc.mixing import MIXINGS
@@ -82,10 +82,12 @@ def build(model: str | None = None) -> "gradio.Blocks":
 
     Raises:
         ImportError: Gradio is not installed.
+        LoadingError: The classifier cannot be loaded.
     """
     import gradio as gr
 
     classifiers = _Classifiers(model)
+    classifiers("")  # A wrong name is told of now, not in the browser.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     with gr.Blocks(title="GlobEnc: what an encoder attends to", analytics_enabled=False) as page:
         gr.Markdown(
@@ -113,13 +115,21 @@ def build(model: str | None = None) -> "gradio.Blocks":
 
         def run(*values: Any) -> list[Any]:
             found = answer(_form(values), classifiers)
-            there = found.explanation is not None
-            count = len(found.explanation.layers) if found.explanation else 2
-            slider = gr.Slider(maximum=max(count, 2), value=count, visible=there and count > 1)
-            return [*found, slider, gr.Accordion(visible=there)]
+            if found.explanation is None or found.form is None:
+                return [*found[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
+            count = len(found.explanation.layers)
+            there = count > 1 and "GlobEnc" in found.form.methods
+            slider = gr.Slider(maximum=max(count, 2), value=count, visible=there)
+            return [*found[:4], (found.explanation, found.form), slider, gr.Accordion(visible=True)]
 
-        def redraw(explanation: Explanation | None, after: int, *values: Any) -> tuple[str, str]:
-            return ("", "") if explanation is None else shown(explanation, _form(values), int(after))
+        def redraw(
+            explained: tuple[Explanation, Form] | None, after: int, merged: bool, shows_special: bool
+        ) -> list[Any]:
+            if explained is None:
+                return [gr.skip() for _ in range(3)]
+            # What was explained stays, whatever the other fields say by now.
+            form = explained[1]._replace(words=merged, special=shows_special)
+            return [*shown(explained[0], form, int(after)), linked(form)]
 
         def restore(request: gr.Request) -> list[Any]:
             form = Form.of(dict(request.query_params))
@@ -133,14 +143,17 @@ def build(model: str | None = None) -> "gradio.Blocks":
             form = _form(values)
             if form.model not in classifiers:  # a link alone loads nothing from anywhere
                 waiting = Answer(message(f"Press Explain to load the model {form.model}."))
-                return [*waiting, gr.Slider(visible=False), gr.Accordion(visible=False)]
+                return [*waiting[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
             return run(*values)
 
+        # One run of a model at a time: Captum's methods over layers hook into it, whoever asks.
+        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **private}
         for event in (button.click, text.submit, examples.load_input_event.then):
-            event(run, fields, results, **private)
-        for event in (layer.input, words.input, special.input):
-            event(redraw, [state, layer, *fields], [tokens, layers], **private)
-        page.load(restore, None, fields, **private).then(run_restored, fields, results, **private)
+            event(run, fields, results, trigger_mode="always_last", **alone)
+        for event in (layer.input, layer.release, words.input, special.input):
+            options = [state, layer, words, special]
+            event(redraw, options, [tokens, layers, link], trigger_mode="always_last", **private)
+        page.load(restore, None, fields, **private).then(run_restored, fields, results, **alone)
     return page
 
 
@@ -192,6 +205,7 @@ def serve(
 
     Raises:
         ImportError: Gradio is not installed.
+        LoadingError: The classifier cannot be loaded.
         OSError: The address cannot be listened on.
     """
     # For this process, and before Gradio reads them: no usage statistics, no question for updates.

@@ -120,7 +120,8 @@ def explain(
 
     Raises:
         ValueError: The model is not supported or gives no (B, C) logits, a name is not known, a
-            position lies outside of a text, or the model's output is not finite.
+            position lies outside of a text, a text is not valid Unicode or has tokens that the model has
+            no embedding for, or the model's output is not finite.
 
     Example:
         >>> from captum_globenc.default import load_default
@@ -196,6 +197,11 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[BatchEncoding, list[bool]]:
     """Tokenize on the right side of the model's limit; say which texts were too long for it."""
+    for text in (*texts, pair or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text is not valid UTF-8") from None
     pairs = None if pair is None else [pair] * len(texts)
     limit = token_limit(model, tokenizer)
     batch = tokenizer(
@@ -209,6 +215,12 @@ def _encode(
         return_special_tokens_mask=True,
         return_tensors="pt",
     )
+    embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if embeddings is not None and int(batch["input_ids"].max()) >= embeddings:
+        raise ValueError(
+            f"the tokenizer gives id {int(batch['input_ids'].max())}, and the model has {embeddings} "
+            "embeddings: they do not belong together, or the embeddings were not resized"
+        )
     whole = tokenizer(list(texts), pairs, verbose=False)["input_ids"]
     truncated = [limit is not None and len(ids) > limit for ids in whole]
     return batch.to(model.device), truncated

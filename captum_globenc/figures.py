@@ -24,6 +24,7 @@ __all__ = ["plot_comparison", "plot_layers", "plot_mixing"]
 LABEL_SIZE = 8.0
 """Size of a token's name, in points, and how far apart two must be as a multiple of it."""
 LABEL_SPACING = 1.35
+LEGEND_SIZE = 9.0
 LONGEST_LABEL = 24
 """Characters of a token that are shown."""
 SMALLEST, LARGEST = 4.0, 40.0
@@ -143,7 +144,11 @@ def plot_comparison(
     if not methods:
         raise ValueError("no method to draw")
     rows = {name: _checked(scores, (len(tokens),)) for name, scores in methods.items()}
-    ax = _axes(ax, len(tokens) * max(1.0, 0.4 * len(rows)), 2.0 + _inches(tokens))
+    columns = min(len(rows), 3)
+    longest = max(len(_plain(name)) for name in rows)
+    legend = columns * (0.6 + longest * LEGEND_SIZE * 0.6 / 72)
+    room = max(len(tokens) * max(1.0, 0.4 * len(rows)), legend / TOKEN_INCHES)
+    ax = _axes(ax, room, 2.0 + _inches(tokens))
     width = 0.8 / len(rows)
     for number, (name, row) in enumerate(rows.items()):
         heights = row / _largest(row) if relative else row
@@ -153,7 +158,7 @@ def plot_comparison(
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xlim(-0.6, len(tokens) - 0.4)
     ax.set_ylabel("score / largest" if relative else "score")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rows), 3), frameon=False, fontsize=9)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=LEGEND_SIZE)
     _name_tokens(ax.xaxis, tokens)
     return ax
 

@@ -177,7 +177,7 @@ DARK = """--page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;
 
 RULES = """
 .tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
-.tokens span { border-radius: .2rem; padding: .15rem .25rem; }
+.tokens span { border-radius: .2rem; padding: .15rem .25rem; unicode-bidi: isolate; }
 .positive, .negative { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 .positive { background: rgb(var(--positive) / var(--strength)); }
 .negative { background: rgb(var(--negative) / var(--strength)); }

@@ -102,8 +102,8 @@ def visualization_records(
     logits: Tensor,
     *,
     class_names: Mapping[int, str] | None = None,
-    true_classes: Sequence[int | float] | None = None,
-    targets: Sequence[int] | None = None,
+    true_classes: Sequence[int | float] | Tensor | None = None,
+    targets: Sequence[int] | Tensor | None = None,
     problem_type: str | None = None,
     words: str | None = None,
     special: bool = True,
@@ -122,8 +122,8 @@ def visualization_records(
         logits: (B, C), of a classifier or a regression model.
         class_names: Names by class, such as ``model.config.id2label``; left out, the numbers.
         true_classes: The B classes that the texts are labelled with, or for a regression model the
-            values; left out, "-" is shown.
-        targets: The B classes that were attributed to; left out, the predicted ones.
+            values, as a list or a tensor; left out, "-" is shown.
+        targets: The B classes that were attributed to, likewise; left out, the predicted ones.
         problem_type: As in ``model.config.problem_type``. "regression", and C = 1 whatever it says: the
             value itself stands where a class has its probability. "multi_label_classification": each
             class has a probability of its own. Left out, the probabilities of all classes sum to 1.
@@ -154,6 +154,10 @@ def visualization_records(
     regression = problem_type == "regression" or logits.shape[-1] == 1
 
     def class_name(index: int) -> str:
+        if class_names is not None and index not in class_names:
+            raise ValueError(
+                f"class {index} has no name in class_names, only {', '.join(map(str, class_names))}"
+            )
         return escape(str(index if class_names is None else class_names[index]))
 
     def true_name(label: Any) -> str:
@@ -172,8 +176,8 @@ def visualization_records(
         probabilities = probabilities.softmax(-1)
     rows: dict[str, list[Any]] = {
         "logits": predicted,
-        "true_classes": [None] * len(tokens) if true_classes is None else list(true_classes),
-        "targets": predicted if targets is None else list(targets),
+        "true_classes": [None] * len(tokens) if true_classes is None else _plain(true_classes),
+        "targets": predicted if targets is None else _plain(targets),
     }
     for name, row in rows.items():
         if len(row) != len(tokens):
@@ -193,6 +197,11 @@ def visualization_records(
     ]
 
 
+def _plain(values: Sequence[Any] | Tensor) -> list[Any]:
+    """Return numbers of Python's, from tensors or arrays, or from a list that may hold some."""
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
 def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw the attributions of one image with Captum's ``visualize_image_attr``.
 
@@ -209,7 +218,7 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
         The axes.
 
     Raises:
-        ValueError: The shapes do not fit, or there is NaN or infinity.
+        ValueError: The shapes do not fit, there is NaN or infinity, or all scores are 0.
 
     Example:
         >>> import torch
@@ -234,9 +243,11 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
     )
     if not (scores.isfinite().all() and pixels.isfinite().all()):
         raise ValueError("attributions or image hold NaN or infinity")
+    if not scores.any():
+        raise ValueError("all scores are 0: there is nothing to draw")
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > 1:
-        pixels = (pixels - low) / (high - low)
+        pixels = (pixels - low) / (high - low if high > low else 1)
     if pixels.shape[-1] == 1:
         pixels = pixels.expand(-1, -1, 3)
     if ax is None:

@@ -163,7 +163,8 @@ def _beginnings(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], bool
     if any(token.startswith("##") and token[2:].isalnum() for token in vocabulary):
         return lambda _, token: not token.startswith("##")
     if any(token.endswith("</w>") for token in vocabulary):
-        return lambda previous, _: previous.endswith("</w>")
+        ends = ("</w>", tokenizer.unk_token or "</w>")
+        return lambda previous, _: previous.endswith(ends)
     if any(token.startswith(("\u2581", "\u0120")) for token in vocabulary):
         return lambda _, token: token.startswith(("\u2581", "\u0120"))
     return lambda _previous, _token: True

@@ -99,7 +99,7 @@ def test_a_model_that_cannot_be_loaded_is_told_of():
 
     found = answer(Form("good", model=" <b> "), failing)
     assert "cannot load &lt;b&gt;: &lt;i&gt;why&lt;/i&gt;" in found.prediction
-    assert found[1:] == ("", "", "", None)
+    assert found[1:] == ("", "", "", None, None)
 
 
 def test_a_head_without_weights_and_a_cut_text_are_told_of(classifier):
@@ -111,3 +111,9 @@ def test_a_head_without_weights_and_a_cut_text_are_told_of(classifier):
 def test_a_text_that_no_link_can_hold_has_none(ask):
     assert 'href="?text=good"' in ask("good").link
     assert ask("x" * LONGEST_LINK).link == ""
+
+
+def test_a_name_of_blanks_is_the_models_own_and_no_surrogate_is_a_text(ask):
+    assert Form.of({"text": "good", "model": " "}) == Form("good")
+    for form in (Form("good \ud83d"), Form("good", "\ud83d")):
+        assert "not valid UTF-8" in ask(*form).prediction

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from transformers import LongformerConfig, LongformerForSequenceClassification, ViTConfig, ViTModel
@@ -203,6 +204,11 @@ def without_tokenizer(folder):
     (folder / "tokenizer_config.json").unlink()
 
 
+def configured(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
 def no_text_model(folder):
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTModel(ViTConfig(**shape, image_size=32)).save_pretrained(folder)
@@ -219,6 +225,9 @@ def no_text_model(folder):
         (damaged_tokenizer, "line 1 column 2"),
         (without_tokenizer, "it has no tokenizer"),
         (no_text_model, "AutoModelForSequenceClassification"),
+        (partial(configured, id2label=["A", "B"]), "'list' object"),
+        (partial(configured, num_attention_heads=0), "zero"),
+        (partial(configured, dtype="float99"), "float99"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, tmp_path, damage, message):
@@ -346,3 +355,16 @@ def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("captum_globenc.demo.serve", serve)
     assert failing("demo") == "error: cannot listen on 127.0.0.1, port 7860: it is in use\n"
+
+
+def test_a_second_segment_that_is_no_text_is_told_of_in_one_line(failing, folder):
+    assert "not valid UTF-8" in failing("explain", "good", "--model", folder, "--pair", "caf\udce9")
+
+
+def test_a_tokenizer_of_another_model_is_told_of_in_one_line(failing, tmp_path):
+    save_classifier(tmp_path, vocab_size=10)
+    assert "10 embeddings" in failing("explain", "good film", "--model", tmp_path)
+
+
+def test_a_demo_of_no_model_does_not_start(failing):
+    assert "cannot load no/such" in failing("demo", "--model", "no/such")

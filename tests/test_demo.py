@@ -150,6 +150,60 @@ def test_the_slider_goes_through_the_layers_by_keyboard(page, address, expected)
     assert numbers == pytest.approx(expected.layers[4], rel=1e-2)
 
 
+def test_the_slider_and_the_picture_agree_however_fast_it_moves(page, address, expected):
+    page.goto(address)
+    ask(page, TEXT)
+    tokens(page)
+    slider = page.locator("#layer input[type=range]")
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    _, numbers = tokens(page, "GlobEnc, after layer 3 of 6")
+    assert numbers == pytest.approx(expected.layers[2], rel=1e-2)
+    page.locator("#layer button").click()  # back to where it was
+    assert tokens(page)[1] == pytest.approx(expected.scores, rel=1e-2)
+
+
+def test_what_was_explained_stays_until_explain_is_pressed(page, address, expected):
+    page.goto(address)
+    ask(page, TEXT)
+    tokens(page)
+    page.get_by_role("button", name="Options").click()
+    page.get_by_role("checkbox", name="GlobEnc", exact=True).uncheck()
+    page.get_by_label("integrated-gradients").check()
+    page.get_by_label("Merge pieces into words").check()
+    page.locator("#tokens .tokens span", has_text="unfathomably").wait_for()
+    names, _ = tokens(page)
+    assert len(names) == len(expected.words)
+    link = page.get_by_role("link", name="Link to this input")
+    assert link.get_attribute("href") == f"?{urlencode({'text': TEXT, 'words': 1})}"
+
+
+def test_the_last_text_asked_for_is_the_one_explained(page, address):
+    page.goto(address)
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("integrated-gradients").check()
+    ask(page, "a dull film " * 60)
+    ask(page, TEXT)
+    page.locator("#tokens .tokens span", has_text="wonderful").first.wait_for()
+    assert "wonderful" in tokens(page)[0]
+
+
+def test_two_who_ask_at_once_get_their_own(page, address, chromium, expected):
+    page.goto(address)
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("integrated-gradients").check()
+    ask(page, TEXT)
+    others = chromium.new_page()
+    others.set_default_timeout(PATIENCE)
+    query = {"text": "An awful, awful film.", "methods": "GlobEnc,integrated-gradients"}
+    others.goto(f"{address}?{urlencode(query)}")
+    assert tokens(others, "integrated-gradients")[0][2:4] == ["awful", ","]
+    assert others.locator("#prediction").inner_text().startswith("NEGATIVE")
+    others.close()
+    _, numbers = tokens(page, "integrated-gradients")
+    assert numbers == pytest.approx(expected.compared["integrated-gradients"], rel=1e-2, abs=1e-3)
+
+
 def test_words_without_special_tokens(page, address, expected):
     page.goto(address)
     ask(page, TEXT)

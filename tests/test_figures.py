@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -256,6 +257,21 @@ def test_signed_scores_of_an_image_show_both_signs():
     np.testing.assert_allclose(np.asarray(ax.images[1].get_array())[[0, 3], [0, 3]], [1, -1])
 
 
+def test_an_image_of_one_colour_is_drawn():
+    ax = visualize_image(torch.rand(3, 4, 4), torch.full((3, 4, 4), -1.0), ax=Figure().subplots())
+    assert np.isfinite(np.asarray(ax.images[0].get_array(), dtype=float)).all()
+
+
+def test_names_of_methods_have_room_over_a_short_text():
+    names = ("GlobEnc", "integrated-gradients", "gradient-x-input", "hidden-token-attribution")
+    ax = plot_comparison({name: [1.0, 2.0, 3.0] for name in names}, ["[CLS]", "dull", "[SEP]"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax.figure.canvas.draw()
+    legend, whole = ax.get_legend().get_window_extent(), ax.figure.bbox
+    assert legend.x1 <= whole.x1
+
+
 @pytest.mark.parametrize(
     ("attributions", "image", "message"),
     [
@@ -263,6 +279,7 @@ def test_signed_scores_of_an_image_show_both_signs():
         (torch.ones(4, 4), torch.ones(4, 4), "must both be"),
         (torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), "one image at a time, not 2"),
         (torch.full((3, 4, 4), torch.nan), torch.ones(3, 4, 4), "NaN"),
+        (torch.zeros(3, 4, 4), torch.ones(3, 4, 4), "all scores are 0"),
     ],
 )
 def test_an_image_that_does_not_fit_is_refused(attributions, image, message):

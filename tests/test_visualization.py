@@ -167,6 +167,21 @@ def test_several_labels_have_probabilities_of_their_own(batch, tokenizer):
     assert record.pred_prob == pytest.approx(0.8808, abs=1e-4)
 
 
+def test_classes_may_be_tensors_and_need_a_name(batch, tokenizer):
+    scores = torch.rand(batch["input_ids"].shape)
+    logits = torch.rand(len(scores), 2)
+    names = {0: "NO", 1: "YES"}
+    options = {"class_names": names, "targets": logits.argmax(-1), "true_classes": logits.argmin(-1)}
+    for record, target in zip(
+        visualization_records(batch, tokenizer, scores, logits, **options), logits.argmax(-1), strict=True
+    ):
+        assert (record.attr_class, record.true_class) == (names[int(target)], names[1 - int(target)])
+    with pytest.raises(ValueError, match="class 7 has no name"):
+        visualization_records(
+            batch, tokenizer, scores, logits, class_names=names, true_classes=[7] * len(scores)
+        )
+
+
 def test_records_show_words_without_special_tokens_where_that_is_asked(tokenizer):
     batch = tokenizer(["unhappy <b>"], return_tensors="pt")
     (record,) = visualization_records(

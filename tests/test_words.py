@@ -97,6 +97,14 @@ def test_a_special_token_that_the_text_spells_out_is_a_word():
     ]  # fmt: skip
 
 
+def test_an_unknown_token_does_not_swallow_the_word_that_follows():
+    tokenizer = word_end()
+    tokens = ["<s>", "the</w>", "<unk>", "the</w>", "fo", "x</w>", "</s>"]
+    # A plain mapping, as from a tokenizer without word ids.
+    (words,) = find_words({"input_ids": [tokenizer.convert_tokens_to_ids(tokens)]}, tokenizer)
+    assert texts(words) == ["the", "<unk>", "the", "fox"]
+
+
 def test_an_unknown_word_is_no_special_token():
     tokenizer = wordpiece()
     batch = tokenizer(["the zebra"], return_tensors="pt")
