@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from captum_globenc.explain import COMPARISONS, Explanation, explain
+from captum_globenc.explain import COMPARISONS, Explanation, explain, parse_position
 from captum_globenc.loading import Classifier, LoadingError
 from captum_globenc.mixing import MIXINGS
 from captum_globenc.page import heat_map, legend, number_table, shaded_tokens
@@ -33,6 +33,7 @@ class Form(NamedTuple):
         methods: Of `METHODS`, those shown side by side.
         words: Whether pieces are merged into words.
         special: Whether special tokens are shown.
+        position: Which token is explained: its index, "mean", or "" for what the model's head reads.
     """
 
     text: str = ""
@@ -42,6 +43,7 @@ class Form(NamedTuple):
     methods: Sequence[str] = ("GlobEnc",)
     words: bool = False
     special: bool = True
+    position: str = ""
 
     def link(self) -> str:
         """Return the query that restores this form, what is as by default left out.
@@ -52,7 +54,7 @@ class Form(NamedTuple):
         """
         plain = Form()
         values = {
-            **{name: getattr(self, name) for name in ("text", "pair", "model", "mixing")},
+            **{name: getattr(self, name) for name in ("text", "pair", "model", "mixing", "position")},
             "methods": ",".join(self.methods),
             "words": int(self.words),
             "special": int(self.special),
@@ -72,7 +74,9 @@ class Form(NamedTuple):
         plain = cls()
         methods = tuple(name for name in METHODS if name in query.get("methods", "").split(","))
         mixing = query.get("mixing", plain.mixing)
-        text, pair, model = (query.get(name, "")[:LONGEST_TEXT] for name in ("text", "pair", "model"))
+        text, pair, model, position = (
+            query.get(name, "")[:LONGEST_TEXT] for name in ("text", "pair", "model", "position")
+        )
         return cls(
             text,
             pair,
@@ -81,6 +85,7 @@ class Form(NamedTuple):
             methods=methods or plain.methods,
             words=query.get("words", "0") == "1",
             special=query.get("special", "1") != "0",
+            position=position.strip(),
         )
 
 
@@ -164,6 +169,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             model,
             tokenizer,
             pair=form.pair.strip() or None,
+            position=parse_position(form.position),
             mixing=form.mixing,
             layers=True,
             compare=[name for name in form.methods if name in COMPARISONS],

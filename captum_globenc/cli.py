@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -177,13 +177,16 @@ def explain_texts(
     ] = None,
 ) -> None:
     """Show what a classifier predicts for each TEXT, and the score of every token."""
-    where = _position(position)
     if html is not None and not html.resolve().parent.is_dir():
         raise CommandError(f"cannot write {html}: no such folder")
     wanted = list(_texts(texts or ["-"]))
 
-    from captum_globenc.explain import explain, token_limit
+    from captum_globenc.explain import explain, parse_position, token_limit
 
+    try:
+        where = parse_position(position or "")
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     classifier, tokenizer, _ = load(model)
     run = partial(
         explain,
@@ -232,17 +235,6 @@ def _explanations(
                 raise CommandError(str(error)) from error
             progress.advance(task, len(found))
         yield from found
-
-
-def _position(text: str | None) -> int | Literal["mean"] | None:
-    if text is None:
-        return None
-    if text == "mean":
-        return "mean"
-    try:
-        return int(text)
-    except ValueError:
-        raise CommandError(f"position must be a whole number or mean, not {text!r}") from None
 
 
 def _texts(arguments: Iterable[str]) -> Iterator[str]:

@@ -102,6 +102,9 @@ def build(model: str | None = None) -> "gradio.Blocks":
             methods = gr.CheckboxGroup(list(METHODS), value=["GlobEnc"], label="Methods")
             words = gr.Checkbox(False, label="Merge pieces into words")
             special = gr.Checkbox(True, label="Show special tokens")
+            position = gr.Textbox(
+                label="Explained token: an index, or mean", placeholder="what the head reads"
+            )
         button = gr.Button("Explain", variant="primary")
         examples = gr.Examples([list(example) for example in EXAMPLES], [text, pair])
         prediction, tokens = gr.HTML(elem_id="prediction"), gr.HTML(elem_id="tokens")
@@ -110,7 +113,7 @@ def build(model: str | None = None) -> "gradio.Blocks":
             layers = gr.HTML(elem_id="layers")
         link, state = gr.HTML(elem_id="link"), gr.State(None)
 
-        fields = [text, pair, named, mixing, methods, words, special]
+        fields = [text, pair, named, mixing, methods, words, special, position]
         results = [prediction, tokens, layers, link, state, layer, heading]
 
         def run(*values: Any) -> list[Any]:

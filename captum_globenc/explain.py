@@ -22,7 +22,7 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.visualization import token_scores
 from captum_globenc.words import Word, find_words
 
-__all__ = ["COMPARISONS", "Explanation", "explain", "token_limit"]
+__all__ = ["COMPARISONS", "Explanation", "explain", "parse_position", "token_limit"]
 
 INTEGRATION_STEPS = 50
 INTEGRATION_BATCH = 32
@@ -172,6 +172,28 @@ def explain(
         )
         for i, text in enumerate(texts)
     ]
+
+
+def parse_position(text: str) -> int | Literal["mean"] | None:
+    """Read a position that somebody typed.
+
+    Args:
+        text: A whole number, "mean", or nothing, for what the model's head pools.
+
+    Raises:
+        ValueError: It is none of these.
+
+    Example:
+        >>> parse_position(" -1 "), parse_position("mean"), parse_position("")
+        (-1, 'mean', None)
+    """
+    text = text.strip()
+    if text in ("", "mean"):
+        return "mean" if text else None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"position must be a whole number or mean, not {text!r}") from None
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -27,7 +27,7 @@ def ask(classifier):
 FORMS = [
     Form(),
     Form("a & b = c?", "<b>", "folder/of mine", "W-Res", ("GlobEnc", "integrated-gradients"), True, False),
-    Form("café 😀", methods=("integrated-gradients",)),
+    Form("café 😀", methods=("integrated-gradients",), position="mean"),
 ]
 
 
@@ -68,6 +68,13 @@ def test_a_method_that_was_not_asked_for_is_not_shown(ask):
     tokens = ask("good", methods=["integrated-gradients"]).tokens
     assert "<h3>integrated-gradients</h3>" in tokens
     assert "<h3>GlobEnc" not in tokens
+
+
+def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
+    (last,) = explain(["bad film"], *classifier[:2], position=-1, layers=True)
+    assert ask("bad film", position=" -1 ").explanation.scores == last.scores
+    for position in ("first", "9"):
+        assert "position" in ask("bad film", position=position).prediction
 
 
 def test_everything_is_escaped(ask):

@@ -350,7 +350,7 @@ def test_the_random_streams_of_the_user_are_left_alone(loaded):
     assert (np.random.get_state()[1] == before[1]).all()
 
 
-def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch):
+def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
     monkeypatch.setattr(methods, "METHODS", METHODS)
     for registry in (METHODS, METRICS):
         monkeypatch.delitem(registry, "mine", raising=False)
@@ -363,6 +363,14 @@ def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch):
         for register, value in ((register_method, None), (register_metric, None)):
             with pytest.raises(ValueError, match="'mine' is registered already"):
                 register("mine", value)
+        METRICS["mine"] = Metric(lambda subject, batch, scores: scores.new_full([2], torch.inf), "higher")
+        with pytest.raises(ValueError, match="no value for each of 1 texts"):
+            evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
+        endless = evaluate(*loaded, EXAMPLES[:2], methods=["mine"], metrics=["mine"], out=tmp_path)
+        assert endless.summary()["mine"]["mine"].mean == math.inf
+        assert json.loads((tmp_path / "summary.json").read_text())["summary"]["mine"]["mine"]["mean"] is None
+        with pytest.raises(ValueError, match="column 'seconds'"):
+            register_metric("seconds", METRICS["mine"])
         METHODS["mine"] = lambda subject, batch: batch.inputs[:, :1].double()
         with pytest.raises(ValueError, match="mine gave"):
             evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])

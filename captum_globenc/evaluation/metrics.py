@@ -16,6 +16,9 @@ from captum_globenc import metrics
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.subject import Batch, Subject
 
+COLUMNS = ("batch", "example", "method", "label", "prediction", "seconds")
+"""What stands in results beside the metrics."""
+
 PERTURBATIONS = 10
 STEPS = 5
 
@@ -124,4 +127,6 @@ def register_metric(name: str, metric: Metric) -> None:
     """
     if name in METRICS:
         raise ValueError(f"a metric {name!r} is registered already")
+    if name in COLUMNS:
+        raise ValueError(f"results have a column {name!r} already: choose another name")
     METRICS[name] = metric

@@ -162,9 +162,10 @@ def _cell(values: Sequence[float]) -> Cell:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return Cell(math.nan, math.nan, 0)
-    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
+    spread = len(known) > 1 and all(map(math.isfinite, known))
+    return Cell(statistics.fmean(known), statistics.stdev(known) if spread else math.nan, len(known))
 
 
 def _finite(cell: Cell) -> dict[str, float | None]:
-    """Return a cell as JSON takes it, which knows no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in cell._asdict().items()}
+    """Return a cell as JSON takes it, which knows no NaN and no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in cell._asdict().items()}

@@ -154,6 +154,9 @@ def _rows(
     for method in methods:
         scores = batch.scores[method]
         values = {name: METRICS[name].measure(subject, batch, scores).tolist() for name in metrics}
+        for name, value in values.items():
+            if not isinstance(value, list) or len(value) != len(examples):
+                raise ValueError(f"the metric {name} gave no value for each of {len(examples)} texts")
         for place, example in enumerate(examples):
             label = batch.labels[place]
             rows.append(
