@@ -16,7 +16,7 @@ from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.mixing import LayerRecord, Workspace, full_precision, mixing_norms
 from captum_globenc.position import Position, default_position, start_weights
-from captum_globenc.recording import record
+from captum_globenc.recording import not_finite, record
 from captum_globenc.tokens import spread
 
 
@@ -67,10 +67,7 @@ class RecordedPass:
     def _add(self, layer: LayerRecord) -> None:
         mixture = mixing_norms(layer, self._mixing, self._workspace)
         if not bool(torch.isfinite(mixture).all()):
-            raise ValueError(
-                f"NaN or infinity in encoder layer {layer.index}: its inputs, weights or outputs are "
-                "not finite, so no scores can be given. Look at the model's hidden states there."
-            )
+            raise not_finite(layer.index)
         self.mixtures.append(mixture)
         self.real = layer.real
 

@@ -76,6 +76,14 @@ def record(
     return output
 
 
+def not_finite(layer: int) -> ValueError:
+    """Return the error that names a layer in which something is NaN or infinite."""
+    return ValueError(
+        f"NaN or infinity in encoder layer {layer}: its inputs, weights or outputs are not finite, so no "
+        "scores can be given. Look at the model's hidden states there."
+    )
+
+
 class Recorder:
     """Collects what one layer after the other does during one forward pass.
 
@@ -214,10 +222,7 @@ class Recorder:
         if self._real is not None:
             finite = finite | ~self._real  # what stands at padding is nobody's
         if not bool(finite.all()):
-            raise ValueError(
-                f"NaN or infinity in encoder layer {self._index}: its inputs, weights or outputs are "
-                "not finite, so no scores can be given. Look at the model's hidden states there."
-            )
+            raise not_finite(self._index)
 
     def _find_padding(self, attention: Attention) -> Tensor | None:
         """Return `(B, N)`, False at padding: what the user's mask names, or what no query sees.
@@ -336,14 +341,14 @@ def _lock_of(module: nn.Module) -> threading.RLock:
         return _locks.setdefault(module, threading.RLock())
 
 
-def _is_random(module: nn.Module) -> bool:
-    """Whether a module in training mode drops something, itself or through torch's functions."""
+def drops_at_random(module: nn.Module) -> bool:
+    """Whether a module is in training mode and drops something, itself or through torch's functions."""
     rates = [module.p] if isinstance(module, _DropoutNd) else map(vars(module).get, DROPOUT_RATES)
     return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _warn_of_dropout(stack: nn.Module) -> None:
-    if any(map(_is_random, stack.modules())):
+    if any(map(drops_at_random, stack.modules())):
         warnings.warn(
             "The model is in training mode and its dropout is active: scores explain one random pass. "
             "Call model.eval() first.",

@@ -21,7 +21,7 @@ from captum.attr import (
     Lime,
     Saliency,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_globenc.aggregation import AGGREGATIONS
 from captum_globenc.attribution import GlobEnc
@@ -88,18 +88,23 @@ def on_embeddings(
     inputs = subject.embed(batch.inputs)
     if has_baseline:
         options["baselines"] = subject.embed(batch.blanks)
-
-    def forward(embeddings: Tensor, *extra: Tensor | None) -> Tensor:
-        # What lies between two texts comes in single precision, whatever the model computes in.
-        logits: Tensor = subject.forward(embeddings.to(inputs.dtype), *extra)
-        return logits
-
-    # DeepLift hooks into modules, so it has to be given one.
-    function = subject.forward if method is DeepLift else forward
-    scores = method(function).attribute(
+    scores = method(_InPrecisionOf(inputs, subject.forward)).attribute(
         inputs, target=batch.target, additional_forward_args=batch.extra, **options
     )
     return reduce(scores, dim=-1)
+
+
+class _InPrecisionOf(nn.Module):
+    """A forward function that takes embeddings in any precision, as those between two texts come."""
+
+    def __init__(self, like: Tensor, forward_func: nn.Module) -> None:
+        super().__init__()
+        self.dtype = like.dtype
+        self.forward_func = forward_func
+
+    def forward(self, embeddings: Tensor, *extra: Tensor | None) -> Tensor:
+        logits: Tensor = self.forward_func(embeddings.to(self.dtype), *extra)
+        return logits
 
 
 def gradient_shap(subject: Subject, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.encoders import find_encoder
@@ -20,6 +20,7 @@ from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Subject
 from captum_globenc.flow import MOST_TOKENS
 from captum_globenc.metrics import REMOVALS
+from captum_globenc.recording import drops_at_random
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 
@@ -86,7 +87,7 @@ def evaluate(
         raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
     find_encoder(model)
     subject = Subject(model, tokenizer, removal, seed)
-    if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+    if any(map(drops_at_random, model.modules())):
         raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
     for example in examples:  # An hour into the run is too late to find a bad label.
         subject.label(example.label)
