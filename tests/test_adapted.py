@@ -120,3 +120,22 @@ def test_torchs_own_rms_norm_needs_no_eps():
     seen = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)).double()
     (reading,) = linearized_norm(norm, seen, centred=False)
     assert torch.allclose(reading.linear(seen) * reading.scale[..., None], norm(seen), rtol=1e-12)
+
+
+def test_weights_that_are_elsewhere_are_refused():
+    with pytest.raises(ValueError, match="meta device"):
+        linear_map(nn.Linear(3, 2, device="meta"), size=3, dtype=torch.float32)
+
+
+def test_a_token_that_nothing_attends_to_is_no_padding():
+    """Where probabilities underflow to 0, the user's mask says what is real."""
+    row = next(row for row in TEXT if row.model_type == "mpnet")
+    model, batch = row.make(), row.batch("right")
+    with torch.no_grad():
+        find_encoder(model).layers[0].attention.get_submodule("q").weight.mul_(1e6)
+    layers = []
+    forward = row.forward(model)
+    record(lambda: forward(batch.inputs, *batch.extra), find_encoder(model), layers.append)
+    real = batch.extra[0].bool()
+    assert ((layers[0].attention.probabilities.sum(dim=(1, 2)) == 0) & real).any()
+    assert all(torch.equal(layer.real, real) for layer in layers)
