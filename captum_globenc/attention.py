@@ -100,10 +100,8 @@ class QueryKeyAttention:
         if seen.dtype != torch.bool:
             # An additive mask hides a source with -inf, with about the smallest number there is, or
             # with one so far below the others that nothing of its weight is left, such as -1e4.
-            lowest, seen = (
-                torch.finfo(seen.dtype).min,
-                seen.to(torch.promote_types(seen.dtype, torch.float32)),
-            )
+            lowest = torch.finfo(seen.dtype).min
+            seen = seen.to(torch.promote_types(seen.dtype, torch.float32))
             seen = (seen > lowest / 2) & (seen > seen.amax(dim=-1, keepdim=True) - HIDDEN)
         batch, _, tokens, _ = self.query.shape
         return seen.any(dim=1).any(dim=1).expand(batch, tokens)

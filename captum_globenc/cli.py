@@ -179,14 +179,13 @@ def explain_texts(
     """Show what a classifier predicts for each TEXT, and the score of every token."""
     if html is not None and not html.resolve().parent.is_dir():
         raise CommandError(f"cannot write {html}: no such folder")
-    wanted = list(_texts(texts or ["-"]))
-
     from captum_globenc.explain import explain, parse_position, token_limit
 
     try:
         where = parse_position(position or "")
     except ValueError as error:
         raise CommandError(str(error)) from error
+    wanted = list(_texts(texts or ["-"]))
     classifier, tokenizer, _ = load(model)
     run = partial(
         explain,

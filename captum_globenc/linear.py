@@ -62,7 +62,6 @@ def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Norma
     """
     if isinstance(norm, nn.Identity):
         return ()
-    norm_dtype = next((parameter.dtype for parameter in norm.parameters()), seen.dtype)
     if centred:
         seen = seen - seen.mean(dim=-1, keepdim=True)
     # Tensor.var takes six times as long.
@@ -75,7 +74,7 @@ def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Norma
             "adapter wraps it, merge the adapter first."
         )
     if eps is None:  # as torch's own RMSNorm takes it
-        eps = torch.finfo(norm_dtype).eps
+        eps = torch.finfo(seen.dtype if gain is None else gain.dtype).eps
     return (
         Normalization(
             gain=None if gain is None else gain.to(seen.dtype),

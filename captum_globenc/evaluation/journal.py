@@ -112,10 +112,9 @@ class Journal:
     def _load(self, path: Path, known: bool) -> None:
         """Take up the batches that are done, and clear away what was cut off in the middle of one."""
         text = path.read_text(encoding="utf-8", errors="replace") if known else ""
-        if not text.endswith("\n"):  # the line that was being written
-            text = text[: text.rfind("\n") + 1]
+        ended = text[: text.rfind("\n") + 1]  # without the line that was being written
         found = []
-        for row in csv.DictReader(io.StringIO(text)):
+        for row in csv.DictReader(io.StringIO(ended)):
             try:
                 found.append({name: read(row[name]) for name, read in self._read.items()})
             except (KeyError, TypeError, ValueError):
@@ -124,7 +123,7 @@ class Journal:
         done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size}
         self.rows = [row for row in found if row[BATCH] in done]
         whole = ",".join(self._read) + "\n" + self._lines(self.rows)
-        if not known or whole != path.read_text(encoding="utf-8", errors="replace"):
+        if whole != text:
             replace(path, whole)
         self._written = len(whole.encode())
 
