@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_globenc import GlobEnc
+from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation import (
     METHODS,
     SENTENCES,
@@ -33,11 +34,10 @@ from captum_globenc.evaluation import (
     sample,
 )
 from captum_globenc.evaluation.report import draw
-from captum_globenc.figures import plot_comparison
-from captum_globenc.hidden import hidden_token_attribution
-from captum_globenc.loading import load_classifier
 from captum_globenc.metrics import spearman
-from captum_globenc.mixing import MIXINGS
+from captum_globenc.proofs.hidden import hidden_token_attribution
+from captum_globenc.texts import load_classifier
+from captum_globenc.visualization.figures import plot_comparison
 
 PAPER = {
     "W": -0.11,

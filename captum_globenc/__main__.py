@@ -2,6 +2,6 @@
 
 import sys
 
-from captum_globenc.cli import main
+from captum_globenc.app.cli import main
 
 sys.exit(main())

@@ -1,7 +1,10 @@
-"""The packages of the extra `evaluate`, imported when they are first needed."""
+"""Imports that wait: the packages of the extra `evaluate`, and public names that cost seconds."""
 
 import importlib
+import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 
 def optional(name: str) -> ModuleType:
@@ -27,3 +30,32 @@ def optional(name: str) -> ModuleType:
         package = name.partition(".")[0]
         package = {"sklearn": "scikit-learn"}.get(package, package)
         raise ImportError(f'{package} is not installed: pip install "captum_globenc[evaluate]"') from error
+
+
+def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` and `__dir__` of a package that imports its names when they are asked for.
+
+    torch and transformers take seconds to import; `captum-globenc --help` should not.
+
+    Args:
+        package: its `__name__`.
+        homes: the module of each public name, from the package's own folder.
+
+    Returns:
+        Both functions, as PEP 562 has them.
+
+    Example:
+        >>> find, names = on_demand("captum_globenc", {"optional": "extras"})
+        >>> find("optional") is optional, "optional" in names()
+        (True, True)
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return find, names

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attribution import GlobEnc
+from captum_globenc.attr.globenc import GlobEnc
 
 
 class TextSignal(nn.Module):

@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from captum_globenc.default import load_default
-from captum_globenc.explain import Explanation, explain
-from captum_globenc.figures import plot_comparison, plot_layers
-from captum_globenc.terminal import show
+from captum_globenc.app.terminal import show
+from captum_globenc.texts import Explanation, explain, load_default
+from captum_globenc.visualization.figures import plot_comparison, plot_layers
 
 SENTENCE = "The plot is thin, but the acting is simply wonderful."
 PATIENCE = 120_000

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, BatchEncoding
 
-from captum_globenc.default import (
+from captum_globenc.texts.default import (
     TRAINED_PART,
     build_classifier,
     encoder_folder,

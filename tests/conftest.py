@@ -11,32 +11,14 @@ from transformers import BertModel as Bert
 from transformers.utils.logging import disable_progress_bar
 
 import browser
-from captum_globenc.cli import main
+from captum_globenc.app.cli import main
 from checkpoints import save_classifier
+from models import SMALL, randomize
 
 # The models are so small that threads cost more than they give, the more so on a busy machine.
 torch.set_num_threads(1)
 # Nor should their saving draw bars among what tests read of standard error.
 disable_progress_bar()
-
-SMALL = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 32,
-    "max_position_embeddings": 300,
-}
-
-
-def randomize(model):
-    """Give every parameter a random value: fresh biases are 0 and norm weights 1, which hides errors."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.copy_(1 + 0.3 * noise if "norm.weight" in name.lower() else 0.2 * noise)
-    return model.eval()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Slow on purpose, and shares no code with the engine: the tests hold the engine a
 import torch
 from torch import Tensor
 
-from captum_globenc.mixing import LayerRecord, Normalization
+from captum_globenc.decomposition.record import LayerRecord, Normalization
 
 
 def probabilities(record: LayerRecord) -> Tensor:

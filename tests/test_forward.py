@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
 from captum_globenc import EncoderForward
-from conftest import SMALL, randomize
+from models import SMALL, randomize
 
 
 def test_ids_and_embeddings_give_what_the_model_gives(classifier, batch):

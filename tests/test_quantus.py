@@ -9,7 +9,7 @@ from captum.attr import IntegratedGradients
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.quantus import TextSignal, explain
-from test_readme import ROOT, python_blocks
+from pages import ROOT, python_blocks
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What the README and the pages in docs/ show runs as it stands."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,12 +8,7 @@ from captum_globenc.encoders.audio import AUDIO_ENCODERS
 from captum_globenc.encoders.text import TEXT_ENCODERS
 from captum_globenc.encoders.vision import VISION_ENCODERS
 from captum_globenc.evaluation import METHODS
-
-ROOT = Path(__file__).parent.parent
-
-
-def python_blocks(path):
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+from pages import ROOT, python_blocks
 
 
 def test_the_quickstart_runs_and_says_what_it_claims():

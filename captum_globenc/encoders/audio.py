@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
-from captum_globenc.tokens import Axis, Grid
+from captum_globenc.encoders.tokens import Axis, Grid
 
 
 def _samples(config: Any) -> Grid:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from captum_globenc.encoders.refused import REFUSED
 from captum_globenc.encoders.registry import registered_specs, supported_encoders
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
-from captum_globenc.tokens import Grid
+from captum_globenc.encoders.tokens import Grid
 
 _PER_TOKEN_HEAD = re.compile(
     "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from captum_globenc.tokens import Grid
+from captum_globenc.encoders.tokens import Grid
 
 Pooled = int | Literal["mean"] | tuple[int | slice, ...] | Callable[[Tensor], Tensor] | None
 """What a sequence-level head reads of the last layer.

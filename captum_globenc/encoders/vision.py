@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_globenc.encoders.spec import EncoderSpec, Head
-from captum_globenc.tokens import Axis, Grid
+from captum_globenc.encoders.tokens import Axis, Grid
 
 
 def _patches(special: int = 0) -> Callable[[Any], Grid]:

@@ -23,11 +23,11 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_globenc.aggregation import AGGREGATIONS
-from captum_globenc.attribution import GlobEnc
+from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.decomposition.aggregation import AGGREGATIONS
+from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.extras import optional
-from captum_globenc.mixing import MIXINGS
 
 Method = Callable[[Subject, Batch], Tensor]
 """Scores `(B, N)` of a batch's tokens, for the predicted class where the method knows classes."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.journal import Journal, Row
@@ -18,9 +19,8 @@ from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribut
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Subject
-from captum_globenc.flow import MOST_TOKENS
 from captum_globenc.metrics import REMOVALS
-from captum_globenc.recording import drops_at_random
+from captum_globenc.recording.training import drops_at_random
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 
@@ -66,7 +66,7 @@ def evaluate(
         ImportError: a method or metric needs a package that is not installed.
 
     Example:
-        >>> from captum_globenc.default import load_default
+        >>> from captum_globenc.texts import load_default
         >>> evaluation = evaluate(
         ...     *load_default(), [Example(0, "A wonderful film.", 1)],
         ...     methods=["globenc", "random"], metrics=["comprehensiveness"],

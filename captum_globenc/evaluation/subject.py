@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
-from captum_globenc.explain import token_limit
 from captum_globenc.forward import EncoderForward
 from captum_globenc.metrics.removal import Activation, probabilities
+from captum_globenc.texts.tokenizing import token_limit
 
 
 @dataclass(frozen=True)

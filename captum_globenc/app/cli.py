@@ -1,0 +1,279 @@
+"""The ``captum-globenc`` command: explanations in the terminal, as JSON lines or as a page; evaluations.
+
+What costs time to import (torch, transformers) is imported inside the commands, so that
+``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from captum_globenc.app.command import CommandError, ModelOption, load, note
+from captum_globenc.app.evaluate import evaluate_texts
+from captum_globenc.app.terminal import printable, show
+from captum_globenc.visualization.page import html_page
+
+if TYPE_CHECKING:
+    from captum_globenc.texts.explanation import Explanation
+
+BATCH = 8
+
+# Typer carries its own copy of Click, which some versions do not: this is the class in both.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Explain Hugging Face encoders with GlobEnc token attribution.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Mistakes of the user's end with one line on standard error and status 2, Ctrl-C with 130.
+    Any other exception is a bug of this package and keeps its traceback.
+
+    Args:
+        arguments: The arguments after the program's name; left out, those of the process.
+
+    Example:
+        >>> main(["explain", "--frobnicate"])
+        2
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
+            stream.reconfigure(errors="replace")
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        message = cast("typer.BadParameter", error).format_message()
+    except CommandError as error:
+        message = str(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    typer.echo(f"error: {printable(' '.join(message.split()))}", err=True)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("captum_globenc")
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            number = "(not installed)"
+        typer.echo(f"captum-globenc {number}")
+        raise typer.Exit
+
+
+app.command("evaluate")(evaluate_texts)
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("encoders")
+def list_encoders() -> None:
+    """List the families of encoders that are supported, and those that are refused with the reason."""
+    from captum_globenc.encoders import registered_specs
+    from captum_globenc.encoders.refused import REFUSED
+
+    supported = Table("model type", "modality", "norm order", title="supported", title_justify="left")
+    for model_type, spec in sorted(registered_specs().items()):
+        supported.add_row(Text(model_type), spec.modality, spec.order)
+    refused = Table("model type", "why not", title="refused", title_justify="left")
+    for model_type, reason in sorted(REFUSED.items()):
+        refused.add_row(Text(model_type), reason)
+    console = Console()
+    console.print(supported, refused, sep="\n")
+
+
+@app.command("demo")
+def show_demo(
+    model: ModelOption = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
+) -> None:
+    """Explain texts in the browser, on a page that this machine serves."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise CommandError('the web demo needs gradio: pip install "captum_globenc[demo]"')
+
+    from captum_globenc.app.demo import serve
+    from captum_globenc.texts.loading import LoadingError
+
+    try:
+        serve(host, port, model, started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"))
+    except LoadingError as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
+
+
+@app.command("explain")
+def explain_texts(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Texts to explain. Left out or -: the lines of standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX|mean",
+            help="The token whose mixture is explained. Left out, what the model's head pools.",
+        ),
+    ] = None,
+    mixing: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="W, W-FixedRes, W-Res, N, N-FixedRes, N-Res, N-ResLN or N-Enc.",
+        ),
+    ] = "N-Enc",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show the scores after every layer as well.")
+    ] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Show another method side by side: integrated-gradients."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Show what a classifier predicts for each TEXT, and the score of every token."""
+    if html is not None and not html.resolve().parent.is_dir():
+        raise CommandError(f"cannot write {html}: no such folder")
+    from captum_globenc.texts.explaining import explain, parse_position
+    from captum_globenc.texts.tokenizing import token_limit
+
+    try:
+        where = parse_position(position or "")
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    wanted = list(_texts(texts or ["-"]))
+    classifier, tokenizer, _ = load(model)
+    run = partial(
+        explain,
+        model=classifier,
+        tokenizer=tokenizer,
+        pair=pair,
+        position=where,
+        mixing=mixing,
+        layers=layers,
+        compare=compare or (),
+    )
+    console = Console(highlight=False)
+    kept: list[Explanation] = []
+    cut = 0
+    for explanation in _explanations(wanted, run):
+        if as_json:
+            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        else:
+            show(console, explanation)
+        cut += explanation.truncated
+        if html is not None:
+            kept.append(explanation)
+    if cut:
+        limit = token_limit(classifier, tokenizer)
+        note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+    if html is not None:
+        try:
+            html.write_text(_page(kept), encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot write {html}: {error.strerror}") from error
+
+
+def _explanations(
+    texts: Sequence[str], run: Callable[[Sequence[str]], list[Explanation]]
+) -> Iterator[Explanation]:
+    """Explain in batches, with a progress bar on standard error if there are several."""
+    notes = Console(stderr=True)
+    progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
+    task = progress.add_task("Explaining", total=len(texts))
+    for start in range(0, len(texts), BATCH):
+        # The bar is gone while results are printed: the two may share a terminal.
+        with progress:
+            try:
+                found = run(texts[start : start + BATCH])
+            except ValueError as error:  # what explain documents for every input it cannot take
+                raise CommandError(str(error)) from error
+            progress.advance(task, len(found))
+        yield from found
+
+
+def _texts(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the texts, with the lines of standard input where an argument is "-"."""
+    found = False
+    for argument in arguments:
+        for text in _lines() if argument == "-" else [argument]:
+            found = True
+            if not text.strip():
+                raise CommandError("a text is empty")
+            yield text
+    if not found:
+        raise CommandError("no text to explain: standard input is empty")
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input that are not blank."""
+    if sys.stdin is None:  # closed
+        return iter(())
+    if sys.stdin.isatty():
+        note("reading texts from standard input, one per line; Ctrl-D ends it")
+    try:
+        # Bytes, because the encoding of a terminal's locale says nothing about a file's.
+        content = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError("standard input is not valid UTF-8") from None
+    return (line.rstrip("\r") for line in content.split("\n") if line.strip())
+
+
+def _page(explanations: Sequence[Explanation]) -> str:
+    """Draw every method over every text; the layers, where asked for, are lines of their own."""
+    rows = [
+        explanation.methods
+        | {f"GlobEnc, layer {number}": row for number, row in enumerate(explanation.layers, 1)}
+        for explanation in explanations
+    ]
+    return html_page(
+        [explanation.tokens for explanation in explanations],
+        {name: [row[name] for row in rows] for name in rows[0]},
+        headings=[explanation.headline for explanation in explanations],
+        title="GlobEnc token attributions",
+    )

@@ -1,0 +1,53 @@
+"""What the commands of `captum-globenc` share: mistakes, notes, `--model`, and loading it quietly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from captum_globenc.texts.loading import Classifier
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_NAME",
+        help="A sequence classifier, from a folder or the Hugging Face hub. "
+        "Left out, a small English sentiment model.",
+    ),
+]
+"""The option `--model` of every command."""
+
+
+class CommandError(Exception):
+    """A mistake of the user's, to be told in one line."""
+
+
+def note(message: str) -> None:
+    """Tell something on standard error, where it does not mix with results."""
+    typer.echo(f"note: {message}", err=True)
+
+
+def load(model: str | None) -> Classifier:
+    """Load a classifier without the library's own messages.
+
+    Args:
+        model: as `captum_globenc.texts.loading.load_classifier` takes it.
+
+    Raises:
+        CommandError: it cannot be loaded.
+    """
+    import transformers
+
+    from captum_globenc.texts.loading import LoadingError, load_classifier
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        classifier = load_classifier(model)
+    except LoadingError as error:
+        raise CommandError(str(error)) from error
+    if classifier.missing:
+        note(f"{model} lacks {', '.join(classifier.missing)}: its predictions are random")
+    return classifier

@@ -1,0 +1,122 @@
+"""``captum-globenc evaluate``: attribution methods measured on a model and labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from captum_globenc.app.command import CommandError, ModelOption, load, note
+
+
+def evaluate_texts(
+    model: ModelOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts to evaluate on: .csv, .tsv or .jsonl with the fields text and label. "
+            "Left out, 3,000 English review sentences.",
+        ),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Methods to compare; all takes every one, list shows them."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Metrics; all takes every one, list shows them."),
+    ] = None,
+    removal: Annotated[
+        str, typer.Option(metavar="HOW", help="How metrics remove a token: mask, delete or pad.")
+    ] = "mask",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Evaluate on N texts, drawn at random.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Texts that run together.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything that is random.")] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Where results.csv, summary.csv, summary.json and summary.png go. "
+            "An unfinished evaluation there is taken up where it stopped.",
+        ),
+    ] = Path("globenc-evaluation"),
+) -> None:
+    """Measure how faithful attribution methods are to a classifier.
+
+    Every method explains what the model predicts. The metrics look at what becomes of it when tokens
+    go, and at how far methods agree.
+    """
+    from captum_globenc.evaluation import (
+        DEFAULT_METHODS,
+        DEFAULT_METRICS,
+        METHODS,
+        METRICS,
+        SENTENCES,
+        evaluate,
+        read_examples,
+        sample,
+    )
+
+    chosen_methods = _names(methods, METHODS, DEFAULT_METHODS)
+    chosen_metrics = _names(metrics, METRICS, DEFAULT_METRICS)
+    try:
+        examples = sample(read_examples(data or SENTENCES), limit, seed)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    classifier = load(model)
+    notes = Console(stderr=True)
+    bar = Progress(
+        TextColumn("Evaluating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=notes,
+        transient=True,
+        disable=not notes.is_terminal,
+    )
+    task = bar.add_task("Evaluating", total=len(examples))
+    try:
+        with bar:
+            evaluation = evaluate(
+                classifier.model,
+                classifier.tokenizer,
+                examples,
+                methods=chosen_methods,
+                metrics=chosen_metrics,
+                removal=removal,
+                batch_size=batch_size,
+                seed=seed,
+                out=out,
+                progress=lambda done, _: bar.update(task, completed=done),
+            )
+    except (ValueError, ImportError) as error:  # what evaluate documents
+        raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        note(f"stopped; the same command goes on from what is in {out}")
+        raise
+    if evaluation.settings["cut"]:
+        note(f"{evaluation.settings['cut']} of {len(examples)} texts cut at what this model takes")
+    console = Console(highlight=False)
+    console.print(f"Means over {len(examples)} texts; more in {out}", markup=False, soft_wrap=True)
+    console.print(evaluation.table())
+
+
+def _names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[str]) -> list[str]:
+    """Return the names that an option lists, separated by commas or given several times.
+
+    "all" stands for all that are known; "list" prints these and ends the command.
+    """
+    names = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
+    if "list" in names:
+        typer.echo("\n".join(known))
+        raise typer.Exit
+    every = list(known) if "all" in names else []
+    return [*dict.fromkeys([*every, *(name for name in names if name != "all")])] or list(default)

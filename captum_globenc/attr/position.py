@@ -1,0 +1,160 @@
+"""Which token is explained: what the caller says, else the target, else what the model's head reads.
+
+B batch, N tokens, C classes.
+"""
+
+from typing import Any, Literal
+
+import torch
+from captum._utils.common import _select_targets
+from torch import Tensor
+
+from captum_globenc.attr.run import Run
+from captum_globenc.encoders import Encoder
+from captum_globenc.encoders.tokens import pooled_weights
+
+Position = int | Tensor | Literal["mean"]
+"""An index, a LongTensor `(B,)` of them, or the average over real tokens."""
+
+Parts = tuple[int | slice, ...]
+"""Positions, and slices of positions, that a head averages."""
+
+
+def explained(run: Run, target: Any, position: Position | None) -> Tensor:
+    """Return which tokens are explained: what the caller says, else the target, else what the head reads.
+
+    Args:
+        run: what ran.
+        target: which output is explained; checked as Captum checks it.
+        position: what the caller says.
+
+    Returns:
+        Weights `(B, 1, N)`, summing to 1.
+
+    Raises:
+        TypeError: `target` is given, and the output is no tensor.
+        ValueError: the position is wrong, or needed and not given.
+        AssertionError, IndexError: `target` has the wrong length or is out of range.
+    """
+    _check_target(run.output, target)
+    chosen: Any = position
+    if position is None:
+        chosen = default_position(run.encoder, run.inputs, run.output, target, tokens=run.real.shape[1])
+    elif isinstance(chosen, tuple):  # a list like any other here: one index for each example
+        chosen = list(chosen)
+    return start_weights(chosen, run.real, run.mixtures[0].dtype)
+
+
+def _check_target(output: Any, target: Any) -> None:
+    if target is None:
+        return
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"forward_func returned a {type(output).__name__}, and target needs a tensor: "
+            "wrap the model in captum_globenc.EncoderForward(model), which returns its logits."
+        )
+    _select_targets(output, target)
+
+
+def default_position(
+    encoder: Encoder, inputs: Tensor, output: Any, target: Any, tokens: int
+) -> Position | Parts:
+    """Return what `target` says where the output is per token, else what the model's head reads.
+
+    Args:
+        encoder: the encoder that ran.
+        inputs: what it was given.
+        output: what the forward function returned.
+        target: which output is explained, as Captum understands it.
+        tokens: N.
+
+    Raises:
+        ValueError: the head reads no one token, nor a known average of them.
+    """
+    per_token = (
+        target is not None
+        and isinstance(output, Tensor)
+        and output.shape[1:2] == (tokens,)
+        # What a decoder returns has positions of its own, even where it has as many.
+        and not encoder.has_decoder
+    )
+    if per_token and (output.ndim == 3 or (output.ndim == 2 and encoder.has_per_token_head)):
+        return _first_index(target, tokens)
+    head = type(encoder.head).__name__
+    if encoder.has_per_token_head:
+        raise ValueError(
+            f"{head} gives one output per token and pools none: pass target=(position, class), or "
+            "position=..."
+        )
+    pooled = encoder.pooled
+    if pooled is None:
+        raise ValueError(
+            f"What {head} reads of its encoder is no one token, nor a known average of tokens: pass "
+            'position=..., an index or "mean".'
+        )
+    if isinstance(pooled, int):
+        return pooled if pooled >= 0 else tokens + pooled
+    return pooled(inputs) if callable(pooled) else pooled
+
+
+def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how much of each token's last representation is explained.
+
+    Args:
+        position: which tokens.
+        real: `(B, N)`, False at padding.
+        dtype: of what is returned.
+
+    Returns:
+        `(B, 1, N)`, summing to 1.
+
+    Raises:
+        ValueError: the position is out of range, on padding, or of the wrong type or length.
+
+    Example:
+        >>> start_weights("mean", torch.tensor([[True, True, False]]), torch.float32)
+        tensor([[[0.5000, 0.5000, 0.0000]]])
+    """
+    batch, tokens = real.shape
+    if isinstance(position, tuple):
+        return pooled_weights(position, tokens).to(real.device, dtype).expand(batch, 1, tokens)
+    if isinstance(position, str):
+        if position != "mean":
+            raise ValueError(f'position is {position!r}; the only word for one is "mean".')
+        empty = (~real.any(dim=-1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"example {empty[0]} is all padding: there is no token to explain.")
+        weights = real.to(dtype)
+        return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
+    index = torch.as_tensor(position, device=real.device)
+    if index.dtype not in (torch.int64, torch.int32) or index.shape not in ((), (batch,)):
+        raise ValueError(
+            f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got {position!r}.'
+        )
+    index = index.long().expand(batch)
+    if bool(((index < 0) | (index >= tokens)).any()):
+        raise ValueError(f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}.")
+    hit = real.gather(1, index[:, None]).squeeze(1)
+    if not bool(hit.all()):
+        example = int((~hit).nonzero()[0])
+        there = real[example].nonzero().flatten().tolist()
+        kept = f"{there[0]} to {there[-1]}" if there else "none"
+        raise ValueError(
+            f"position {int(index[example])} of example {example} is padding; its real tokens are {kept}. "
+            "Pass position=..."
+        )
+    return torch.nn.functional.one_hot(index, tokens).to(dtype)[:, None]
+
+
+def _first_index(target: Any, tokens: int) -> Position:
+    """Return the position, the first of each target's indices: an int, or a tensor of one each.
+
+    Captum takes what counts from the end, and one target for all.
+    """
+    if isinstance(target, tuple):
+        target = target[0]
+    if isinstance(target, list):
+        target = [t[0] if isinstance(t, tuple) else t for t in target]
+    index = torch.as_tensor(target)
+    index = index.where(index >= 0, index + tokens)
+    return int(index) if index.numel() == 1 else index

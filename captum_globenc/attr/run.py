@@ -1,0 +1,112 @@
+"""One run of the model for GlobEnc: what was given, what came out, and what each layer mixed.
+
+B batch, L layers, N tokens, D embedding size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from captum._utils.common import _format_tensor_into_tuples, _run_forward
+from torch import Tensor, nn
+
+from captum_globenc.decomposition.mixing import mixing_norms
+from captum_globenc.decomposition.record import LayerRecord
+from captum_globenc.decomposition.workspace import Workspace
+from captum_globenc.encoders import Encoder, find_encoder
+from captum_globenc.encoders.tokens import Grid
+from captum_globenc.recording.recorder import not_finite, record
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one recorded pass gave.
+
+    Args:
+        encoder: the encoder that ran.
+        inputs: the one tensor that was given.
+        grid: how its tokens lie on the inputs; None where each has an entry of its own.
+        output: what the forward function returned.
+        mixtures: what each layer passes from source to receiver, `(B, N, N)` each.
+        real: `(B, N)`, False at padding.
+    """
+
+    encoder: Encoder
+    inputs: Tensor
+    grid: Grid | None
+    output: Any
+    mixtures: Sequence[Tensor]
+    real: Tensor
+
+
+def run(
+    forward_func: Callable[..., Any],
+    model: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    additional_forward_args: object | None,
+    mixing: str,
+) -> Run:
+    """Run the model once, and decompose each layer as it is done.
+
+    Args:
+        forward_func: as for :class:`~captum_globenc.GlobEnc`.
+        model: likewise.
+        inputs: as for its `attribute`.
+        additional_forward_args: likewise.
+        mixing: as for :class:`~captum_globenc.GlobEnc`.
+
+    Raises:
+        Exception: as `attribute` does, as far as the run itself is concerned.
+    """
+    # The model may have changed between two calls, so the encoder is looked up anew.
+    encoder = find_encoder(model)
+    tensor = _single_tensor(inputs, encoder)
+    mixtures: list[Tensor] = []
+    padding: list[Tensor | None] = []
+    workspace = Workspace()
+
+    def decompose(layer: LayerRecord) -> None:
+        mixture = mixing_norms(layer, mixing, workspace)
+        if not bool(torch.isfinite(mixture).all()):
+            raise not_finite(layer.index)
+        mixtures.append(mixture)
+        padding.append(layer.real)
+
+    output = record(
+        lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
+    )
+    real = mixtures[0].new_ones(mixtures[0].shape[:2], dtype=torch.bool) if padding[0] is None else padding[0]
+    return Run(encoder, tensor, _grid_on(tensor, encoder, real), output, mixtures, real)
+
+
+def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
+    """Return the one tensor that inputs are, refusing token ids given as floats."""
+    tensors = _format_tensor_into_tuples(inputs)
+    if len(tensors) != 1:
+        raise ValueError(
+            f"inputs is a tuple of {len(tensors)}: GlobEnc scores one tensor; pass the others in "
+            "additional_forward_args."
+        )
+    tensor = cast(Tensor, tensors[0])
+    if encoder.grid is None and tensor.ndim == 2 and tensor.is_floating_point():
+        raise TypeError(
+            f"inputs are {tensor.dtype} of shape {tuple(tensor.shape)}: token ids must be integers. "
+            "To perturb inputs by small amounts (NoiseTunnel), use embeddings, (B, N, D)."
+        )
+    return tensor
+
+
+def _grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
+    """Return how the tokens lie on the inputs: as the family cuts them, or one entry for each (None)."""
+    batch, tokens = real.shape
+    shape = tuple(inputs.shape)
+    grid = encoder.grid
+    if grid is not None and shape[0] == batch and grid.fits(shape, tokens):
+        return grid
+    if shape[:2] != (batch, tokens):
+        raise ValueError(
+            f"inputs are {shape}, but the encoder worked on (batch, tokens) = {(batch, tokens)}: pass "
+            "what the encoder reads: ids or embeddings, one for each token, or its pixels or sound."
+        )
+    return None

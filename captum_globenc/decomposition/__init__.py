@@ -1,0 +1,1 @@
+"""GlobEnc's tensor maths: knows no model, no hook, no Captum."""

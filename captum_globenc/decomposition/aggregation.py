@@ -1,0 +1,92 @@
+"""Aggregation over layers: what tokens have gathered from every input token.
+
+Knows only mixing matrices. B batch, L layers, N tokens, P rows asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_globenc.decomposition.flow import max_flow
+from captum_globenc.decomposition.workspace import full_precision
+
+
+def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry rows of weights backwards through the layers (Abnar and Zuidema 2020, section 3).
+
+    The rollout is `G_1 = X_1`, `G_l = X_l G_{l-1}`: nothing is normalised, no identity is added. A
+    row of it is a row vector taken through the layers from the last to the first, which costs
+    O(L N^2) where the product of the matrices costs O(L N^3). Its scale grows by about a factor of
+    15 a layer, so each row vector is rescaled by one factor as it goes, the logarithm of which is
+    kept.
+
+    Args:
+        mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
+        start: `(B, P, N)`, weights of the receivers after layer L. Rows of the identity give rows
+            of the rollout.
+
+    Returns:
+        `(B, P, N)` rows whose largest entry is 1 (or 0 where nothing arrives), and the float64
+        logarithm `(B, P)` of what they are to be multiplied with.
+
+    Example:
+        >>> mixture = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])
+        >>> rows, log_scale = rollout([mixture, mixture], torch.tensor([[[1.0, 0.0]]]))
+        >>> rows * log_scale.exp().float()[..., None]
+        tensor([[[0.2500, 0.7500]]])
+    """
+    rows = start
+    log_scale = start.new_zeros(start.shape[:2], dtype=torch.float64)
+    for mixture in reversed(mixtures):
+        rows = rows @ mixture
+        scale = rows.amax(dim=-1)
+        scale = scale.where(scale > 0, 1)
+        rows = rows / scale[..., None]
+        log_scale = log_scale + scale.double().log()
+    return rows, log_scale
+
+
+AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]] = {
+    "rollout": rollout,
+    "max-flow": max_flow,
+}
+"""The ways to aggregate over layers by name."""
+
+
+def gather(
+    mixtures: Sequence[Tensor], start: Tensor, aggregation: str = "rollout", normalize: bool = True
+) -> Tensor:
+    """Return what the tokens `start` have gathered from each token, on one scale.
+
+    Args:
+        mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
+        start: `(B, 1, N)`, weights of the receivers after layer L.
+        aggregation: one of :data:`AGGREGATIONS`.
+        normalize: whether each row sums to 1, or has the raw scale.
+
+    Returns:
+        `(B, N)`.
+
+    Raises:
+        OverflowError: the raw scale exceeds the dtype.
+
+    Example:
+        >>> mixture = torch.tensor([[[2.0, 2.0], [0.0, 4.0]]])
+        >>> gather([mixture], torch.tensor([[[1.0, 0.0]]]))
+        tensor([[0.5000, 0.5000]])
+    """
+    with full_precision(start):
+        rows, log_scale = AGGREGATIONS[aggregation](mixtures, start)
+    row = rows.squeeze(1)
+    if normalize:
+        total = row.sum(dim=-1, keepdim=True)
+        return row / total.where(total > 0, 1)
+    limits = torch.finfo(row.dtype)
+    if bool((log_scale > math.log(limits.max)).any()):
+        raise OverflowError(
+            f"After {len(mixtures)} layers the raw scale is 10^{log_scale.max().item() / math.log(10):.0f}, "
+            f"more than {row.dtype} holds: use normalize=True, or a float64 model."
+        )
+    return (row.double() * log_scale.exp()).to(row.dtype)

@@ -1,0 +1,156 @@
+"""Attention probabilities of one layer, a tile of receivers at a time.
+
+B batch, H heads, N tokens, d head size, R receivers in a tile. A tile is laid out sources-major,
+`(H, N, R)`: the receivers are the fast axis, on which softmax and the quadratic forms of
+:mod:`captum_globenc.decomposition.mixing` are vectorised.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+HIDDEN = 1e3
+"""How far below the largest of its row an entry of an additive mask hides a source."""
+
+
+class Attention(Protocol):
+    """What the engine needs of a layer's attention."""
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
+        ...
+
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source.
+
+        They may lie in `out`, of that shape and contiguous, but need not.
+        """
+        ...
+
+    def visible(self) -> Tensor | None:
+        """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
+        ...
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the same attention, computed in `dtype`."""
+        ...
+
+
+@dataclass(frozen=True)
+class QueryKeyAttention:
+    """Softmax attention from the queries and keys that the model handed to its attention function.
+
+    Args:
+        query: `(B, H, N, d)`, positions already applied.
+        key: `(B, H or fewer, N, d)`; fewer heads than queries are shared by groups of them.
+        scaling: factor of the scores.
+        mask: broadcastable to `(B, H, N, N)`; boolean (True: may be seen) or additive. None: no mask.
+        bias: broadcastable to `(B, H, N, N)`, added to the scores: a relative position bias.
+        causal: whether receivers see only what stands before them.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+    causal: bool = False
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.query.shape[1]
+
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
+        query = self.query[example, :, receivers] * self.scaling
+        key = share_heads(self.key[example], query.shape[0])
+        scores = torch.bmm(key, query.transpose(1, 2), out=out)
+        if self.bias is not None:
+            scores += self._of(self.bias, example, receivers)
+        if self.mask is not None:
+            mask = self._of(self.mask, example, receivers)
+            if mask.dtype == torch.bool:
+                scores.masked_fill_(~mask, -torch.inf)
+            else:
+                scores += mask
+        if self.causal:
+            source = torch.arange(scores.shape[1], device=scores.device)
+            scores.masked_fill_(source[:, None] > source[None, receivers], -torch.inf)
+        return torch.softmax(scores, dim=1, out=scores)
+
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
+        return self.key.shape[2]
+
+    def visible(self) -> Tensor | None:
+        """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
+        if self.mask is None:
+            return None
+        seen = self.mask
+        if seen.dtype != torch.bool:
+            # An additive mask hides a source with -inf, with about the smallest number there is, or
+            # with one so far below the others that nothing of its weight is left, such as -1e4.
+            lowest = torch.finfo(seen.dtype).min
+            seen = seen.to(torch.promote_types(seen.dtype, torch.float32))
+            seen = (seen > lowest / 2) & (seen > seen.amax(dim=-1, keepdim=True) - HIDDEN)
+        batch, _, tokens, _ = self.query.shape
+        return seen.any(dim=1).any(dim=1).expand(batch, tokens)
+
+    def to(self, dtype: torch.dtype) -> "QueryKeyAttention":
+        """Return the same attention, computed in `dtype`."""
+        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype))
+
+    def _of(self, mask: Tensor, example: int, receivers: slice) -> Tensor:
+        """Return what `mask` holds for a tile, `(H or 1, N, R or 1)`."""
+        rows = mask[example if mask.shape[0] > 1 else 0]
+        if rows.shape[1] > 1:
+            rows = rows[:, receivers]
+        return rows.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class GivenAttention:
+    """Probabilities that the model returned itself, `(B, H, N, N)`, receivers first."""
+
+    probabilities: Tensor
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.probabilities.shape[1]
+
+    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
+        return self.probabilities[example, :, receivers].transpose(1, 2).contiguous()
+
+    @property
+    def tokens(self) -> int:
+        """N, of the sources."""
+        return self.probabilities.shape[3]
+
+    def visible(self) -> Tensor:
+        """Return `(B, N)`: whether any receiver gives the source any weight."""
+        return (self.probabilities > 0).any(dim=1).any(dim=1)
+
+    def to(self, dtype: torch.dtype) -> "GivenAttention":
+        """Return the same attention, computed in `dtype`."""
+        return GivenAttention(self.probabilities.to(dtype))
+
+
+def share_heads(heads: Tensor, number: int) -> Tensor:
+    """Repeat each of the heads `(G, N, d)` for its group, giving `(number, N, d)`."""
+    groups, tokens, size = heads.shape
+    if groups == number:
+        return heads
+    shared = heads[:, None].expand(groups, number // groups, tokens, size)
+    return shared.reshape(number, tokens, size)

@@ -1,0 +1,1 @@
+"""One pass of the user's own model under hooks: what each encoder layer did."""

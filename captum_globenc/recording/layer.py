@@ -1,0 +1,71 @@
+"""One layer's record, assembled from what hooks saw of it.
+
+B batch, N tokens, H heads, D hidden size, d head size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from captum_globenc.decomposition.attention import Attention
+from captum_globenc.decomposition.record import LayerRecord
+from captum_globenc.encoders import EncoderSpec, Layer
+from captum_globenc.recording.linear import linear_map, linearized_norm
+
+
+class OpenLayer:
+    """What has been seen of the layer that is running."""
+
+    def __init__(self, layer: Layer, stream: Tensor) -> None:
+        self.layer = layer
+        self.stream = stream
+        self.output: Tensor | None = None
+        self.attention: Attention | None = None
+        self.value: Tensor | None = None
+        # Lists, because a model that works through the feed-forward network in chunks calls the
+        # second norm once for each.
+        self.seen: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
+
+    def record(self, spec: EncoderSpec, index: int, real: Tensor | None, next_norm: nn.Module) -> LayerRecord:
+        """Return the record of the layer, in the precision that it is decomposed in."""
+        assert self.attention is not None
+        assert self.value is not None
+        assert self.output is not None
+        dtype = torch.promote_types(self.stream.dtype, torch.float32)
+        layer, centred = self.layer, spec.centred
+        before1, before2 = (_joined(self.seen[role]).to(dtype) for role in ("norm1", "norm2"))
+        if spec.order == "post-LN":
+            attended = before1
+            after_attention = linearized_norm(layer.norm1, before1, centred)
+            after_layer = after_attention + linearized_norm(layer.norm2, before2, centred)
+        else:
+            attended = before2
+            after_attention = linearized_norm(layer.norm2, before2, centred)
+            after_layer = linearized_norm(next_norm, self.output.to(dtype), centred)
+        value = self.value
+        if spec.value_part is not None:
+            value = spec.value_part(layer.attention, value)
+        elif value.ndim == 3:  # (B, N, H*d), from a projection
+            value = value.reshape(*value.shape[:2], self.attention.heads, -1).transpose(1, 2)
+        size = self.attention.heads * value.shape[-1]
+        output, output_bias = linear_map(layer.out, size, dtype)
+        if layer.layer_scale is not None:
+            scale = layer.layer_scale.to(dtype)
+            output = output * scale[:, None]
+            output_bias = None if output_bias is None else output_bias * scale
+        return LayerRecord(
+            index=index,
+            attention=self.attention.to(dtype),
+            value=value.to(dtype),
+            output=output,
+            output_bias=output_bias,
+            stream=self.stream.to(dtype),
+            attended=attended,
+            after_attention=after_attention,
+            after_layer=after_layer,
+            real=real,
+        )
+
+
+def _joined(chunks: list[Tensor]) -> Tensor:
+    """Return the tokens of all chunks, without a copy where there is one."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)

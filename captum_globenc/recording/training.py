@@ -1,0 +1,33 @@
+"""Whether a model drops at random, which makes scores explain one random pass."""
+
+import warnings
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+DROPOUT_RATES = (
+    "dropout",
+    "dropout_prob",
+    "attention_dropout",
+    "activation_dropout",
+    "drop_prob",
+    "layerdrop",
+)
+"""The attributes that modules of transformers keep a rate under which they hand to a function."""
+
+
+def drops_at_random(module: nn.Module) -> bool:
+    """Whether a module is in training mode and drops something, itself or through torch's functions."""
+    rates = [module.p] if isinstance(module, _DropoutNd) else map(vars(module).get, DROPOUT_RATES)
+    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def warn_of_dropout(stack: nn.Module) -> None:
+    """Warn where any module of `stack` drops at random."""
+    if any(map(drops_at_random, stack.modules())):
+        warnings.warn(
+            "The model is in training mode and its dropout is active: scores explain one random pass. "
+            "Call model.eval() first.",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,42 @@
+"""From a text to its explanation and back: classifiers, tokens, words."""
+
+from typing import TYPE_CHECKING
+
+from captum_globenc.extras import on_demand
+
+if TYPE_CHECKING:
+    from captum_globenc.texts.default import load_default
+    from captum_globenc.texts.explaining import explain
+    from captum_globenc.texts.explanation import Explanation
+    from captum_globenc.texts.loading import load_classifier
+    from captum_globenc.texts.scores import token_scores
+    from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores, readable_tokens
+
+__all__ = [
+    "REDUCTIONS",
+    "Explanation",
+    "Word",
+    "explain",
+    "find_words",
+    "load_classifier",
+    "load_default",
+    "merge_scores",
+    "readable_tokens",
+    "token_scores",
+]
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "REDUCTIONS": "words",
+        "Explanation": "explanation",
+        "Word": "words",
+        "explain": "explaining",
+        "find_words": "words",
+        "load_classifier": "loading",
+        "load_default": "default",
+        "merge_scores": "words",
+        "readable_tokens": "words",
+        "token_scores": "scores",
+    },
+)

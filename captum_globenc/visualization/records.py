@@ -1,0 +1,188 @@
+"""Records for Captum's ``visualize_text``, and images.
+
+Shapes: B texts, N tokens with padding, D embedding dimensions, C classes; channels, H, W of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from captum_globenc.texts.scores import token_scores
+from captum_globenc.visualization.page import strengths
+
+if TYPE_CHECKING:
+    from captum.attr._utils.visualization import VisualizationDataRecord
+    from matplotlib.axes import Axes
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+__all__ = ["visualization_records", "visualize_image"]
+
+
+def visualization_records(
+    batch: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    attributions: Tensor,
+    logits: Tensor,
+    *,
+    class_names: Mapping[int, str] | None = None,
+    true_classes: Sequence[int | float] | Tensor | None = None,
+    targets: Sequence[int] | Tensor | None = None,
+    problem_type: str | None = None,
+    words: str | None = None,
+    special: bool = True,
+) -> list[VisualizationDataRecord]:
+    """Make the records that Captum's ``visualize_text`` draws, one a text.
+
+    ``visualize_text`` writes tokens and class names into HTML as they are, and clips colours at
+    -1 and 1: so these come escaped, and the scores scaled by the largest magnitude of their text.
+    The attribution score of a record is the sum of the scores before scaling.
+
+    Args:
+        batch: What the tokenizer returned with ``return_tensors="pt"``: ``input_ids`` (B, N) and,
+            where there is padding, ``attention_mask`` (B, N).
+        tokenizer: The tokenizer that made ``batch``.
+        attributions: (B, N), or (B, N, D) to be summed over D; from any Captum method.
+        logits: (B, C), of a classifier or a regression model.
+        class_names: Names by class, such as ``model.config.id2label``; left out, the numbers.
+        true_classes: The B classes that the texts are labelled with, or for a regression model the
+            values, as a list or a tensor; left out, "-" is shown.
+        targets: The B classes that were attributed to, likewise; left out, the predicted ones.
+        problem_type: As in ``model.config.problem_type``. "regression", and C = 1 whatever it says: the
+            value itself stands where a class has its probability. "multi_label_classification": each
+            class has a probability of its own. Left out, the probabilities of all classes sum to 1.
+        words: As for `token_scores`.
+        special: As for `token_scores`.
+
+    Returns:
+        B ``captum.attr.visualization.VisualizationDataRecord``.
+
+    Raises:
+        ValueError: The arguments do not fit each other, or the attributions hold NaN or infinity.
+
+    Example::
+
+        forward = EncoderForward(model)
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        inputs, extra = forward.arguments(batch)
+        scores = GlobEnc(forward, model).attribute(inputs, additional_forward_args=extra)
+        visualize_text(
+            visualization_records(batch, tokenizer, scores, forward(inputs, *extra),
+                                  class_names=model.config.id2label)
+        )
+    """
+    # Captum's module brings matplotlib and, where installed, IPython; an HTML page needs neither.
+    import torch
+    from captum.attr import visualization
+
+    regression = problem_type == "regression" or logits.shape[-1] == 1
+
+    def class_name(index: int) -> str:
+        if class_names is not None and index not in class_names:
+            raise ValueError(
+                f"class {index} has no name in class_names, only {', '.join(map(str, class_names))}"
+            )
+        return escape(str(index if class_names is None else class_names[index]))
+
+    def true_name(label: Any) -> str:
+        if label is None:
+            return "-"
+        return f"{float(label):.4g}" if regression else class_name(label)
+
+    tokens, scores = token_scores(batch, tokenizer, attributions, words=words, special=special)
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be (B, C), not of shape {tuple(logits.shape)}")
+    predicted = logits.argmax(-1).tolist()
+    probabilities = logits.detach().float()
+    if problem_type == "multi_label_classification":
+        probabilities = probabilities.sigmoid()
+    elif not regression:
+        probabilities = probabilities.softmax(-1)
+    rows: dict[str, list[Any]] = {
+        "logits": predicted,
+        "true_classes": [None] * len(tokens) if true_classes is None else _plain(true_classes),
+        "targets": predicted if targets is None else _plain(targets),
+    }
+    for name, row in rows.items():
+        if len(row) != len(tokens):
+            raise ValueError(f"{name} are for {len(row)} texts, the batch holds {len(tokens)}")
+    return [
+        visualization.VisualizationDataRecord(
+            word_attributions=torch.tensor(strengths(scores[i])),
+            pred_prob=probabilities[i, predicted[i]].item(),
+            pred_class=class_name(predicted[i]),
+            true_class=true_name(rows["true_classes"][i]),
+            attr_class=class_name(rows["targets"][i]),
+            attr_score=math.fsum(scores[i]),
+            raw_input_ids=[escape(token) for token in tokens[i]],
+            convergence_score=0.0,
+        )
+        for i in range(len(tokens))
+    ]
+
+
+def _plain(values: Sequence[Any] | Tensor) -> list[Any]:
+    """Return numbers of Python's, from tensors or arrays, or from a list that may hold some."""
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw the attributions of one image with Captum's ``visualize_image_attr``.
+
+    Args:
+        attributions: (channels, H, W) or (1, channels, H, W), from any Captum method.
+        image: The pixels, in the same shape, as the model took them: values that are not within 0 to 1,
+            as an image processor's normalisation leaves them, are scaled to it.
+        ax: Where to draw; left out, a figure of its own.
+        options: What else ``visualize_image_attr`` takes. Where they say nothing, the scores lie over
+            the grey image (``method="blended_heat_map"``), and ``sign`` is "positive" where no score is
+            negative, otherwise "all".
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: The shapes do not fit, there is NaN or infinity, or all scores are 0.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> ax = visualize_image(torch.rand(1, 3, 4, 4), torch.randn(1, 3, 4, 4), ax=Figure().subplots())
+        >>> len(ax.images)
+        2
+    """
+    from captum.attr import visualization
+    from matplotlib import pyplot
+
+    if attributions.shape != image.shape or attributions.dim() not in (3, 4):
+        raise ValueError(
+            f"attributions {tuple(attributions.shape)} and image {tuple(image.shape)} must both be "
+            "(channels, H, W) or (1, channels, H, W)"
+        )
+    if attributions.dim() == 4 and len(attributions) != 1:
+        raise ValueError(f"one image at a time, not {len(attributions)}: index the batch")
+    scores, pixels = (
+        values.detach().cpu().float().reshape(values.shape[-3:]).permute(1, 2, 0)
+        for values in (attributions, image)
+    )
+    if not (scores.isfinite().all() and pixels.isfinite().all()):
+        raise ValueError("attributions or image hold NaN or infinity")
+    if not scores.any():
+        raise ValueError("all scores are 0: there is nothing to draw")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low if high > low else 1)
+    if pixels.shape[-1] == 1:
+        pixels = pixels.expand(-1, -1, 3)
+    if ax is None:
+        _, ax = pyplot.subplots()
+    sign = "all" if bool((scores < 0).any()) else "positive"
+    defaults = {"method": "blended_heat_map", "sign": sign, "use_pyplot": False}
+    visualization.visualize_image_attr(
+        scores.numpy(), pixels.numpy(), plt_fig_axis=(ax.figure, ax), **{**defaults, **options}
+    )
+    return ax

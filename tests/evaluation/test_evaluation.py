@@ -1,0 +1,577 @@
+"""Evaluations: what they measure, that they are taken up where they stopped, and what they refuse."""
+
+import csv
+import io
+import json
+import math
+import signal
+import statistics
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerIntegratedGradients
+from rich.console import Console
+
+from captum_globenc import GlobEnc, metrics
+from captum_globenc.evaluation import (
+    DEFAULT_METHODS,
+    DEFAULT_METRICS,
+    METHODS,
+    METRICS,
+    SENTENCES,
+    Batch,
+    Evaluation,
+    Example,
+    Metric,
+    Subject,
+    evaluate,
+    methods,
+    read_examples,
+    register_method,
+    register_metric,
+    sample,
+)
+from captum_globenc.evaluation.subject import Remembering
+from captum_globenc.texts import load_classifier, load_default
+from checkpoints import ENVIRONMENT, WORDS, save_classifier
+
+EXAMPLES = [
+    Example(7, "the plot is bad", "NEGATIVE"),
+    Example(8, "unhappy but not bad , great script !", 1),
+    Example(9, "good", None),
+    Example(10, "a great film but the script is not good .", "positive"),
+    Example(11, "red film", "0"),
+]
+QUICK = {"methods": ["globenc", "saliency", "random"], "metrics": ["comprehensiveness", "accuracy"]}
+
+
+@pytest.fixture
+def loaded(folder):
+    return load_classifier(folder)[:2]
+
+
+def without_seconds(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def results(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return without_seconds(csv.DictReader(file))
+
+
+def test_every_method_and_metric_gives_a_number_for_every_text(loaded):
+    evaluation = evaluate(*loaded, EXAMPLES, methods=list(METHODS), metrics=list(METRICS), batch_size=2)
+    assert [(row["example"], row["method"]) for row in evaluation.rows] == [
+        (example.number, method) for example in EXAMPLES for method in METHODS
+    ]
+    for row in evaluation.rows:
+        # One token has no rank to agree on; nothing else may be undefined.
+        undefined = {name for name in METRICS if math.isnan(row[name])}
+        assert undefined == ({"spearman-saliency", "kendall-ablation"} if row["example"] == 9 else set())
+    labels = {row["example"]: row["label"] for row in evaluation.rows}
+    assert labels == {7: "NEGATIVE", 8: "POSITIVE", 9: "", 10: "POSITIVE", 11: "NEGATIVE"}
+    of = {(row["example"], row["method"]): row for row in evaluation.rows}
+    for example in (7, 8, 10, 11):
+        assert of[example, "saliency"]["spearman-saliency"] == pytest.approx(1)
+        assert of[example, "feature-ablation"]["kendall-ablation"] == pytest.approx(1)
+        for metric in METRICS:
+            assert of[example, "globenc"][metric] == pytest.approx(of[example, "N-Enc"][metric])
+
+
+def test_rows_are_what_the_metrics_give_text_by_text(loaded):
+    evaluation = evaluate(*loaded, EXAMPLES, **QUICK, batch_size=3)
+    subject = Subject(*loaded)
+    for row in evaluation.rows:
+        if row["method"] != "globenc":
+            continue
+        example = EXAMPLES[row["example"] - 7]
+        batch = loaded[1](example.text, return_tensors="pt")
+        ids, extra = subject.forward.arguments(batch)
+        scores = GlobEnc(subject.forward).attribute(ids, additional_forward_args=extra)
+        mask = torch.ones_like(ids).bool()
+        mask[:, [0, -1]] = False
+        call = (subject.forward, ids, scores, loaded[1].mask_token_id, extra)
+        predicted = int(subject.forward(ids, *extra).argmax())
+        assert row["prediction"] == loaded[0].config.id2label[predicted]
+        assert row["comprehensiveness"] == pytest.approx(
+            metrics.comprehensiveness(*call, mask=mask).item(), abs=1e-6
+        )
+        label = subject.label(example.label)
+        right = metrics.accuracy(*call, predicted if label is None else label, mask=mask).item()
+        assert row["accuracy"] == pytest.approx(right)
+
+
+def test_each_label_has_a_probability_of_its_own_where_a_text_may_have_several(tmp_path):
+    model, tokenizer = load_classifier(
+        str(save_classifier(tmp_path, problem_type="multi_label_classification"))
+    )[:2]
+    evaluation = evaluate(model, tokenizer, EXAMPLES[:1], methods=["globenc"], metrics=["comprehensiveness"])
+    forward = Subject(model, tokenizer).forward
+    ids, extra = forward.arguments(tokenizer(EXAMPLES[0].text, return_tensors="pt"))
+    scores = GlobEnc(forward).attribute(ids, additional_forward_args=extra)
+    mask = torch.ones_like(ids).bool()
+    mask[:, [0, -1]] = False
+    call = (forward, ids, scores, tokenizer.mask_token_id, extra)
+    by_sigmoid, by_softmax = (
+        metrics.comprehensiveness(*call, mask=mask, **options).item()
+        for options in ({"activation": torch.sigmoid}, {})
+    )
+    assert evaluation.rows[0]["comprehensiveness"] == pytest.approx(by_sigmoid, abs=1e-6)
+    assert abs(by_sigmoid - by_softmax) > 1e-3
+
+
+def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
+    evaluation = evaluate(
+        *loaded, EXAMPLES, methods=["random"], metrics=["kendall-ablation", "aopc-most"], out=tmp_path
+    )
+    values = [row["kendall-ablation"] for row in evaluation.rows if row["example"] != 9]
+    mean, deviation, texts = evaluation.summary()["random"]["kendall-ablation"]
+    assert (mean, deviation, texts) == (statistics.fmean(values), statistics.stdev(values), 4)
+    saved = json.loads((tmp_path / "summary.json").read_text())
+    assert saved["summary"]["random"]["kendall-ablation"] == {
+        "mean": mean,
+        "deviation": deviation,
+        "texts": 4,
+    }
+    assert set(saved["seconds_per_text"]) == {"random"}
+    assert set(saved["settings"]["versions"]) == {"captum_globenc", "captum", "torch", "transformers"}
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["metric"], row["better"], float(row["mean"]), row["texts"]) == (
+        "kendall-ablation",
+        "higher",
+        mean,
+        "4",
+    )
+    assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{mean:.3f} ± {deviation / 2:.3f}" in evaluation.markdown()
+    alone = evaluate(
+        *loaded, EXAMPLES[2:3], methods=["random"], metrics=["kendall-ablation"], out=tmp_path / "1"
+    )
+    assert math.isnan(alone.summary()["random"]["kendall-ablation"].mean)
+    assert json.loads((tmp_path / "1/summary.json").read_text())["summary"]["random"] == {
+        "kendall-ablation": {"mean": None, "deviation": None, "texts": 0}
+    }
+
+
+def drawn(evaluation, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(evaluation.table())
+    return console.export_text()
+
+
+def test_the_table_of_all_defaults_fits_a_terminal():
+    values = dict.fromkeys(DEFAULT_METRICS, -1.2345)
+    rows = [{"method": method, **values} for method in DEFAULT_METHODS]
+    evaluation = Evaluation(DEFAULT_METHODS, DEFAULT_METRICS, rows)
+    narrow, wide = (
+        [line.split() for line in drawn(evaluation, width).splitlines() if "─" not in line]
+        for width in (80, 300)
+    )
+    assert narrow == wide  # Nothing is folded.
+    for name, metric in (("compre- hensive- ness", "comprehensiveness"), ("suffi- ciency", "sufficiency")):
+        assert name.replace("- ", "") == metric
+        assert set(name.split()) <= {word for line in narrow for word in line}
+
+
+def interrupt(done, total):
+    if done >= 2:
+        raise KeyboardInterrupt
+
+
+def cut(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("share", [1, 0.6, 0])
+def test_an_interrupted_evaluation_ends_as_if_nothing_had_happened(loaded, tmp_path, share):
+    options = {**QUICK, "batch_size": 1, "removal": "delete"}
+    whole = evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "whole")
+    torch.rand(3)  # Whatever else has drawn from the random stream is no matter.
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "broken", progress=interrupt)
+    assert len(results(tmp_path / "broken")) == 2 * len(QUICK["methods"])
+    cut(tmp_path / "broken" / "results.csv", share)
+    again = evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "broken")
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
+    assert results(tmp_path / "broken") == results(tmp_path / "whole")
+    assert drawn(again) == drawn(whole)
+    summaries = [(tmp_path / name / "summary.csv").read_text() for name in ("broken", "whole")]
+    assert summaries[0] == summaries[1]
+    # All is there now, so a third run measures nothing.
+    before = (tmp_path / "broken" / "results.csv").stat().st_mtime_ns
+    evaluate(*loaded, EXAMPLES, **options, out=tmp_path / "broken")
+    assert (tmp_path / "broken" / "results.csv").stat().st_mtime_ns == before
+
+
+def test_a_killed_command_goes_on_and_prints_the_same_table(folder, tmp_path):
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps({"text": f"the film is {w}", "label": 0}) + "\n" for w in WORDS))
+    # Killed by itself, after three batches, because nothing here may depend on the clock.
+    deadly = (
+        "import os, signal, sys\n"
+        "from captum_globenc.evaluation.journal import Journal\n"
+        "add = Journal.add\n"
+        "def add_and_die(self, rows):\n"
+        "    add(self, rows)\n"
+        "    if rows[0]['batch'] == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if sys.argv.pop() == 'die': Journal.add = add_and_die\n"
+        "from captum_globenc.app.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+
+    def start(out, how):
+        command = [
+            "evaluate", "--model", folder, "--data", str(data), "--out", "out", "--batch-size", "3",
+            "--methods", "globenc,random", "--metrics", "comprehensiveness,log-odds",
+        ]  # fmt: skip
+        out.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-c", deadly, *command, how],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            cwd=out,
+            check=False,
+        )
+
+    killed = start(tmp_path / "a", "die")
+    assert killed.returncode == -signal.SIGKILL
+    assert len(results(tmp_path / "a/out")) == 3 * 3 * 2
+    assert not (tmp_path / "a/out/summary.csv").exists()
+    again, whole = start(tmp_path / "a", "live"), start(tmp_path / "b", "live")
+    assert again.returncode == whole.returncode == 0, again.stderr
+    assert again.stdout == whole.stdout
+    assert f"Means over {len(WORDS)} texts" in whole.stdout
+
+
+def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
+    evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    for change in (
+        {"seed": 1},
+        {"removal": "pad"},
+        {"metrics": ["accuracy"]},
+        {"methods": ["globenc"]},
+        {"batch_size": 1},
+    ):
+        with pytest.raises(ValueError, match=f"with {next(iter(change))} .* not .*choose another folder"):
+            evaluate(*loaded, EXAMPLES[:2], **{**QUICK, **change}, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="with texts 2, not 3"):
+        evaluate(*loaded, EXAMPLES[:3], **QUICK, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="with data"):
+        evaluate(*loaded, EXAMPLES[1:3], **QUICK, out=tmp_path / "a")
+    loaded[0].classifier.weight.data[-1, -1] += 1
+    with pytest.raises(ValueError, match="with weights"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    loaded[0].classifier.weight.data[-1, -1] -= 1
+    loaded[0].config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="with config"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    loaded[0].config.problem_type = None
+    loaded[1].model_max_length = 4
+    with pytest.raises(ValueError, match="with tokens"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    (tmp_path / "a" / "settings.json").write_text("[]")
+    with pytest.raises(ValueError, match="is of something else"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    (tmp_path / "a" / "settings.json").write_text("{nope")
+    with pytest.raises(ValueError, match="is damaged"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    (tmp_path / "a" / "settings.json").unlink()
+    with pytest.raises(ValueError, match="of something else"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="cannot use"):
+        evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a" / "results.csv")
+
+
+def test_a_folder_in_which_nothing_was_measured_is_free(loaded, tmp_path):
+    def fail(subject, batch):
+        raise ValueError("no")
+
+    METHODS["failing"] = fail
+    try:
+        with pytest.raises(ValueError, match="no"):
+            evaluate(*loaded, EXAMPLES[:2], methods=["failing"], metrics=["accuracy"], out=tmp_path)
+    finally:
+        del METHODS["failing"]
+    evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path)
+    assert len(results(tmp_path)) == 2 * len(QUICK["methods"])
+
+
+def test_two_evaluations_in_one_folder_at_once_are_refused(loaded, tmp_path):
+    def other(done, total):
+        if done == 1:
+            evaluate(*loaded, EXAMPLES, **QUICK, batch_size=1, out=tmp_path)
+
+    with pytest.raises(ValueError, match="another evaluation writes"):
+        evaluate(*loaded, EXAMPLES, **QUICK, batch_size=1, out=tmp_path, progress=other)
+    assert len(results(tmp_path)) == len(EXAMPLES) * len(QUICK["methods"])
+
+
+def test_a_model_that_drops_at_random_is_refused(loaded):
+    with pytest.raises(ValueError, match="eval"):
+        evaluate(loaded[0].train(), loaded[1], EXAMPLES[:1], **QUICK)
+
+
+def test_texts_too_long_for_flows_are_told_of_at_once(loaded, monkeypatch):
+    monkeypatch.setattr("captum_globenc.evaluation.run.MOST_TOKENS", 4)
+    with pytest.raises(ValueError, match="N-Enc/max-flow takes texts of up to 4"):
+        evaluate(*loaded, EXAMPLES, methods=["N-Enc/max-flow"], metrics=["accuracy"])
+
+
+def test_labels_are_names_first(tmp_path):
+    for names, label, expected in (
+        (("1", "2"), "1", 0),
+        (("1", "0"), 1, 0),
+        (("1", "2"), "0", None),
+        (("bad", "good"), "1", 1),
+        (("bad", "good"), "GOOD", 1),
+    ):
+        subject = Subject(
+            SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names)))), SimpleNamespace()
+        )
+        if expected is None:
+            with pytest.raises(ValueError, match="none of the model's"):
+                subject.label(label)
+        else:
+            assert subject.label(label) == expected
+
+
+def test_the_random_streams_of_the_user_are_left_alone(loaded):
+    before = torch.get_rng_state(), np.random.get_state()[1]
+    evaluate(*loaded, EXAMPLES[:1], methods=["random", "gradient-shap", "lime"], metrics=["infidelity"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
+    monkeypatch.setattr(methods, "METHODS", METHODS)
+    for registry in (METHODS, METRICS):
+        monkeypatch.delitem(registry, "mine", raising=False)
+    register_method("mine", lambda subject, batch: batch.inputs.double())
+    register_metric("mine", Metric(lambda subject, batch, scores: scores.amax(dim=1), "higher"))
+    try:
+        evaluation = evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
+        ids = loaded[1](EXAMPLES[0].text)["input_ids"][1:-1]
+        assert evaluation.rows[0]["mine"] == max(ids)
+        for register, value in ((register_method, None), (register_metric, None)):
+            with pytest.raises(ValueError, match="'mine' is registered already"):
+                register("mine", value)
+        METRICS["mine"] = Metric(lambda subject, batch, scores: scores.new_full([2], torch.inf), "higher")
+        with pytest.raises(ValueError, match="no value for each of 1 texts"):
+            evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
+        endless = evaluate(*loaded, EXAMPLES[:2], methods=["mine"], metrics=["mine"], out=tmp_path)
+        assert endless.summary()["mine"]["mine"].mean == math.inf
+        assert json.loads((tmp_path / "summary.json").read_text())["summary"]["mine"]["mine"]["mean"] is None
+        with pytest.raises(ValueError, match="column 'seconds'"):
+            register_metric("seconds", METRICS["mine"])
+        METHODS["mine"] = lambda subject, batch: batch.inputs[:, :1].double()
+        with pytest.raises(ValueError, match="mine gave"):
+            evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
+        METHODS["mine"] = lambda subject, batch: batch.inputs * math.nan
+        with pytest.raises(ValueError, match="NaN"):
+            evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
+    finally:
+        del METHODS["mine"], METRICS["mine"]
+
+
+def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
+    subject = Subject(*loaded)
+    batch = subject.batch(0, EXAMPLES)
+    scores = methods.attribute("integrated-gradients", subject, batch)
+    expected = LayerIntegratedGradients(subject.forward, loaded[0].get_input_embeddings()).attribute(
+        batch.inputs,
+        baselines=batch.blanks,
+        target=batch.target,
+        additional_forward_args=batch.extra,
+        n_steps=methods.INTEGRATION_STEPS,
+    )
+    assert torch.allclose(scores, expected.sum(-1) * batch.mask, atol=1e-6)
+
+
+def test_the_baseline_of_a_text_is_its_own_whatever_stands_beside_it(loaded):
+    subject = Subject(*loaded)
+    batch = subject.batch(0, EXAMPLES)
+    for name in ("gradient-shap", "integrated-gradients", "deep-lift"):
+        torch.manual_seed(0)
+        scores = METHODS[name](subject, batch)
+        # What is not masked in the baseline does not differ from it.
+        assert scores.masked_fill(batch.mask, 0).abs().max() < 1e-6
+        assert scores[batch.mask].abs().min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_method_takes_a_model_in_half_precision(loaded, dtype):
+    model, tokenizer = loaded
+    names = list(METHODS)
+    evaluation = evaluate(model.to(dtype), tokenizer, EXAMPLES, methods=names, metrics=["comprehensiveness"])
+    assert len(evaluation.rows) == len(names) * len(EXAMPLES)
+
+
+def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
+    monkeypatch.setattr(methods, "LIME_SAMPLES", 400)
+    ids = torch.tensor([[9, 4, 30, 11, 25, 9], [9, 8, 7, 9, 0, 0]])
+    mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]).bool()
+    subject = SimpleNamespace(forward=lambda ids, scale: ids.sum(1, keepdim=True).double() * scale[:, None])
+    batch = Batch(
+        index=0,
+        examples=tuple(EXAMPLES[:2]),
+        labels=(None, None),
+        forward=None,
+        inputs=ids,
+        blanks=ids.masked_fill(mask, 0),
+        mask=mask,
+        target=torch.zeros(2).long(),
+        extra=(torch.tensor([1.0, 2.0]),),
+    )
+    torch.manual_seed(0)
+    scores = methods.lime(subject, batch)
+    # Ridge regression shrinks a little.
+    assert torch.allclose(
+        scores[0, 1:5].double(), torch.tensor([4.0, 30, 11, 25]).double(), rtol=0.1, atol=0.5
+    )
+    assert torch.allclose(scores[1, 1:3].double(), torch.tensor([16.0, 14]).double(), rtol=0.1, atol=0.5)
+
+
+def test_a_remembering_forward_runs_each_text_once():
+    rows = []
+
+    def forward(ids, mask, missing):
+        rows.extend(ids.tolist())
+        return (ids * mask).sum(1, keepdim=True)
+
+    remembering = Remembering(forward)
+    ids = torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])
+    mask = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]])
+    for _ in range(2):
+        assert remembering(ids, mask, None).tolist() == [[3], [7], [3], [1]]
+    assert sorted(rows) == [[1, 2], [1, 2], [3, 4]]
+
+
+def test_leave_one_out_beats_chance_on_the_default_model():
+    evaluation = evaluate(
+        *load_default(),
+        sample(read_examples(SENTENCES), 24),
+        methods=["feature-ablation", "random"],
+        metrics=["comprehensiveness", "aopc-most", "aopc-least", "log-odds"],
+    )
+    ablation, chance = evaluation.summary().values()
+    for metric in ("comprehensiveness", "aopc-most"):
+        assert ablation[metric].mean > 2 * chance[metric].mean
+    for metric in ("aopc-least", "log-odds"):
+        assert ablation[metric].mean < chance[metric].mean
+
+
+FILES = {
+    "texts.csv": 'text,label\n"good, but ""red""",1\nbad,\n',
+    "spaced.csv": 'Text, Label\n"good, but ""red""", 1.0\nbad,\n',
+    "texts.tsv": '\ufefflabel\ttext\tmore\n1\tgood, but "red"\tx\n\tbad\ty\n',
+    "texts.jsonl": '{"text": "good, but \\"red\\"", "label": 1}\n\n{"text": "bad"}\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_texts_and_labels_are_read(tmp_path, name):
+    (tmp_path / name).write_text(FILES[name], encoding="utf-8")
+    first, second = read_examples(tmp_path / name)
+    assert (first.number, first.text, str(first.label)) == (0, 'good, but "red"', "1")
+    assert (second.number, second.text, second.label) == (1, "bad", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"", "holds no texts"),
+        ("x.csv", b"words\ngood\n", "row 1 has no text"),
+        ("x.csv", b"text\ngood\n \n", "row 2 has no text"),
+        ("x.jsonl", b'{"text": "good"}\n{nope}\n', "line 1 column 2"),
+        ("x.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("x.jsonl", b'{"text": "good", "label": [1]}\n', "neither a name nor a whole number"),
+        ("x.csv", b"text\ncaf\xe9\n", "codec"),
+        ("x.csv", b'text,label\n"open,1\nbad,0\n', "unexpected end of data"),
+        ("x.jsonl", b'{"text": "good \\ud800"}\n', "surrogates not allowed"),
+        ("x.xls", b"", "none of .csv, .tsv, .jsonl"),
+        ("x/y.csv", None, "No such file"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_examples(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_are_drawn_again_alike():
+    examples = read_examples(SENTENCES)
+    first = sample(examples, 50, seed=3)
+    assert first == sample(examples, 50, seed=3)
+    assert first != sample(examples, 50, seed=4)
+    assert len({example.label for example in first}) == 2
+    assert sample(examples, None) == sample(examples, 10**6) == examples
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "globenc,magic"], "no method magic; known: globenc"),
+        (["--metrics", "magic"], "no metric magic; known: comprehensiveness"),
+        (["--removal", "magic"], "no removal magic; known: mask, delete, pad"),
+        (["--limit", "0"], "limit is 0"),
+        (["--batch-size", "0"], "batch size"),
+        (["--data", "no/such.csv"], "cannot read no/such.csv: No such file"),
+        (["--model", "no/such"], "cannot load no/such"),
+        (["--seed", "x"], "--seed"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(failing, folder, tmp_path, options, message):
+    model = [] if "--model" in options else ["--model", folder]
+    assert message in failing("evaluate", *model, "--limit", "2", "--out", tmp_path / "out", *options)
+
+
+def test_a_label_that_the_model_does_not_have_is_told_at_once(failing, folder, tmp_path):
+    (tmp_path / "x.csv").write_text("text,label\ngood,1\nbad,neutral\n")
+    line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
+    assert "label 'neutral' is none of the model's: NEGATIVE, POSITIVE" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_regression_model_is_refused(failing, tmp_path):
+    save_classifier(tmp_path / "m", num_labels=1, id2label={0: "STARS"}, label2id={"STARS": 0})
+    (tmp_path / "x.csv").write_text("text\ngood\n")
+    line = failing(
+        "evaluate", "--model", tmp_path / "m", "--data", tmp_path / "x.csv", "--out", tmp_path / "out"
+    )
+    assert "C > 1" in line
+    save_classifier(tmp_path / "m", problem_type="regression")
+    line = failing(
+        "evaluate", "--model", tmp_path / "m", "--data", tmp_path / "x.csv", "--out", tmp_path / "out2"
+    )
+    assert "regression" in line
+
+
+def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    (tmp_path / "x.csv").write_text("text\ngood film\n")
+    line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
+    assert "captum_globenc[evaluate]" in line
+
+
+def test_the_names_are_listed(run):
+    for option, names in (("--methods", METHODS), ("--metrics", METRICS)):
+        assert run("evaluate", option, "list")[0].split() == list(names)
+
+
+def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captum_globenc.evaluation.evaluate", stop)
+    out, err = run("evaluate", "--model", folder, "--limit", 1, "--out", tmp_path, status=130)
+    assert out == ""
+    assert err == f"note: stopped; the same command goes on from what is in {tmp_path}\n"

@@ -1,0 +1,38 @@
+"""Small models of random weights, and what an attribution could leave behind on one."""
+
+import torch
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 300,
+}
+
+
+def randomize(model):
+    """Give every parameter a random value: fresh biases are 0 and norm weights 1, which hides errors."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.copy_(1 + 0.3 * noise if "norm.weight" in name.lower() else 0.2 * noise)
+    return model.eval()
+
+
+def state_of(model):
+    """All that an attribution could leave behind on a model."""
+    return {
+        "hooks": [
+            (name, list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks))
+            for name, m in model.named_modules()
+        ],
+        "attention": [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")],
+        "training": [m.training for m in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grad": [p.grad for p in model.parameters()],
+        "modules": [type(m) for m in model.modules()],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+    }

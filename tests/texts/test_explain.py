@@ -1,0 +1,205 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertModel,
+    T5Config,
+    T5ForSequenceClassification,
+)
+
+from captum_globenc import EncoderForward, GlobEnc
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.texts import explain
+from captum_globenc.texts.tokenizing import token_limit
+from checkpoints import LIMIT, save_classifier
+
+TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
+
+
+@pytest.fixture
+def classifier(folder):
+    return load(folder)
+
+
+def load(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return model.double(), AutoTokenizer.from_pretrained(folder)
+
+
+def alone(text, model, tokenizer, mixing="N-Enc", **options):
+    """GlobEnc for one text, through Captum's interface."""
+    inputs, extra = EncoderForward(model).arguments(tokenizer(text, return_tensors="pt"))
+    method = GlobEnc(EncoderForward(model), mixing=mixing)
+    return method.attribute(inputs, additional_forward_args=extra, **options)[0].tolist()
+
+
+def test_a_batch_scores_every_text_as_it_does_alone(classifier):
+    model, tokenizer = classifier
+    explanations = explain(TEXTS, model, tokenizer)
+    assert [explanation.text for explanation in explanations] == TEXTS
+    for explanation in explanations:
+        assert explanation.scores == pytest.approx(alone(explanation.text, *classifier), rel=1e-9)
+        assert sum(explanation.scores) == pytest.approx(1)
+        assert explanation.tokens == tokenizer.tokenize(explanation.text, add_special_tokens=True)
+
+
+def test_the_prediction_is_the_models(classifier):
+    model, tokenizer = classifier
+    for explanation in explain(TEXTS, model, tokenizer):
+        logits = model(**tokenizer(explanation.text, return_tensors="pt")).logits[0]
+        best = int(logits.argmax())
+        assert explanation.prediction == ("NEGATIVE", "POSITIVE")[best]
+        assert explanation.probability == pytest.approx(logits.softmax(-1)[best].item(), rel=1e-5)
+        assert explanation.headline == f"{explanation.prediction} ({explanation.probability:.1%})"
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_every_mixing_is_passed_on(classifier, mixing):
+    (explanation,) = explain(TEXTS[:1], *classifier, mixing=mixing)
+    assert explanation.scores == pytest.approx(alone(TEXTS[0], *classifier, mixing=mixing))
+
+
+def test_layers_end_in_the_scores(classifier):
+    for explanation in explain(TEXTS, *classifier, layers=True):
+        assert [len(row) for row in explanation.layers] == [len(explanation.tokens)] * 2
+        assert explanation.layers[-1] == explanation.scores
+        assert explanation.scores == pytest.approx(alone(explanation.text, *classifier), rel=1e-9)
+        assert explanation.layers[0] != pytest.approx(explanation.scores, rel=1e-3)
+
+
+@pytest.mark.parametrize("position", [0, 2, -1, -3, "mean"])
+def test_a_position_counts_within_every_text(classifier, position):
+    for explanation in explain(TEXTS, *classifier, position=position):
+        own = position + len(explanation.tokens) if position in (-1, -3) else position
+        expected = alone(explanation.text, *classifier, position=own)
+        assert explanation.scores == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("position", [3, -4])
+def test_a_position_outside_of_one_text_is_refused(classifier, position):
+    with pytest.raises(ValueError, match=f"position {position} is out of range: 'good' has 3 tokens, 0 to 2"):
+        explain(TEXTS, *classifier, position=position)
+
+
+def test_integrated_gradients_add_up_to_the_change_of_the_predicted_logit(classifier):
+    model, tokenizer = classifier
+    for explanation in explain(TEXTS, model, tokenizer, compare=["integrated-gradients"]):
+        scores = explanation.methods["integrated-gradients"]
+        batch = tokenizer(explanation.text, return_tensors="pt")
+        blank = batch["input_ids"].clone()
+        blank[:, 1:-1] = tokenizer.pad_token_id
+        baseline = model(**{**batch, "input_ids": blank}).logits[0]
+        best = {label: index for index, label in model.config.id2label.items()}[explanation.prediction]
+        assert sum(scores) == pytest.approx(explanation.value - baseline[best].item(), abs=0.02)
+        assert scores[0] == scores[-1] == 0
+
+
+def test_an_unknown_word_is_not_part_of_the_baseline(classifier):
+    (explanation,) = explain(["the zebra is bad"], *classifier, compare=["integrated-gradients"])
+    assert explanation.tokens[2] == "[UNK]"
+    assert explanation.compared["integrated-gradients"][2] != 0
+
+
+def test_a_pair_is_a_second_segment_of_every_text(classifier):
+    model, tokenizer = classifier
+    for explanation in explain(TEXTS, model, tokenizer, pair="great film"):
+        assert explanation.tokens[-4:] == ["[SEP]", "great", "film", "[SEP]"]
+        inputs, extra = EncoderForward(model).arguments(
+            tokenizer(explanation.text, "great film", return_tensors="pt")
+        )
+        expected = GlobEnc(EncoderForward(model)).attribute(inputs, additional_forward_args=extra)[0]
+        assert explanation.scores == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("config", "headline"),
+    [
+        ({"num_labels": 1, "id2label": {0: "STARS"}, "label2id": {"STARS": 0}}, "STARS = {value:.4g}"),
+        ({"problem_type": "regression"}, "{label} = {value:.4g}"),
+    ],
+)
+def test_a_regression_model_has_a_value_and_no_probability(tmp_path, config, headline):
+    model, tokenizer = load(save_classifier(tmp_path, **config))
+    (explanation,) = explain(TEXTS[:1], model, tokenizer, compare=["integrated-gradients"])
+    assert explanation.probability is None
+    logits = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0]
+    assert explanation.value == pytest.approx(logits.max().item(), rel=1e-5)
+    assert explanation.headline == headline.format(value=explanation.value, label=explanation.prediction)
+
+
+def test_a_multi_label_model_has_independent_probabilities(tmp_path):
+    model, tokenizer = load(save_classifier(tmp_path, problem_type="multi_label_classification"))
+    (explanation,) = explain(TEXTS[:1], model, tokenizer)
+    assert explanation.probability == pytest.approx(torch.tensor(explanation.value).sigmoid().item())
+
+
+def test_a_text_longer_than_the_model_takes_is_cut(classifier):
+    long, short = explain(["bad " * 60, "good"], *classifier)
+    assert (long.truncated, len(long.tokens), long.tokens[-1]) == (True, LIMIT, "[SEP]")
+    assert not short.truncated
+
+
+def test_a_text_of_exactly_the_limit_is_whole(classifier):
+    (explanation,) = explain(["bad " * (LIMIT - 2)], *classifier)
+    assert (explanation.truncated, len(explanation.tokens)) == (False, LIMIT)
+
+
+def test_the_lowest_limit_counts(classifier):
+    model, tokenizer = classifier
+    assert token_limit(model, tokenizer) == LIMIT
+    tokenizer.model_max_length = 10
+    assert token_limit(model, tokenizer) == 10
+
+
+def test_relative_positions_have_no_limit(classifier):
+    config = T5Config(vocab_size=9, d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    assert token_limit(T5ForSequenceClassification(config), classifier[1]) is None
+
+
+def test_positions_that_start_after_the_padding_row_leave_less_room(classifier):
+    model, tokenizer = classifier
+    model.bert.embeddings.position_embeddings.padding_idx = 1
+    assert token_limit(model, tokenizer) == LIMIT - 2
+
+
+def test_no_texts_have_no_explanations(classifier):
+    assert explain([], *classifier) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixing": "N-Nothing"}, "N-Nothing"),
+        ({"compare": ["gradients"]}, "no method gradients .* known: integrated-gradients"),
+    ],
+)
+def test_names_that_are_not_known_are_refused(classifier, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(TEXTS, *classifier, **options)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "message"),
+    [(AutoModelForTokenClassification, r"gives \(1, 6, 2\)"), (BertModel, "logits")],
+)
+def test_a_model_that_does_not_classify_texts_is_refused(folder, classifier, model_class, message):
+    with pytest.raises(ValueError, match=message):
+        explain(TEXTS[:1], model_class.from_pretrained(folder), classifier[1])
+
+
+def test_an_output_that_is_not_finite_is_refused(classifier):
+    model, tokenizer = classifier
+    nn.init.constant_(model.classifier.bias, torch.nan)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        explain(TEXTS, model, tokenizer)
+
+
+def test_what_was_not_asked_for_is_not_in_the_json(classifier):
+    (explanation,) = explain(TEXTS[:1], *classifier)
+    always = ["text", "prediction", "probability", "value", "tokens", "scores", "truncated"]
+    assert list(json.loads(json.dumps(explanation.to_dict()))) == always

@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+
+from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores, readable_tokens
+from vocabularies import TOKENIZERS, byte_level, sentencepiece, word_end, wordpiece
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+def texts(words, special=False):
+    return [word.text for word in words if special or not word.special]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_token_but_padding_belongs_to_exactly_one_word(tokenizer, side):
+    batch = tokenizer(
+        ["the  fox, café <b>", "fox"], ["the 😀 fox ", "the"],
+        padding=True, padding_side=side, return_tensors="pt",
+    )  # fmt: skip
+    assert not batch["attention_mask"].all()
+    for words, mask in zip(find_words(batch, tokenizer), batch["attention_mask"], strict=True):
+        positions = [token for word in words for token in word.tokens]
+        assert positions == mask.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_read_as_the_text_does(kind):
+    tokenizer = TOKENIZERS[kind]()
+    text = "the fox the" if kind == "word-end" else "the fox café unhappy"
+    (words,) = find_words(tokenizer([text]), tokenizer)
+    assert texts(words, special=True) == ["<s>", *text.split(), "</s>"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_words_of_a_pair_keep_apart(kind):
+    # Word ids begin at 0 again in the second text: the two words there are must not become one.
+    tokenizer = TOKENIZERS[kind]()
+    (words,) = find_words(tokenizer(["fox"], ["the fox"]), tokenizer)
+    assert texts(words) == ["fox", "the", "fox"]
+    assert [word.special for word in words].count(True) == (4 if kind == "byte-level" else 3)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_batch_that_has_lost_its_word_ids_has_the_same_words(kind):
+    tokenizer = TOKENIZERS[kind]()
+    given = ["the fox the", "the"], ["the fox", "fox"]
+    batch = tokenizer(*given, padding=True, return_tensors="pt")
+    plain = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert find_words(plain, tokenizer) == find_words(batch, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (wordpiece, ["the", "fox", ",", "b", "'", "t"]),
+        (byte_level, ["the", "fox", ",", "b", "'t"]),
+        (sentencepiece, ["the", "fox,", "b't"]),
+    ],
+)
+def test_what_a_word_is_the_tokenizer_says(make, expected):
+    (words,) = find_words(make()(["the fox, b't"]), make())
+    assert texts(words) == expected
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_level, sentencepiece])
+def test_words_given_one_by_one_stay_as_given(make):
+    tokenizer = make()
+    (words,) = find_words(tokenizer([["the", "fox,", "b't"]], is_split_into_words=True), tokenizer)
+    found = [len(word.tokens) for word in words if not word.special]
+    assert len(found) == 3
+    assert [text.replace(" ", "") for text in texts(words)] == ["the", "fox,", "b't"]
+
+
+def test_a_character_of_several_tokens_is_read_as_one():
+    tokenizer = byte_level()
+    (words,) = find_words(tokenizer(["the 😀"]), tokenizer)
+    assert [(word.text, len(word.tokens)) for word in words[1:-1]] == [("the", 1), ("😀", 5)]
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+def test_white_space_belongs_to_the_word_that_follows_or_stands_alone(make):
+    tokenizer = make()
+    (words,) = find_words(tokenizer(["the   fox  "]), tokenizer)
+    assert texts(words) == ["the", "fox", "␣"]
+
+
+def test_a_special_token_that_the_text_spells_out_is_a_word():
+    tokenizer = byte_level()
+    (words,) = find_words(tokenizer(["the </s> fox"]), tokenizer)
+    assert [(word.text, word.special) for word in words] == [
+        ("<s>", True), ("the", False), ("</s>", False), ("fox", False), ("</s>", True),
+    ]  # fmt: skip
+
+
+def test_an_unknown_token_does_not_swallow_the_word_that_follows():
+    tokenizer = word_end()
+    tokens = ["<s>", "the</w>", "<unk>", "the</w>", "fo", "x</w>", "</s>"]
+    # A plain mapping, as from a tokenizer without word ids.
+    (words,) = find_words({"input_ids": [tokenizer.convert_tokens_to_ids(tokens)]}, tokenizer)
+    assert texts(words) == ["the", "<unk>", "the", "fox"]
+
+
+def test_an_unknown_word_is_no_special_token():
+    tokenizer = wordpiece()
+    batch = tokenizer(["the zebra"], return_tensors="pt")
+    for given in (batch, dict(batch)):
+        (words,) = find_words(given, tokenizer)
+        assert [(word.text, word.special) for word in words[1:-1]] == [("the", False), ("<unk>", False)]
+
+
+def test_no_text_has_no_word_but_the_special_tokens(tokenizer):
+    (words,) = find_words(tokenizer([""]), tokenizer)
+    assert all(word.special for word in words)
+    assert len(words) == 2
+
+
+def test_sums_keep_the_total(tokenizer):
+    batch = tokenizer(["the  fox, café unhappy", "fox"], ["the 😀", "the"], padding=True, return_tensors="pt")
+    scores = torch.randn(batch["input_ids"].shape, dtype=torch.float64) * batch["attention_mask"]
+    for words, row in zip(find_words(batch, tokenizer), scores.tolist(), strict=True):
+        merged = merge_scores(row, words, "sum")
+        assert len(merged) == len(words)
+        assert math.fsum(merged) == pytest.approx(math.fsum(row), rel=1e-12)
+
+
+@pytest.mark.parametrize(("reduce", "expected"), [("sum", -0.25), ("mean", -0.125), ("max", -0.5)])
+def test_a_word_scores_as_asked(reduce, expected):
+    words = [Word("b", (2,), False), Word("a", (0, 1), False)]
+    assert merge_scores([0.25, -0.5, 3.0], words, reduce) == [3.0, expected]
+
+
+def test_an_unknown_way_to_score_is_refused():
+    with pytest.raises(ValueError, match="median.*known: sum, mean, max"):
+        merge_scores([1.0], [Word("a", (0,), False)], "median")
+    assert list(REDUCTIONS) == ["sum", "mean", "max"]
+
+
+@pytest.mark.parametrize(
+    ("make", "tokens", "expected"),
+    [
+        (wordpiece, ["<s>", "un", "##happy", ",", "b"], ["<s>", "un", "happy", ",", "b"]),
+        (
+            byte_level,
+            ["<s>", "the", "Ġfox", "Ã©", "ð", "Ġ", "##"],
+            ["<s>", "the", "fox", "é", "�", "␣", "##"],
+        ),
+        (sentencepiece, ["<s>", "\u2581the", "é", "\u2581"], ["<s>", "the", "é", "␣"]),
+        (word_end, ["<s>", "fo", "x</w>", "the</w>"], ["<s>", "fo", "x", "the"]),
+    ],
+)
+def test_tokens_read_without_their_marks(make, tokens, expected):
+    assert readable_tokens(tokens, make()) == expected
