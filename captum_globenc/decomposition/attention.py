@@ -28,11 +28,20 @@ class Attention(Protocol):
         """N, of the sources."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it was computed."""
+        ...
+
     def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source.
 
         They may lie in `out`, of that shape and contiguous, but need not.
         """
+        ...
+
+    def rows(self, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
         ...
 
     def visible(self) -> Tensor | None:
@@ -87,24 +96,38 @@ class QueryKeyAttention:
             scores.masked_fill_(source[:, None] > source[None, receivers], -torch.inf)
         return torch.softmax(scores, dim=1, out=scores)
 
+    def rows(self, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        batch, heads, _, size = self.query.shape
+        example = torch.arange(batch, device=receivers.device)
+        query = (self.query[example, :, receivers] * self.scaling).reshape(batch, self.key.shape[1], -1, size)
+        scores = (query @ self.key.transpose(-1, -2)).reshape(batch, heads, -1)
+        for mask in (self.bias, self.mask):
+            if mask is None:
+                continue
+            row = mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
+            scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row
+        if self.causal:
+            source = torch.arange(self.tokens, device=scores.device)
+            scores = scores.masked_fill(source > receivers[:, None, None], -torch.inf)
+        return scores.softmax(dim=-1)
+
     @property
     def tokens(self) -> int:
         """N, of the sources."""
         return self.key.shape[2]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it was computed."""
+        return self.query.dtype
+
     def visible(self) -> Tensor | None:
         """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
         if self.mask is None:
             return None
-        seen = self.mask
-        if seen.dtype != torch.bool:
-            # An additive mask hides a source with -inf, with about the smallest number there is, or
-            # with one so far below the others that nothing of its weight is left, such as -1e4.
-            lowest = torch.finfo(seen.dtype).min
-            seen = seen.to(torch.promote_types(seen.dtype, torch.float32))
-            seen = (seen > lowest / 2) & (seen > seen.amax(dim=-1, keepdim=True) - HIDDEN)
         batch, _, tokens, _ = self.query.shape
-        return seen.any(dim=1).any(dim=1).expand(batch, tokens)
+        return _not_hidden(self.mask).any(dim=1).any(dim=1).expand(batch, tokens)
 
     def to(self, dtype: torch.dtype) -> "QueryKeyAttention":
         """Return the same attention, computed in `dtype`."""
@@ -120,9 +143,15 @@ class QueryKeyAttention:
 
 @dataclass(frozen=True)
 class GivenAttention:
-    """Probabilities that the model returned itself, `(B, H, N, N)`, receivers first."""
+    """Probabilities that the model itself multiplied its values with.
+
+    Args:
+        probabilities: `(B, H, N, N)`, receivers first.
+        scores: what they are the softmax of, likewise; None where that is not known.
+    """
 
     probabilities: Tensor
+    scores: Tensor | None = None
 
     @property
     def heads(self) -> int:
@@ -133,18 +162,44 @@ class GivenAttention:
         """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
         return self.probabilities[example, :, receivers].transpose(1, 2).contiguous()
 
+    def rows(self, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        return self.probabilities[torch.arange(len(receivers), device=receivers.device), :, receivers]
+
     @property
     def tokens(self) -> int:
         """N, of the sources."""
         return self.probabilities.shape[3]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it was computed."""
+        return self.probabilities.dtype
+
     def visible(self) -> Tensor:
-        """Return `(B, N)`: whether any receiver gives the source any weight."""
-        return (self.probabilities > 0).any(dim=1).any(dim=1)
+        """Return `(B, N)`: whether any receiver may see the source.
+
+        A probability may be too small for a real token to be told from padding; its score is not.
+        """
+        seen = self.probabilities > 0 if self.scores is None else _not_hidden(self.scores)
+        return seen.any(dim=1).any(dim=1)
 
     def to(self, dtype: torch.dtype) -> "GivenAttention":
         """Return the same attention, computed in `dtype`."""
         return GivenAttention(self.probabilities.to(dtype))
+
+
+def _not_hidden(scores: Tensor) -> Tensor:
+    """Return where a mask, boolean or additive, or scores that one was added to, hide no source.
+
+    An additive mask hides a source with -inf, with about the smallest number there is, or with one so
+    far below the others that nothing of its weight is left, such as -1e4.
+    """
+    if scores.dtype == torch.bool:
+        return scores
+    lowest = torch.finfo(scores.dtype).min
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN)
 
 
 def share_heads(heads: Tensor, number: int) -> Tensor:

@@ -44,7 +44,6 @@ class Layer:
     out: nn.Module
     norm1: nn.Module
     norm2: nn.Module
-    value: nn.Module | None = None
     layer_scale: Tensor | None = None
 
 

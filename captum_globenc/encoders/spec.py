@@ -52,11 +52,6 @@ class EncoderSpec:
         centred: whether the norms take off the mean (LayerNorm) or not (RMSNorm).
         final_norm: path from the stack to the norm after the last layer of a pre-LN encoder; empty
             where there is none.
-        value: the value projection, in a family that does not call transformers' attention interface
-            but returns its probabilities, from `attention` under `output_attentions`; empty in one
-            that calls it.
-        value_part: the value vectors `(B, H, N, d)`, given the attention module and what `value`
-            returned, `(B, N, E)`; None where that is the heads side by side.
         layer_scale: path to the parameter that scales the attention's output; empty where none does.
         modality: what the model reads.
         stack: class name of the stack, where the model has others of the same layout, as an
@@ -91,8 +86,6 @@ class EncoderSpec:
     order: Literal["post-LN", "pre-LN"] = "post-LN"
     centred: bool = True
     final_norm: str = ""
-    value: str = ""
-    value_part: Callable[[nn.Module, Tensor], Tensor] | None = None
     layer_scale: str = ""
     modality: Literal["text", "vision", "audio"] = "text"
     stack: str = ""
@@ -105,5 +98,5 @@ class EncoderSpec:
     @property
     def roles(self) -> dict[str, str]:
         """The paths from a layer to its modules, by role; roles that the family lacks left out."""
-        roles = ("attention", "out", "norm1", "norm2", "value")
+        roles = ("attention", "out", "norm1", "norm2")
         return {role: path for role in roles if (path := getattr(self, role))}

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
-
 from captum_globenc.encoders.spec import EncoderSpec, Pooled
 
 
@@ -13,16 +11,6 @@ def _summarized(config: Any) -> Pooled:
     """Return what XLM's and FlauBERT's heads read; padding, which is zero there, adds nothing to a mean."""
     known: dict[str, Pooled] = {"first": 0, "last": -1, "cls_index": -1, "mean": "mean"}
     return known.get(config.summary_type)
-
-
-def _fused_value(attention: nn.Module, projected: Tensor) -> Tensor:
-    """Return DeBERTa's value vectors: the last third of each head's part of one projection, and a bias."""
-    heads: Any = attention.num_attention_heads
-    bias: Any = attention.v_bias
-    values: Tensor = projected.reshape(*projected.shape[:2], heads, 3, -1)[:, :, :, 2] + bias.reshape(
-        heads, -1
-    )
-    return values.transpose(1, 2)
 
 
 def _nothing(config: Any) -> Pooled:
@@ -44,11 +32,6 @@ BERT = EncoderSpec(
     norm2="output.LayerNorm",
 )
 
-RETURNING_BERT = replace(BERT, model_type="rembert", value="attention.self.value")
-"""BERT's layout outside transformers' attention interface."""
-
-DEBERTA = replace(BERT, model_type="deberta-v2", value="attention.self.value_proj")
-
 ROTARY = EncoderSpec(
     model_type="nomic_bert",
     layers="layers.*",
@@ -62,7 +45,6 @@ XLM = EncoderSpec(
     model_type="xlm",
     layers="attentions.*",
     attention="attentions.*",
-    value="attentions.*.v_lin",
     out="attentions.*.out_lin",
     norm1="layer_norm1.*",
     norm2="layer_norm2.*",
@@ -140,26 +122,24 @@ POST_LN = (
         model_type="mpnet",
         layers="encoder.layer.*",
         attention="attention.attn",
-        value="attention.attn.v",
         out="attention.attn.o",
         norm1="attention.LayerNorm",
         norm2="output.LayerNorm",
     ),
-    RETURNING_BERT,
+    replace(BERT, model_type="rembert"),
     replace(
-        RETURNING_BERT,
+        replace(BERT, model_type="rembert"),
         model_type="roformer",
         refuses={"rotary_value": "the values are rotated by their positions after the projection"},
     ),
     replace(
-        DEBERTA,
+        BERT,
+        model_type="deberta-v2",
         refuses={"conv_kernel_size": "a convolution next to the first layer mixes tokens past its attention"},
     ),
     replace(
-        DEBERTA,
+        BERT,
         model_type="deberta",
-        value="attention.self.in_proj",
-        value_part=_fused_value,
         refuses={"talking_head": "its heads mix their weights after the softmax, which are no probabilities"},
     ),
     ROTARY,
@@ -189,7 +169,6 @@ PRE_LN = (
     replace(
         ROBERTA_PRELAYERNORM,
         model_type="megatron-bert",
-        value="attention.self.value",
         norm1="attention.ln",
         norm2="ln",
         final_norm="encoder.ln",

@@ -52,6 +52,7 @@ def reconstruction_error(
         lambda: _run_forward(forward_func, inputs, None, additional_forward_args),
         find_encoder(model),
         lambda layer: errors.append(layer_error(layer)),
+        check=False,
     )
     return torch.stack(errors)
 

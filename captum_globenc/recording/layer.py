@@ -25,6 +25,24 @@ class OpenLayer:
         # second norm once for each.
         self.seen: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
 
+    def see_attention(self, attention: Attention, value: Tensor) -> None:
+        """Take note of the attention of this layer, and of its values `(B, H or fewer, N, d)`."""
+        tokens = self.stream.shape[1]
+        if attention.tokens != tokens:
+            raise ValueError(
+                f"{type(self.layer.attention).__name__} attends to {attention.tokens} keys for {tokens} "
+                "tokens: what a cache or prefix tuning adds belongs to no token, and cannot be scored."
+            )
+        self.attention = attention
+        self.value = value
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The dtypes in which the attention was computed, and its output added."""
+        assert self.attention is not None
+        assert self.value is not None
+        return self.stream.dtype, self.seen["norm2"][0].dtype, self.value.dtype, self.attention.dtype
+
     def record(self, spec: EncoderSpec, index: int, real: Tensor | None, next_norm: nn.Module) -> LayerRecord:
         """Return the record of the layer, in the precision that it is decomposed in."""
         assert self.attention is not None
@@ -42,10 +60,6 @@ class OpenLayer:
             after_attention = linearized_norm(layer.norm2, before2, centred)
             after_layer = linearized_norm(next_norm, self.output.to(dtype), centred)
         value = self.value
-        if spec.value_part is not None:
-            value = spec.value_part(layer.attention, value)
-        elif value.ndim == 3:  # (B, N, H*d), from a projection
-            value = value.reshape(*value.shape[:2], self.attention.heads, -1).transpose(1, 2)
         size = self.attention.heads * value.shape[-1]
         output, output_bias = linear_map(layer.out, size, dtype)
         if layer.layer_scale is not None:

@@ -3,6 +3,7 @@
 B batch, N tokens, D hidden size, E size of a projection's input.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ _UNKNOWN = object()
 def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return the matrix and the bias of an affine module.
 
-    A plain `torch.nn.Linear` is read. Anything else, such as a projection that an adapter wraps or
-    that is quantised, is asked: its answers to zero and to the unit vectors are its bias and its
-    columns.
+    A plain `torch.nn.Linear` of a plain weight is read. Anything else, such as a projection that an
+    adapter wraps or that is quantised, is asked: its answers to zero and to the unit vectors are its
+    bias and its columns.
 
     Args:
         module: maps `(..., E)` to `(..., D)`.
@@ -33,20 +34,36 @@ def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor
         >>> matrix.shape, bias.shape
         (torch.Size([2, 3]), torch.Size([2]))
     """
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise ValueError(
-            f"The weights of a {type(module).__name__} are on the meta device, offloaded or not loaded yet: "
-            "they are needed, so load the model onto one device."
-        )
-    if type(module) is nn.Linear:
+    refuse_meta([module])
+    weight: Any = getattr(module, "weight", None)
+    if type(module) is nn.Linear and is_plain(weight):
         bias = None if module.bias is None else module.bias.to(dtype)
-        return module.weight.to(dtype), bias
+        return weight.to(dtype), bias
     like = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
     kind = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     units = torch.eye(size, dtype=kind, device=like.device)
     # forward itself, so that no hook of the user's takes the probes for a pass of the model.
     answers = module.forward(torch.cat([torch.zeros_like(units[:1]), units])).to(dtype)
     return (answers[1:] - answers[0]).T, answers[0]
+
+
+def refuse_meta(modules: Iterable[nn.Module]) -> None:
+    """Refuse modules whose weights are not here.
+
+    Raises:
+        ValueError: a parameter is on the meta device.
+    """
+    for module in modules:
+        if any(parameter.is_meta for parameter in module.parameters()):
+            raise ValueError(
+                f"The weights of a {type(module).__name__} are on the meta device, offloaded or not loaded "
+                "yet: they are needed, so load the model onto one device."
+            )
+
+
+def is_plain(weight: Any) -> bool:
+    """Tell whether a weight is what it says, and no packed or quantised form of it."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
 def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Normalization, ...]:

@@ -8,20 +8,24 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from captum_globenc.decomposition.attention import Attention, GivenAttention
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import full_precision
 from captum_globenc.encoders import Encoder, Layer
-from captum_globenc.recording.calls import around, ask_for_probabilities, bound_arguments
-from captum_globenc.recording.interface import active, recording_attention
+from captum_globenc.recording.adding_up import check_sum
+from captum_globenc.recording.calls import around, bound_arguments, copied_as_before
+from captum_globenc.recording.fused import active, without_fused_attention
 from captum_globenc.recording.layer import OpenLayer
+from captum_globenc.recording.linear import refuse_meta
 from captum_globenc.recording.padding import real_tokens
 from captum_globenc.recording.training import warn_of_dropout
+from captum_globenc.recording.watcher import AttentionWatcher
 
 Output = TypeVar("Output")
 
@@ -33,30 +37,37 @@ def record(
     forward: Callable[[], Output],
     encoder: Encoder,
     on_layer: Callable[[LayerRecord], None],
+    *,
+    check: bool = True,
 ) -> Output:
-    """Run `forward` once, without gradients, and hand over each encoder layer when it is done.
+    """Run `forward` once, without gradients or compilation, and hand over each encoder layer when it is done.
 
     Args:
         forward: runs the model that holds the encoder.
         encoder: the encoder to watch.
         on_layer: called with the record of every layer as soon as the layer has run. What it raises
             ends the pass.
+        check: whether the parts of each layer have to add up to what it wrote (see
+            :func:`~captum_globenc.recording.adding_up.check_sum`).
 
     Returns:
         What `forward` returned.
 
     Raises:
-        RuntimeError: `forward` never ran the encoder, or ran it more than once.
+        ValueError: weights are on the meta device.
+        RuntimeError: `forward` never ran the encoder, or ran it more than once; what attends cannot be
+            seen, or the parts of a layer do not add up.
     """
-    recorder = Recorder(encoder, on_layer)
+    refuse_meta(part for layer in encoder.layers for part in (layer.out, layer.norm1, layer.norm2))
+    # Where something drops at random, which is warned of, nothing adds up.
+    recorder = Recorder(encoder, on_layer, check=not warn_of_dropout(encoder.stack) and check)
     with ExitStack() as stack:
         stack.enter_context(_lock_of(encoder.stack))
         stack.callback(active.reset, active.set(recorder))
         stack.enter_context(recorder.hooks())
-        if not encoder.spec.value:
-            stack.enter_context(recording_attention(encoder.stack))
+        stack.enter_context(without_fused_attention(encoder.stack))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
-        warn_of_dropout(encoder.stack)
         output = forward()
     if recorder.passes == 0:
         raise RuntimeError(
@@ -80,59 +91,61 @@ class Recorder:
     Args:
         encoder: the encoder to watch.
         on_layer: called with each layer's record when the layer is done.
+        check: whether the parts of each layer have to add up to what it wrote.
     """
 
-    def __init__(self, encoder: Encoder, on_layer: Callable[[LayerRecord], None]) -> None:
+    def __init__(
+        self, encoder: Encoder, on_layer: Callable[[LayerRecord], None], *, check: bool = True
+    ) -> None:
         self.passes = 0
         self._encoder = encoder
         self._on_layer = on_layer
+        self._check = check
         self._mask: Any = None
         self._real: Tensor | None = None
         self._layer: OpenLayer | None = None
+        self._watcher: AttentionWatcher | None = None
         self._seen_by_final_norm: Tensor | None = None
         self._index = 0
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Hold this recorder's hooks on the encoder's modules, and none after."""
-        stack, layers = self._encoder.stack, self._encoder.layers
+        stack, layers, final = self._encoder.stack, self._encoder.layers, self._encoder.final_norm
+        ours: set[int] = set()
+        parts = [(layer.module, layer.attention, layer.norm1, layer.norm2) for layer in layers]
         with ExitStack() as handles:
-            hold = handles.enter_context
-            hold(around(stack, self._mine(self._enter_stack), self._mine(self._leave_stack)))
+
+            def hold(handle: RemovableHandle) -> None:
+                ours.add(handle.id)
+                handles.enter_context(handle)
+
+            handles.enter_context(copied_as_before([stack, final, *chain(*parts)], ours))
+            handles.enter_context(around(stack, self._mine(self._enter_stack), self._mine(self._leave_stack)))
             for layer in layers:
-                module = layer.module
+                module, attention = layer.module, layer.attention
                 enter = self._mine(self._enter_layer, layer)
                 hold(module.register_forward_pre_hook(enter, with_kwargs=True))
                 hold(module.register_forward_hook(self._mine(self._leave_layer)))
                 for role in ("norm1", "norm2"):
                     norm: nn.Module = getattr(layer, role)
                     hold(norm.register_forward_pre_hook(self._mine(self._see_norm, role)))
-                if layer.value is not None:
-                    ask = self._mine(ask_for_probabilities)
-                    hold(layer.attention.register_forward_pre_hook(ask, with_kwargs=True))
-                    hold(layer.attention.register_forward_hook(self._mine(self._see_probabilities)))
-                    hold(layer.value.register_forward_hook(self._mine(self._see_value)))
-            see_final = self._mine(self._see_final_norm)
-            hold(self._encoder.final_norm.register_forward_pre_hook(see_final))
+                hold(attention.register_forward_pre_hook(self._mine(self._enter_attention)))
+                leave = self._mine(self._leave_attention)
+                hold(attention.register_forward_hook(leave, always_call=True))
+            hold(final.register_forward_pre_hook(self._mine(self._see_final_norm)))
             yield
 
-    def see_attention(self, module: nn.Module, attention: Attention, value: Tensor) -> None:
-        """Take note of the attention of the layer that is running.
+    def _enter_attention(self, module: nn.Module, args: Any) -> None:
+        if self._layer is not None:
+            batch, tokens = self._layer.stream.shape[:2]
+            self._watcher = AttentionWatcher(batch, tokens, self._layer.see_attention)
+            self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
-        Args:
-            module: the attention module that called the attention function.
-            attention: its queries, keys and mask.
-            value: `(B, H or fewer, N, d)`.
-        """
-        if self._layer is not None and module is self._layer.layer.attention:
-            tokens, keys = self._layer.stream.shape[1], attention.tokens
-            if keys != tokens:
-                raise ValueError(
-                    f"{type(module).__name__} attends to {keys} keys for {tokens} tokens: what a cache or "
-                    "prefix tuning adds belongs to no token, and cannot be scored."
-                )
-            self._layer.attention = attention
-            self._layer.value = value
+    def _leave_attention(self, module: nn.Module, args: Any, output: Any) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _mine(self, hook: Callable[..., Any], *first: Any) -> Callable[..., Any]:
         """Make `hook` deaf to passes of the same model in other threads."""
@@ -149,8 +162,7 @@ class Recorder:
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
-        if self._encoder.spec.value:
-            self._mask = bound_arguments(module, args, kwargs).arguments.get("attention_mask")
+        self._mask = bound_arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._finish_layer(next_norm=layer.norm1)
@@ -162,14 +174,6 @@ class Recorder:
 
     def _see_final_norm(self, module: nn.Module, args: Any) -> None:
         self._seen_by_final_norm = args[0]
-
-    def _see_probabilities(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._layer is not None:
-            self._layer.attention = GivenAttention(output[1])
-
-    def _see_value(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        if self._layer is not None:
-            self._layer.value = output
 
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
@@ -191,18 +195,22 @@ class Recorder:
             return
         if layer.attention is None or layer.value is None:
             raise RuntimeError(
-                f"{type(layer.layer.attention).__name__} ran without showing its attention: it does not "
-                "call transformers' attention interface."
+                f"{type(layer.layer.attention).__name__} ran without showing its attention: neither "
+                "scaled_dot_product_attention nor a softmax and its product with the values was seen. Choose "
+                'another attention: model.set_attn_implementation("sdpa").'
             )
         if self._index == 0:
-            self._real = real_tokens(layer.attention, self._mask)
+            self._real = real_tokens(layer.attention, self._mask, layer.stream.shape[:2])
         assert layer.output is not None
         self._check_finite(layer.output)
         if seen is not None and seen.ndim == 2:
             layer.output = seen[:, None].expand_as(layer.output)
         # forward_func may have turned gradients or autocast on.
         with full_precision(layer.output):
-            self._on_layer(layer.record(self._encoder.spec, self._index, self._real, next_norm))
+            record = layer.record(self._encoder.spec, self._index, self._real, next_norm)
+            if self._check:
+                check_sum(record, layer.dtypes, layer.layer.out)
+            self._on_layer(record)
         self._index += 1
 
     def _check_finite(self, output: Tensor) -> None:

@@ -22,12 +22,14 @@ def drops_at_random(module: nn.Module) -> bool:
     return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
-def warn_of_dropout(stack: nn.Module) -> None:
-    """Warn where any module of `stack` drops at random."""
-    if any(map(drops_at_random, stack.modules())):
+def warn_of_dropout(stack: nn.Module) -> bool:
+    """Warn where any module of `stack` drops at random, and tell whether one does."""
+    drops = any(map(drops_at_random, stack.modules()))
+    if drops:
         warnings.warn(
             "The model is in training mode and its dropout is active: scores explain one random pass. "
             "Call model.eval() first.",
             UserWarning,
             stacklevel=2,
         )
+    return drops

@@ -1,0 +1,67 @@
+"""Attention that runs in one kernel, where nothing can be seen: replaced by SDPA for the recorded pass."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+FUSED = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"})
+"""transformers' names of implementations that equal softmax attention and cannot be seen into."""
+
+active: ContextVar[object | None] = ContextVar("captum_globenc_recorder", default=None)
+"""Who records in this context, a thread as a rule; None for a pass that nobody records."""
+
+_replaced: dict[int, int] = {}
+_guard = threading.Lock()
+
+
+@contextmanager
+def without_fused_attention(stack: nn.Module) -> Iterator[None]:
+    """Have every part of `stack` whose attention is one of :data:`FUSED` use SDPA, in contexts that record.
+
+    A config is shared by all parts of a model, by models that were made from it, and by threads. So
+    nothing in it is changed but its class, to one that answers by the context that asks: a pass in
+    another thread goes on with what it began with. No other implementation is touched.
+    """
+    every = {id(config): config for config in _configs(stack)}
+    configs = [config for config in every.values() if config._attn_implementation in FUSED]
+    with _guard:
+        for config in configs:
+            if id(config) not in _replaced:
+                kind: Any = type(config)
+                config.__class__ = _by_context(kind)
+            _replaced[id(config)] = _replaced.get(id(config), 0) + 1
+    try:
+        yield
+    finally:
+        with _guard:
+            for config in configs:
+                _replaced[id(config)] -= 1
+                if not _replaced[id(config)]:
+                    del _replaced[id(config)]
+                    config.__class__ = type(config).__bases__[0]
+
+
+@cache
+def _by_context(kind: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    """Return a class of configs that name SDPA where somebody records."""
+    own: Any = kind._attn_implementation
+
+    def implementation(config: PreTrainedConfig) -> Any:
+        named = own.fget(config)
+        return "sdpa" if named in FUSED and active.get() is not None else named
+
+    names = {"__module__": kind.__module__, "_attn_implementation": property(implementation, own.fset)}
+    return type(kind.__name__, (kind,), names)
+
+
+def _configs(stack: nn.Module) -> Iterator[PreTrainedConfig]:
+    for module in stack.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            yield config
