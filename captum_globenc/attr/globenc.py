@@ -105,16 +105,19 @@ class GlobEnc(Attribution):
         """Score every token of the inputs.
 
         Args:
-            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or what a vision or audio encoder
-                reads: pixels `(B, C, H, W)`, samples `(B, T)`, mel features; or a tuple of one of
-                these.
+            inputs: token ids `(B, N)` (or `(B, S, N)`, where each of S texts goes through the encoder by
+                itself, as those of multiple choice do), embeddings `(B, N, D)`, or what a vision or
+                audio encoder reads: pixels `(B, C, H, W)`, samples `(B, T)`, mel features; or a tuple
+                of one of these.
             target: which output is explained, as for every Captum method. It is checked, and chooses
                 the position where the output is per token, `(B, N, C)` with `(position, class)`;
                 otherwise the scores do not depend on it.
             additional_forward_args: further arguments of `forward_func`, after `inputs`.
-            position: the token whose representation is explained: an index, a LongTensor `(B,)` of
-                them, or "mean" for the average over real tokens. Left out: what `target` says, else
-                what the model's head reads.
+            position: the token whose representation is explained: an index, or a LongTensor `(B,)` of
+                them; or the average of several: a slice, a list of indices for each text, weights
+                `(B, N)`, or "mean" for all real tokens. Left out: what `target` says, else what the
+                model's head reads; of a bare encoder inside a function or module of your own that
+                cannot be known, and has to be said.
             normalize: whether each example's scores sum to 1. Otherwise they have the scale of the
                 original implementation, which grows with every layer.
 
@@ -146,8 +149,11 @@ class GlobEnc(Attribution):
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
-        rows = gather(ran.mixtures, start, self.aggregation, normalize).to(ran.inputs.device)
-        scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
+        rows = gather(ran.mixtures, start, self.aggregation, normalize)[:, 0].to(ran.inputs.device)
+        if len(ran.leading) > 1:
+            scores = rows.reshape(ran.inputs.shape)
+        else:
+            scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
         return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
 
     def attribute_layers(
@@ -169,7 +175,8 @@ class GlobEnc(Attribution):
             normalize: as for :meth:`attribute`, for each layer.
 
         Returns:
-            `(B, L, N)`: what `position` has gathered from each token after layer 1 to L.
+            `(B, L, N)`, or `(B, S, L, N)` for ids `(B, S, N)`: what `position` has gathered from each
+            token after layer 1 to L.
 
         Raises:
             Exception: as :meth:`attribute` does.
@@ -178,7 +185,7 @@ class GlobEnc(Attribution):
         start = explained(ran, target, position)
         depths = range(1, len(ran.mixtures) + 1)
         rows = [gather(ran.mixtures[:depth], start, self.aggregation, normalize) for depth in depths]
-        return torch.stack(rows, dim=1).to(ran.inputs.device)
+        return _laid_out(torch.cat(rows, dim=1), ran)
 
     def mixing_matrices(
         self,
@@ -199,7 +206,33 @@ class GlobEnc(Attribution):
             Exception: as :meth:`attribute` does, as far as it applies.
         """
         ran = self._run(inputs, additional_forward_args)
-        return torch.stack(tuple(ran.mixtures), dim=1).to(ran.inputs.device)
+        return _laid_out(torch.stack(tuple(ran.mixtures), dim=1), ran)
+
+    def rollout_matrices(
+        self,
+        inputs: Tensor | tuple[Tensor],
+        additional_forward_args: object | None = None,
+        *,
+        normalize: bool = True,
+    ) -> Tensor:
+        """Return what every token has gathered from every other over all layers, from one pass.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+            normalize: as for :meth:`attribute`, for each row.
+
+        Returns:
+            `(B, N, N)`, [receiver, source]: row i is what :meth:`attribute` gives with `position=i`;
+            exactly 0 in the rows and columns of padding.
+
+        Raises:
+            Exception: as :meth:`attribute` does, as far as it applies.
+        """
+        ran = self._run(inputs, additional_forward_args)
+        start = torch.diag_embed(ran.real.to(ran.mixtures[0].dtype))
+        rows = gather(ran.mixtures, start, self.aggregation, normalize)
+        return _laid_out(rows, ran)
 
     def _run(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: object | None) -> Run:
         return run(self.forward_func, self.model, inputs, additional_forward_args, self.mixing)
@@ -229,3 +262,8 @@ class GlobEnc(Attribution):
 def _check_choice(what: str, choice: str, choices: dict[str, Any]) -> None:
     if choice not in choices:
         raise ValueError(f"{what} {choice!r} is not known; choose from {', '.join(choices)}.")
+
+
+def _laid_out(values: Tensor, ran: Run) -> Tensor:
+    """Lay values of each text `(B, ...)` out as the inputs number the texts, on their device."""
+    return values.reshape(*ran.leading, *values.shape[1:]).to(ran.inputs.device)

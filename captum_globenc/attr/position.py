@@ -3,6 +3,7 @@
 B batch, N tokens, C classes.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,12 @@ from captum_globenc.attr.run import Run
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
 
-Position = int | Tensor | Literal["mean"]
-"""An index, a LongTensor `(B,)` of them, or the average over real tokens."""
+Position = int | Tensor | slice | Sequence[int] | Sequence[Sequence[int]] | Literal["mean"]
+"""One token of every text, or the average of several.
+
+An index; one for each text, `(B,)`; a slice; a list of indices for each text; weights `(B, N)`, floats; or
+"mean" for all real tokens.
+"""
 
 Parts = tuple[int | slice, ...]
 """Positions, and slices of positions, that a head averages."""
@@ -89,8 +94,8 @@ def default_position(
     pooled = encoder.pooled
     if pooled is None:
         raise ValueError(
-            f"What {head} reads of its encoder is no one token, nor a known average of tokens: pass "
-            'position=..., an index or "mean".'
+            f"What is read of {head} is no one token, nor a known average of tokens, or nothing says what it "
+            'is: pass position=..., an index or "mean".'
         )
     if isinstance(pooled, int):
         return pooled if pooled >= 0 else tokens + pooled
@@ -118,18 +123,21 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     batch, tokens = real.shape
     if isinstance(position, tuple):
         return pooled_weights(position, tokens).to(real.device, dtype).expand(batch, 1, tokens)
-    if isinstance(position, str):
-        if position != "mean":
-            raise ValueError(f'position is {position!r}; the only word for one is "mean".')
-        empty = (~real.any(dim=-1)).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"example {empty[0]} is all padding: there is no token to explain.")
-        weights = real.to(dtype)
-        return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
+    if isinstance(position, str) and position != "mean":
+        raise ValueError(f'position is {position!r}; the only word for one is "mean".')
+    if isinstance(position, str | slice):
+        chosen = torch.zeros_like(real)
+        chosen[:, slice(None) if isinstance(position, str) else position] = True
+        return _averaged((chosen & real).to(dtype), real)
+    if isinstance(position, Tensor) and position.is_floating_point() and position.shape == real.shape:
+        return _averaged(position.to(real.device, dtype), real)
+    if isinstance(position, list) and any(isinstance(each, list | tuple | range) for each in position):
+        return _averaged(_counts(position, real).to(dtype), real)
     index = torch.as_tensor(position, device=real.device)
     if index.dtype not in (torch.int64, torch.int32) or index.shape not in ((), (batch,)):
         raise ValueError(
-            f'position must be an int, an integer tensor of shape ({batch},) or "mean"; got {position!r}.'
+            f"position must be an int, an integer tensor of shape ({batch},), a slice, a list of indices for "
+            f'each text, floating-point weights of shape ({batch}, {tokens}) or "mean"; got {position!r}.'
         )
     index = index.long().expand(batch)
     if bool(((index < 0) | (index >= tokens)).any()):
@@ -144,6 +152,39 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
             "Pass position=..."
         )
     return torch.nn.functional.one_hot(index, tokens).to(dtype)[:, None]
+
+
+def _averaged(weights: Tensor, real: Tensor) -> Tensor:
+    """Make weights `(B, N)` sum to 1, as `(B, 1, N)`; refuse what weighs padding, or nothing."""
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("position holds weights that are negative or not finite.")
+    if bool((weights[~real] > 0).any()):
+        raise ValueError("position weighs padding: only real tokens can be explained.")
+    total = weights.sum(dim=-1, keepdim=True)
+    empty = (total == 0).flatten().nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"no real token of example {empty[0]} is at position=...; where an example is all padding, there "
+            "is no token to explain."
+        )
+    return (weights / total)[:, None]
+
+
+def _counts(positions: Sequence[Any], real: Tensor) -> Tensor:
+    """Return how often each token is named, `(B, N)`, by a list of indices for each text."""
+    batch, tokens = real.shape
+    if len(positions) != batch:
+        raise ValueError(f"position holds lists for {len(positions)} texts, the batch has {batch}.")
+    counts = torch.zeros(batch, tokens, dtype=torch.long, device=real.device)
+    for example, indices in enumerate(positions):
+        for index in indices:
+            if type(index) is not int or not 0 <= index < tokens:
+                raise ValueError(
+                    f"position {index!r} of example {example} is out of range: tokens are numbered 0 to "
+                    f"{tokens - 1}."
+                )
+            counts[example, index] += 1
+    return counts
 
 
 def _first_index(target: Any, tokens: int) -> Position:

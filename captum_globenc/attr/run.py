@@ -3,8 +3,9 @@
 B batch, L layers, N tokens, D embedding size.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from captum_globenc.decomposition.mixing import mixing_norms
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
+from captum_globenc.encoders.search import pooled_by
 from captum_globenc.encoders.tokens import Grid
 from captum_globenc.recording.recorder import not_finite, record
 
@@ -24,7 +26,7 @@ class Run:
     """What one recorded pass gave.
 
     Args:
-        encoder: the encoder that ran.
+        encoder: the encoder that ran, and what `forward_func` is known to read of it.
         inputs: the one tensor that was given.
         grid: how its tokens lie on the inputs; None where each has an entry of its own.
         output: what the forward function returned.
@@ -38,6 +40,11 @@ class Run:
     output: Any
     mixtures: Sequence[Tensor]
     real: Tensor
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The dimensions of the inputs that number the texts: `(B,)`, or more that multiply to it."""
+        return tuple(self.inputs.shape[:-1]) if _numbers_texts(self.inputs, self.real) else (len(self.real),)
 
 
 def run(
@@ -61,6 +68,7 @@ def run(
     """
     # The model may have changed between two calls, so the encoder is looked up anew.
     encoder = find_encoder(model)
+    encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
     tensor = _single_tensor(inputs, encoder)
     mixtures: list[Tensor] = []
     padding: list[Tensor | None] = []
@@ -97,6 +105,12 @@ def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Ten
     return tensor
 
 
+def _numbers_texts(inputs: Tensor, real: Tensor) -> bool:
+    """Whether inputs are ids `(B1, B2, ..., N)` of several texts an example, such as choices or sentences."""
+    several = inputs.ndim > 2 and not inputs.is_floating_point() and inputs.shape[-1] == real.shape[1]
+    return several and math.prod(inputs.shape[:-1]) == len(real)
+
+
 def _grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
     """Return how the tokens lie on the inputs: as the family cuts them, or one entry for each (None)."""
     batch, tokens = real.shape
@@ -104,7 +118,14 @@ def _grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
     grid = encoder.grid
     if grid is not None and shape[0] == batch and grid.fits(shape, tokens):
         return grid
-    if shape[:2] != (batch, tokens):
+    if shape[:2] != (batch, tokens) and not _numbers_texts(inputs, real):
+        virtual = tokens - shape[-1] if shape == (batch, *shape[-1:]) else 0
+        if virtual > 0:
+            raise ValueError(
+                f"The encoder worked on {tokens} tokens, {virtual} more than the inputs {shape} hold: "
+                "virtual ones, such as prompt tuning adds, belong to no input, so that their shares cannot "
+                "be laid on any."
+            )
         raise ValueError(
             f"inputs are {shape}, but the encoder worked on (batch, tokens) = {(batch, tokens)}: pass "
             "what the encoder reads: ids or embeddings, one for each token, or its pixels or sound."

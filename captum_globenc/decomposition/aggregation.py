@@ -58,16 +58,16 @@ AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tenso
 def gather(
     mixtures: Sequence[Tensor], start: Tensor, aggregation: str = "rollout", normalize: bool = True
 ) -> Tensor:
-    """Return what the tokens `start` have gathered from each token, on one scale.
+    """Return what tokens have gathered from each token, on one scale.
 
     Args:
         mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
-        start: `(B, 1, N)`, weights of the receivers after layer L.
+        start: `(B, P, N)`, weights of the receivers after layer L, for each row.
         aggregation: one of :data:`AGGREGATIONS`.
         normalize: whether each row sums to 1, or has the raw scale.
 
     Returns:
-        `(B, N)`.
+        `(B, P, N)`.
 
     Raises:
         OverflowError: the raw scale exceeds the dtype.
@@ -75,18 +75,17 @@ def gather(
     Example:
         >>> mixture = torch.tensor([[[2.0, 2.0], [0.0, 4.0]]])
         >>> gather([mixture], torch.tensor([[[1.0, 0.0]]]))
-        tensor([[0.5000, 0.5000]])
+        tensor([[[0.5000, 0.5000]]])
     """
     with full_precision(start):
         rows, log_scale = AGGREGATIONS[aggregation](mixtures, start)
-    row = rows.squeeze(1)
     if normalize:
-        total = row.sum(dim=-1, keepdim=True)
-        return row / total.where(total > 0, 1)
-    limits = torch.finfo(row.dtype)
+        total = rows.sum(dim=-1, keepdim=True)
+        return rows / total.where(total > 0, 1)
+    limits = torch.finfo(rows.dtype)
     if bool((log_scale > math.log(limits.max)).any()):
         raise OverflowError(
             f"After {len(mixtures)} layers the raw scale is 10^{log_scale.max().item() / math.log(10):.0f}, "
-            f"more than {row.dtype} holds: use normalize=True, or a float64 model."
+            f"more than {rows.dtype} holds: use normalize=True, or a float64 model."
         )
-    return (row.double() * log_scale.exp()).to(row.dtype)
+    return (rows.double() * log_scale.exp()[..., None]).to(rows.dtype)

@@ -101,12 +101,12 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
             missing, or a module on the way cannot be seen into by hooks.
     """
     modules = list(model.modules())
-    for module in modules:
-        _refuse_opaque(module)
     specs = registered_specs() if spec is None else {spec.model_type: spec}
     models = [m for m in modules if isinstance(m, transformers.PreTrainedModel)]
     found = [m for m in models if _is_stack(m, specs)]
     if not found:
+        for module in modules:
+            _refuse_opaque(module)
         raise ValueError(
             f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
             f"Supported: {', '.join(sorted(specs))}. A family can be added with "
@@ -119,6 +119,9 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
             "Pass the part to be explained as `model`."
         )
     stack = found[0]
+    # What stands beside the encoder may be whatever it is.
+    for module in (*holders(model, stack), *stack.modules()):
+        _refuse_opaque(module)
     spec = specs[_model_type(stack)]
     _check_config(stack.config, spec)
     spec = spec.adapt(spec, stack)
@@ -127,6 +130,46 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     layers = tuple(_resolve_layers(stack, spec))
     final_norm = _resolve_final_norm(stack, head, row, spec)
     return Encoder(spec, stack, layers, final_norm, head, _pooled(model, stack, row, spec))
+
+
+def holders(model: nn.Module, stack: nn.Module) -> list[nn.Module]:
+    """Return the modules of `model` that hold `stack`, itself left out, from the outermost."""
+    return [m for m in model.modules() if m is not stack and any(part is stack for part in m.modules())]
+
+
+def pooled_by(forward_func: object, model: nn.Module, encoder: Encoder) -> Pooled:
+    """Return what a forward function reads of an encoder's last layer, as far as that can be known.
+
+    What a model with a head reads is known by its family, whatever is made of its output, and
+    sentence-transformers says it. What a function or a module of the user's own reads of a bare encoder
+    is not known.
+
+    Args:
+        forward_func: what runs the encoder.
+        model: the module in which the encoder was found.
+        encoder: the encoder.
+    """
+    if encoder.head is not encoder.stack:
+        return encoder.pooled
+    runs = forward_func if isinstance(forward_func, nn.Module) else getattr(forward_func, "__self__", None)
+    if isinstance(runs, nn.Module) and any(part is encoder.stack for part in runs.modules()):
+        known = all(map(_passes_on, holders(runs, encoder.stack)))
+        model = runs
+    else:
+        known = any(map(_is_of_sentence_transformers, model.modules()))
+    row = _head_row(encoder.head, encoder.spec)
+    return _pooled(model, encoder.stack, row, encoder.spec) if known else None
+
+
+def _passes_on(module: nn.Module) -> bool:
+    """Whether a module around an encoder reads what the encoder's family says, or says what it reads."""
+    package = type(module).__module__.partition(".")[0]
+    return package in ("captum_globenc", "peft", "sentence_transformers") or hasattr(module, "_orig_mod")
+
+
+def _is_of_sentence_transformers(module: nn.Module) -> bool:
+    # Told by the name, because it need not be installed.
+    return type(module).__module__.startswith("sentence_transformers.")
 
 
 def _why_none(
@@ -174,8 +217,7 @@ def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spe
 
 def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
     """Return what is read of the last layer: by sentence-transformers' Pooling, or by the head."""
-    # Told by their names, because sentence-transformers need not be installed.
-    theirs = [m for m in model.modules() if type(m).__module__.startswith("sentence_transformers.")]
+    theirs = [m for m in model.modules() if _is_of_sentence_transformers(m)]
     for module in theirs:
         if type(module).__name__ == "Pooling":
             # What stands between, weights of words or another network, changes what is averaged.
@@ -247,9 +289,5 @@ def _attribute(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
 def _refuse_opaque(module: nn.Module) -> None:
     """Refuse modules whose parts run out of reach of hooks."""
     reason = next((todo for kind, todo in _OPAQUE if isinstance(module, kind)), None)
-    if hasattr(module, "_orig_mod"):
-        reason = "pass the module that was compiled (its ._orig_mod)"
-    elif getattr(module, "_compiled_call_impl", None) is not None:
-        reason = "call .compile() on a copy, and pass the module before compilation"
     if reason is not None:
         raise ValueError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

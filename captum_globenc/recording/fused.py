@@ -56,7 +56,16 @@ def _by_context(kind: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
         named = own.fget(config)
         return "sdpa" if named in FUSED and active.get() is not None else named
 
-    names = {"__module__": kind.__module__, "_attn_implementation": property(implementation, own.fset)}
+    def reduce(config: Any, protocol: Any) -> Any:
+        # A copy or a pickle that is made meanwhile is of the config's own class.
+        made: Any = kind.__reduce_ex__(config, protocol)
+        return object.__new__, (kind,), *made[2:]
+
+    names = {
+        "__module__": kind.__module__,
+        "__reduce_ex__": reduce,
+        "_attn_implementation": property(implementation, own.fset),
+    }
     return type(kind.__name__, (kind,), names)
 
 

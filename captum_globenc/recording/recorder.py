@@ -45,8 +45,9 @@ def record(
     Args:
         forward: runs the model that holds the encoder.
         encoder: the encoder to watch.
-        on_layer: called with the record of every layer as soon as the layer has run. What it raises
-            ends the pass.
+        on_layer: called with the record of every layer as soon as the layer has run, up to the first
+            error. What is found to be wrong is raised when `forward` has returned, so that nothing on
+            its way is left undone.
         check: whether the parts of each layer have to add up to what it wrote (see
             :func:`~captum_globenc.recording.adding_up.check_sum`).
 
@@ -69,6 +70,8 @@ def record(
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
         output = forward()
+    if recorder.error is not None:
+        raise recorder.error
     if recorder.passes == 0:
         raise RuntimeError(
             f"forward_func never ran the encoder ({type(encoder.stack).__name__}) of `model`. "
@@ -98,6 +101,7 @@ class Recorder:
         self, encoder: Encoder, on_layer: Callable[[LayerRecord], None], *, check: bool = True
     ) -> None:
         self.passes = 0
+        self.error: Exception | None = None
         self._encoder = encoder
         self._on_layer = on_layer
         self._check = check
@@ -148,10 +152,14 @@ class Recorder:
             watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _mine(self, hook: Callable[..., Any], *first: Any) -> Callable[..., Any]:
-        """Make `hook` deaf to passes of the same model in other threads."""
+        """Make `hook` deaf to passes of the same model in other threads, and to all after an error."""
 
-        def guarded(*args: Any) -> Any:
-            return hook(*first, *args) if active.get() is self else None
+        def guarded(*args: Any) -> None:
+            if active.get() is self and self.error is None:
+                try:
+                    hook(*first, *args)
+                except Exception as error:
+                    self.error = error
 
         return guarded
 

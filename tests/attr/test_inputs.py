@@ -235,7 +235,7 @@ def test_an_encoder_inside_another_family_asks_for_a_position():
     text = hf.BertConfig(**BERT, num_hidden_layers=1, is_decoder=True, add_cross_attention=True)
     model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.BertLMHeadModel(text)).double().eval()
     globenc = GlobEnc(lambda image: model(image, decoder_input_ids=torch.tensor([[2]] * 3)).logits, model)
-    with pytest.raises(ValueError, match="What VisionEncoderDecoderModel reads"):
+    with pytest.raises(ValueError, match="What is read of VisionEncoderDecoderModel"):
         globenc.attribute(noise(2, 8, 12)("none").inputs)
 
 
@@ -376,9 +376,9 @@ def test_two_encoders_in_one_model_are_explained_one_at_a_time():
     images = SQUARES.inputs
     scores = GlobEnc(
         lambda images: clip(input_ids=IDS, pixel_values=images).logits_per_image, clip.vision_model
-    ).attribute(images, target=0)
+    ).attribute(images, target=0, position=0)
     alone = GlobEnc(lambda images: clip.vision_model(images).pooler_output, clip.vision_model)
-    torch.testing.assert_close(scores, alone.attribute(images))
+    torch.testing.assert_close(scores, alone.attribute(images, position=0))
 
 
 def last_layer(model, images):

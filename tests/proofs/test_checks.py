@@ -38,10 +38,10 @@ WRONG = [
     ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not add up"),
     ("bert", {"order": "pre-LN"}, "do not add up"),
     ("bert", {"centred": False}, "centred"),
-    ("rembert", {"value": "attention.self.query"}, "do not add up"),
+    ("rembert", {"out": "output.dense"}, "do not add up|size|shape"),
     ("t5", {"centred": True}, "centred"),
     ("modernbert", {"norm2": "attn_norm"}, "do not add up"),
-    ("deberta", {"value_part": lambda module, value: value[..., :12].reshape(3, -1, 3, 4).mT}, "do not|size"),
+    ("deberta", {"norm1": "output.LayerNorm", "norm2": "attention.output.LayerNorm"}, "do not add up"),
 ]
 
 
