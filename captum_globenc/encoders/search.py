@@ -151,10 +151,9 @@ def pooled_by(forward_func: object, model: nn.Module, encoder: Encoder) -> Poole
     """
     if encoder.head is not encoder.stack:
         return encoder.pooled
-    runs = forward_func if isinstance(forward_func, nn.Module) else getattr(forward_func, "__self__", None)
-    if isinstance(runs, nn.Module) and any(part is encoder.stack for part in runs.modules()):
-        known = all(map(_passes_on, holders(runs, encoder.stack)))
-        model = runs
+    if isinstance(forward_func, nn.Module) and any(m is encoder.stack for m in forward_func.modules()):
+        known = all(map(_passes_on, holders(forward_func, encoder.stack)))
+        model = forward_func
     else:
         known = any(map(_is_of_sentence_transformers, model.modules()))
     row = _head_row(encoder.head, encoder.spec)
