@@ -28,6 +28,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Executes the notebooks in place; check-tutorials leaves them, and fails where saved outputs are out of date.
 tutorials: $(VENV)/docs
