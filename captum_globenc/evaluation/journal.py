@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
-BATCH, EXAMPLE = "batch", "example"
-"""The columns that every journal starts with: numbers of the batch and of the example."""
+BATCH, EXAMPLE, SECONDS = "batch", "example", "seconds"
+TEXTS = ("method", "label", "prediction")
+COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
+"""What stands in results beside the metrics: numbers of the batch and of the example, names, and the time."""
 
 Row = dict[str, Any]
 
@@ -22,8 +24,7 @@ class Journal:
     Args:
         folder: where; None keeps them in memory only.
         settings: what the rows depend on; a folder takes rows of one setting only.
-        texts: names of further columns that hold text.
-        numbers: names of further columns that hold numbers.
+        metrics: names of the columns that hold values of metrics.
         batch_sizes: how many rows each batch has when it is done.
 
     Raises:
@@ -34,15 +35,14 @@ class Journal:
         self,
         folder: Path | None,
         settings: Mapping[str, Any],
-        texts: Sequence[str],
-        numbers: Sequence[str],
+        metrics: Sequence[str],
         batch_sizes: Sequence[int],
     ) -> None:
         self.rows: list[Row] = []
         self._read: dict[str, Callable[[str], Any]] = {
             **dict.fromkeys((BATCH, EXAMPLE), int),
-            **dict.fromkeys(texts, str),
-            **dict.fromkeys(numbers, float),
+            **dict.fromkeys(TEXTS, str),
+            **dict.fromkeys((*metrics, SECONDS), float),
         }
         self._sizes = batch_sizes
         self._path = None if folder is None else folder / RESULTS

@@ -13,11 +13,9 @@ from captum.metrics import infidelity
 from torch import Tensor
 
 from captum_globenc import metrics
+from captum_globenc.evaluation.journal import COLUMNS
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.subject import Batch, Subject
-
-COLUMNS = ("batch", "example", "method", "label", "prediction", "seconds")
-"""What stands in results beside the metrics."""
 
 PERTURBATIONS = 10
 STEPS = 5

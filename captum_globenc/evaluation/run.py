@@ -120,8 +120,7 @@ def evaluate(
     journal = Journal(
         out,
         {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
-        ("method", "label", "prediction"),
-        (*metrics, "seconds"),
+        metrics,
         [len(batch) * len(methods) for batch in batches],
     )
     done = 0

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
 from captum_globenc.forward import EncoderForward
-from captum_globenc.metrics.removal import Activation, probabilities
 from captum_globenc.texts.tokenizing import token_limit
 
 
@@ -53,10 +52,10 @@ class Subject:
         raise ValueError("the tokenizer has neither a mask nor a padding token to stand for a removed one")
 
     @property
-    def activation(self) -> Activation:
+    def activation(self) -> str:
         """What makes probabilities of logits: a sigmoid where a text may have several labels."""
         several = self.model.config.problem_type == "multi_label_classification"
-        return torch.sigmoid if several else probabilities
+        return "sigmoid" if several else "softmax"
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""

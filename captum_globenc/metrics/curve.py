@@ -15,8 +15,8 @@ from captum_globenc.metrics.removal import (
     Activation,
     Baseline,
     Forward,
+    activated,
     outputs_without,
-    probabilities,
     selected,
 )
 
@@ -26,7 +26,7 @@ class RemovalOptions(TypedDict, total=False):
 
     mask: Tensor | None
     removal: str
-    activation: Activation
+    activation: str | Activation
     attention_mask: int
     max_examples_per_batch: int | None
 
@@ -43,7 +43,7 @@ def removal_curve(
     order: str = "most",
     mask: Tensor | None = None,
     removal: str = "mask",
-    activation: Activation = probabilities,
+    activation: str | Activation = "softmax",
     attention_mask: int = 0,
     max_examples_per_batch: int | None = None,
 ) -> Tensor:
@@ -66,8 +66,9 @@ def removal_curve(
             Left out, every token may; what a model says of a text without any is its own affair.
         removal: "mask" puts `baselines` there, "delete" closes the gap, "pad" hides the token from
             attention; see :func:`~captum_globenc.metrics.removal.outputs_without`.
-        activation: makes probabilities of what `forward_func` returns: softmax unless told.
-            `torch.sigmoid` for several labels, the identity for regression.
+        activation: makes probabilities of what `forward_func` returns: "softmax" where it gives
+            `(B, C)` with C > 1, "sigmoid" for several labels, "none", or any function. One number for
+            each example, `(B,)` or `(B, 1)`, is taken as it is unless "sigmoid" or a function is given.
         attention_mask: which of `additional_forward_args` is the attention mask; "delete" and "pad"
             need it.
         max_examples_per_batch: how many texts run at once; left out, all B (K + 1).
@@ -140,7 +141,7 @@ def removal_outputs(
     *,
     order: str = "most",
     mask: Tensor | None = None,
-    activation: Activation = probabilities,
+    activation: str | Activation = "softmax",
     **options: Any,
 ) -> tuple[Tensor, TargetType]:
     """Return what the model says at each step, and the target it is read at.
@@ -172,7 +173,7 @@ def removal_outputs(
         forward_func, tensor, torch.cat([whole, gone], dim=1), baseline, additional_forward_args, **options
     )
     # Differences of probabilities are small next to the steps of half precision.
-    outputs = activation(raw.to(torch.promote_types(raw.dtype, torch.float32)))
+    outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
     if bool(outputs.isnan().any()):
         raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
     if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:

@@ -17,9 +17,37 @@ Arguments = tuple[Any, ...]
 Baseline = int | float | Tensor | None
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension: what most classifiers mean by their logits."""
-    return logits.softmax(dim=-1)
+ACTIVATIONS: Mapping[str, Activation] = {
+    "softmax": lambda outputs: outputs.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda outputs: outputs,
+}
+"""What makes probabilities of a model's outputs, by name."""
+
+
+def activated(outputs: Tensor, activation: str | Activation) -> Tensor:
+    """Make probabilities of what a model returned.
+
+    Args:
+        outputs: `(B, K, ...)`, of each variant of each example. Only what is `(B, K, C)`, or has more
+            dimensions, with C > 1, has classes that a softmax could be taken over: where a model gives
+            one number for each example, `(B,)` or `(B, 1)`, that number is what is watched.
+        activation: a name from :data:`ACTIVATIONS`, or any function.
+
+    Raises:
+        ValueError: the name is not known.
+
+    Example:
+        >>> activated(torch.tensor([[0.2, 0.7]]), "softmax")
+        tensor([[0.2000, 0.7000]])
+    """
+    if not isinstance(activation, str):
+        return activation(outputs)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is not known; choose from {', '.join(ACTIVATIONS)}.")
+    if activation == "softmax" and (outputs.ndim < 3 or outputs.shape[-1] == 1):
+        return outputs
+    return ACTIVATIONS[activation](outputs)
 
 
 def _mask(inputs: Tensor, extra: Arguments, gone: Tensor, baselines: Baseline, at: int) -> Any:
