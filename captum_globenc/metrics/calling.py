@@ -49,7 +49,7 @@ class Removals:
         return removable(self.inputs, self.options.get("mask"))
 
     def outputs(self, counts: Tensor, order: str = "most") -> tuple[Tensor, TargetType]:
-        """Return what the model says, `(B, K + 1, ...)`, with `counts` tokens `(B, K)` gone, and the target."""
+        """Return what the model says, `(B, K + 1, ...)`, with `counts` `(B, K)` gone, and the target."""
         return removal_outputs(
             self.forward_func,
             self.inputs,
