@@ -1,0 +1,48 @@
+"""The house keeps its order: few rooms on the first floor, small rooms, and papers that are in order."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from pages import ROOT
+
+PACKAGE = ROOT / "captum_globenc"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = 300
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_short_and_its_first_line_says_what_it_is_for(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONGEST
+    assert re.match(r'r?"""[A-Z`].', lines[0])
+
+
+def test_few_modules_lie_directly_in_the_package():
+    assert len([path for path in MODULES if path.parent == PACKAGE]) <= 6
+
+
+def test_the_page_names_every_wing_and_only_files_that_are_there():
+    page = (ROOT / "docs/house.md").read_text(encoding="utf-8")
+    wings = {path.parent.name for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE}
+    assert {wing for wing in wings if f"| `{wing}/` |" not in page} == set()
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page)
+    assert len(named) > 10
+    assert {name for name in named if not any((root / name).exists() for root in (ROOT, PACKAGE))} == set()
+
+
+def test_the_tests_mirror_the_package():
+    wings = {path.parent.name for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE}
+    assert {wing for wing in wings if not list((ROOT / "tests" / wing).glob("test_*.py"))} == set()
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    shared = {"title": "name", "version": "version", "license": "license"}
+    assert {name: citation[name] for name in shared} == {name: project[of] for name, of in shared.items()}
+    assert citation["references"][0]["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
