@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-quantus lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-quantus test-quantized lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -23,6 +23,11 @@ test: $(VENV)/test lint
 test-quantus: $(VENV)/test
 	$(PIP) --editable '.[quantus]'
 	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
+
+# On its own and last, because torchao makes every import of transformers slow and loud.
+test-quantized: $(VENV)/test
+	$(PIP) --editable '.[quantized]'
+	$(BIN)/python -m pytest -m quantized tests/recording/test_quantized.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

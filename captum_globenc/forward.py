@@ -1,9 +1,15 @@
 """EncoderForward: one forward function for GlobEnc and every other Captum method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
+
+PIPELINES = {
+    "sentence_transformers.CrossEncoder": "scores",
+    "sentence_transformers.SentenceTransformer": "sentence_embedding",
+}
+"""What objects of sentence-transformers, which take and return a dictionary, return by default."""
 
 
 class EncoderForward(nn.Module):
@@ -15,9 +21,14 @@ class EncoderForward(nn.Module):
     tensor, as Captum needs, instead of an output object.
 
     Args:
-        model: any Hugging Face model.
+        model: any Hugging Face model, or an object of sentence-transformers as it is, a SentenceTransformer
+            or a CrossEncoder.
         argument_names: the names of the arguments that follow the input, in order.
-        output: which field of the model's output to return.
+        output: which field of the model's output to return. Left out: "logits", of a SentenceTransformer
+            its pooled "sentence_embedding", of a CrossEncoder its "scores", no activation applied.
+
+    Raises:
+        TypeError: `model` is no module.
 
     Example:
         >>> import torch
@@ -38,12 +49,18 @@ class EncoderForward(nn.Module):
         self,
         model: nn.Module,
         argument_names: Sequence[str] = ("attention_mask", "token_type_ids"),
-        output: str = "logits",
+        output: str | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}, not a module: pass the model itself.")
         self.model = model
         self.argument_names = tuple(argument_names)
-        self.output = output
+        # Told by its names, because sentence-transformers need not be installed.
+        kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}": kind for kind in type(model).__mro__}
+        known = next((name for name in PIPELINES if name in kinds), None)
+        self._takes_features = known is not None
+        self.output = output or PIPELINES.get(known or "", "logits")
 
     def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """Run the model.
@@ -56,7 +73,7 @@ class EncoderForward(nn.Module):
             The field `output` of what the model returned.
 
         Raises:
-            TypeError: there are more arguments than names.
+            TypeError: there are more arguments than names, or ids are no integers.
             ValueError: the model's output has no field `output`.
         """
         if len(arguments) > len(self.argument_names):
@@ -70,8 +87,11 @@ class EncoderForward(nn.Module):
             for name, argument in zip(self.argument_names, arguments, strict=False)
             if argument is not None
         }
-        answer = self.model(**{self._input_name(inputs): inputs}, **named)
-        field = getattr(answer, self.output, None)
+        named = {self._input_name(inputs): inputs, **named}
+        # What sentence-transformers returns is the dictionary that it was given, with more in it.
+        answer = self.model(dict(named)) if self._takes_features else self.model(**named)
+        found = answer.get(self.output) if self._takes_features else getattr(answer, self.output, None)
+        field = cast(Any, found)
         if not isinstance(field, Tensor):
             if isinstance(answer, tuple):
                 raise ValueError(
@@ -105,10 +125,18 @@ class EncoderForward(nn.Module):
 
     @property
     def _main_input(self) -> str:
-        return str(getattr(self.model, "main_input_name", "input_ids"))
+        model: Any = self.model
+        if self._takes_features:
+            model = model.transformers_model
+        return str(getattr(model, "main_input_name", "input_ids"))
 
     def _input_name(self, inputs: Tensor) -> str:
         """Return the name under which the model takes `inputs`: floats for token ids are embeddings."""
         if self._main_input == "input_ids" and inputs.is_floating_point():
+            if inputs.ndim < 3:
+                raise TypeError(
+                    f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: token ids must be integers "
+                    "(.long()), and embeddings are (B, N, D)."
+                )
             return "inputs_embeds"
         return self._main_input

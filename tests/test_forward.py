@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
-from captum_globenc import EncoderForward
+from captum_globenc import EncoderForward, GlobEnc
+from checkpoints import save_classifier
 from models import SMALL, randomize
 
 
@@ -55,3 +58,54 @@ def test_a_plain_tuple_says_what_to_set(classifier, batch):
     classifier.config.return_dict = False
     with pytest.raises(ValueError, match="return_dict"):
         EncoderForward(classifier)(batch["input_ids"])
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_ids_given_as_floats_are_told(classifier, shape, dtype):
+    with pytest.raises(
+        TypeError, match=r"ids must be integers \(.long\(\)\), and embeddings are \(B, N, D\)"
+    ):
+        EncoderForward(classifier)(torch.ones(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("other", ["a tokenizer", None, 3])
+def test_what_is_no_module_is_told(classifier, other):
+    with pytest.raises(TypeError, match="not a module: pass the model"):
+        EncoderForward(other)
+    if other is not None:
+        with pytest.raises(TypeError, match="not a module: pass the model that forward_func calls"):
+            GlobEnc(EncoderForward(classifier), other)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_sentence_transformer_is_taken_as_it_is(tmp_path, pooling):
+    transformer = Transformer(str(save_classifier(tmp_path)))
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
+    model = SentenceTransformer(modules=modules, device="cpu").eval()
+    texts = ["a good film", "the plot is bad but great"]
+    batch = transformer.tokenizer(texts, padding=True, return_tensors="pt")
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    embedding = forward(inputs, *extra)
+    torch.testing.assert_close(embedding, model.encode(texts, convert_to_tensor=True), rtol=1e-5, atol=1e-6)
+    vectors = transformer.model.get_input_embeddings()(inputs)
+    torch.testing.assert_close(forward(vectors, *extra), embedding)
+    scores = GlobEnc(forward).attribute(inputs, 0, extra)
+    position = "mean" if pooling == "mean" else 0
+    assert torch.equal(scores, GlobEnc(forward).attribute(inputs, 0, extra, position=position))
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_cross_encoder_is_taken_as_it_is(tmp_path, labels):
+    save_classifier(tmp_path, id2label={i: str(i) for i in range(labels)}, label2id=None)
+    model = CrossEncoder(str(tmp_path), device="cpu").eval()
+    pairs = [("a good film", "bad"), ("the plot", "a great script")]
+    batch = model.tokenizer(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    scores = forward(inputs, *extra)
+    expected = model.predict(pairs, activation_fn=torch.nn.Identity(), convert_to_tensor=True)
+    torch.testing.assert_close(scores.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
+    plain = GlobEnc(EncoderForward(model.model)).attribute(inputs, 0, extra)
+    assert torch.equal(GlobEnc(forward).attribute(inputs, 0, extra), plain)

@@ -6,10 +6,12 @@ What costs time to import (torch, transformers) is imported inside the commands,
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +25,7 @@ from rich.text import Text
 
 from captum_globenc.app.command import CommandError, ModelOption, load, note
 from captum_globenc.app.evaluate import evaluate_texts
+from captum_globenc.app.standard_input import read_texts
 from captum_globenc.app.terminal import printable, show
 from captum_globenc.visualization.page import html_page
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from captum_globenc.texts.explanation import Explanation
 
 BATCH = 8
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What writing fails with where there is no room, or no device."""
 
 # Typer carries its own copy of Click, which some versions do not: this is the class in both.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -44,7 +50,8 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    Mistakes of the user's end with one line on standard error and status 2, Ctrl-C with 130.
+    Mistakes of the user's, and output that cannot be written, end with one line on standard error and
+    status 2, Ctrl-C with 130, a pipe that is closed early silently with 1.
     Any other exception is a bug of this package and keeps its traceback.
 
     Args:
@@ -58,7 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
             stream.reconfigure(errors="replace")
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        status = int(app(arguments, standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read has read enough
+        _drop_output()
+        return 1  # as Typer and Rich have it
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        _drop_output()
+        message = f"cannot write the output: {error.strerror}"
     except USAGE_ERROR as error:
         message = cast("typer.BadParameter", error).format_message()
     except CommandError as error:
@@ -67,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     typer.echo(f"error: {printable(' '.join(message.split()))}", err=True)
     return 2
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, so that the interpreter does not try again as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_version(wanted: bool) -> None:
@@ -186,7 +208,7 @@ def explain_texts(
         where = parse_position(position or "")
     except ValueError as error:
         raise CommandError(str(error)) from error
-    wanted = list(_texts(texts or ["-"]))
+    wanted = list(read_texts(texts or ["-"]))
     classifier, tokenizer, _ = load(model)
     run = partial(
         explain,
@@ -235,33 +257,6 @@ def _explanations(
                 raise CommandError(str(error)) from error
             progress.advance(task, len(found))
         yield from found
-
-
-def _texts(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield the texts, with the lines of standard input where an argument is "-"."""
-    found = False
-    for argument in arguments:
-        for text in _lines() if argument == "-" else [argument]:
-            found = True
-            if not text.strip():
-                raise CommandError("a text is empty")
-            yield text
-    if not found:
-        raise CommandError("no text to explain: standard input is empty")
-
-
-def _lines() -> Iterator[str]:
-    """Yield the lines of standard input that are not blank."""
-    if sys.stdin is None:  # closed
-        return iter(())
-    if sys.stdin.isatty():
-        note("reading texts from standard input, one per line; Ctrl-D ends it")
-    try:
-        # Bytes, because the encoding of a terminal's locale says nothing about a file's.
-        content = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise CommandError("standard input is not valid UTF-8") from None
-    return (line.rstrip("\r") for line in content.split("\n") if line.strip())
 
 
 def _page(explanations: Sequence[Explanation]) -> str:

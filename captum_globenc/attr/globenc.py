@@ -52,6 +52,7 @@ class GlobEnc(Attribution):
             2020), for which see docs/evaluation.md.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: `mixing` or `aggregation` is not known; no model is given; or the encoder is not
             found, not supported, ambiguous, or out of the reach of hooks.
 
@@ -87,6 +88,11 @@ class GlobEnc(Attribution):
                     "module that holds it, GlobEnc(forward_func, model)."
                 )
             model = forward_func
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is a {type(model).__name__}, not a module: pass the model that forward_func calls, "
+                "GlobEnc(forward_func, model)."
+            )
         find_encoder(model)
         self.model = model
         self.mixing = mixing

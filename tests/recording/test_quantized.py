@@ -1,0 +1,84 @@
+"""Models that torchao and optimum-quanto quantised, which the extra "quantized" installs."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from captum_globenc import EncoderForward, GlobEnc
+from models import SMALL, randomize, state_of
+
+
+def attribute(model, batch):
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    return GlobEnc(forward).attribute(inputs, 1, extra)
+
+
+def wide():
+    config = BertConfig(**{**SMALL, "hidden_size": 64, "intermediate_size": 64})
+    return randomize(BertForSequenceClassification(config)).float()
+
+
+def torchao_weights(model):
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(model, Int8WeightOnlyConfig())
+
+
+def torchao_both(model):
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+
+
+def quanto_weights(model, bits="qint8"):
+    from optimum import quanto
+
+    quanto.quantize(model, weights=getattr(quanto, bits))
+    quanto.freeze(model)
+
+
+QUANTIZED = {
+    "torchao, weights": torchao_weights,
+    "torchao, weights and activations": torchao_both,
+    "quanto, 8 bits": quanto_weights,
+    "quanto, 4 bits": partial(quanto_weights, bits="qint4"),
+}
+
+
+def dequantized(quantized, plain):
+    for name, module in quantized.named_modules():
+        if isinstance(module, nn.Linear):
+            plain.get_submodule(name).weight.data = module.weight.dequantize().float()
+    return plain
+
+
+@pytest.mark.quantized
+@pytest.mark.parametrize("how", QUANTIZED)
+def test_quantised_models_have_the_scores_of_their_rounded_weights(how, batch):
+    pytest.importorskip("torchao", reason='needs the extra "quantized"')
+    plain = wide()
+    quantized = copy.deepcopy(plain)
+    QUANTIZED[how](quantized)
+    plain = dequantized(quantized.eval(), plain)
+    before = state_of(quantized)
+    found = attribute(quantized, batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, attribute(plain, batch), rtol=0.05, atol=0.01)
+    assert state_of(quantized) == before
+
+
+@pytest.mark.quantized
+def test_quanto_of_weights_and_activations(batch):
+    quanto = pytest.importorskip("optimum.quanto", reason='needs the extra "quantized"')
+    model = wide()
+    plain = attribute(model, batch)
+    quanto.quantize(model, weights=quanto.qint8, activations=quanto.qint8)
+    with torch.no_grad(), quanto.Calibration():
+        model(**batch)
+    quanto.freeze(model)
+    torch.testing.assert_close(attribute(model.eval(), batch), plain, rtol=0.2, atol=0.02)
