@@ -133,8 +133,10 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
 
 
 def holders(model: nn.Module, stack: nn.Module) -> list[nn.Module]:
-    """Return the modules of `model` that hold `stack`, itself left out, from the outermost."""
-    return [m for m in model.modules() if m is not stack and any(part is stack for part in m.modules())]
+    """Return the modules on the way from `model`, the outermost, to `stack`, itself left out."""
+    path = next(name for name, module in model.named_modules() if module is stack)
+    parts = path.split(".") if path else []
+    return [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
 
 
 def pooled_by(forward_func: object, model: nn.Module, encoder: Encoder) -> Pooled:

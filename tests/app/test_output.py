@@ -9,11 +9,9 @@ import pytest
 from checkpoints import ENVIRONMENT
 
 COMMANDS = {
-    "encoders": ["encoders"],
     "help": ["--help"],
     "text": ["explain", "--model", "FOLDER", "a good film"],
     "json": ["explain", "--model", "FOLDER", "--json", "a good film"],
-    "evaluate": ["evaluate", "--methods", "list"],
 }
 
 
