@@ -25,7 +25,7 @@ nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+autodoc_preserve_defaults = False  # metrics are made of functions with fewer arguments
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
