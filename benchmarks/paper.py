@@ -60,7 +60,7 @@ HIDDEN_BATCH = 4
 
 def batches(subject: Subject, examples: Sequence[Example], size: int = BATCH) -> Iterator[Batch]:
     """Yield batches of texts of like length."""
-    ordered = sorted(examples, key=lambda example: subject.length(example.text))
+    ordered = sorted(examples, key=lambda example: len(subject.ids(example)))
     for index, start in enumerate(range(0, len(ordered), size)):
         yield subject.batch(index, ordered[start : start + size])
 

@@ -19,9 +19,18 @@ def evaluate_texts(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Texts to evaluate on: .csv, .tsv or .jsonl with the fields text and label. "
-            "Left out, 3,000 English review sentences.",
+            help="Texts to evaluate on: .csv, .tsv, .jsonl or .json, as it is or with .gz, with the fields "
+            "text, label and, for pairs, text_pair. Left out, 3,000 English review sentences.",
         ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(metavar="NAME", help="The field of the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(metavar="NAME", help="The field of the labels.")] = "label",
+    pair_column: Annotated[
+        str, typer.Option(metavar="NAME", help="The field of second segments.")
+    ] = "text_pair",
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the file, such as latin-1; left out, UTF-8 or what it tells."),
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -39,6 +48,17 @@ def evaluate_texts(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Texts that run together.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything that is random.")] = 0,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="The class that is explained. Left out, each text's highest."),
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX|mean",
+            help="The token whose mixture GlobEnc explains. Left out, what the model's head pools.",
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -50,8 +70,8 @@ def evaluate_texts(
 ) -> None:
     """Measure how faithful attribution methods are to a classifier.
 
-    Every method explains what the model predicts. The metrics look at what becomes of it when tokens
-    go, and at how far methods agree.
+    Every method explains what the model predicts, or the class that is chosen. The metrics look at
+    what becomes of it when tokens go, and at how far methods agree.
     """
     from captum_globenc.evaluation import (
         DEFAULT_METHODS,
@@ -63,11 +83,20 @@ def evaluate_texts(
         read_examples,
         sample,
     )
+    from captum_globenc.texts.explaining import parse_position
 
     chosen_methods = _names(methods, METHODS, DEFAULT_METHODS)
     chosen_metrics = _names(metrics, METRICS, DEFAULT_METRICS)
     try:
-        examples = sample(read_examples(data or SENTENCES), limit, seed)
+        where = parse_position(position or "")
+        read = read_examples(
+            data or SENTENCES,
+            text_column=text_column,
+            label_column=label_column,
+            pair_column=pair_column,
+            encoding=encoding,
+        )
+        examples = sample(read, limit, seed)
     except ValueError as error:
         raise CommandError(str(error)) from error
     classifier = load(model)
@@ -94,6 +123,8 @@ def evaluate_texts(
                 removal=removal,
                 batch_size=batch_size,
                 seed=seed,
+                target=target,
+                position=where,
                 out=out,
                 progress=lambda done, _: bar.update(task, completed=done),
             )

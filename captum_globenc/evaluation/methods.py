@@ -30,7 +30,7 @@ from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.extras import optional
 
 Method = Callable[[Subject, Batch], Tensor]
-"""Scores `(B, N)` of a batch's tokens, for the predicted class where the method knows classes."""
+"""Scores `(B, N)` of a batch's tokens, for `batch.target` where the method knows classes."""
 
 INTEGRATION_STEPS = 20
 NOISE_SAMPLES = 5
@@ -69,9 +69,11 @@ def attribute(name: str, subject: Subject, batch: Batch) -> Tensor:
 
 
 def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Tensor:
-    """GlobEnc, for what the model's head reads."""
+    """GlobEnc, for what the model's head reads, or the position that was chosen."""
     method = GlobEnc(subject.forward, mixing=mixing, aggregation=aggregation)
-    scores: Tensor = method.attribute(batch.inputs, additional_forward_args=batch.extra)
+    scores: Tensor = method.attribute(
+        batch.inputs, additional_forward_args=batch.extra, position=batch.position
+    )
     return scores
 
 
@@ -115,7 +117,7 @@ def gradient_shap(subject: Subject, batch: Batch) -> Tensor:
 
 
 def feature_ablation(subject: Subject, batch: Batch) -> Tensor:
-    """Leave one out: what the predicted class's logit loses when a token is masked."""
+    """Leave one out: what the class's logit loses when a token is masked."""
     at_once = max(1, TEXTS_AT_ONCE // len(batch.examples))
     scores: Tensor = FeatureAblation(subject.forward).attribute(
         batch.inputs,

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from captum_globenc import metrics
 from captum_globenc.evaluation.journal import COLUMNS
+from captum_globenc.evaluation.labels import MULTI
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.metrics.curve import fraction_counts, removal_curve
+from captum_globenc.metrics.faithfulness import FRACTIONS
 
 PERTURBATIONS = 10
 STEPS = 5
@@ -28,16 +31,19 @@ class Metric:
     Args:
         measure: makes one value per text `(B,)` of a subject, a batch and scores `(B, N)`.
         better: whether higher or lower values are better.
+        of_values: whether it means something of a regression's values, which are no probabilities; where
+            it does not, it is NaN.
     """
 
     measure: Callable[[Subject, Batch, Tensor], Tensor]
     better: Literal["higher", "lower"]
+    of_values: bool = True
 
 
 def faithfulness(
     subject: Subject, batch: Batch, scores: Tensor, metric: Callable[..., Tensor], **options: Any
 ) -> Tensor:
-    """One of `captum_globenc.metrics` that remove tokens, for the predicted class unless told."""
+    """One of `captum_globenc.metrics` that remove tokens, for the class that is explained unless told."""
     return metric(
         batch.forward,
         batch.inputs,
@@ -53,13 +59,39 @@ def faithfulness(
 
 
 def accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
-    """How often the label is predicted as tokens go; the prediction stands in for a missing label."""
+    """How often the label is predicted as tokens go; the prediction stands in for a missing label.
+
+    Where a text may have several labels: how often the class that is explained has a probability above
+    1/2 if it is among them, and one of at most 1/2 if it is not.
+    """
+    if subject.problem == MULTI:
+        return _accuracy_of_one_label(subject, batch, scores)
     labels = [
-        predicted if label is None else label
-        for label, predicted in zip(batch.labels, batch.target.tolist(), strict=True)
+        predicted if label is None else label[0]
+        for label, predicted in zip(batch.labels, batch.outputs.argmax(dim=1).tolist(), strict=True)
     ]
     target = torch.tensor(labels, device=batch.inputs.device)
     return faithfulness(subject, batch, scores, metrics.accuracy, target=target)
+
+
+def _accuracy_of_one_label(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+    counts = fraction_counts(batch.mask, FRACTIONS)
+
+    def probabilities(forward: Any, inputs: Tensor, scores: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return removal_curve(forward, inputs, scores, counts, *rest, **options)
+
+    holds = faithfulness(subject, batch, scores, probabilities) > 0.5
+    right = torch.tensor(
+        [
+            whole if labels is None else target in labels
+            for whole, labels, target in zip(
+                holds[:, 0].tolist(), batch.labels, batch.target.tolist(), strict=True
+            )
+        ],
+        device=holds.device,
+    )
+    values = (holds[:, 1:] == right[:, None]).float().mean(dim=1)
+    return values.where(batch.mask.any(dim=1), torch.nan)
 
 
 def agreement(
@@ -91,8 +123,8 @@ METRICS: dict[str, Metric] = {
     "sufficiency": Metric(partial(faithfulness, metric=metrics.sufficiency), "lower"),
     "aopc-most": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS), "higher"),
     "aopc-least": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS, order="least"), "lower"),
-    "log-odds": Metric(partial(faithfulness, metric=metrics.log_odds), "lower"),
-    "accuracy": Metric(accuracy, "lower"),
+    "log-odds": Metric(partial(faithfulness, metric=metrics.log_odds), "lower", of_values=False),
+    "accuracy": Metric(accuracy, "lower", of_values=False),
     "infidelity": Metric(token_infidelity, "lower"),
     "spearman-saliency": Metric(partial(agreement, statistic=metrics.spearman, other="saliency"), "higher"),
     "kendall-ablation": Metric(

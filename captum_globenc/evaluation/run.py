@@ -1,11 +1,12 @@
 """The run of an evaluation: every method and metric on every text, batch by batch."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.journal import Journal, Row
+from captum_globenc.evaluation.labels import VALUE
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
-from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS
+from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
-from captum_globenc.evaluation.subject import Subject
+from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.training import drops_at_random
+from captum_globenc.texts.explaining import resolve_position
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 
@@ -35,17 +38,21 @@ def evaluate(
     removal: str = "mask",
     batch_size: int = 16,
     seed: int = 0,
+    target: str | int | None = None,
+    position: int | Literal["mean"] | None = None,
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure attribution methods on a sequence classifier.
 
-    Every method explains the predicted class of every text, with the same forward function and, where
-    it needs one, the same baseline: the text with every token masked. Metrics never touch special
-    tokens and padding.
+    Every method explains the highest class of every text, or the one that is chosen, with the same
+    forward function and, where it needs one, the same baseline: the text with every token masked.
+    Metrics never touch special tokens and padding. A regression is measured by its value; log-odds and
+    accuracy, which are of classes, are NaN.
 
     Args:
-        model: a supported sequence classifier of several classes, in eval mode.
+        model: a supported sequence classifier, in eval mode: of one label, or several (by its config's
+            `problem_type`), or a regression.
         tokenizer: its tokenizer.
         examples: the texts.
         methods: names from :data:`~captum_globenc.evaluation.METHODS`.
@@ -53,6 +60,10 @@ def evaluate(
         removal: how metrics remove tokens: "mask", "delete" or "pad".
         batch_size: texts that run together.
         seed: of everything that is random.
+        target: the class that is explained, by name or index; left out, each text's highest. Of several
+            values, one has to be chosen.
+        position: the token whose mixture GlobEnc explains: its index in every text, negative ones counting
+            from the text's own end, or "mean"; left out, what the model's head reads, where it is known.
         out: a folder for results.csv, summary.csv, summary.json and summary.png. Where it holds
             an unfinished evaluation of the same settings, that is taken up where it stopped.
         progress: called with the number of texts done and of all, after each batch.
@@ -61,8 +72,8 @@ def evaluate(
         The rows and their summary.
 
     Raises:
-        ValueError: a name is not known, the model is not supported, a label is none of its classes,
-            or `out` holds something else.
+        ValueError: a name is not known, the model is not supported, a label or `target` is none of its
+            classes, a position lies outside of a text, or `out` holds something else.
         ImportError: a method or metric needs a package that is not installed.
 
     Example:
@@ -86,13 +97,24 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
     find_encoder(model)
-    subject = Subject(model, tokenizer, removal, seed)
+    if not (position is None or position == "mean" or isinstance(position, int)):
+        raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
+    subject = Subject(model, tokenizer, removal, seed, target, position)
+    _ = subject.explained  # refuses a class that the model does not have
     if any(map(drops_at_random, model.modules())):
         raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
     for example in examples:  # An hour into the run is too late to find a bad label.
-        subject.label(example.label)
-    ids = [subject.ids(example.text) for example in examples]
-    longest = max(map(len, ids))
+        try:
+            subject.classes(example.label)
+        except ValueError as error:
+            raise error if example.line is None else ValueError(f"line {example.line}: {error}") from error
+    if len({example.pair is None for example in examples}) > 1:
+        raise ValueError("some texts have a second segment and others none: evaluate them apart")
+    ids = [subject.ids(example) for example in examples]
+    lengths = list(map(len, ids))
+    if isinstance(position, int):
+        resolve_position(position, torch.tensor(lengths), [example.text for example in examples])
+    longest = max(lengths)
     flows = [method for method in methods if method.endswith("/max-flow")]
     if flows and longest > MOST_TOKENS:
         raise ValueError(
@@ -109,8 +131,12 @@ def evaluate(
         "removal": removal,
         "batch_size": batch_size,
         "seed": seed,
+        "target": target,
+        "position": position,
         "texts": len(examples),
-        "data": _digest(repr([(e.number, e.text, e.label) for e in examples]).encode()),
+        "data": _digest(
+            repr([(e.number, e.text, e.label, *((e.pair,) if e.pair else ())) for e in examples]).encode()
+        ),
         "tokens": _digest(repr(ids).encode()),
         "model": type(model).__name__,
         "config": _digest(repr(sorted(_said(model.config).items())).encode()),
@@ -131,7 +157,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(examples))
     rows = sorted(journal.rows, key=lambda row: (row["example"], methods.index(row["method"])))
-    cut = sum(subject.is_cut(example.text) for example in examples)
+    cut = sum(subject.is_cut(example) for example in examples)
     evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut})
     if out is not None:
         try:
@@ -153,17 +179,16 @@ def _rows(
     rows = []
     for method in methods:
         scores = batch.scores[method]
-        values = {name: METRICS[name].measure(subject, batch, scores).tolist() for name in metrics}
+        values = {name: _measured(METRICS[name], subject, batch, scores) for name in metrics}
         for name, value in values.items():
             if not isinstance(value, list) or len(value) != len(examples):
                 raise ValueError(f"the metric {name} gave no value for each of {len(examples)} texts")
         for place, example in enumerate(examples):
-            label = batch.labels[place]
             rows.append(
                 {
                     "method": method,
-                    "label": "" if label is None else subject.names[label],
-                    "prediction": subject.names[int(batch.target[place])],
+                    "label": _label(subject, batch, place),
+                    "prediction": _prediction(subject, batch, place),
                     "batch": index,
                     "example": example.number,
                     **{name: value[place] for name, value in values.items()},
@@ -171,6 +196,27 @@ def _rows(
                 }
             )
     return rows
+
+
+def _label(subject: Subject, batch: Batch, place: int) -> str:
+    """Return what results call a text's label: names of classes, or a value as it was given."""
+    classes, label = batch.labels[place], batch.examples[place].label
+    if classes is not None:
+        return ", ".join(subject.names[index] for index in classes)
+    return "" if label is None else str(label)
+
+
+def _prediction(subject: Subject, batch: Batch, place: int) -> str:
+    """Return what results call the prediction: the highest class's name, or the value that is explained."""
+    if subject.problem == VALUE:
+        return str(batch.outputs[place, batch.target[place]].item())
+    return subject.names[int(batch.outputs[place].argmax())]
+
+
+def _measured(metric: Metric, subject: Subject, batch: Batch, scores: Tensor) -> Any:
+    if subject.problem == VALUE and not metric.of_values:
+        return [math.nan] * len(batch.examples)
+    return metric.measure(subject, batch, scores).tolist()
 
 
 def _check_names(what: str, names: Sequence[str], known: Collection[str]) -> None:

@@ -6,14 +6,23 @@ Letters: B batch, N tokens, D embedding size, C classes.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
+from captum_globenc.evaluation.labels import (
+    ACTIVATIONS,
+    VALUE,
+    Label,
+    class_of,
+    classes_of,
+    problem_of,
+)
 from captum_globenc.forward import EncoderForward
+from captum_globenc.texts.explaining import resolve_position
 from captum_globenc.texts.tokenizing import token_limit
 
 
@@ -26,12 +35,17 @@ class Subject:
         tokenizer: its tokenizer.
         removal: how the metrics remove tokens, a name of `captum_globenc.metrics.REMOVALS`.
         seed: of everything that is random.
+        target: the class that is explained, by name or index; left out, each text's highest.
+        position: the token whose mixture GlobEnc explains: its index in every text, negative ones counting
+            from the text's own end, or "mean"; left out, what the model's head reads.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     removal: str = "mask"
     seed: int = 0
+    target: str | int | None = None
+    position: int | Literal["mean"] | None = None
 
     @cached_property
     def forward(self) -> EncoderForward:
@@ -52,31 +66,33 @@ class Subject:
         raise ValueError("the tokenizer has neither a mask nor a padding token to stand for a removed one")
 
     @property
+    def problem(self) -> str:
+        """What the model is for, a key of `captum_globenc.evaluation.labels.ACTIVATIONS`."""
+        return problem_of(self.model.config)
+
+    @property
     def activation(self) -> str:
-        """What makes probabilities of logits: a sigmoid where a text may have several labels."""
-        several = self.model.config.problem_type == "multi_label_classification"
-        return "sigmoid" if several else "softmax"
+        """What makes probabilities of logits; "none" of a regression's values."""
+        return ACTIVATIONS[self.problem]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         return embeddings.detach()
 
-    def length(self, text: str) -> int:
-        """Return how many tokens a text has, as the model sees it."""
-        return len(self.ids(text))
-
-    def ids(self, text: str) -> list[int]:
-        """Return the tokens of a text, as the model sees them."""
-        found: list[int] = self.tokenizer(text, truncation=self._limit is not None, max_length=self._limit)[
-            "input_ids"
-        ]
+    def ids(self, example: Example) -> list[int]:
+        """Return the tokens of a text, and of its pair, as the model sees them."""
+        limit = self._limit
+        found: list[int] = self.tokenizer(
+            example.text, example.pair, truncation=limit is not None, max_length=limit
+        )["input_ids"]
         return found
 
-    def is_cut(self, text: str) -> bool:
-        """Tell whether a text is longer than the model takes."""
+    def is_cut(self, example: Example) -> bool:
+        """Tell whether a text, with its pair, is longer than the model takes."""
         limit = self._limit
-        return limit is not None and len(self.tokenizer(text, verbose=False)["input_ids"]) > limit
+        whole = self.tokenizer(example.text, example.pair, verbose=False)["input_ids"]
+        return limit is not None and len(whole) > limit
 
     @cached_property
     def names(self) -> list[str]:
@@ -84,31 +100,35 @@ class Subject:
         names: dict[int, str] = self.model.config.id2label  # type: ignore[assignment]
         return [names[index] for index in sorted(names)]
 
-    def label(self, label: str | int | None) -> int | None:
-        """Return the class of a label: its name in any case, or its index where no name is a number.
+    def classes(self, label: Label) -> tuple[int, ...] | None:
+        """Return the classes that a label names, as :func:`~captum_globenc.evaluation.labels.classes_of`."""
+        return classes_of(label, self.names, self.problem)
+
+    @cached_property
+    def explained(self) -> int | None:
+        """The class that is explained of every text; None where it is each text's highest.
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model has no such class, or it gives several values and none is chosen.
         """
-        if label is None:
-            return None
-        names = [name.lower() for name in self.names]
-        text = str(label).lower()
-        if text in names:
-            return names.index(text)
-        by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
-        if by_index and int(text) < len(names):
-            return int(text)
-        raise ValueError(f"label {label!r} is none of the model's: {', '.join(self.names)}")
+        if self.target is not None:
+            return class_of(self.target, self.names, "target")
+        if self.problem == VALUE and len(self.names) > 1:
+            raise ValueError(
+                f"the model gives {len(self.names)} values: choose one with target, "
+                f"of {', '.join(self.names)}"
+            )
+        return None
 
     def batch(self, index: int, examples: Sequence[Example]) -> "Batch":
         """Make a batch ready: tokens, predictions, and which tokens may be removed.
 
         Raises:
-            ValueError: the model is no classifier of several classes, or its output is not finite.
+            ValueError: the model gives no logits (B, C), or its output is not finite.
         """
         encoded = self.tokenizer(
             [example.text for example in examples],
+            [example.pair for example in examples] if examples[0].pair is not None else None,
             padding=True,
             padding_side="right",
             truncation=self._limit is not None,
@@ -120,21 +140,27 @@ class Subject:
         inputs, extra = self.forward.arguments(encoded)
         with torch.no_grad():
             logits = self.forward(inputs, *extra)
-        if logits.ndim != 2 or logits.shape[1] < 2:
-            raise ValueError(f"a classifier gives logits (B, C) with C > 1, this model {tuple(logits.shape)}")
-        if self.model.config.problem_type == "regression":
-            raise ValueError("the model is for regression, and classes are what the metrics look at")
+        if logits.ndim != 2 or logits.shape[1] != len(self.names):
+            raise ValueError(
+                f"a sequence classifier of {len(self.names)} classes gives logits (B, {len(self.names)}), "
+                f"this model {tuple(logits.shape)}"
+            )
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
         special = encoded["special_tokens_mask"].bool()
+        highest, chosen, position = logits.argmax(dim=1), self.explained, self.position
+        texts = [example.text for example in examples]
+        lengths = encoded["attention_mask"].sum(dim=1)
         return Batch(
             index=index,
             examples=tuple(examples),
-            labels=tuple(self.label(example.label) for example in examples),
+            labels=tuple(self.classes(example.label) for example in examples),
+            outputs=logits,
             inputs=inputs,
             extra=extra,
             mask=encoded["attention_mask"].bool() & ~special,
-            target=logits.argmax(dim=1),
+            target=highest if chosen is None else torch.full_like(highest, chosen),
+            position=resolve_position(position, lengths, texts) if isinstance(position, int) else position,
             blanks=torch.where(special, inputs, self.blank),
             forward=Remembering(self.forward),
         )
@@ -151,11 +177,13 @@ class Batch:
     Args:
         index: the batch's number.
         examples: B examples.
-        labels: B classes; None where an example has no label.
+        labels: the classes that hold, for each example; None where it has no label, or a value.
+        outputs: `(B, C)`, the model's logits or values.
         inputs: `(B, N)` ids.
         extra: the forward function's other arguments.
         mask: `(B, N)`, True at the tokens that count, neither special nor padding.
-        target: `(B,)` predicted classes, which are explained.
+        target: `(B,)` the classes that are explained: the highest, or the one that was chosen.
+        position: `(B,)` tokens whose mixture GlobEnc explains, "mean", or None for what the head reads.
         blanks: `(B, N)` ids with all tokens that count replaced by the mask: a baseline.
         forward: the forward function for metrics, which never runs the same text twice.
         scores: `(B, N)` by method, those computed so far.
@@ -163,13 +191,15 @@ class Batch:
 
     index: int
     examples: tuple[Example, ...]
-    labels: tuple[int | None, ...]
+    labels: tuple[tuple[int, ...] | None, ...]
+    outputs: Tensor
     inputs: Tensor
     extra: tuple[Any, ...]
     mask: Tensor
     target: Tensor
     blanks: Tensor
     forward: "Remembering"
+    position: Tensor | Literal["mean"] | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
 
     def singles(self) -> Iterator["Batch"]:
@@ -180,11 +210,13 @@ class Batch:
                 self,
                 examples=(example,),
                 labels=self.labels[one],
+                outputs=self.outputs[one],
                 inputs=self.inputs[one],
                 extra=tuple(None if argument is None else argument[one] for argument in self.extra),
                 mask=self.mask[one],
                 target=self.target[one],
                 blanks=self.blanks[one],
+                position=self.position[one] if isinstance(self.position, Tensor) else self.position,
                 scores={},
             )
 

@@ -23,7 +23,7 @@ from captum_globenc.texts.scores import token_scores
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
 
-__all__ = ["COMPARISONS", "explain", "parse_position"]
+__all__ = ["COMPARISONS", "explain", "parse_position", "resolve_position"]
 
 INTEGRATION_STEPS = 50
 INTEGRATION_BATCH = 32
@@ -35,7 +35,7 @@ def explain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    pair: str | None = None,
+    pair: str | Sequence[str | None] | None = None,
     position: int | Literal["mean"] | None = None,
     mixing: str = "N-Enc",
     layers: bool = False,
@@ -49,7 +49,7 @@ def explain(
         texts: B texts.
         model: A supported Hugging Face sequence classifier, in eval mode.
         tokenizer: Its tokenizer.
-        pair: A second segment that goes with every text.
+        pair: A second segment that goes with every text, or one for each, None where a text has none.
         position: The token whose mixture is explained: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools.
         mixing: One of GlobEnc's kinds of mixing matrix.
@@ -60,9 +60,10 @@ def explain(
         B explanations, in the order of `texts`.
 
     Raises:
-        ValueError: The model is not supported or gives no (B, C) logits, a name is not known, a
-            position lies outside of a text, a text is not valid Unicode or has tokens that the model has
-            no embedding for, or the model's output is not finite.
+        TypeError: `texts` is one string.
+        ValueError: There are not as many pairs as texts, the model is not supported or gives no (B, C)
+            logits, a name is not known, a position lies outside of a text, a text is not valid Unicode or
+            has tokens that the model has no embedding for, or the model's output is not finite.
 
     Example:
         >>> from captum_globenc.texts.default import load_default
@@ -70,6 +71,11 @@ def explain(
         >>> explanation.prediction, explanation.tokens[1:-1]
         ('POSITIVE', ['a', 'wonderful', 'film', '.'])
     """
+    if isinstance(texts, str):
+        raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
+    pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
+    if len(pairs) != len(texts):
+        raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
     unknown = sorted(set(compare) - set(COMPARISONS))
     if unknown:
         raise ValueError(f"no method {', '.join(unknown)} to compare with; known: {', '.join(COMPARISONS)}")
@@ -77,13 +83,13 @@ def explain(
     globenc = GlobEnc(forward, model, mixing=mixing)
     if not texts:
         return []
-    batch, truncated = encode(texts, pair, model, tokenizer)
+    batch, truncated = encode(texts, pairs, model, tokenizer)
     inputs, extra = forward.arguments(batch)
     with torch.no_grad():
         logits = _checked(forward(inputs, *extra))
     classes = logits.argmax(-1)
     lengths = batch["attention_mask"].sum(-1)
-    where = _resolve(position, lengths, texts) if isinstance(position, int) else position
+    where = resolve_position(position, lengths, texts) if isinstance(position, int) else position
     if layers:
         per_layer = globenc.attribute_layers(inputs, additional_forward_args=extra, position=where)
         attributions = per_layer[:, -1]
@@ -100,7 +106,7 @@ def explain(
     return [
         Explanation(
             text=text,
-            pair=pair,
+            pair=pairs[i],
             prediction=str(names.get(int(classes[i]), int(classes[i]))),
             probability=None if probabilities is None else probabilities[i, classes[i]].item(),
             value=logits[i, classes[i]].item(),
@@ -146,8 +152,21 @@ def _checked(logits: Tensor) -> Tensor:
     return logits.float()
 
 
-def _resolve(position: int, lengths: Tensor, texts: Sequence[str]) -> Tensor:
-    """Turn one position into an index (B,) into every text's own tokens, B lengths given."""
+def resolve_position(position: int, lengths: Tensor, texts: Sequence[str]) -> Tensor:
+    """Turn one position into an index (B,) into every text's own tokens.
+
+    Args:
+        position: The index, negative ones counting from a text's own end.
+        lengths: How many tokens each text has, (B,).
+        texts: B texts, for the message.
+
+    Raises:
+        ValueError: A text has no such token.
+
+    Example:
+        >>> resolve_position(-1, torch.tensor([3, 5]), ["good", "a good film"])
+        tensor([2, 4])
+    """
     for text, length in zip(texts, lengths.tolist(), strict=True):
         if not -length <= position < length:
             raise ValueError(

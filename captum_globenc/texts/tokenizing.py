@@ -28,7 +28,7 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 
 def encode(
     texts: Sequence[str],
-    pair: str | None,
+    pairs: Sequence[str | None],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[BatchEncoding, list[bool]]:
@@ -36,7 +36,7 @@ def encode(
 
     Args:
         texts: B texts.
-        pair: A second segment that goes with every text.
+        pairs: The second segment of each text, or None.
         model: What will read them.
         tokenizer: Its tokenizer.
 
@@ -44,18 +44,23 @@ def encode(
         The batch, on the model's device, and which texts were too long.
 
     Raises:
-        ValueError: A text is not valid Unicode, or has tokens that the model has no embedding for.
+        ValueError: A text is not valid Unicode, or has tokens that the model has no embedding for, or
+            some texts have a pair and others none.
     """
-    for text in (*texts, pair or ""):
+    for text in (*texts, *(pair or "" for pair in pairs)):
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError("a text is not valid UTF-8") from None
-    pairs = None if pair is None else [pair] * len(texts)
+    given = [pair for pair in pairs if pair is not None]
+    if len(given) not in (0, len(texts)):
+        raise ValueError(
+            f"{len(given)} of {len(texts)} texts have a pair: explain them apart from the others"
+        )
     limit = token_limit(model, tokenizer)
     batch = tokenizer(
         list(texts),
-        pairs,
+        given or None,
         padding=True,
         padding_side="right",
         truncation=limit is not None,
@@ -70,6 +75,6 @@ def encode(
             f"the tokenizer gives id {int(batch['input_ids'].max())}, and the model has {embeddings} "
             "embeddings: they do not belong together, or the embeddings were not resized"
         )
-    whole = tokenizer(list(texts), pairs, verbose=False)["input_ids"]
+    whole = tokenizer(list(texts), given or None, verbose=False)["input_ids"]
     truncated = [limit is not None and len(ids) > limit for ids in whole]
     return batch.to(model.device), truncated

@@ -14,7 +14,7 @@ from transformers import (
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts import explain
+from captum_globenc.texts import explain, load_classifier
 from captum_globenc.texts.tokenizing import token_limit
 from checkpoints import LIMIT, save_classifier
 
@@ -203,3 +203,29 @@ def test_what_was_not_asked_for_is_not_in_the_json(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier)
     always = ["text", "prediction", "probability", "value", "tokens", "scores", "truncated"]
     assert list(json.loads(json.dumps(explanation.to_dict()))) == always
+
+
+def test_each_text_has_a_pair_of_its_own(folder):
+    model, tokenizer, _ = load_classifier(folder)
+    texts, pairs = ["a good film", "the plot", "a"], ["bad", "good script is bad", "b"]
+    together = explain(texts, model, tokenizer, pair=pairs)
+    for text, pair, found in zip(texts, pairs, together, strict=True):
+        (alone,) = explain([text], model, tokenizer, pair=pair)
+        assert found.pair == pair
+        assert found.tokens == alone.tokens
+        assert found.prediction == alone.prediction
+        assert found.scores == pytest.approx(alone.scores, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "pair", "error", "message"),
+    [
+        ("Dull.", None, TypeError, r"texts is one string: pass a list of texts, \['Dull.'\]"),
+        (["a", "b"], ["c"], ValueError, "1 pairs for 2 texts"),
+        (["a", "b"], ["c", None], ValueError, "1 of 2 texts have a pair"),
+    ],
+)
+def test_texts_and_pairs_that_do_not_fit_are_told(folder, texts, pair, error, message):
+    model, tokenizer, _ = load_classifier(folder)
+    with pytest.raises(error, match=message):
+        explain(texts, model, tokenizer, pair=pair)
