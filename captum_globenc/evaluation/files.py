@@ -5,7 +5,9 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,13 @@ TABLES: Mapping[str, Mapping[str, Any]] = {
 }
 ENDINGS = (*TABLES, ".jsonl", ".json")
 DELIMITERS = ",;\t|"
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # ahead of UTF-16, whose mark is how it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 """The encodings that a file's first bytes tell."""
 
 LONGEST_FIELD = 2**31 - 1
@@ -41,7 +49,12 @@ def read_rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
     ending = Path(path.stem if packed else path.name).suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"its name ends in none of {', '.join(ENDINGS)}, nor one of these and .gz")
-    content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    content = path.read_bytes()
+    if packed:
+        try:
+            content = gzip.decompress(content)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise ValueError("it is no gzip file, or a damaged one") from None
     text = _decoded(content, encoding)
     if ending == ".json":
         yield from _entries(text)
@@ -65,19 +78,30 @@ def _decoded(content: bytes, encoding: str | None) -> str:
 
 
 def _table(text: str, dialect: Mapping[str, Any]) -> Iterator[Row]:
-    head = text.partition("\n")[0]
-    if dialect["delimiter"] not in head:
-        dialect = {**dialect, "delimiter": max(DELIMITERS, key=head.count)}
+    head = re.sub('"[^"]*"', "", text.partition("\n")[0])
+    usual = dialect["delimiter"]
+    delimiter = max(DELIMITERS, key=lambda it: (head.count(it), it == usual))
+    if delimiter != usual and head.count(delimiter):
+        dialect = {**TABLES[".csv"], "delimiter": delimiter}
     with _fields_of_any_length():
         reader = csv.DictReader(io.StringIO(text, newline=""), **dialect)
-        names = reader.fieldnames or []
-        repeated = {name for name in names if names.count(name) > 1}
-        if repeated:
-            raise ValueError(f"several columns are called {', '.join(sorted(repeated))}")
+        _check_head(reader.fieldnames or ())
+        found = []
         begins = reader.line_num + 1
         for row in reader:
-            yield begins, row
+            if None in row or None in row.values():
+                more = "more" if None in row else "fewer"
+                raise ValueError(f"line {begins} has {more} fields than the head of the table")
+            found.append((begins, row))
             begins = reader.line_num + 1
+    yield from found
+
+
+def _check_head(names: Sequence[str]) -> None:
+    plain = [name.strip().lower() for name in names]
+    repeated = sorted({name for name in names if plain.count(name.strip().lower()) > 1})
+    if repeated:
+        raise ValueError(f"several columns are called {', '.join(repeated)}")
 
 
 @contextmanager

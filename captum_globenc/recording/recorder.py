@@ -135,9 +135,10 @@ class Recorder:
                     norm: nn.Module = getattr(layer, role)
                     hold(norm.register_forward_pre_hook(self._mine(self._see_norm, role)))
                 hold(attention.register_forward_pre_hook(self._mine(self._enter_attention)))
-                leave = self._mine(self._leave_attention)
-                hold(attention.register_forward_hook(leave, always_call=True))
+                hold(attention.register_forward_hook(self._leave_attention, always_call=True))
             hold(final.register_forward_pre_hook(self._mine(self._see_final_norm)))
+            # An interrupt calls no hooks.
+            handles.callback(self._stop_watching)
             yield
 
     def _enter_attention(self, module: nn.Module, args: Any) -> None:
@@ -147,6 +148,11 @@ class Recorder:
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave_attention(self, module: nn.Module, args: Any, output: Any) -> None:
+        # After an error as well: what was entered has to be left.
+        if active.get() is self:
+            self._stop_watching()
+
+    def _stop_watching(self) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]

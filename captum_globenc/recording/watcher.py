@@ -61,6 +61,14 @@ class AttentionWatcher(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> None:
+        if query.ndim == 3:  # (B*H, N, d)
+            query, key, value = (self._by_head(tensor) for tensor in (query, key, value))
+            if attn_mask is not None and attn_mask.ndim == 3 and len(attn_mask) > 1:
+                attn_mask = self._by_head(attn_mask)
+        if query.ndim != 4 or len(query) != self._batch:
+            return  # not of tokens
+        if attn_mask is not None:
+            attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.ndim) + attn_mask.shape)
         if self._tokens == 1 and query.shape[2] > 1:
             # For one token transformers lays the heads that share a key out as if they were tokens.
             query, attn_mask = query.flatten(1, 2)[:, :, None], None
@@ -80,7 +88,7 @@ class AttentionWatcher(TorchFunctionMode):
             if weights is None or scores is None:
                 continue
             if name == "einsum":
-                value = _summed_over(operands[0], weights, operands[-1])
+                value = _summed_over(operands[0], weights, operands[-1]) if place == 1 else None
                 if value is not None:
                     self._see_product(weights, scores, value)
             elif name in PRODUCTS:
@@ -90,11 +98,17 @@ class AttentionWatcher(TorchFunctionMode):
                 self._follow(output, scores)
 
     def _see_product(self, weights: Tensor, scores: Tensor, value: Tensor) -> None:
-        if weights.ndim == 3:  # (B*H, N, N)
-            weights, value, scores = (
-                tensor.reshape(self._batch, -1, *tensor.shape[-2:]) for tensor in (weights, value, scores)
-            )
-        self._see(GivenAttention(weights, scores), value)
+        if weights.ndim == 3 and value.ndim == 3 and len(weights) == len(value):  # (B*H, N, N)
+            weights, value, scores = (self._by_head(tensor) for tensor in (weights, value, scores))
+        # Another softmax, such as that of a gate, is none of tokens.
+        if weights.ndim == value.ndim == 4 and weights.shape[0] == self._batch:
+            self._see(GivenAttention(weights, scores), value)
+
+    def _by_head(self, tensor: Tensor) -> Tensor:
+        """Take `(B*H, ...)` apart to `(B, H, ...)`; what cannot be is returned as it is."""
+        if len(tensor) % self._batch:
+            return tensor
+        return tensor.reshape(self._batch, -1, *tensor.shape[-2:])
 
 
 def _summed_over(equation: Any, weights: Tensor, value: Any) -> Tensor | None:

@@ -36,13 +36,15 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252"]
+)
 @pytest.mark.parametrize("name", CONTENTS)
 def test_what_is_in_a_file_is_read_whatever_it_is_written_in(tmp_path, name, encoding, packed):
     path = tmp_path / (name + ".gz" * packed)
     content = CONTENTS[name].encode(encoding)
     path.write_bytes(gzip.compress(content) if packed else content)
-    told = encoding in ("utf-8", "utf-8-sig", "utf-16")
+    told = encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32")
     found = read_examples(path, encoding=None if told else encoding)
     assert [(example.text, example.label) for example in found] == ROWS
     assert [example.number for example in found] == [0, 1, 2]
@@ -61,6 +63,21 @@ def test_each_text_knows_its_line(tmp_path, name, lines):
     path = tmp_path / name
     path.write_text(CONTENTS[name], encoding="utf-8")
     assert [example.line for example in read_examples(path)] == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("commas.tsv", 'text,label\n"a, b",1\n'),
+        ("tabs.tsv", "text\tlabel\na, b\t1\n"),
+        ("a comma in the head.csv", 'text;label;"c, d, e"\n"a, b";1;x\n'),
+        ("semicolons in the head.csv", '"c;d;e",text,label\nx,"a, b",1\n'),
+    ],
+)
+def test_quotes_follow_the_delimiter(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    (example,) = read_examples(tmp_path / name)
+    assert (example.text, example.label) == ("a, b", "1")
 
 
 def test_a_field_may_be_of_any_length_and_the_limit_of_others_stays(tmp_path):
@@ -109,6 +126,12 @@ def test_columns_can_be_named(tmp_path, ending):
         ("a.json", "[]", "holds no texts"),
         ("a.jsonl", '{"text": "a", "label": {"b": 1}}', "label of line 1"),
         ("a.csv", "text,text\na,b", "several columns are called text"),
+        ("a.csv", "Text,text\na,b", "several columns are called Text, text"),
+        ("a.csv", "label,text\n1,good, really bad", "line 2 has more fields than the head"),
+        ("a.csv", "text,label\na,b\nc", "line 3 has fewer fields than the head"),
+        ("a.csv.gz", "no gzip", "no gzip file, or a damaged one"),
+        ("a.csv.gz", gzip.compress(b"text\na" * 99)[:-12], "no gzip file, or a damaged one"),
+        ("a.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20, "no gzip file, or a damaged one"),
         ("a.csv", table(head=("text", "text_pair"), rows=[("a", "b"), ("c", "")]), "line 3 has no second"),
         ("a.xml", "", "ends in none of .csv, .tsv, .jsonl, .json"),
         ("a.csv", b"text,label\na,b\nCaf\xe9,c", "line 3 is not utf-8: name the file's encoding"),

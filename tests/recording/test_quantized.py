@@ -74,7 +74,9 @@ def test_quantised_models_have_the_scores_of_their_rounded_weights(how, batch):
 
 @pytest.mark.quantized
 def test_quanto_of_weights_and_activations(batch):
-    quanto = pytest.importorskip("optimum.quanto", reason='needs the extra "quantized"')
+    pytest.importorskip("torchao", reason='needs the extra "quantized"')
+    from optimum import quanto
+
     model = wide()
     plain = attribute(model, batch)
     quanto.quantize(model, weights=quanto.qint8, activations=quanto.qint8)

@@ -39,6 +39,13 @@ def without_head(tensor, dim=1):
     return tensor * kept.reshape(-1, *(1 for _ in range(tensor.ndim - dim - 1)))
 
 
+def gate(weights):
+    """A factor of 1, by softmaxes and products that are none of tokens."""
+    one = torch.zeros(3, 1).double().softmax(dim=-1) @ torch.ones(1, 1).double()
+    per_example = torch.zeros(weights.shape[0], 1, 2).double().softmax(-1) @ torch.ones(1, 2, 1).double()
+    return one[0] * per_example[0, 0]
+
+
 def in_place(weights):
     weights[:, HEAD] = 0
     return weights
@@ -61,6 +68,20 @@ SEEN = {
         change=without_head,
         multiply=lambda a, v: torch.einsum("nhqk,nkhd->nhqd", a, v.transpose(1, 2)),
     ),
+    "SDPA of a batch of heads": lambda module, query, key, value, mask, scaling, **kwargs: (
+        nn.functional.scaled_dot_product_attention(
+            query.flatten(0, 1),
+            key.flatten(0, 1),
+            without_head(value).flatten(0, 1),
+            None if mask is None else mask.expand(-1, query.shape[1], query.shape[2], -1).flatten(0, 1),
+            scale=scaling,
+        )
+        .unflatten(0, query.shape[:2])
+        .transpose(1, 2)
+        .contiguous(),
+        None,
+    ),
+    "weights beside a gate": partial(eager, change=lambda weights: without_head(weights) * gate(weights)),
     "values ahead of SDPA": lambda module, query, key, value, mask, **kwargs: sdpa_attention_forward(
         module, query, key, without_head(value), mask, **{**kwargs, "is_causal": False}
     ),
@@ -137,6 +158,21 @@ def test_an_attention_function_that_cannot_be_followed_is_refused(
     with pytest.raises(RuntimeError, match=message):
         attribute(classifier, batch)
     assert state_of(classifier) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_nothing_watches_after_an_interrupt(classifier, batch, error):
+    def interrupt(module, args, output):
+        raise error
+
+    handle = classifier.bert.encoder.layer[1].attention.self.query.register_forward_hook(interrupt)
+    before = state_of(classifier)
+    with pytest.raises(error):
+        attribute(classifier, batch)
+    assert torch.overrides._get_current_function_mode() is None
+    assert state_of(classifier) == before
+    handle.remove()
+    assert torch.isfinite(attribute(classifier, batch)).all()
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
