@@ -161,6 +161,8 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     """
     if not form.text.strip():
         return Answer(message("Type a text to explain."))
+    if any(len(field) > LONGEST_TEXT for field in (form.text, form.pair, form.model, form.position)):
+        return Answer(message(f"A text may have {LONGEST_TEXT:,} characters, and no field more."))
     if not form.methods:
         return Answer(message("Choose a method."))
     try:

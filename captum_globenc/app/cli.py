@@ -134,7 +134,15 @@ def list_encoders() -> None:
 
 @app.command("demo")
 def show_demo(
-    model: ModelOption = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="PATH_OR_NAME", help="A classifier to show; may be given repeatedly."
+        ),
+    ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Load whatever visitors name, on an open address too.")
+    ] = False,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
     ] = "127.0.0.1",
@@ -150,7 +158,13 @@ def show_demo(
     from captum_globenc.texts.loading import LoadingError
 
     try:
-        serve(host, port, model, started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"))
+        serve(
+            host,
+            port,
+            models or (),
+            any_model=any_model,
+            started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"),
+        )
     except LoadingError as error:
         raise CommandError(str(error)) from error
     except OSError as error:

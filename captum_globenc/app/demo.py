@@ -5,13 +5,14 @@ Gradio is imported where the page is built, so that this module needs nothing of
 
 import os
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from captum_globenc.app.answers import LONGEST_TEXT, METHODS, Answer, Form, answer, linked, message, shown
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.explanation import Explanation
-from captum_globenc.texts.loading import Classifier, load_classifier
+from captum_globenc.texts.loading import Classifier, LoadingError, load_classifier
 from captum_globenc.visualization.page import DARK, LIGHT, RULES
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["build", "launch_options", "serve"]
 
 KEPT_MODELS = 2
+KEPT_SECONDS, KEPT_VISITORS = 3600, 200
+"""How long what a visitor was shown is kept to be drawn anew, and of how many visitors."""
+WAITING = 64
+"""How many may wait for their answer; one more is told to come back."""
 EXAMPLES = (
     ("The plot is thin, but the acting is simply wonderful.", ""),
     ("I expected a masterpiece and got two hours of boredom.", ""),
@@ -47,23 +52,48 @@ POLICY = (
 
 
 class _Classifiers:
-    """The classifiers that were used last; "" is the one that the demo was started with."""
+    """The classifiers that were used last; "" is the first that the demo was started with.
 
-    def __init__(self, first: str | None) -> None:
-        self._first = first
+    Args:
+        models: Those that the demo was started with; none are the embedded one.
+        any_model: Whether any other is loaded for whoever asks for it.
+    """
+
+    def __init__(self, models: Sequence[str], any_model: bool) -> None:
+        last = [model.rstrip("/").rpartition("/")[2] for model in models]
+        # Where a model lies on this machine is nobody's business, if its last name tells it from others.
+        names = last if len(set(last)) == len(models) else models
+        self.offered = dict(zip(names, models, strict=True))
+        self._any_model = any_model
         self._kept: dict[str, Classifier] = {}
         self._lock = Lock()
 
     def __contains__(self, name: str) -> bool:
-        return not name or name in self._kept
+        return not name or self._full(name) in self._kept
 
     def __call__(self, name: str) -> Classifier:
+        refusal = self.refusal(name)
+        if refusal:
+            raise LoadingError(refusal)
+        name = self._full(name)
         with self._lock:
-            found = self._kept.pop(name, None) or load_classifier(name or self._first)
+            found = self._kept.pop(name, None)
+            if found is None:
+                while len(self._kept) >= KEPT_MODELS:  # ahead of loading, so that no more are ever there
+                    del self._kept[next(iter(self._kept))]
+                found = load_classifier(name or None)
             self._kept[name] = found
-            while len(self._kept) > KEPT_MODELS:
-                del self._kept[next(iter(self._kept))]
         return found
+
+    def refusal(self, name: str) -> str:
+        """Return why a name is neither looked up nor loaded; "" where it may be."""
+        if not name or name in self.offered or self._any_model:
+            return ""
+        known = ", ".join(self.offered) or "its own model"
+        return f"this demo shows {known} only; who runs it can allow others (--any-model)"
+
+    def _full(self, name: str) -> str:
+        return self.offered.get(name, name) or next(iter(self.offered.values()), "")
 
 
 def _form(values: Sequence[Any]) -> Form:
@@ -71,11 +101,13 @@ def _form(values: Sequence[Any]) -> Form:
     return Form._make("" if value is None else value for value in values)
 
 
-def build(model: str | None = None) -> "gradio.Blocks":
+def build(models: Sequence[str] = (), *, any_model: bool = False) -> "gradio.Blocks":
     """Build the page.
 
     Args:
-        model: The folder or hub name of the classifier it starts with; left out, the embedded one.
+        models: Folders or hub names of the classifiers that it shows, the first to start with; left out,
+            the embedded one.
+        any_model: Whether it loads any other that is typed as well: for a page that only its owner reaches.
 
     Returns:
         The page, to be launched with `launch_options`.
@@ -86,7 +118,7 @@ def build(model: str | None = None) -> "gradio.Blocks":
     """
     import gradio as gr
 
-    classifiers = _Classifiers(model)
+    classifiers = _Classifiers(tuple(models), any_model)
     classifiers("")  # A wrong name is told of now, not in the browser.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     with gr.Blocks(title="GlobEnc: what an encoder attends to", analytics_enabled=False) as page:
@@ -97,7 +129,14 @@ def build(model: str | None = None) -> "gradio.Blocks":
         text = gr.Textbox(label="Text", lines=2, max_length=LONGEST_TEXT, elem_id="text")
         with gr.Accordion("Options", open=False):
             pair = gr.Textbox(label="Second text, for models of pairs", max_length=LONGEST_TEXT)
-            named = gr.Textbox(label="Model: a folder or a name on the hub", placeholder=model or "embedded")
+            choice = (
+                "a folder or a name on the hub" if any_model else f"one of {', '.join(classifiers.offered)}"
+            )
+            named = gr.Textbox(
+                label=f"Model: {choice}",
+                placeholder=next(iter(classifiers.offered), "embedded"),
+                visible=any_model or len(models) > 1,
+            )
             mixing = gr.Dropdown(list(MIXINGS), value=Form().mixing, label="Mixing of GlobEnc")
             methods = gr.CheckboxGroup(list(METHODS), value=["GlobEnc"], label="Methods")
             words = gr.Checkbox(False, label="Merge pieces into words")
@@ -111,7 +150,7 @@ def build(model: str | None = None) -> "gradio.Blocks":
         layer = gr.Slider(1, 2, 1, step=1, label="GlobEnc after layer", visible=False, elem_id="layer")
         with gr.Accordion("Layers", open=True, visible=False) as heading:
             layers = gr.HTML(elem_id="layers")
-        link, state = gr.HTML(elem_id="link"), gr.State(None)
+        link, state = gr.HTML(elem_id="link"), gr.State(None, time_to_live=KEPT_SECONDS)
 
         fields = [text, pair, named, mixing, methods, words, special, position]
         results = [prediction, tokens, layers, link, state, layer, heading]
@@ -145,7 +184,8 @@ def build(model: str | None = None) -> "gradio.Blocks":
                 return [gr.skip() for _ in results]
             form = _form(values)
             if form.model not in classifiers:  # a link alone loads nothing from anywhere
-                waiting = Answer(message(f"Press Explain to load the model {form.model}."))
+                refusal = classifiers.refusal(form.model)
+                waiting = Answer(message(refusal or f"Press Explain to load the model {form.model}."))
                 return [*waiting[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
             return run(*values)
 
@@ -157,6 +197,7 @@ def build(model: str | None = None) -> "gradio.Blocks":
             options = [state, layer, words, special]
             event(redraw, options, [tokens, layers, link], trigger_mode="always_last", **private)
         page.load(restore, None, fields, **private).then(run_restored, fields, results, **alone)
+    page.queue(max_size=WAITING)
     return page
 
 
@@ -171,6 +212,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "share": False,
         "ssr_mode": False,
+        "state_session_capacity": KEPT_VISITORS,
         "app_kwargs": {"middleware": [Middleware(_Guard)]},
     }
 
@@ -191,11 +233,19 @@ class _Guard:
         await self.app(scope, receive, guarded)
 
 
+def _is_of_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
-    model: str | None = None,
+    models: Sequence[str] = (),
     *,
+    any_model: bool = False,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve the page until it is interrupted. Nothing is reported to anybody.
@@ -203,7 +253,8 @@ def serve(
     Args:
         host: The address to listen on; the default is reached from this machine alone.
         port: The port to listen on.
-        model: As for `build`.
+        models: As for `build`.
+        any_model: As for `build`; on an address of this machine alone always.
         started: Called with the page's address once it is there.
 
     Raises:
@@ -214,7 +265,7 @@ def serve(
     # For this process, and before Gradio reads them: no usage statistics, no question for updates.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    page = build(model)
+    page = build(models, any_model=any_model or _is_of_this_machine(host))
     _, url, _ = page.launch(
         server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, **launch_options()
     )

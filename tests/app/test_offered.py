@@ -1,0 +1,118 @@
+"""Which classifiers a demo loads: those that it was started with, unless its owner allows any."""
+
+import pytest
+
+from captum_globenc.app import demo
+from captum_globenc.app.answers import LONGEST_TEXT, Form, answer
+from captum_globenc.texts.loading import LoadingError
+
+HOSTS = {
+    "127.0.0.1": True,
+    "127.8.8.8": True,
+    "::1": True,
+    "localhost": True,
+    "0.0.0.0": False,
+    "::": False,
+    "192.168.0.7": False,
+    "example.org": False,
+    "": False,
+}
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """The names that were looked up, none of which is loaded."""
+    names = []
+
+    def load(name):
+        names.append(name)
+        return name or "the embedded one"
+
+    monkeypatch.setattr(demo, "load_classifier", load)
+    return names
+
+
+@pytest.mark.parametrize("offered", [(), ("here",), ("here", "there")])
+@pytest.mark.parametrize("name", ["/etc", "../secret", "somebody/large", "Here", "here/"])
+def test_others_are_refused_without_a_look(looked_up, offered, name):
+    classifiers = demo._Classifiers(offered, any_model=False)
+    with pytest.raises(LoadingError, match="only; who runs it can allow others"):
+        classifiers(name)
+    assert looked_up == []
+    said = answer(Form("a text", model=name), classifiers).prediction
+    assert "who runs it can allow others" in said
+    assert looked_up == []
+
+
+def test_those_that_were_offered_are_loaded_and_few_are_kept(looked_up):
+    offered = ("one", "two", "three")
+    classifiers = demo._Classifiers(offered, any_model=False)
+    assert [classifiers(name) for name in ("", *offered, "three", "one")] == ["one", *offered, "three", "one"]
+    assert looked_up == ["one", "two", "three", "one"]
+
+
+def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatch):
+    held = []
+
+    def load(name):
+        held.append(len(classifiers._kept) + 1)
+        return name
+
+    monkeypatch.setattr(demo, "load_classifier", load)
+    classifiers = demo._Classifiers((), any_model=True)
+    for name in "abcabdea":
+        classifiers(name)
+    assert max(held) == demo.KEPT_MODELS
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (("/srv/models/mine",), ["mine"]),
+        (("/srv/models/mine/", "someone/theirs"), ["mine", "theirs"]),
+        (("/srv/a/same", "/srv/b/same"), ["/srv/a/same", "/srv/b/same"]),
+    ],
+)
+def test_models_are_called_by_their_last_names_where_these_differ(looked_up, models, names):
+    classifiers = demo._Classifiers(models, any_model=False)
+    assert list(classifiers.offered) == names
+    assert [classifiers(name) for name in names] == list(models)
+    with pytest.raises(LoadingError) as refused:
+        classifiers("other")
+    assert ("/srv" in str(refused.value)) == (names == list(models))
+
+
+@pytest.mark.parametrize("field", ["text", "pair", "model", "position"])
+def test_fields_that_are_too_long_are_not_looked_at(looked_up, field):
+    long = Form("a text")._replace(**{field: "x" * (LONGEST_TEXT + 1)})
+    assert "20,000 characters" in answer(long, demo._Classifiers((), any_model=True)).prediction
+    assert looked_up == []
+
+
+def test_any_is_loaded_where_that_is_allowed(looked_up):
+    assert demo._Classifiers((), any_model=True)("anything") == "anything"
+    assert demo._Classifiers((), any_model=True)("") == "the embedded one"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
+    built = []
+
+    class Page:
+        def launch(self, **_):
+            return None, "", None
+
+        def block_thread(self):
+            pass
+
+    def build(models, any_model):
+        built.append((models, any_model))
+        return Page()
+
+    monkeypatch.setattr(demo, "build", build)
+    monkeypatch.setattr(demo, "launch_options", dict)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    demo.serve(host, models=["here"], any_model=asked)
+    assert built == [(["here"], asked or HOSTS[host])]
