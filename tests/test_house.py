@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from graphlib import TopologicalSorter
 
+import grimp
 import pytest
 import yaml
 
@@ -22,6 +24,14 @@ def test_a_module_is_short_and_its_first_line_says_what_it_is_for(path):
 
 def test_few_modules_lie_directly_in_the_package():
     assert len([path for path in MODULES if path.parent == PACKAGE]) <= 6
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # The linter compares siblings; a module that imports through its own wing's door goes in a circle, too.
+    graph = grimp.build_graph("captum_globenc", cache_dir=None)
+    assert len(graph.modules) == len(MODULES)
+    # Raises CycleError, which names the circle.
+    TopologicalSorter({it: graph.find_modules_directly_imported_by(it) for it in graph.modules}).prepare()
 
 
 def test_the_page_names_every_wing_and_only_files_that_are_there():
