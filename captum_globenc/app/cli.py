@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError, ModelOption, load, note
+from captum_globenc.app.command import CommandError, ModelOption, ModelsOption, load, note
 from captum_globenc.app.evaluate import evaluate_texts
 from captum_globenc.app.standard_input import read_texts
 from captum_globenc.app.terminal import printable, show
@@ -134,12 +134,7 @@ def list_encoders() -> None:
 
 @app.command("demo")
 def show_demo(
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", metavar="PATH_OR_NAME", help="A classifier to show; may be given repeatedly."
-        ),
-    ] = None,
+    models: ModelsOption = None,
     any_model: Annotated[
         bool, typer.Option("--any-model", help="Load whatever visitors name, on an open address too.")
     ] = False,

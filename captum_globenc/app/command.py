@@ -17,7 +17,18 @@ ModelOption = Annotated[
         "Left out, a small English sentiment model.",
     ),
 ]
-"""The option `--model` of every command."""
+"""The option `--model` of a command that takes one."""
+
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="PATH_OR_NAME",
+        help="A sequence classifier, from a folder or the Hugging Face hub; may be given repeatedly. "
+        "Left out, a small English sentiment model.",
+    ),
+]
+"""The same of a command that takes several."""
 
 
 class CommandError(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
 BATCH, EXAMPLE, SECONDS = "batch", "example", "seconds"
-TEXTS = ("method", "label", "prediction")
+METHOD, LABEL, PREDICTION = TEXTS = ("method", "label", "prediction")
 COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
 """What stands in results beside the metrics: numbers of the batch and of the example, names, and the time."""
 

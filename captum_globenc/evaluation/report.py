@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.evaluation.journal import Row, replace
+from captum_globenc.evaluation.journal import METHOD, SECONDS, Row, replace
 from captum_globenc.evaluation.metrics import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -61,7 +61,7 @@ class Evaluation:
         """Return each method's mean, deviation and number of texts per metric, NaN left out."""
         return {
             method: {
-                metric: _cell([row[metric] for row in self.rows if row["method"] == method])
+                metric: _cell([row[metric] for row in self.rows if row[METHOD] == method])
                 for metric in self.metrics
             }
             for method in self.methods
@@ -70,7 +70,7 @@ class Evaluation:
     def table(self) -> Table:
         """Draw the means for a terminal, an arrow showing which way is better."""
         table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-        table.add_column("method", no_wrap=True)
+        table.add_column(METHOD, no_wrap=True)
         for metric in self.metrics:
             table.add_column(Text(_head(metric)), justify="right", overflow="fold")
         for method, cells in self.summary().items():
@@ -80,7 +80,7 @@ class Evaluation:
     def markdown(self) -> str:
         """Draw the means, and their standard errors, as a table for a page."""
         heads = [f"{metric} {ARROWS[METRICS[metric].better]}" for metric in self.metrics]
-        lines = [["method", *heads], ["---", *("---:" for _ in heads)]]
+        lines = [[METHOD, *heads], ["---", *("---:" for _ in heads)]]
         for method, cells in self.summary().items():
             lines.append([method, *(f"{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells.values())])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -97,7 +97,7 @@ class Evaluation:
         summary = self.summary()
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "metric", "better", "mean", "standard_deviation", "texts"])
+        writer.writerow([METHOD, "metric", "better", "mean", "standard_deviation", "texts"])
         for method, cells in summary.items():
             for metric, cell in cells.items():
                 writer.writerow([method, metric, METRICS[metric].better, *cell])
@@ -105,7 +105,7 @@ class Evaluation:
         found = {
             "settings": self.settings,
             "seconds_per_text": {
-                method: statistics.fmean(row["seconds"] for row in self.rows if row["method"] == method)
+                method: statistics.fmean(row[SECONDS] for row in self.rows if row[METHOD] == method)
                 for method in self.methods
             },
             "summary": {

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.journal import Journal, Row
+from captum_globenc.evaluation.journal import BATCH, EXAMPLE, LABEL, METHOD, PREDICTION, SECONDS, Journal, Row
 from captum_globenc.evaluation.labels import VALUE
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
@@ -156,7 +156,7 @@ def evaluate(
         done += len(chosen)
         if progress is not None:
             progress(done, len(examples))
-    rows = sorted(journal.rows, key=lambda row: (row["example"], methods.index(row["method"])))
+    rows = sorted(journal.rows, key=lambda row: (row[EXAMPLE], methods.index(row[METHOD])))
     cut = sum(subject.is_cut(example) for example in examples)
     evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut})
     if out is not None:
@@ -186,13 +186,13 @@ def _rows(
         for place, example in enumerate(examples):
             rows.append(
                 {
-                    "method": method,
-                    "label": _label(subject, batch, place),
-                    "prediction": _prediction(subject, batch, place),
-                    "batch": index,
-                    "example": example.number,
+                    METHOD: method,
+                    LABEL: _label(subject, batch, place),
+                    PREDICTION: _prediction(subject, batch, place),
+                    BATCH: index,
+                    EXAMPLE: example.number,
                     **{name: value[place] for name, value in values.items()},
-                    "seconds": seconds[method],
+                    SECONDS: seconds[method],
                 }
             )
     return rows
