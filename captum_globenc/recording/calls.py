@@ -58,13 +58,17 @@ def copied_as_before(modules: Iterable[nn.Module], ours: Set[int]) -> Iterator[N
         ours: the ids of the hooks that are put on them, known by the time of a copy.
     """
     watched = list({id(module): module for module in modules}.values())
+    # One of them may be watched already, by a pass in whose forward function this one runs.
+    before = [vars(module).get("__reduce_ex__") for module in watched]
     for module in watched:
         vars(module)["__reduce_ex__"] = _reducing(module, vars(module).get("forward"), ours)
     try:
         yield
     finally:
-        for module in watched:
+        for module, reduce in zip(watched, before, strict=True):
             del vars(module)["__reduce_ex__"]
+            if reduce is not None:
+                vars(module)["__reduce_ex__"] = reduce
 
 
 def _reducing(module: nn.Module, forward: Any, ours: Set[int]) -> Callable[[Any], Any]:

@@ -160,6 +160,22 @@ def test_an_attention_function_that_cannot_be_followed_is_refused(
     assert state_of(classifier) == before
 
 
+def test_an_attribution_may_run_inside_of_another(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    scores = attribute(classifier, batch)
+    inner = []
+
+    def explaining(*arguments):
+        inner.append(GlobEnc(forward).attribute(arguments[0], 1, arguments[1:]))
+        return forward(*arguments)
+
+    before = state_of(classifier)
+    assert torch.equal(GlobEnc(explaining, classifier).attribute(inputs, 1, extra), scores)
+    assert torch.equal(inner[0], scores)
+    assert state_of(classifier) == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_nothing_watches_after_an_interrupt(classifier, batch, error):
     def interrupt(module, args, output):
