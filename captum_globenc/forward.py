@@ -1,7 +1,7 @@
 """EncoderForward: one forward function for GlobEnc and every other Captum method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,10 +57,10 @@ class EncoderForward(nn.Module):
         self.model = model
         self.argument_names = tuple(argument_names)
         # Told by its names, because sentence-transformers need not be installed.
-        kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}": kind for kind in type(model).__mro__}
-        known = next((name for name in PIPELINES if name in kinds), None)
-        self._takes_features = known is not None
-        self.output = output or PIPELINES.get(known or "", "logits")
+        names = (f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__)
+        usual = next((PIPELINES[name] for name in names if name in PIPELINES), None)
+        self._takes_features = usual is not None
+        self.output = output or usual or "logits"
 
     def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """Run the model.
@@ -88,10 +88,13 @@ class EncoderForward(nn.Module):
             if argument is not None
         }
         named = {self._input_name(inputs): inputs, **named}
-        # What sentence-transformers returns is the dictionary that it was given, with more in it.
-        answer = self.model(dict(named)) if self._takes_features else self.model(**named)
-        found = answer.get(self.output) if self._takes_features else getattr(answer, self.output, None)
-        field = cast(Any, found)
+        field: Any
+        if self._takes_features:  # and returns them, with more among them
+            answer = self.model(named)
+            field = answer.get(self.output)
+        else:
+            answer = self.model(**named)
+            field = getattr(answer, self.output, None)
         if not isinstance(field, Tensor):
             if isinstance(answer, tuple):
                 raise ValueError(

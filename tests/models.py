@@ -2,6 +2,8 @@
 
 import torch
 
+from captum_globenc import EncoderForward, GlobEnc
+
 SMALL = {
     "vocab_size": 60,
     "hidden_size": 24,
@@ -36,3 +38,10 @@ def state_of(model):
         "modules": [type(m) for m in model.modules()],
         "attributes": [sorted(vars(m)) for m in model.modules()],
     }
+
+
+def attribute(model, batch, **kwargs):
+    """The scores of a batch for class 1, from the model's logits."""
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    return GlobEnc(forward, **kwargs).attribute(inputs, 1, extra)

@@ -17,8 +17,6 @@ def probabilities(record: LayerRecord) -> Tensor:
     group = attention.query.shape[1] // attention.key.shape[1]
     key = torch.stack([attention.key[:, head // group] for head in range(attention.query.shape[1])], 1)
     scores = torch.einsum("bhid,bhjd->bhij", attention.query, key) * attention.scaling
-    if attention.bias is not None:
-        scores = scores + attention.bias
     if attention.mask is not None and attention.mask.dtype == torch.bool:
         scores = torch.where(attention.mask, scores, -torch.inf)
     elif attention.mask is not None:

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError, ModelOption, ModelsOption, load, note
+from captum_globenc.app.command import CommandError, ModelOption, ModelsOption, PositionOption, load, note
 from captum_globenc.app.evaluate import evaluate_texts
 from captum_globenc.app.standard_input import read_texts
 from captum_globenc.app.terminal import printable, show
@@ -180,13 +180,7 @@ def explain_texts(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
     ] = None,
-    position: Annotated[
-        str | None,
-        typer.Option(
-            metavar="INDEX|mean",
-            help="The token whose mixture is explained. Left out, what the model's head pools.",
-        ),
-    ] = None,
+    position: PositionOption = None,
     mixing: Annotated[
         str,
         typer.Option(

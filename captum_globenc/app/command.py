@@ -1,4 +1,4 @@
-"""What the commands of `captum-globenc` share: mistakes, notes, `--model`, and loading it quietly."""
+"""What the commands of `captum-globenc` share: mistakes, notes, options, and loading a model quietly."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ ModelsOption = Annotated[
     ),
 ]
 """The same of a command that takes several."""
+
+PositionOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INDEX|mean",
+        help="The token whose mixture is explained. Left out, what the model's head pools.",
+    ),
+]
+"""The option `--position` of every command that explains."""
 
 
 class CommandError(Exception):

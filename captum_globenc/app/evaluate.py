@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from captum_globenc.app.command import CommandError, ModelOption, load, note
+from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note
 
 
 def evaluate_texts(
@@ -52,13 +52,7 @@ def evaluate_texts(
         str | None,
         typer.Option(metavar="CLASS", help="The class that is explained. Left out, each text's highest."),
     ] = None,
-    position: Annotated[
-        str | None,
-        typer.Option(
-            metavar="INDEX|mean",
-            help="The token whose mixture GlobEnc explains. Left out, what the model's head pools.",
-        ),
-    ] = None,
+    position: PositionOption = None,
     out: Annotated[
         Path,
         typer.Option(

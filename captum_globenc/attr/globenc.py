@@ -138,7 +138,8 @@ class GlobEnc(Attribution):
             TypeError: token ids given as floats, or an output object where `target` needs a tensor.
             ValueError: `position` is out of range, on padding, of the wrong length, or needed and
                 not given; the inputs do not match the encoder's tokens; NaN or infinity in a layer.
-            RuntimeError: `forward_func` never ran the encoder, or ran it more than once.
+            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; or what a layer's
+                attention was seen to do does not add up to what it wrote.
             OverflowError: `normalize` is False and the scale exceeds the dtype.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
@@ -157,7 +158,7 @@ class GlobEnc(Attribution):
         start = explained(ran, target, position)
         rows = gather(ran.mixtures, start, self.aggregation, normalize)[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
-            scores = rows.reshape(ran.inputs.shape)
+            scores = _laid_out(rows, ran)
         else:
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
         return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))

@@ -61,8 +61,8 @@ class QueryKeyAttention:
         query: `(B, H, N, d)`, positions already applied.
         key: `(B, H or fewer, N, d)`; fewer heads than queries are shared by groups of them.
         scaling: factor of the scores.
-        mask: broadcastable to `(B, H, N, N)`; boolean (True: may be seen) or additive. None: no mask.
-        bias: broadcastable to `(B, H, N, N)`, added to the scores: a relative position bias.
+        mask: broadcastable to `(B, H, N, N)`; boolean (True: may be seen) or additive, a
+            position bias with it. None: no mask.
         causal: whether receivers see only what stands before them.
     """
 
@@ -70,7 +70,6 @@ class QueryKeyAttention:
     key: Tensor
     scaling: float
     mask: Tensor | None = None
-    bias: Tensor | None = None
     causal: bool = False
 
     @property
@@ -83,8 +82,6 @@ class QueryKeyAttention:
         query = self.query[example, :, receivers] * self.scaling
         key = share_heads(self.key[example], query.shape[0])
         scores = torch.bmm(key, query.transpose(1, 2), out=out)
-        if self.bias is not None:
-            scores += self._of(self.bias, example, receivers)
         if self.mask is not None:
             mask = self._of(self.mask, example, receivers)
             if mask.dtype == torch.bool:
@@ -102,10 +99,8 @@ class QueryKeyAttention:
         example = torch.arange(batch, device=receivers.device)
         query = (self.query[example, :, receivers] * self.scaling).reshape(batch, self.key.shape[1], -1, size)
         scores = (query @ self.key.transpose(-1, -2)).reshape(batch, heads, -1)
-        for mask in (self.bias, self.mask):
-            if mask is None:
-                continue
-            row = mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
+        if self.mask is not None:
+            row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
             scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row
         if self.causal:
             source = torch.arange(self.tokens, device=scores.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.evaluation.files import read_rows
-from captum_globenc.evaluation.labels import Label
+from captum_globenc.evaluation.labels import Label, Name
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; its README says whose they are."""
@@ -67,27 +67,27 @@ def read_examples(
         >>> len(read_examples(SENTENCES)), read_examples(SENTENCES)[3].text
         (3000, 'Very little music or anything to speak of.')
     """
-    columns = {TEXT: text_column, LABEL: label_column, PAIR: pair_column}
-    examples, rows_marked = [], []
+    given = {TEXT: text_column, LABEL: label_column, PAIR: pair_column}
+    columns = [name.strip().lower() for name in given.values()]
+    needed = sorted({name for usual, name in given.items() if usual == TEXT or name != usual})
+    examples: list[Example] = []
+    marks: list[str] | None = None  # the columns that look like labels in every row that has none
     try:
         for number, (line, row) in enumerate(read_rows(path, encoding)):
             named = {str(name).strip().lower(): value for name, value in row.items()}
-            needed = {name for usual, name in columns.items() if usual == TEXT or name != usual}
-            lacking = [name for name in sorted(needed) if name.strip().lower() not in named]
-            if lacking:
-                found = ", ".join(str(name) for name in row if name is not None)
-                raise ValueError(f"line {line} has no column {lacking[0]}, only {found}")
-            text, label, pair = (named.get(columns[usual].strip().lower()) for usual in (TEXT, LABEL, PAIR))
+            for name in needed:
+                if name.strip().lower() not in named:
+                    raise ValueError(f"line {line} has no column {name}, only {', '.join(map(str, row))}")
+            text, label, pair = map(named.get, columns)
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"line {line} has no text")
             if pair is not None and not isinstance(pair, str):
                 raise ValueError(f"the second segment of line {line} is no text")
             (text + (pair or "")).encode()  # a lone surrogate is no text
             examples.append(Example(number, text, _label(label, line), pair or None, line))
-            if label_column.strip().lower() not in named:
-                rows_marked.append({name for name, value in named.items() if _is_mark(name, value)})
-        if examples and len(rows_marked) == len(examples):
-            _check_unlabelled([name for name in named if all(name in marked for marked in rows_marked)])
+            marked = [] if columns[1] in named else [it for it, value in named.items() if _is_mark(it, value)]
+            marks = marked if marks is None else [name for name in marks if name in marked]
+        _check_unlabelled(marks or [])
     except (OSError, ValueError, csv.Error, EOFError) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else error
         raise ValueError(f"cannot read {path}: {reason}") from error
@@ -138,9 +138,17 @@ def _check_unlabelled(marks: Sequence[str]) -> None:
 
 
 def _label(label: Any, line: int) -> Label:
-    """Return a label as a name or a number, or a list of these: 1.0 is 1, as tables with gaps write it."""
-    if isinstance(label, list) and not any(each is None or isinstance(each, list) for each in label):
-        return [_label(each, line) for each in label]  # type: ignore[misc]
+    """Return a label as a name or a number, or a list of these; None where a text has none."""
+    if not isinstance(label, list):
+        return _name(label, line)
+    names = [name for name in (_name(each, line) for each in label) if name is not None]
+    if len(names) < len(label):
+        raise _bad_label(line)
+    return names
+
+
+def _name(label: Any, line: int) -> Name | None:
+    """Return a label as a name or a number: 1.0 is 1, as tables with gaps write it."""
     if isinstance(label, str | bool):
         label = str(label).strip()
         whole = label.removesuffix(".0")
@@ -148,5 +156,9 @@ def _label(label: Any, line: int) -> Label:
     if isinstance(label, float) and label.is_integer():
         return int(label)
     if not isinstance(label, int | float | None):
-        raise ValueError(f"the label of line {line} is neither a name nor a number, nor a list of these")
+        raise _bad_label(line)
     return label
+
+
+def _bad_label(line: int) -> ValueError:
+    return ValueError(f"the label of line {line} is neither a name nor a number, nor a list of these")

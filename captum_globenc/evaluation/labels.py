@@ -1,10 +1,14 @@
 """What labels say: a class by name or index, several of them, or a value, as the model's problem has it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedConfig
 
-Label = str | int | float | Sequence[str | int] | None
+Name = str | int | float
+"""A class by its name or its index, or a value."""
+
+Label = Name | Sequence[Name] | None
 """A class, the classes that hold, or the value; None where a text has no label."""
 
 SINGLE, MULTI, VALUE = "single_label_classification", "multi_label_classification", "regression"
@@ -30,7 +34,7 @@ def problem_of(config: PreTrainedConfig) -> str:
     return VALUE if config.problem_type == VALUE or config.num_labels == 1 else SINGLE
 
 
-def class_of(label: str | int, names: Sequence[str], what: str = "label") -> int:
+def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     """Return the class of a label: its name in any case, or its index where no name is a number.
 
     Args:
@@ -82,7 +86,7 @@ def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, .
         _check_number(label)
         return None
     if isinstance(label, str | int | float):
-        return (class_of(label, names),)  # type: ignore[arg-type]
+        return (class_of(label, names),)
     _check_names(label, names)
     found = tuple(class_of(each, names) for each in label)
     if problem != MULTI and len(found) != 1:
@@ -94,13 +98,14 @@ def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, .
 
 
 def _check_number(label: Label) -> None:
-    try:
-        float(label)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"label {label!r} is no number, and the model gives a value") from None
+    if isinstance(label, Name):
+        with suppress(ValueError):
+            float(label)
+            return
+    raise ValueError(f"label {label!r} is no number, and the model gives a value")
 
 
-def _check_names(label: Sequence[str | int], names: Sequence[str]) -> None:
+def _check_names(label: Sequence[Name], names: Sequence[str]) -> None:
     """Refuse rows with a 0 or 1 for every class, which would be taken for indices, and what is said twice."""
     marks = {"0", "1", "0.0", "1.0"} - {name.lower() for name in names}
     one_hot = all(not isinstance(each, str) or each in marks for each in label)

@@ -134,9 +134,7 @@ def evaluate(
         "target": target,
         "position": position,
         "texts": len(examples),
-        "data": _digest(
-            repr([(e.number, e.text, e.label, *((e.pair,) if e.pair else ())) for e in examples]).encode()
-        ),
+        "data": _digest(repr([(e.number, e.text, e.pair, e.label) for e in examples]).encode()),
         "tokens": _digest(repr(ids).encode()),
         "model": type(model).__name__,
         "config": _digest(repr(sorted(_said(model.config).items())).encode()),

@@ -108,7 +108,7 @@ class Recorder:
         self._mask: Any = None
         self._real: Tensor | None = None
         self._layer: OpenLayer | None = None
-        self._watcher: AttentionWatcher | None = None
+        self._watching = ExitStack()
         self._seen_by_final_norm: Tensor | None = None
         self._index = 0
 
@@ -138,24 +138,18 @@ class Recorder:
                 hold(attention.register_forward_hook(self._leave_attention, always_call=True))
             hold(final.register_forward_pre_hook(self._mine(self._see_final_norm)))
             # An interrupt calls no hooks.
-            handles.callback(self._stop_watching)
+            handles.enter_context(self._watching)
             yield
 
     def _enter_attention(self, module: nn.Module, args: Any) -> None:
         if self._layer is not None:
             batch, tokens = self._layer.stream.shape[:2]
-            self._watcher = AttentionWatcher(batch, tokens, self._layer.see_attention)
-            self._watcher.__enter__()  # type: ignore[no-untyped-call]
+            self._watching.enter_context(AttentionWatcher(batch, tokens, self._layer.see_attention))
 
     def _leave_attention(self, module: nn.Module, args: Any, output: Any) -> None:
         # After an error as well: what was entered has to be left.
         if active.get() is self:
-            self._stop_watching()
-
-    def _stop_watching(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._watching.close()
 
     def _mine(self, hook: Callable[..., Any], *first: Any) -> Callable[..., Any]:
         """Make `hook` deaf to passes of the same model in other threads, and to all after an error."""

@@ -84,9 +84,9 @@ class AttentionWatcher(TorchFunctionMode):
     def _see_any(self, name: str, operands: tuple[Any, ...], output: Any) -> None:
         """Follow the weights through whatever becomes of them, up to their product with the values."""
         for place, operand in enumerate(operands):
-            weights, scores = self._followed.get(id(operand), (None, None))
-            if weights is None or scores is None:
+            if id(operand) not in self._followed:
                 continue
+            weights, scores = self._followed[id(operand)]
             if name == "einsum":
                 value = _summed_over(operands[0], weights, operands[-1]) if place == 1 else None
                 if value is not None:

@@ -71,7 +71,7 @@ RECORDS = {
     "mask without receivers": lambda: a_record(queries(mask=padded()[1][:, :, :1]), real=padded()[0]),
     "local window": local_window,
     "causal": lambda: a_record(queries(causal=True)),
-    "position bias": lambda: a_record(queries(bias=random(1, HEADS, TOKENS, TOKENS))),
+    "position bias": lambda: a_record(queries(mask=random(1, HEADS, TOKENS, TOKENS))),
     "grouped heads": lambda: a_record(queries(groups=2), groups=2),
     "given probabilities": lambda: a_record(GivenAttention(random(BATCH, HEADS, TOKENS, TOKENS).softmax(-1))),
     "RMSNorm": lambda: a_record(queries(), norms=(norm(centred=False), norm(centred=False))),

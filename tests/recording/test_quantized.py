@@ -8,14 +8,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from captum_globenc import EncoderForward, GlobEnc
-from models import SMALL, randomize, state_of
-
-
-def attribute(model, batch):
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    return GlobEnc(forward).attribute(inputs, 1, extra)
+from models import SMALL, attribute, randomize, state_of
 
 
 def wide():

@@ -10,13 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.decomposition.mixing import MIXINGS
-from models import SMALL, randomize, state_of
-
-
-def attribute(model, batch, **kwargs):
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    return GlobEnc(forward, **kwargs).attribute(inputs, 1, extra)
+from models import SMALL, attribute, randomize, state_of
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

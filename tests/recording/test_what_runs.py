@@ -16,15 +16,9 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder, registry
 from captum_globenc.recording.fused import FUSED
-from models import state_of
+from models import attribute, state_of
 
 HEAD = 1
-
-
-def attribute(model, batch, **kwargs):
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    return GlobEnc(forward, **kwargs).attribute(inputs, 1, extra)
 
 
 def eager(module, query, key, value, mask, scaling, change=lambda weights: weights, multiply=torch.matmul):
