@@ -1,7 +1,7 @@
-"""Tiny tokenizers of the three kinds that write spaces and pieces of words differently."""
+"""Tiny tokenizers of the kinds that write spaces and pieces of words differently."""
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PhobertTokenizer, PreTrainedTokenizerFast
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -31,6 +31,14 @@ PIECES = [
     "t",
     "<",
     ">",
+    "今日",
+    "は",
+    "\u2581天",
+    "气",
+    "好",
+    "ส",
+    "วัส",
+    "ดี",
 ]
 
 
@@ -95,6 +103,15 @@ def wordpiece():
     )
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
     return _wrapped(tokenizer)
+
+
+def goes_on(folder):
+    """As BERTweet's and PhoBERT's: "@@" after all pieces of a word but the last; written in Python."""
+    (folder / "vocab.txt").write_text("the 1\nun@@ 1\nhappy 1\nf@@ 1\nox 1\n")
+    (folder / "bpe.codes").write_text(
+        "t h 1\nth e</w> 1\no x</w> 1\nu n 1\nh a 1\nha p 1\nhap p 1\nhapp y</w> 1\n"
+    )
+    return PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes"))
 
 
 TOKENIZERS = {

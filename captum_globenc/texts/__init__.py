@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from captum_globenc.texts.explaining import explain
     from captum_globenc.texts.explanation import Explanation
     from captum_globenc.texts.loading import load_classifier
+    from captum_globenc.texts.pieces import readable_tokens
     from captum_globenc.texts.scores import token_scores
-    from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores, readable_tokens
+    from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
 
 __all__ = [
     "REDUCTIONS",
@@ -36,7 +37,7 @@ __getattr__, __dir__ = on_demand(
         "load_classifier": "loading",
         "load_default": "default",
         "merge_scores": "words",
-        "readable_tokens": "words",
+        "readable_tokens": "pieces",
         "token_scores": "scores",
     },
 )

@@ -96,7 +96,7 @@ def explain(
     else:
         attributions = globenc.attribute(inputs, additional_forward_args=extra, position=where)
     tokens, scores = token_scores(batch, tokenizer, attributions)
-    words = find_words(batch, tokenizer)
+    words = find_words(batch, tokenizer, texts, [pair for pair in pairs if pair is not None] or None)
     compared = {}
     for name in compare:
         others = COMPARISONS[name](model, tokenizer, batch, classes)

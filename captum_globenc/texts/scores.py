@@ -5,10 +5,10 @@ Shapes: B texts, N tokens with padding, D embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from captum_globenc.texts.words import find_words, merge_scores
+from captum_globenc.texts.words import Source, find_words, merge_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ def token_scores(
     *,
     words: str | None = None,
     special: bool = True,
+    texts: Sequence[Source] | None = None,
+    pairs: Sequence[Source] | None = None,
 ) -> tuple[list[list[str]], list[list[float]]]:
     """Pair the real tokens of each text, or its words, with their scores, padding left out.
 
@@ -35,13 +37,15 @@ def token_scores(
         words: How tokens are merged into words, and their scores with them: "sum", "mean" or "max"
             (see `captum_globenc.texts.merge_scores`); left out, they are not.
         special: Whether to keep special tokens such as [CLS], and so the whole of the scores.
+        texts: The B texts, so that words read as in them (see `captum_globenc.texts.find_words`).
+        pairs: The B second segments, likewise.
 
     Returns:
         The tokens or words, and the scores, one list a text.
 
     Raises:
-        ValueError: ``attributions`` do not fit the batch, or hold NaN or infinity; or ``words`` is not
-            known.
+        ValueError: ``attributions``, ``texts`` or ``pairs`` do not fit the batch, there is NaN or infinity,
+            or ``words`` is not known.
     """
     ids = batch["input_ids"]
     if attributions.dim() == 3:
@@ -54,7 +58,7 @@ def token_scores(
     if not attributions.isfinite().all():
         raise ValueError("attributions hold NaN or infinity")
     tokens, scores = [], []
-    for number, found in enumerate(find_words(batch, tokenizer)):
+    for number, found in enumerate(find_words(batch, tokenizer, texts, pairs)):
         kept = [word for word in found if special or not word.special]
         row = attributions[number].tolist()
         if words is None:

@@ -2,7 +2,8 @@
 
 A word is what the tokenizer itself cuts a text into before it looks up pieces: its word ids. A
 BERT tokenizer takes punctuation for words of their own; words given one by one
-(``is_split_into_words=True``) stay the words they were given as.
+(``is_split_into_words=True``) stay the words they were given as. In scripts without spaces between
+words (Chinese, Japanese, Thai, ...) each piece is a word.
 
 Shapes: B texts, N tokens with padding.
 """
@@ -11,16 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from functools import cache
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from captum_globenc.texts.pieces import (
+    BLANK,
+    CUT_CHARACTER,
+    beginnings,
+    looks_for_spaces,
+    names,
+    read,
+    run_on,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["REDUCTIONS", "Word", "find_words", "merge_scores", "readable_tokens"]
+__all__ = ["REDUCTIONS", "Word", "find_words", "merge_scores"]
 
-BLANK = "\N{OPEN BOX}"
-"""Shown for a token that is nothing but white space."""
+Source = str | Sequence[str]
+"""A text, or the words of one that the caller cut: what a tokenizer takes."""
 
 REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "sum": math.fsum,
@@ -34,7 +46,8 @@ class Word(NamedTuple):
     """A word of a text, or a special token.
 
     Attributes:
-        text: What it reads, as far as its tokens tell: an uncased tokenizer's words have no capitals.
+        text: What it reads: in the text it came from, where `find_words` was given that; otherwise as
+            far as its tokens tell, and an uncased tokenizer's words have no capitals.
         tokens: The positions of its tokens in the padded row of N, in order.
         special: Whether the tokenizer put it there: [CLS], [SEP], but no padding, which is no word.
     """
@@ -44,35 +57,58 @@ class Word(NamedTuple):
     special: bool
 
 
-def find_words(batch: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[list[Word]]:
+def find_words(
+    batch: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Source] | None = None,
+    pairs: Sequence[Source] | None = None,
+) -> list[list[Word]]:
     """Find the words of each text: every token but padding belongs to exactly one of them.
 
     The tokenizer's word ids say which tokens belong together. Where it has none (a tokenizer written
     in Python, a batch that was padded later) or never looks for white space (a sentencepiece model
-    over whole sentences), the marks in its tokens do: "##", "</w>", and the "Ġ" and "▁" that stand for
-    a space. A token that is nothing but white space belongs to the word that follows it.
+    over whole sentences), the marks in its tokens do: "##", "@@", "</w>", and the "Ġ" and "▁" that
+    stand for a space. A token that is nothing but white space belongs to the word that follows it.
 
     Args:
         batch: What the tokenizer returned: ``input_ids`` (B, N) and, where there is padding,
             ``attention_mask`` (B, N).
         tokenizer: The tokenizer that made ``batch``.
+        texts: The B texts that the tokenizer was given, so that words read as they are spelt there and
+            nothing is [UNK]: strings, or lists of words with ``is_split_into_words=True``.
+        pairs: The B second segments, likewise.
 
     Returns:
         The words of each of the B texts, special tokens among them, in order.
 
+    Raises:
+        ValueError: There are not as many texts, or pairs, as rows in the batch.
+
     Example:
         >>> from captum_globenc.texts.default import load_default
         >>> _, tokenizer = load_default()
-        >>> (words,) = find_words(tokenizer(["Unfathomably good"], return_tensors="pt"), tokenizer)
+        >>> texts = ["Unfathomably good"]
+        >>> (words,) = find_words(tokenizer(texts, return_tensors="pt"), tokenizer, texts)
         >>> [(word.text, word.tokens) for word in words]
-        [('[CLS]', (0,)), ('unfathomably', (1, 2, 3, 4)), ('good', (5,)), ('[SEP]', (6,))]
+        [('[CLS]', (0,)), ('Unfathomably', (1, 2, 3, 4)), ('good', (5,)), ('[SEP]', (6,))]
     """
     rows = [[int(index) for index in row] for row in batch["input_ids"]]
     masks = batch.get("attention_mask", [[1] * len(row) for row in rows])
-    return [
-        _words_of(_places(batch, number, row, tokenizer), row, [bool(real) for real in mask], tokenizer)
-        for number, (row, mask) in enumerate(zip(rows, masks, strict=True))
-    ]
+    for name, given in (("texts", texts), ("pairs", pairs)):
+        if given is not None and (isinstance(given, str) or len(given) != len(rows)):
+            count = "one string" if isinstance(given, str) else f"{len(given)}"
+            raise ValueError(f"{name}: {count} for a batch of {len(rows)} rows; one for each is needed")
+    encodings = getattr(batch, "encodings", None) or [None] * len(rows)
+    begins = cache(lambda: beginnings(tokenizer))  # reads the whole vocabulary: once, if at all
+    found = []
+    for number, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+        sources = [given[number] for given in (texts, pairs) if given is not None]
+        encoding = encodings[number]
+        if encoding is not None and len(encoding.ids) != len(row):  # padded since then
+            encoding = None
+        text = _Row(tokenizer, begins, row, encoding, sources)
+        found.append(text.words([index for index, real in enumerate(mask) if real]))
+    return found
 
 
 def merge_scores(scores: Sequence[float], words: Iterable[Word], reduce: str = "sum") -> list[float]:
@@ -99,118 +135,151 @@ def merge_scores(scores: Sequence[float], words: Iterable[Word], reduce: str = "
     return [float(REDUCTIONS[reduce]([scores[token] for token in word.tokens])) for word in words]
 
 
-def readable_tokens(tokens: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Write tokens as a reader would: no "##", "Ġ" or "▁", letters instead of byte codes.
+class _Place(NamedTuple):
+    """What the tokens of one word have in common: where it is. Special tokens have none."""
+
+    segment: int
+    word: int
+
+
+class _Row:
+    """The tokens of one row of a batch, and where in the texts they stand.
 
     Args:
-        tokens: Tokens as the tokenizer's vocabulary writes them.
-        tokenizer: Their tokenizer.
-
-    Returns:
-        One text a token. White space alone is shown as "␣", a part of a character as "�".
-
-    Example:
-        >>> from captum_globenc.texts.default import load_default
-        >>> _, tokenizer = load_default()
-        >>> readable_tokens(["[CLS]", "fun", "##nie", "##st"], tokenizer)
-        ['[CLS]', 'fun', 'nie', 'st']
+        tokenizer: The tokenizer that made the batch.
+        begins: Returns its `beginnings`.
+        row: N ids.
+        encoding: What the tokenizers library says of them, if it does.
+        sources: The text and the pair, as far as they are known.
     """
-    return [_read([token], tokenizer) for token in tokens]
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        begins: Callable[[], Callable[[str, str], bool]],
+        row: Sequence[int],
+        encoding: Any,
+        sources: Sequence[Source],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._begins = begins
+        self._ids = list(row)
+        self._tokens = names(row, tokenizer)
+        self._encoding = encoding
+        self._sources = sources
+        self._given = any(not isinstance(source, str) for source in sources)
+        self._places = self._by_word_ids() if encoding is not None else self._by_words_given()
 
-# What a token is known by: the text that it belongs to and its word there; None for special tokens.
-_Place = tuple[int, int] | None
-
-
-def _places(
-    batch: Mapping[str, Any], number: int, row: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> list[_Place]:
-    """Return the place of each token of a row, N of them."""
-    encodings = getattr(batch, "encodings", None)
-    if encodings and len(encodings[number].ids) == len(row):
-        encoding = encodings[number]
-        places = [
-            None if text is None or word is None else (text, word)
-            for text, word in zip(encoding.sequence_ids, encoding.word_ids, strict=True)
+    def words(self, kept: Sequence[int]) -> list[Word]:
+        """Gather the tokens at these places that share a word; each special token is one of its own."""
+        runs = [
+            list(run)
+            for _, run in groupby(
+                kept, key=lambda index: (index, None) if self._places[index] is None else self._places[index]
+            )
         ]
-        if _looks_for_spaces(tokenizer):
-            return places
-    else:
-        special = set(tokenizer.all_special_ids)
-        unknown = tokenizer.unk_token_id
-        places = [None if index in special and index != unknown else (0, 0) for index in row]
-    begins = _beginnings(tokenizer)
-    tokens = _names(row, tokenizer)
-    found: list[_Place] = []
-    count = 0
-    for index, place in enumerate(places):
-        previous = tokens[index - 1] if index and places[index - 1] == place else None
-        count += previous is None or begins(previous, tokens[index])
-        found.append(None if place is None else (place[0], count))
-    return found
-
-
-def _looks_for_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer cuts texts at spaces, so that its word ids tell words apart."""
-    before = tokenizer.backend_tokenizer.pre_tokenizer
-    return before is not None and len(before.pre_tokenize_str("a b")) > 1
-
-
-def _beginnings(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], bool]:
-    """Return what tells, of a token and the one before it, whether a word begins; by the vocabulary."""
-    vocabulary = tokenizer.get_vocab()
-    # In this order: a multilingual WordPiece vocabulary has the letter Ġ, too.
-    if any(token.startswith("##") and token[2:].isalnum() for token in vocabulary):
-        return lambda _, token: not token.startswith("##")
-    if any(token.endswith("</w>") for token in vocabulary):
-        ends = ("</w>", tokenizer.unk_token or "</w>")
-        return lambda previous, _: previous.endswith(ends)
-    if any(token.startswith(("\u2581", "\u0120")) for token in vocabulary):
-        return lambda _, token: token.startswith(("\u2581", "\u0120"))
-    return lambda _previous, _token: True
-
-
-def _words_of(
-    places: Sequence[_Place], row: Sequence[int], real: Sequence[bool], tokenizer: PreTrainedTokenizerBase
-) -> list[Word]:
-    """Gather the tokens of a row that share a place; each special token is a word of its own."""
-    tokens = _names(row, tokenizer)
-    kept = [index for index, keep in enumerate(real) if keep]
-    runs = [
-        list(run)
-        for _, run in groupby(
-            kept, key=lambda index: (index, None) if places[index] is None else places[index]
-        )
-    ]
-    words: list[Word] = []
-    space: list[int] = []
-    for run in runs:
-        special = places[run[0]] is None
-        text = _read([tokens[index] for index in run], tokenizer)
-        if special and space:
-            words.append(Word(BLANK, tuple(space), False))
+        words: list[Word] = []
+        space: list[int] = []
+        for run in runs:
+            special = self._places[run[0]] is None
+            text = self._text(run)
+            if special and space:
+                words.append(Word(BLANK, tuple(space), False))
+                space = []
+            if text == BLANK and not special:
+                space += run
+                continue
+            words.append(Word(text, (*space, *run), special))
             space = []
-        if text == BLANK and not special:
-            space += run
-            continue
-        words.append(Word(text, (*space, *run), special))
-        space = []
-    if space:
-        words.append(Word(BLANK, tuple(space), False))
-    return words
+        if space:
+            words.append(Word(BLANK, tuple(space), False))
+        return words
 
+    def _text(self, run: Sequence[int]) -> str:
+        """Return what the tokens of a word read."""
+        place = self._places[run[0]]
+        source = self._sources[place.segment] if place and place.segment < len(self._sources) else None
+        if place is not None and source is not None:
+            if not isinstance(source, str):
+                if place.word >= len(source):
+                    raise ValueError(f"the batch holds more words than the {len(source)} of a text")
+                return str(source[place.word])
+            if self._encoding is not None:
+                offsets = [self._encoding.offsets[index] for index in run]
+                return source[min(offsets)[0] : max(end for _, end in offsets)].strip() or BLANK
+        text = self._read(run) or BLANK
+        return text.replace(" ", "") if place is not None and self._given else text
 
-def _names(row: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(list(row))]
+    def _by_word_ids(self) -> list[_Place | None]:
+        places = [
+            None if segment is None or word is None else _Place(segment, word)
+            for segment, word in zip(self._encoding.sequence_ids, self._encoding.word_ids, strict=True)
+        ]
+        # Offsets count from the beginning of each word that was given, otherwise from the text's. All of
+        # (0, 1) tell nothing: one character may make several words, as ⑴ does.
+        spans: dict[_Place, tuple[int, int]] = {}
+        for place, span in zip(places, self._encoding.offsets, strict=True):
+            if place is not None:
+                spans.setdefault(place, span)
+        restarts = (
+            len(spans) > len({place.segment for place in spans})
+            and not any(start for start, _ in spans.values())
+            and any(end > 1 for _, end in spans.values())
+        )
+        if restarts and any(isinstance(source, str) for source in self._sources):
+            raise ValueError(
+                "the batch was made of words (is_split_into_words): pass lists of words as texts"
+            )
+        self._given = self._given or restarts
+        if self._given:
+            return places
+        return self._cut(places, by_marks=not looks_for_spaces(self._tokenizer))
 
+    def _by_words_given(self) -> list[_Place | None]:
+        """Find the words of tokens that nothing but themselves is known of, and maybe what was given."""
+        special, unknown = set(self._tokenizer.all_special_ids), self._tokenizer.unk_token_id
+        inside = [
+            position for position, index in enumerate(self._ids) if index not in special or index == unknown
+        ]
+        places: list[_Place | None] = [None] * len(self._ids)
+        if self._given:
+            cut = [
+                (_Place(segment, number), self._tokenizer.convert_tokens_to_ids(token))
+                for segment, source in enumerate(self._sources)
+                for number, word in enumerate([source] if isinstance(source, str) else source)
+                for token in self._tokenizer.tokenize(word)
+            ]
+            self._given = [self._ids[position] for position in inside] == [index for _, index in cut]
+        if self._given:
+            for position, (place, _) in zip(inside, cut, strict=True):
+                places[position] = place
+            return places
+        self._sources = ()
+        for position in inside:
+            places[position] = _Place(0, 0)
+        return self._cut(places, by_marks=True)
 
-def _read(tokens: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Decode tokens by the tokenizer's own rules, which treat those inside a text and its first unlike.
+    def _cut(self, places: Sequence[_Place | None], *, by_marks: bool) -> list[_Place | None]:
+        """Cut words in scripts without spaces, and whole texts by the marks of their tokens."""
+        begins = self._begins() if by_marks else None
+        fresh = [
+            index == 0
+            or places[index - 1] != place
+            or (begins is not None and begins(self._tokens[index - 1], self._tokens[index]))
+            for index, place in enumerate(places)
+        ]
+        runs: list[list[int]] = []
+        for index in range(len(places)):
+            # A character may be cut into up to four tokens, of a byte each.
+            if fresh[index] or len(runs[-1]) == 4 or not self._read(runs[-1]).endswith(CUT_CHARACTER):
+                runs.append([])
+            runs[-1].append(index)
+        for before, after in pairwise(runs):
+            fresh[after[0]] |= run_on(self._read(before), self._read(after))
+        numbers = accumulate(map(int, fresh))
+        return [
+            place and _Place(place.segment, number) for place, number in zip(places, numbers, strict=True)
+        ]
 
-    So another one is put ahead of them, and taken away from the result.
-    """
-    ahead = "a"
-    text: str = tokenizer.convert_tokens_to_string([ahead, *tokens])
-    if not text.startswith(ahead):
-        return tokenizer.convert_tokens_to_string(list(tokens)).strip() or BLANK
-    return text.removeprefix(ahead).replace("</w>", " ").strip() or BLANK
+    def _read(self, run: Sequence[int]) -> str:
+        return read([self._tokens[index] for index in run], self._tokenizer).strip(BLANK)

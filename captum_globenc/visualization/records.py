@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from captum_globenc.texts.words import Source
+
 
 __all__ = ["visualization_records", "visualize_image"]
 
@@ -35,6 +37,8 @@ def visualization_records(
     problem_type: str | None = None,
     words: str | None = None,
     special: bool = True,
+    texts: Sequence[Source] | None = None,
+    pairs: Sequence[Source] | None = None,
 ) -> list[VisualizationDataRecord]:
     """Make the records that Captum's ``visualize_text`` draws, one a text.
 
@@ -57,6 +61,8 @@ def visualization_records(
             class has a probability of its own. Left out, the probabilities of all classes sum to 1.
         words: As for `token_scores`.
         special: As for `token_scores`.
+        texts: As for `token_scores`.
+        pairs: As for `token_scores`.
 
     Returns:
         B ``captum.attr.visualization.VisualizationDataRecord``.
@@ -93,7 +99,9 @@ def visualization_records(
             return "-"
         return f"{float(label):.4g}" if regression else class_name(label)
 
-    tokens, scores = token_scores(batch, tokenizer, attributions, words=words, special=special)
+    tokens, scores = token_scores(
+        batch, tokenizer, attributions, words=words, special=special, texts=texts, pairs=pairs
+    )
     if logits.dim() != 2:
         raise ValueError(f"logits must be (B, C), not of shape {tuple(logits.shape)}")
     predicted = logits.argmax(-1).tolist()

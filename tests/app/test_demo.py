@@ -213,7 +213,7 @@ def test_words_without_special_tokens(page, address, expected):
     page.locator("#tokens .tokens span", has_text="unfathomably").wait_for()
     page.locator("#tokens .tokens span", has_text="[CLS]").wait_for(state="detached")
     names, numbers = tokens(page)
-    assert " ".join(names) == "unfathomably dull , but the acting is simply wonderful ."
+    assert " ".join(names) == "Unfathomably dull , but the acting is simply wonderful ."
     assert sum(numbers) == pytest.approx(sum(expected.scores[1:-1]), rel=1e-2)
 
 

@@ -58,6 +58,15 @@ def test_the_prediction_is_the_models(classifier):
         assert explanation.headline == f"{explanation.prediction} ({explanation.probability:.1%})"
 
 
+@pytest.mark.parametrize("pair", [None, "A 😀 Script", ["Zebra", "BAD plot"]])
+def test_words_are_spelt_as_in_the_texts(pair, classifier):
+    texts = ["The  PLOT is 😀", "Unhappy, but"]
+    pairs = ["", ""] if pair is None else [pair] * 2 if isinstance(pair, str) else pair
+    for explanation, *sources in zip(explain(texts, *classifier, pair=pair), texts, pairs, strict=True):
+        words = [word.text for word in explanation.words if not word.special]
+        assert "".join(words) == "".join(" ".join(sources).split())
+
+
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_every_mixing_is_passed_on(classifier, mixing):
     (explanation,) = explain(TEXTS[:1], *classifier, mixing=mixing)

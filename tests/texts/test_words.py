@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from tokenizers import normalizers
 
-from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores, readable_tokens
-from vocabularies import TOKENIZERS, byte_level, sentencepiece, word_end, wordpiece
+from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
+from vocabularies import TOKENIZERS, byte_level, goes_on, sentencepiece, word_end, wordpiece
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -140,18 +141,111 @@ def test_an_unknown_way_to_score_is_refused():
     assert list(REDUCTIONS) == ["sum", "mean", "max"]
 
 
-@pytest.mark.parametrize(
-    ("make", "tokens", "expected"),
-    [
-        (wordpiece, ["<s>", "un", "##happy", ",", "b"], ["<s>", "un", "happy", ",", "b"]),
-        (
-            byte_level,
-            ["<s>", "the", "Ġfox", "Ã©", "ð", "Ġ", "##"],
-            ["<s>", "the", "fox", "é", "�", "␣", "##"],
-        ),
-        (sentencepiece, ["<s>", "\u2581the", "é", "\u2581"], ["<s>", "the", "é", "␣"]),
-        (word_end, ["<s>", "fo", "x</w>", "the</w>"], ["<s>", "fo", "x", "the"]),
-    ],
-)
-def test_tokens_read_without_their_marks(make, tokens, expected):
-    assert readable_tokens(tokens, make()) == expected
+SPELT = "The  FOX, café U.S. <b> 😀 zebra's"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_words_read_as_they_are_spelt_in_the_text(kind, side):
+    tokenizer = TOKENIZERS[kind]()
+    spelt = "the   fox" if kind == "word-end" else SPELT  # that one drops what it does not know
+    given = [spelt, "fox"], ["the  fox", "the"]
+    batch = tokenizer(*given, padding=True, padding_side=side, return_tensors="pt")
+    found = find_words(batch, tokenizer, *given)
+    for words, *sources in zip(found, *given, strict=True):
+        written = "".join(text for text in texts(words) if text != "␣")
+        assert written == "".join(" ".join(sources).split())
+    plain = find_words(batch, tokenizer)
+    assert [[word[1:] for word in words] for words in found] == [
+        [word[1:] for word in words] for words in plain
+    ]
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_level, sentencepiece])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_words_given_one_by_one_read_as_given(make, side):
+    tokenizer = make()
+    given = [["The", "U.S.", "今日は", "zebra's", "New York"], ["fox"]], [["气好", "b't"], ["A.", "B."]]
+    batch = tokenizer(*given, is_split_into_words=True, padding=True, padding_side=side, return_tensors="pt")
+    for words, *sources in zip(find_words(batch, tokenizer, *given), *given, strict=True):
+        assert texts(words) == [*sources[0], *sources[1]]
+
+
+def test_given_words_are_known_by_their_offsets_where_nobody_says_so():
+    tokenizer = wordpiece()
+    (words,) = find_words(tokenizer([["the", "b't", "fox,"]], is_split_into_words=True), tokenizer)
+    assert texts(words) == ["the", "b't", "fox,"]
+
+
+@pytest.mark.parametrize("source", ["⑴", "⑴ fox", "㈱"])
+def test_a_character_that_makes_several_words_reads_as_itself(source):
+    tokenizer = wordpiece()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    batch = tokenizer([source])
+    (words,) = find_words(batch, tokenizer, [source])
+    assert len(words) == len(find_words(batch, tokenizer)[0]) > 3
+    assert texts(words)[:3] == [source[0]] * 3
+    assert texts(words)[-1] == source.split()[-1]
+
+
+def test_given_words_that_were_cut_off_are_missing_and_no_others():
+    tokenizer = wordpiece()
+    given = [["the", "unhappy", "fox"]]
+    batch = tokenizer(given, is_split_into_words=True, truncation=True, max_length=5)
+    (words,) = find_words(batch, tokenizer, given)
+    assert [(word.text, len(word.tokens)) for word in words[1:-1]] == [("the", 1), ("unhappy", 2)]
+
+
+def test_pieces_that_say_that_their_word_goes_on(tmp_path):
+    tokenizer = goes_on(tmp_path)
+    batch = tokenizer(["the unhappy fox", "the"], padding=True, return_tensors="pt")
+    assert [texts(words) for words in find_words(batch, tokenizer)] == [["the", "unhappy", "fox"], ["the"]]
+
+
+@pytest.mark.parametrize("pairs", [None, [["zebra"], ["the", "fox,"]]])
+def test_words_given_to_a_tokenizer_that_tells_nothing_of_them(pairs, tmp_path):
+    tokenizer = goes_on(tmp_path)
+    given = [["The", "unhappy", "今日は", "fox", "zebra"], ["the"]]
+    batch = tokenizer(given, pairs, is_split_into_words=True, padding=True, return_tensors="pt")
+    found = find_words(batch, tokenizer, given, pairs)
+    assert [texts(words) for words in found] == [
+        [*text, *pair] for text, pair in zip(given, pairs or [[], []], strict=True)
+    ]
+    cut = tokenizer(given[:1], is_split_into_words=True, truncation=True, max_length=5)
+    (words,) = find_words(cut, tokenizer, given[:1])  # what is left of them is known by its marks again
+    assert [token for word in words for token in word.tokens] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_language_without_spaces_has_a_word_a_piece(split):
+    tokenizer = sentencepiece(split)
+    source = "天气好, the fox สวัสดี今日は"
+    expected = ["天", "气", "好", ",", "the", "fox", "ส", "วัส", "ดี", "今日", "は"]
+    batch = tokenizer([source])
+    for given in (batch, dict(batch)):
+        assert texts(find_words(given, tokenizer)[0]) == expected
+    assert texts(find_words(batch, tokenizer, [source])[0]) == expected
+
+
+def test_a_character_in_bytes_is_not_cut_in_a_language_without_spaces():
+    tokenizer = byte_level()
+    batch = tokenizer(["今日は fox"])
+    for given in (batch, dict(batch)):
+        (words,) = find_words(given, tokenizer)
+        assert texts(words) == ["今", "日", "は", "fox"]
+
+
+@pytest.mark.parametrize("texts", ["the fox", ["the", "fox"], [["the", "fox"], ["the"]]])
+def test_texts_that_are_not_those_of_the_batch_are_refused(texts):
+    tokenizer = wordpiece()
+    with pytest.raises(ValueError, match="texts: (one string|2) for a batch of 1"):
+        find_words(tokenizer(["the fox"]), tokenizer, texts)
+
+
+def test_given_words_that_do_not_fit_the_batch_are_refused():
+    tokenizer = wordpiece()
+    batch = tokenizer([["the", "fox", "the"]], is_split_into_words=True)
+    with pytest.raises(ValueError, match="pass lists of words"):
+        find_words(batch, tokenizer, ["the fox the"])
+    with pytest.raises(ValueError, match="more words than the 2"):
+        find_words(batch, tokenizer, [["the", "fox"]])
