@@ -16,8 +16,11 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, Locator, MultipleLocator
 from numpy.typing import ArrayLike, NDArray
+
+from captum_globenc.visualization.fonts import drawable
 
 __all__ = ["plot_comparison", "plot_layers", "plot_mixing"]
 
@@ -74,7 +77,8 @@ def plot_layers(
     ax.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + 1:.0f}"))
     ax.tick_params(axis="y", labelsize=LABEL_SIZE)
     ax.set_ylabel("layer")
-    _name_tokens(ax.xaxis, tokens)
+    names, families = drawable([_plain(token) for token in tokens])
+    _name_tokens(ax.xaxis, names, families)
     return ax
 
 
@@ -107,8 +111,9 @@ def plot_mixing(
     ax.invert_yaxis()
     ax.set_xlabel("source")
     ax.set_ylabel("receiver")
-    _name_tokens(ax.xaxis, tokens)
-    _name_tokens(ax.yaxis, tokens)
+    names, families = drawable([_plain(token) for token in tokens])
+    _name_tokens(ax.xaxis, names, families)
+    _name_tokens(ax.yaxis, names, families)
     return ax
 
 
@@ -145,21 +150,24 @@ def plot_comparison(
         raise ValueError("no method to draw")
     rows = {name: _checked(scores, (len(tokens),)) for name, scores in methods.items()}
     columns = min(len(rows), 3)
-    longest = max(len(_plain(name)) for name in rows)
+    names, families = drawable([_plain(name) for name in (*tokens, *rows)])
+    names, labels = names[: len(tokens)], names[len(tokens) :]
+    longest = max(map(len, labels))
     legend = columns * (0.6 + longest * LEGEND_SIZE * 0.6 / 72)
     room = max(len(tokens) * max(1.0, 0.4 * len(rows)), legend / TOKEN_INCHES)
     ax = _axes(ax, room, 2.0 + _inches(tokens))
     width = 0.8 / len(rows)
-    for number, (name, row) in enumerate(rows.items()):
+    for number, (label, row) in enumerate(zip(labels, rows.values(), strict=True)):
         heights = row / _largest(row) if relative else row
         places = np.arange(len(tokens)) + (number - (len(rows) - 1) / 2) * width
         colour = BAR_COLOURS[number % len(BAR_COLOURS)]
-        ax.bar(places, heights, width, label=_plain(name), color=colour)
+        ax.bar(places, heights, width, label=label, color=colour)
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xlim(-0.6, len(tokens) - 0.4)
     ax.set_ylabel("score / largest" if relative else "score")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=LEGEND_SIZE)
-    _name_tokens(ax.xaxis, tokens)
+    font = FontProperties(family=families, size=LEGEND_SIZE)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, prop=font)
+    _name_tokens(ax.xaxis, names, families)
     return ax
 
 
@@ -188,9 +196,8 @@ class _Every(Locator):
         return list(range(first + -first % step, min(self.count - 1, math.floor(high)) + 1, step))
 
 
-def _name_tokens(axis: XAxis | YAxis, tokens: Sequence[str]) -> None:
+def _name_tokens(axis: XAxis | YAxis, names: Sequence[str], families: Sequence[str]) -> None:
     """Write the tokens along an axis."""
-    names = [_plain(token) for token in tokens]
 
     def name(place: float, _: int | None) -> str:
         index = round(place)
@@ -200,7 +207,7 @@ def _name_tokens(axis: XAxis | YAxis, tokens: Sequence[str]) -> None:
     axis.set_major_formatter(FuncFormatter(name))
     axis.set_minor_locator(MultipleLocator(1))
     axis.set_tick_params(which="minor", length=1.5)
-    axis.set_tick_params(which="major", labelsize=LABEL_SIZE)
+    axis.set_tick_params(which="major", labelsize=LABEL_SIZE, labelfontfamily=families)
     if isinstance(axis, XAxis):
         axis.set_tick_params(which="major", labelrotation=90)
 
