@@ -36,8 +36,20 @@ def state_of(model):
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grad": [p.grad for p in model.parameters()],
         "modules": [type(m) for m in model.modules()],
-        "attributes": [sorted(vars(m)) for m in model.modules()],
+        "attributes": [
+            (name, {key: _identity(value) for key, value in vars(m).items()})
+            for name, m in model.named_modules()
+        ],
     }
+
+
+def _identity(value):
+    """What tells whether an attribute is still the object that it was, with the same things in it."""
+    if isinstance(value, dict):
+        return id(value), [(key, id(item)) for key, item in value.items()]
+    if isinstance(value, (list, set)):
+        return id(value), [id(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str)) else id(value)
 
 
 def attribute(model, batch, **kwargs):

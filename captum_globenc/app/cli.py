@@ -136,12 +136,20 @@ def list_encoders() -> None:
 def show_demo(
     models: ModelsOption = None,
     any_model: Annotated[
-        bool, typer.Option("--any-model", help="Load whatever visitors name, on an open address too.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--any-model/--no-any-model",
+            help="Load whatever visitors name. Left out: on an address of this machine alone; say no where "
+            "a proxy opens it to others.",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long an answer may take until it is given up.")
+    ] = 120.0,
 ) -> None:
     """Explain texts in the browser, on a page that this machine serves."""
     from importlib.util import find_spec
@@ -158,6 +166,7 @@ def show_demo(
             port,
             models or (),
             any_model=any_model,
+            seconds=seconds,
             started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"),
         )
     except LoadingError as error:

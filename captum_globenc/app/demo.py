@@ -6,13 +6,13 @@ Gradio is imported where the page is built, so that this module needs nothing of
 import os
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from captum_globenc.app.answers import LONGEST_TEXT, METHODS, Answer, Form, answer, linked, message, shown
+from captum_globenc.app.deadline import Deadline
+from captum_globenc.app.offered import Classifiers
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.explanation import Explanation
-from captum_globenc.texts.loading import Classifier, LoadingError, load_classifier
 from captum_globenc.visualization.page import DARK, LIGHT, RULES
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "launch_options", "serve"]
 
-KEPT_MODELS = 2
 KEPT_SECONDS, KEPT_VISITORS = 3600, 200
 """How long what a visitor was shown is kept to be drawn anew, and of how many visitors."""
 WAITING = 64
 """How many may wait for their answer; one more is told to come back."""
+SECONDS = 120.0
+"""How long an answer may take until it is given up, so that the others are not kept waiting."""
 EXAMPLES = (
     ("The plot is thin, but the acting is simply wonderful.", ""),
     ("I expected a masterpiece and got two hours of boredom.", ""),
@@ -51,63 +52,21 @@ POLICY = (
 )
 
 
-class _Classifiers:
-    """The classifiers that were used last; "" is the first that the demo was started with.
-
-    Args:
-        models: Those that the demo was started with; none are the embedded one.
-        any_model: Whether any other is loaded for whoever asks for it.
-    """
-
-    def __init__(self, models: Sequence[str], any_model: bool) -> None:
-        last = [model.rstrip("/").rpartition("/")[2] for model in models]
-        # Where a model lies on this machine is nobody's business, if its last name tells it from others.
-        names = last if len(set(last)) == len(models) else models
-        self.offered = dict(zip(names, models, strict=True))
-        self._any_model = any_model
-        self._kept: dict[str, Classifier] = {}
-        self._lock = Lock()
-
-    def __contains__(self, name: str) -> bool:
-        return not name or self._full(name) in self._kept
-
-    def __call__(self, name: str) -> Classifier:
-        refusal = self.refusal(name)
-        if refusal:
-            raise LoadingError(refusal)
-        name = self._full(name)
-        with self._lock:
-            found = self._kept.pop(name, None)
-            if found is None:
-                while len(self._kept) >= KEPT_MODELS:  # ahead of loading, so that no more are ever there
-                    del self._kept[next(iter(self._kept))]
-                found = load_classifier(name or None)
-            self._kept[name] = found
-        return found
-
-    def refusal(self, name: str) -> str:
-        """Return why a name is neither looked up nor loaded; "" where it may be."""
-        if not name or name in self.offered or self._any_model:
-            return ""
-        known = ", ".join(self.offered) or "its own model"
-        return f"this demo shows {known} only; who runs it can allow others (--any-model)"
-
-    def _full(self, name: str) -> str:
-        return self.offered.get(name, name) or next(iter(self.offered.values()), "")
-
-
 def _form(values: Sequence[Any]) -> Form:
     """Return the form of the page's fields: an empty one of text may be None."""
     return Form._make("" if value is None else value for value in values)
 
 
-def build(models: Sequence[str] = (), *, any_model: bool = False) -> "gradio.Blocks":
+def build(
+    models: Sequence[str] = (), *, any_model: bool = False, seconds: float = SECONDS
+) -> "gradio.Blocks":
     """Build the page.
 
     Args:
         models: Folders or hub names of the classifiers that it shows, the first to start with; left out,
             the embedded one.
         any_model: Whether it loads any other that is typed as well: for a page that only its owner reaches.
+        seconds: How long an answer may take until it is given up.
 
     Returns:
         The page, to be launched with `launch_options`.
@@ -118,7 +77,7 @@ def build(models: Sequence[str] = (), *, any_model: bool = False) -> "gradio.Blo
     """
     import gradio as gr
 
-    classifiers = _Classifiers(tuple(models), any_model)
+    classifiers = Classifiers(tuple(models), any_model)
     classifiers("")  # A wrong name is told of now, not in the browser.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     with gr.Blocks(title="GlobEnc: what an encoder attends to", analytics_enabled=False) as page:
@@ -156,7 +115,11 @@ def build(models: Sequence[str] = (), *, any_model: bool = False) -> "gradio.Blo
         results = [prediction, tokens, layers, link, state, layer, heading]
 
         def run(*values: Any) -> list[Any]:
-            found = answer(_form(values), classifiers)
+            try:
+                with Deadline(seconds):
+                    found = answer(_form(values), classifiers)
+            except TimeoutError as error:
+                found = Answer(message(f"{error}: shorten the text, or choose fewer methods."))
             if found.explanation is None or found.form is None:
                 return [*found[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
             count = len(found.explanation.layers)
@@ -245,7 +208,8 @@ def serve(
     port: int = 7860,
     models: Sequence[str] = (),
     *,
-    any_model: bool = False,
+    any_model: bool | None = None,
+    seconds: float = SECONDS,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve the page until it is interrupted. Nothing is reported to anybody.
@@ -254,7 +218,9 @@ def serve(
         host: The address to listen on; the default is reached from this machine alone.
         port: The port to listen on.
         models: As for `build`.
-        any_model: As for `build`; on an address of this machine alone always.
+        any_model: As for `build`; left out, on an address of this machine alone. Behind a proxy that
+            others reach, such an address is no proof of who asks: say False.
+        seconds: As for `build`.
         started: Called with the page's address once it is there.
 
     Raises:
@@ -265,7 +231,9 @@ def serve(
     # For this process, and before Gradio reads them: no usage statistics, no question for updates.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    page = build(models, any_model=any_model or _is_of_this_machine(host))
+    if any_model is None:
+        any_model = _is_of_this_machine(host)
+    page = build(models, any_model=any_model, seconds=seconds)
     _, url, _ = page.launch(
         server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, **launch_options()
     )

@@ -339,15 +339,16 @@ def test_the_web_demo_says_what_to_install(failing, monkeypatch):
 
 
 def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
-    def serve(host, port, models, any_model, started):
-        started(f"http://{host}:{port}/ with {', '.join(models)}{' and any' if any_model else ''}")
+    def serve(host, port, models, any_model, seconds, started):
+        started(f"http://{host}:{port}/ with {', '.join(models)}, any: {any_model}, {seconds:g} s")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("captum_globenc.app.demo.serve", serve)
-    assert run("demo")[0] == "GlobEnc is at http://127.0.0.1:7860/ with  (Ctrl-C ends it)\n"
+    assert run("demo")[0] == "GlobEnc is at http://127.0.0.1:7860/ with , any: None, 120 s (Ctrl-C ends it)\n"
     out, _ = run("demo", "--host", "0.0.0.0", "--port", "80", "--model", "here", "--model", "there")
-    assert out.startswith("GlobEnc is at http://0.0.0.0:80/ with here, there (")
-    assert "with here and any (" in run("demo", "--model", "here", "--any-model")[0]
+    assert out.startswith("GlobEnc is at http://0.0.0.0:80/ with here, there, any: None")
+    assert "with here, any: True" in run("demo", "--model", "here", "--any-model")[0]
+    assert "any: False, 5 s" in run("demo", "--no-any-model", "--seconds", "5")[0]
 
 
 def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):

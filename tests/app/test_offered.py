@@ -3,7 +3,9 @@
 import pytest
 
 from captum_globenc.app import demo
+from captum_globenc.app import offered as offered_models
 from captum_globenc.app.answers import LONGEST_TEXT, Form, answer
+from captum_globenc.app.offered import Classifiers
 from captum_globenc.texts.loading import LoadingError
 
 HOSTS = {
@@ -28,14 +30,14 @@ def looked_up(monkeypatch):
         names.append(name)
         return name or "the embedded one"
 
-    monkeypatch.setattr(demo, "load_classifier", load)
+    monkeypatch.setattr(offered_models, "load_classifier", load)
     return names
 
 
 @pytest.mark.parametrize("offered", [(), ("here",), ("here", "there")])
 @pytest.mark.parametrize("name", ["/etc", "../secret", "somebody/large", "Here", "here/"])
 def test_others_are_refused_without_a_look(looked_up, offered, name):
-    classifiers = demo._Classifiers(offered, any_model=False)
+    classifiers = Classifiers(offered, any_model=False)
     with pytest.raises(LoadingError, match="only; who runs it can allow others"):
         classifiers(name)
     assert looked_up == []
@@ -46,7 +48,7 @@ def test_others_are_refused_without_a_look(looked_up, offered, name):
 
 def test_those_that_were_offered_are_loaded_and_few_are_kept(looked_up):
     offered = ("one", "two", "three")
-    classifiers = demo._Classifiers(offered, any_model=False)
+    classifiers = Classifiers(offered, any_model=False)
     assert [classifiers(name) for name in ("", *offered, "three", "one")] == ["one", *offered, "three", "one"]
     assert looked_up == ["one", "two", "three", "one"]
 
@@ -58,11 +60,11 @@ def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatc
         held.append(len(classifiers._kept) + 1)
         return name
 
-    monkeypatch.setattr(demo, "load_classifier", load)
-    classifiers = demo._Classifiers((), any_model=True)
+    monkeypatch.setattr(offered_models, "load_classifier", load)
+    classifiers = Classifiers((), any_model=True)
     for name in "abcabdea":
         classifiers(name)
-    assert max(held) == demo.KEPT_MODELS
+    assert max(held) == offered_models.KEPT_MODELS
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatc
     ],
 )
 def test_models_are_called_by_their_last_names_where_these_differ(looked_up, models, names):
-    classifiers = demo._Classifiers(models, any_model=False)
+    classifiers = Classifiers(models, any_model=False)
     assert list(classifiers.offered) == names
     assert [classifiers(name) for name in names] == list(models)
     with pytest.raises(LoadingError) as refused:
@@ -85,17 +87,17 @@ def test_models_are_called_by_their_last_names_where_these_differ(looked_up, mod
 @pytest.mark.parametrize("field", ["text", "pair", "model", "position"])
 def test_fields_that_are_too_long_are_not_looked_at(looked_up, field):
     long = Form("a text")._replace(**{field: "x" * (LONGEST_TEXT + 1)})
-    assert "20,000 characters" in answer(long, demo._Classifiers((), any_model=True)).prediction
+    assert "20,000 characters" in answer(long, Classifiers((), any_model=True)).prediction
     assert looked_up == []
 
 
 def test_any_is_loaded_where_that_is_allowed(looked_up):
-    assert demo._Classifiers((), any_model=True)("anything") == "anything"
-    assert demo._Classifiers((), any_model=True)("") == "the embedded one"
+    assert Classifiers((), any_model=True)("anything") == "anything"
+    assert Classifiers((), any_model=True)("") == "the embedded one"
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("asked", [None, False, True])
 def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
     built = []
 
@@ -106,7 +108,7 @@ def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
         def block_thread(self):
             pass
 
-    def build(models, any_model):
+    def build(models, any_model, seconds):
         built.append((models, any_model))
         return Page()
 
@@ -115,4 +117,4 @@ def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     demo.serve(host, models=["here"], any_model=asked)
-    assert built == [(["here"], asked or HOSTS[host])]
+    assert built == [(["here"], HOSTS[host] if asked is None else asked)]

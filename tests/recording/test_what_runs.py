@@ -320,8 +320,11 @@ def test_a_copy_made_during_a_pass_is_a_model_of_its_own(classifier, batch, way,
     (copied,) = copies
     assert state_of(classifier) == before
     if way != "copy":  # shares its modules with the original
-        found = state_of(copied)
-        assert {**found, "grad": 0} == {**before, "grad": 0}
+        own = {"grad": 0, "attributes": 0}  # whose objects are its own
+        assert {**state_of(copied), **own} == {**before, **own}
+        assert [sorted(vars(module)) for module in copied.modules()] == [
+            sorted(vars(module)) for module in classifier.modules()
+        ]
     if implementation != "flex_attention":
         assert torch.equal(copied(**batch).logits, classifier(**batch).logits)
         with torch.no_grad():

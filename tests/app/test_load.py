@@ -1,0 +1,38 @@
+"""Many at once: nobody's question is lost, and nobody gets another's answer."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/demo_load.py"
+
+
+@pytest.fixture(scope="module")
+def demo_load():
+    pytest.importorskip("gradio")
+    spec = importlib.util.spec_from_file_location("demo_load", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_many_clients_at_once_get_their_own_answers(demo_load):
+    with demo_load.demo() as (address, process):
+        report = demo_load.load(address, process, clients=6, seconds=4)
+    assert (report.wrong, report.lost) == ([], [])
+    assert report.answered >= 6
+
+
+def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_served(demo_load):
+    with (
+        demo_load.demo("--seconds", "1") as (address, _),
+        demo_load.httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        function, (pair, model, mixing, _, *others) = demo_load.button(address)
+        methods = ["GlobEnc", "integrated-gradients"]
+        shown = demo_load.answer(http, function, ["dull " * 500, pair, model, mixing, methods, *others])
+        assert "longer than 1 seconds" in shown[0]
+        assert shown[1] == ""
+        shown = demo_load.answer(http, function, ["dull", pair, model, mixing, ["GlobEnc"], *others])
+        assert demo_load._tokens(shown[1]) == ["dull"]
