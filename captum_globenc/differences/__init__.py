@@ -1,0 +1,36 @@
+"""Exact differences: what the difference of a function between two inputs is made of, for any network.
+
+Multipliers for each operation, by one table of rules, that chain like gradients and add up (DeepLIFT,
+Shrikumar et al. 2017, sections 3.1 and 3.2). Knows tensors and torch's functions, no model and no Captum.
+"""
+
+from typing import TYPE_CHECKING
+
+from captum_globenc.extras import on_demand
+
+if TYPE_CHECKING:
+    from captum_globenc.differences.call import LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
+    from captum_globenc.differences.run import Comparison, compare
+    from captum_globenc.differences.table import register_rule
+
+__all__ = [
+    "LINEAR",
+    "QUADRATIC",
+    "Backward",
+    "Call",
+    "Comparison",
+    "Pair",
+    "Rule",
+    "bound",
+    "compare",
+    "register_rule",
+]
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        **dict.fromkeys(("LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"),
+        **dict.fromkeys(("Comparison", "compare"), "run"),
+        "register_rule": "table",
+    },
+)

@@ -1,0 +1,124 @@
+"""A call of a torch function in both runs, and what a rule makes of it.
+
+The one run is at the input, the other at the baseline.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound", "leaves", "replaced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A value that depends on the input, in both runs.
+
+    Attributes:
+        value: at the input.
+        base: at the baseline, of the same shape.
+    """
+
+    value: Tensor
+    base: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The average of the two."""
+        return (self.value + self.base) / 2
+
+    @property
+    def difference(self) -> Tensor:
+        """How much it differs from the baseline."""
+        return self.value - self.base
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call, with a :class:`Pair` in the place of each argument that depends on the input.
+
+    Attributes:
+        function: of torch.
+        args: positional arguments.
+        kwargs: arguments by keyword.
+        outputs: what was returned, a pair for each tensor of floats, in order.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Pair, ...]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The arguments that depend on the input, in order."""
+        return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Pair)]
+
+    @property
+    def pair(self) -> Pair:
+        """The one argument that depends on the input.
+
+        Raises:
+            ValueError: there are more.
+        """
+        if len(self.pairs) != 1:
+            raise ValueError("more than one of its arguments depends on the input")
+        return self.pairs[0]
+
+
+Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
+"""From the multipliers of each output to those of each pair of the arguments, which may come several times."""
+
+Rule = Callable[[Call], Backward]
+"""From a call to its backward pass: sum of multipliers times differences = difference of the output."""
+
+LINEAR = "linear"
+"""The rule of functions that are linear in all that depends on the input: their gradient."""
+
+QUADRATIC = "quadratic"
+"""The rule of those that are linear in each such argument alone: their gradient at the mean of both runs."""
+
+
+def bound(rule: Callable[..., Backward]) -> Rule:
+    """Make a rule of a function with the parameters of torch's own, after one for the output's pair.
+
+    So positional and keyword forms are Python's to tell apart.
+    """
+
+    signature = inspect.signature(rule)
+
+    def bind(call: Call) -> Backward:
+        given = signature.bind(call.outputs[0], *call.args, **call.kwargs)
+        for name, argument in given.arguments.items():
+            if isinstance(argument, Pair) and signature.parameters[name].annotation is not Pair:
+                raise ValueError(f"its {name} depends on the input")
+        return rule(*given.args, **given.kwargs)
+
+    return bind
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """Walk through what lists, tuples and mappings hold, in order."""
+    if isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from leaves(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from leaves(item)
+    else:
+        yield tree
+
+
+def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of nested lists, tuples and mappings with each thing in them changed."""
+    if isinstance(tree, (list, tuple)):
+        items = [replaced(item, change) for item in tree]
+        if type(tree).__module__ == "torch.return_types":
+            return type(tree)(items)
+        return tuple(items) if isinstance(tree, tuple) else items
+    if isinstance(tree, dict):
+        return {key: replaced(item, change) for key, item in tree.items()}
+    return change(tree)

@@ -1,0 +1,277 @@
+"""Functions that are written out as several others, each of which has a rule.
+
+Each takes what tells whether a value depends on the input, and then what torch's own function takes.
+It returns NotImplemented where the row of the function itself holds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["COMPOSITIONS"]
+
+Depends = Callable[[Any], bool]
+
+
+def _divide(depends: Depends, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None or not depends(other):
+        return NotImplemented
+    return input * other.reciprocal()
+
+
+def _divide_from_right(depends: Depends, input: Any, other: Any) -> Any:
+    return other * input.reciprocal()
+
+
+def _power_from_right(depends: Depends, input: Tensor, base: Any) -> Any:
+    return (input * math.log(base)).exp()
+
+
+def _add_quotient(depends: Depends, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    return input + value * (tensor1 / tensor2)
+
+
+def _interpolate(depends: Depends, input: Any, end: Any, weight: Any) -> Any:
+    return input + weight * (end - input)
+
+
+def _variance(
+    depends: Depends,
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> Any:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    dims = tuple(range(input.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    count = math.prod(input.shape[it] for it in dims) - (int(unbiased) if correction is None else correction)
+    centred = input - input.mean(dims, keepdim=True)
+    return (centred * centred).sum(dims, keepdim=keepdim) / count
+
+
+def _deviation(depends: Depends, *args: Any, **kwargs: Any) -> Any:
+    return _variance(depends, *args, **kwargs).sqrt()
+
+
+def _normalize(
+    depends: Depends, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Any:
+    return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
+
+
+def _cosine_similarity(depends: Depends, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
+    one, other = (
+        side / torch.linalg.vector_norm(side, 2, dim, keepdim=True).clamp_min(eps) for side in (x1, x2)
+    )
+    return (one * other).sum(dim)
+
+
+def _pairwise_distance(
+    depends: Depends, x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Any:
+    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim=keepdim)
+
+
+def _rms_norm(
+    depends: Depends,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    eps: float | None = None,
+) -> Any:
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    normed = input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt()
+    return normed if weight is None else normed * weight
+
+
+def _group_norm(
+    depends: Depends,
+    input: Tensor,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    groups = input.reshape(len(input), num_groups, -1)
+    normed = torch.nn.functional.layer_norm(groups, groups.shape[-1:], eps=eps).reshape(input.shape)
+    return _affine(normed, weight, bias)
+
+
+def _instance_norm(
+    depends: Depends,
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if not use_input_stats:
+        return NotImplemented
+    return _group_norm(depends, input, input.shape[1], weight, bias, eps)
+
+
+def _affine(normed: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (1, -1, *[1] * (normed.dim() - 2))
+    if weight is not None:
+        normed = normed * weight.reshape(shape)
+    return normed if bias is None else normed + bias.reshape(shape)
+
+
+def _gated(depends: Depends, input: Tensor, dim: int = -1) -> Any:
+    one, gate = input.chunk(2, dim)
+    return one * gate.sigmoid()
+
+
+def _softmin(
+    depends: Depends, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+) -> Any:
+    return (-input).softmax(dim, dtype=dtype)
+
+
+def _log_add_exp(depends: Depends, input: Any, other: Any) -> Any:
+    return input + torch.nn.functional.softplus(other - input)
+
+
+def _attention(
+    depends: Depends,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if enable_gqa and key.shape[-3] != query.shape[-3]:
+        key, value = (it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in (key, value))
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale
+        )
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    if alike and not dropout_p and not depends(attn_mask) and all(map(depends, (query, key, value))):
+        return NotImplemented
+    scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    if attn_mask is not None:
+        scores = (
+            scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
+        )
+    return torch.nn.functional.dropout(scores.softmax(-1), dropout_p) @ value
+
+
+def _multi_head_attention(
+    depends: Depends,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Any,
+    in_proj_bias: Any,
+    bias_k: Any,
+    bias_v: Any,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Any,
+    out_proj_bias: Any,
+    training: bool = True,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Any = None,
+    k_proj_weight: Any = None,
+    v_proj_weight: Any = None,
+    static_k: Any = None,
+    static_v: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> Any:
+    if (
+        any(it is not None for it in (bias_k, bias_v, static_k, static_v))
+        or add_zero_attn
+        or query.dim() != 3
+    ):
+        raise ValueError(
+            "multi_head_attention_forward with bias_k, add_zero_attn, static keys or without a batch"
+        )
+    receivers, batch, width = query.shape
+    if use_separate_proj_weight:
+        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+    else:
+        weights = in_proj_weight.chunk(3)
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    q, k, v = (
+        torch.nn.functional.linear(it, weight, bias)
+        .reshape(len(it), batch, num_heads, width // num_heads)
+        .permute(1, 2, 0, 3)
+        for it, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    )
+    mask = attn_mask
+    if mask is not None:
+        mask = _as_additive(mask, q.dtype)
+        mask = mask.reshape(-1, num_heads, *mask.shape[-2:]) if mask.dim() == 3 else mask
+    if key_padding_mask is not None:
+        hidden = _as_additive(key_padding_mask, q.dtype)[:, None, None, :]
+        mask = hidden if mask is None else mask + hidden
+    dropped = dropout_p if training else 0.0
+    if not need_weights:
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, dropped)
+        probabilities = None
+    else:
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        probabilities = (scores if mask is None else scores + mask).softmax(-1)
+        probabilities = torch.nn.functional.dropout(probabilities, dropped)
+        mixed = probabilities @ v
+        probabilities = probabilities.mean(1) if average_attn_weights else probabilities
+    mixed = mixed.permute(2, 0, 1, 3).reshape(receivers, batch, width)
+    return torch.nn.functional.linear(mixed, out_proj_weight, out_proj_bias), probabilities
+
+
+def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a mask of torch's multi-head attention, True where something is hidden, as what is added."""
+    if mask.dtype is torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
+    return mask.to(dtype)
+
+
+COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("div divide true_divide truediv", _divide),
+    ("addcdiv", _add_quotient),
+    ("lerp", _interpolate),
+    ("var", _variance),
+    ("std", _deviation),
+    ("normalize", _normalize),
+    ("cosine_similarity", _cosine_similarity),
+    ("pairwise_distance", _pairwise_distance),
+    ("rms_norm", _rms_norm),
+    ("group_norm", _group_norm),
+    ("instance_norm", _instance_norm),
+    ("glu", _gated),
+    ("softmin", _softmin),
+    ("logaddexp", _log_add_exp),
+    ("scaled_dot_product_attention", _attention),
+    ("multi_head_attention_forward", _multi_head_attention),
+)
+"""Names of functions, and what they are made of."""
+
+FROM_THE_RIGHT: dict[Callable[..., Any], Callable[..., Any]] = {
+    Tensor.__rdiv__: _divide_from_right,
+    Tensor.__rtruediv__: _divide_from_right,
+    Tensor.__rpow__: _power_from_right,
+}
+"""Operators whose first argument is the right one."""

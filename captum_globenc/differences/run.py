@@ -1,0 +1,128 @@
+"""A function run at its inputs and at a baseline, and what its difference is made of."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_globenc.differences.mode import Ledger, Source, Watch
+from captum_globenc.differences.table import EXACT
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs of a function.
+
+    Attributes:
+        output: what it returned at the inputs, with a graph whose backward pass gives multipliers.
+        base: what it returned at the baseline.
+        ledger: of the operations that it was made of.
+    """
+
+    output: Any
+    base: Any
+    ledger: Ledger
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What the inputs became: first those that are floats, then what was looked up by ids."""
+        return self.ledger.sources
+
+    def multipliers(self, output: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
+        """Return the multipliers of some tensors of the run at the inputs for an output.
+
+        Args:
+            output: what is explained, one number or the sum of several: made of `self.output`.
+            at: the leaves of sources, or what a hook saw in the run at the inputs.
+
+        Returns:
+            One for each, of its shape; they can be asked for again.
+        """
+        if not output.requires_grad:
+            return [torch.zeros_like(tensor) for tensor in at]
+        made = torch.autograd.grad(output.sum(), list(at), retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(tensor) if it is None else it for tensor, it in zip(at, made, strict=True)]
+
+    def contributions(self, output: Tensor) -> list[Tensor]:
+        """Return the contributions of every source, in its shape: they add up to the output's difference."""
+        changed = [source for source in self.sources if not torch.equal(source.leaf, _base(source))]
+        made = iter(self.multipliers(output, [source.leaf for source in changed]))
+        there = {id(source) for source in changed}
+        return [
+            next(made) * (source.leaf.detach() - _base(source))
+            if id(source) in there
+            else torch.zeros_like(source.leaf)
+            for source in self.sources
+        ]
+
+
+def compare(
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    *,
+    values: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    table: Any = EXACT,
+) -> Comparison:
+    """Run a function at its inputs and at a baseline.
+
+    Args:
+        function: takes as many tensors as there are inputs.
+        inputs: tensors of floats, or of ids that the function looks up embeddings by.
+        baselines: one for each, of its shape.
+        values: what the sources are taken to be in either run instead, in the order of
+            :attr:`Comparison.sources`.
+        table: of rules.
+
+    Raises:
+        ValueError: an operation has no rule, or the function does something else at the baseline.
+
+    Example:
+        >>> x, x0 = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])
+        >>> both = compare(lambda x: (x * x).sum().tanh(), [x], [x0])
+        >>> (contributions,) = both.contributions(both.output)
+        >>> torch.allclose(contributions.sum(), both.output - both.base)
+        True
+    """
+    ledger = Ledger()
+    devices = sorted({tensor.device.index for tensor in inputs if tensor.device.type == "cuda"})
+    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+        with _same_random_numbers(devices) as again:
+            with Watch(ledger, True, table, values and values[0]) as watch, torch.enable_grad():
+                output = function(*_seen(watch, inputs))
+        with again, Watch(ledger, False, table, values and values[1]) as watch, torch.no_grad():
+            base = function(*_seen(watch, baselines))
+        watch.finished()
+    return Comparison(output, base, ledger)
+
+
+def _seen(watch: Watch, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the inputs as the function is to see them: sources first, so that their order is known."""
+    with torch._C.DisableTorchFunction():
+        return [
+            watch.source(tensor) if tensor.is_floating_point() else watch.index(tensor, number)
+            for number, tensor in enumerate(tensors)
+        ]
+
+
+@contextmanager
+def _same_random_numbers(devices: Sequence[int]) -> Iterator[ExitStack]:
+    """Give a context in which the random numbers of this one come again."""
+    cpu = torch.get_rng_state()
+    states = [torch.cuda.get_rng_state(device) for device in devices]
+    again = ExitStack()
+    yield again
+    again.enter_context(torch.random.fork_rng(devices=list(devices)))
+    torch.set_rng_state(cpu)
+    for device, state in zip(devices, states, strict=True):
+        torch.cuda.set_rng_state(state, device)
+
+
+def _base(source: Source) -> Tensor:
+    assert source.base is not None
+    return source.base
