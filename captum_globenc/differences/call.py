@@ -70,7 +70,7 @@ class Call:
 
 
 Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
-"""From the multipliers of each output to those of each pair of the arguments, which may come several times."""
+"""From the multipliers of each output to those of the pairs; one that comes several times gets their sum."""
 
 Rule = Callable[[Call], Backward]
 """From a call to its backward pass: sum of multipliers times differences = difference of the output."""
@@ -87,7 +87,6 @@ def bound(rule: Callable[..., Backward]) -> Rule:
 
     So positional and keyword forms are Python's to tell apart.
     """
-
     signature = inspect.signature(rule)
 
     def bind(call: Call) -> Backward:

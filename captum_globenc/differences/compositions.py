@@ -16,12 +16,6 @@ __all__ = ["COMPOSITIONS"]
 Depends = Callable[[Any], bool]
 
 
-def _divide(depends: Depends, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
-    if rounding_mode is not None or not depends(other):
-        return NotImplemented
-    return input * other.reciprocal()
-
-
 def _divide_from_right(depends: Depends, input: Any, other: Any) -> Any:
     return other * input.reciprocal()
 
@@ -250,7 +244,6 @@ def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("div divide true_divide truediv", _divide),
     ("addcdiv", _add_quotient),
     ("lerp", _interpolate),
     ("var", _variance),

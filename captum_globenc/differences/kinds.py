@@ -7,52 +7,68 @@ from torch import Tensor
 
 from captum_globenc.differences.names import functions
 
-__all__ = ["DECISIONS", "IDENTITIES", "LINEAR_FUNCTIONS", "PLAIN", "QUADRATIC_FUNCTIONS", "SOURCES"]
+__all__ = [
+    "ARRANGING",
+    "DECISIONS",
+    "IDENTITIES",
+    "LINEAR_FUNCTIONS",
+    "PLAIN",
+    "QUADRATIC_FUNCTIONS",
+    "SOURCES",
+]
 
-LINEAR_FUNCTIONS = functions(
-    # sums and differences
-    "add sub rsub subtract neg negative positive sum nansum mean cumsum diff trace "
-    # shapes
-    "reshape view view_as reshape_as permute transpose t T mT H mH adjoint swapaxes swapdims movedim moveaxis flatten unflatten "
-    "ravel squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile contiguous clone "
-    "alias real imag view_as_real view_as_complex resolve_conj conj "
-    # parts
-    "getitem setitem select narrow index_select gather take take_along_dim masked_select split split_with_sizes "
-    "tensor_split chunk unbind hsplit vsplit dsplit diagonal diag diag_embed tril triu unfold as_strided fold "
-    # put together
-    "cat concat concatenate stack hstack vstack dstack column_stack index_add index_copy index_put scatter scatter_add "
-    "masked_fill masked_scatter where copy fill zero pad constant_pad_nd roll flip fliplr flipud rot90 "
-    # types and places
-    "to type type_as double half bfloat16 cpu cuda complex "
-    # layers
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout avg_pool1d avg_pool2d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
-    "batch_norm fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_fftn fft_ifftn"
-) | {Tensor.float}
+ARRANGING = functions(
+    "reshape view view_as reshape_as permute transpose t T mT H mH adjoint swapaxes swapdims movedim "
+    "moveaxis flatten unflatten ravel squeeze unsqueeze expand expand_as broadcast_to "
+    "broadcast_tensors repeat repeat_interleave tile contiguous clone alias getitem setitem select "
+    "narrow index_select gather take take_along_dim masked_select split split_with_sizes tensor_split "
+    "chunk unbind hsplit vsplit dsplit diagonal diag diag_embed tril triu unfold as_strided cat "
+    "concat concatenate stack hstack vstack dstack column_stack pad constant_pad_nd roll flip fliplr "
+    "flipud rot90 to type type_as cpu cuda"
+)
+"""Put elements elsewhere, and change none."""
+
+LINEAR_FUNCTIONS = (
+    ARRANGING
+    | functions(
+        "add sub rsub subtract neg negative positive sum nansum mean cumsum diff trace fold real imag "
+        "view_as_real view_as_complex resolve_conj conj complex double half bfloat16 index_add index_copy "
+        "index_put scatter scatter_add masked_fill masked_scatter where copy fill zero dropout dropout1d "
+        "dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout avg_pool1d avg_pool2d "
+        "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
+        "pixel_shuffle pixel_unshuffle channel_shuffle batch_norm fft_fft fft_ifft fft_rfft fft_irfft "
+        "fft_fft2 fft_ifft2 fft_fftn fft_ifftn"
+    )
+    | {Tensor.float}
+)
 """Linear in all that depends on the input, whatever else they are given."""
 
 QUADRATIC_FUNCTIONS = functions(
-    "mul multiply matmul bmm mm mv dot vdot inner outer ger tensordot kron linear bilinear conv1d conv2d conv3d convolution "
-    "conv_transpose1d conv_transpose2d conv_transpose3d einsum addmm addbmm baddbmm addmv addr addcmul cross"
+    "mul multiply matmul bmm mm mv dot vdot inner outer ger tensordot kron linear bilinear conv1d "
+    "conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d einsum addmm addbmm "
+    "baddbmm addmv addr addcmul cross"
 )
 """Linear in each of their arguments, and products where several depend on the input."""
 
 PLAIN = functions(
-    "shape size dim ndim ndimension stride storage_offset dtype device layout numel nelement is_floating_point is_complex is_contiguous "
-    "is_sparse is_quantized is_cuda is_cpu is_mps is_meta is_nested is_conj is_neg is_inference is_leaf is_same_size is_tensor names "
-    "itemsize element_size nbytes data_ptr requires_grad grad grad_fn _version _base _backward_hooks output_nr retains_grad "
-    "get_device len hash format repr result_type can_cast "
-    "new_zeros new_ones new_full new_empty new_tensor new zeros_like ones_like full_like empty_like rand_like randn_like randint_like "
-    "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type _has_compatible_shallow_copy_type"
+    "shape size dim ndim ndimension stride storage_offset dtype device layout numel nelement "
+    "is_floating_point is_complex is_contiguous is_sparse is_quantized is_cuda is_cpu is_mps is_meta "
+    "is_nested is_conj is_neg is_inference is_leaf is_same_size is_tensor names itemsize element_size "
+    "nbytes data_ptr requires_grad grad grad_fn _version _base _backward_hooks output_nr retains_grad "
+    "get_device len hash format repr result_type can_cast new_zeros new_ones new_full new_empty "
+    "new_tensor new zeros_like ones_like full_like empty_like rand_like randn_like randint_like "
+    "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type "
+    "_has_compatible_shallow_copy_type"
 )
 """What they return does not depend on a tensor's values."""
 
 DECISIONS = functions(
-    "eq ne lt le gt ge equal not_equal less less_equal greater greater_equal isnan isinf isfinite isneginf isposinf isclose allclose "
-    "any all argmax argmin argsort item tolist bool int index contains nonzero count_nonzero logical_and logical_or "
-    "logical_not logical_xor is_nonzero bucketize searchsorted long short byte char"
+    "eq ne lt le gt ge equal not_equal less less_equal greater greater_equal isnan isinf isfinite "
+    "isneginf isposinf isclose allclose any all argmax argmin argsort item tolist bool int index "
+    "contains nonzero count_nonzero logical_and logical_or logical_not logical_xor is_nonzero "
+    "bucketize searchsorted long short byte char"
 ) | {Tensor.__float__}
-"""What they return decides what a model does: it has to be the same in both runs, and is no part of a difference."""
+"""What they return decides what a model does: the same in both runs, and no part of a difference."""
 
 IDENTITIES = functions("detach data")
 """What cuts a gradient, and not what a value depends on."""

@@ -5,86 +5,30 @@ k-th call that has a rule in the one run belongs to the k-th in the other, so no
 where the batch lies in a tensor. Linear functions are left to torch's own gradients.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from captum_globenc.differences.call import LINEAR, Backward, Call, Pair, Rule, leaves, replaced
-from captum_globenc.differences.kinds import DECISIONS, IDENTITIES, PLAIN, QUADRATIC_FUNCTIONS, SOURCES
+from captum_globenc.differences.call import LINEAR, Rule, leaves, replaced
+from captum_globenc.differences.kinds import (
+    ARRANGING,
+    DECISIONS,
+    IDENTITIES,
+    PLAIN,
+    QUADRATIC_FUNCTIONS,
+    SOURCES,
+)
+from captum_globenc.differences.ledger import Entry, Index, Ledger, Node, Slot, Source
 from captum_globenc.differences.names import changes_in_place, spelt
 from captum_globenc.differences.table import EXACT, Row
 
-__all__ = ["Ledger", "Source", "Watch"]
+__all__ = ["Watch"]
 
 TAG, INDEX_TAG = "_captum_globenc_depends", "_captum_globenc_index"
 HALF = (torch.float16, torch.bfloat16)
-
-
-@dataclass
-class Source:
-    """Numbers that the input becomes: itself, or what was looked up of it.
-
-    Attributes:
-        leaf: at the input, a leaf of the graph.
-        base: at the baseline, once that has run.
-        number: of the ids that it was looked up by, None for inputs that are floats themselves.
-    """
-
-    leaf: Tensor
-    base: Tensor | None = None
-    number: int | None = None
-
-
-@dataclass
-class _Entry:
-    """A call in the run at the input, until the run at the baseline has come by."""
-
-    function: Callable[..., Any]
-    row: Rule | None = None  # None for a decision
-    args: Any = ()
-    kwargs: Any = None
-    outputs: Any = None
-    versions: list[int] = field(default_factory=list)
-    backward: Backward | None = None
-    pairs: list[Pair] = field(default_factory=list)
-
-
-@dataclass
-class Ledger:
-    """What both runs share.
-
-    Attributes:
-        entries: calls that have a rule, in order.
-        sources: in order.
-        functions: every function that was met with a value that depends on the input.
-        lowest: the dtype of the lowest precision that was computed in.
-    """
-
-    entries: list[_Entry] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
-    functions: set[Callable[..., Any]] = field(default_factory=set)
-    lowest: torch.dtype = torch.float64
-
-
-class _Node(torch.autograd.Function):
-    """A call in the graph; its backward pass is known once the baseline has run."""
-
-    @staticmethod
-    def forward(ctx: Any, entry: _Entry, outputs: tuple[Tensor, ...], *dependents: Tensor) -> Any:
-        ctx.entry = entry
-        return outputs if len(outputs) > 1 else outputs[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        entry = ctx.entry
-        made: dict[int, Tensor] = {}
-        for pair, multiplier in entry.backward(*grads):
-            made[id(pair)] = made[id(pair)] + multiplier if id(pair) in made else multiplier
-        return None, None, *(made.get(id(pair)) for pair in entry.pairs)
 
 
 class Watch(TorchFunctionMode):
@@ -101,18 +45,18 @@ class Watch(TorchFunctionMode):
         self,
         ledger: Ledger,
         at_input: bool,
-        table: dict[Callable[..., Any], Row] = EXACT,
+        table: Mapping[Callable[..., Any], Row] = EXACT,
         values: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.ledger = ledger
+        self._ledger = ledger
         self._at_input = at_input
         self._table = table
         self._values = values
         self._entry = self._source = 0
         self._token = object()
 
-    def source(self, value: Tensor, number: int | None = None) -> Tensor:
+    def source(self, value: Tensor, index: Index | None = None) -> Tensor:
         """Take a tensor of floats as a source, and return it as the model is to see it."""
         if self._values is not None:
             value = self._values[self._source]
@@ -120,54 +64,72 @@ class Watch(TorchFunctionMode):
         value = value.float() if value.dtype in HALF else value
         if self._at_input:
             leaf = value.clone().requires_grad_()
-            self.ledger.sources.append(Source(leaf, number=number))
+            found = (index.number, index.places) if index else (None, None)
+            self._ledger.sources.append(Source(leaf, None, *found))
             with torch.enable_grad():
                 value = leaf.clone()
+        elif self._source >= len(self._ledger.sources):
+            raise self._differs("it looked up more of the inputs")
         else:
-            if self._source >= len(self.ledger.sources):
-                raise self._differs("it looked up more of the inputs")
-            self.ledger.sources[self._source].base = value
+            self._ledger.sources[self._source].base = value
         self._source += 1
         return self._tagged(value)
 
     def index(self, ids: Tensor, number: int) -> Tensor:
         """Take token ids as what sources are looked up by, and return them as the model is to see them."""
-        return self._numbered(ids.detach().view_as(ids), number)
+        places = torch.arange(ids.numel(), device=ids.device).view_as(ids)
+        return self._numbered(ids.detach().view_as(ids), number, places)
 
     def depends(self, value: Any) -> bool:
         """Whether a value depends on the input."""
         return getattr(value, TAG, None) is self._token
 
     def finished(self) -> None:
-        """Check that both runs did the same.
+        """Check, at the end of the second run, that both did the same.
 
         Raises:
             ValueError: they did not.
         """
-        if not self._at_input and self._entry < len(self.ledger.entries):
-            raise self._differs(f"it never called {spelt(self.ledger.entries[self._entry].function)}")
+        if self._entry < len(self._ledger.entries):
+            raise self._differs(f"it never called {spelt(self._ledger.entries[self._entry].function)}")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run a function of torch, and take note of it."""
         kwargs = kwargs or {}
-        number = None
+        index = None
         for leaf in leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
-                token, of = getattr(leaf, INDEX_TAG, (None, None))
-                number = of if token is self._token else number
+                index = self._index_of(leaf) or index
         output = func(*args, **kwargs)
-        if number is None:
-            return output
+        return output if index is None else self._follow(index, func, args, kwargs, output)
+
+    def _follow(self, index: Index, func: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        """See what becomes of token ids: more of them, or numbers that are looked up by them."""
         if func in SOURCES:
-            return self.source(output, number)
-        for leaf in leaves(output):
-            if isinstance(leaf, Tensor) and not leaf.is_floating_point():
-                self._numbered(leaf, number)
+            return self.source(output, index)
+        made = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
+        places: list[Any] = [None] * len(made)
+        if func in ARRANGING and not changes_in_place(func):
+            args, kwargs = replaced((args, kwargs), self._place_of)
+            if all(leaf is not LOST for leaf in leaves((args, kwargs))):
+                places = [leaf for leaf in leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
+        for leaf, where in zip(made, places, strict=True):
+            self._numbered(leaf, index.number, where)
         return output
+
+    def _place_of(self, leaf: Any) -> Any:
+        index = self._index_of(leaf)
+        if index is None:
+            return leaf
+        return LOST if index.places is None else index.places
+
+    def _index_of(self, leaf: Any) -> Index | None:
+        found = getattr(leaf, INDEX_TAG, None)
+        return found if found is not None and found.token is self._token else None
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of which some argument depends on the input."""
@@ -181,13 +143,14 @@ class Watch(TorchFunctionMode):
                 f"{spelt(func)} has no rule for exact differences. Add one, "
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
-        self.ledger.functions.add(func)
+        self._ledger.functions.add(func)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
                 return self._by(row, func, args, kwargs)
         return self._by(row, func, args, kwargs)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function by its row."""
         args, kwargs = replaced((args, kwargs), self._prepared)
         in_place = changes_in_place(func)
         if row.composition is not None:
@@ -195,23 +158,22 @@ class Watch(TorchFunctionMode):
                 output = row.composition(self.depends, *args, **kwargs)
             if output is not NotImplemented:
                 return self._written(args[0], output) if in_place else output
-        dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         rule = row.rule
         if rule is None:
-            raise ValueError(f"{spelt(func)} has no rule for these arguments")
-        if rule == LINEAR or (len(dependents) == 1 and func in QUADRATIC_FUNCTIONS):
+            raise ValueError(f"{spelt(func)} has no rule for exact differences with these arguments.")
+        alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
+        if rule == LINEAR or alone:
             return self._linear(func, args, kwargs, in_place)
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
-        if in_place:
-            target = args[0]
-            copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
-            output = self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs)
-            return self._written(target, output)
-        return self._ruled(cast(Rule, rule), func, args, kwargs)
+        if not in_place:
+            return self._ruled(cast(Rule, rule), func, args, kwargs)
+        target = args[0]
+        copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
+        return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any) -> Any:
-        """Return an argument without the gradients of what does not depend on the input, and no half floats."""
+        """Return an argument without gradients of what does not depend on the input, and no half floats."""
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
         if leaf.requires_grad:
@@ -225,7 +187,7 @@ class Watch(TorchFunctionMode):
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
                 (whole,) = (leaf for leaf in leaves((args, kwargs)) if self.depends(leaf))
                 output = whole.to(output.device).view_as(whole)
-        if in_place or func is Tensor.__setitem__:
+        if in_place:
             self._tagged(args[0])
             if args[0]._base is not None:
                 self._tagged(args[0]._base)
@@ -240,79 +202,56 @@ class Watch(TorchFunctionMode):
         return self._tagged(target)
 
     def _ruled(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function whose rule needs both runs."""
+        dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
+        marked_args, marked_kwargs = replaced((args, kwargs), self._slot)
         with torch.no_grad():
-            plain_args, plain_kwargs = replaced((args, kwargs), self._plain)
-            output = func(*plain_args, **plain_kwargs)
+            given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
+            output = replaced(func(*given, **kwargs), _whole)
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
-        dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         if not self._at_input:
-            self._close(func, dependents, outputs)
+            entry = self._next(func)
+            shapes = [slot.value.shape for slot in entry.slots]
+            if shapes != [tensor.shape for tensor in dependents]:
+                raise self._differs(f"{spelt(func)} was called with other shapes")
+            entry.close(dependents, outputs)
             return self._noted(output)
-        marked = replaced((args, kwargs), lambda leaf: _Slot(leaf.detach()) if self.depends(leaf) else leaf)
-        entry = _Entry(
-            func,
-            rule,
-            *marked,
-            tuple(it.detach() for it in outputs),
-            [tensor._version for tensor in dependents],
-        )
-        self.ledger.entries.append(entry)
+        entry = Entry(func, rule, marked_args, marked_kwargs, tuple(it.detach() for it in outputs))
+        self._ledger.entries.append(entry)
         with torch.enable_grad():
-            joined = _Node.apply(entry, outputs, *dependents)
-        of = {
-            id(old): new for old, new in zip(outputs, joined if len(outputs) > 1 else [joined], strict=True)
-        }
+            joined: Any = Node.apply(entry, outputs, *dependents)  # type: ignore[no-untyped-call]
+        new = joined if len(outputs) > 1 else (joined,)
+        of = {id(old): it for old, it in zip(outputs, new, strict=True)}
         return self._noted(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
 
-    def _plain(self, leaf: Any) -> Any:
-        return leaf.detach() if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
-
-    def _close(self, func: Any, dependents: list[Tensor], outputs: tuple[Tensor, ...]) -> None:
-        """Let the rule see both runs of a call, and keep nothing but what it needs."""
-        entry = self._next(func)
-        slots = [leaf for leaf in leaves((entry.args, entry.kwargs)) if isinstance(leaf, _Slot)]
-        shapes = [(slot.value.shape, tensor.shape) for slot, tensor in zip(slots, dependents, strict=False)]
-        if entry.row is None or len(slots) != len(dependents) or any(one != other for one, other in shapes):
-            raise self._differs(f"{spelt(func)} was called with other shapes")
-        if any(slot.value._version != version for slot, version in zip(slots, entry.versions, strict=True)):
-            raise ValueError(
-                f"what {spelt(func)} was given was changed in place later: exact differences need it as it was"
-            )
-        entry.pairs = [Pair(slot.value, tensor) for slot, tensor in zip(slots, dependents, strict=True)]
-        of = {id(slot): pair for slot, pair in zip(slots, entry.pairs, strict=True)}
-        args, kwargs = replaced((entry.args, entry.kwargs), lambda leaf: of.get(id(leaf), leaf))
-        paired = tuple(Pair(*both) for both in zip(entry.outputs, outputs, strict=True))
-        with torch.no_grad():
-            try:
-                entry.backward = entry.row(Call(func, args, kwargs, paired))
-            except ValueError as error:
-                raise ValueError(f"{spelt(func)} has no rule for exact differences here: {error}") from None
-        entry.args = entry.kwargs = entry.outputs = None
+    def _slot(self, leaf: Any) -> Any:
+        return Slot(leaf.detach(), leaf._version) if self.depends(leaf) else leaf
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function that decides what the model does, which has to be the same in both runs."""
         output = func(*args, **kwargs)
         found = output.detach().clone() if isinstance(output, Tensor) else output
         if self._at_input:
-            self.ledger.entries.append(_Entry(func, outputs=found))
+            self._ledger.entries.append(Entry(func, outputs=found))
             return output
         other = self._next(func).outputs
         if isinstance(found, Tensor):
-            same = isinstance(other, Tensor) and found.shape == other.shape and bool((found == other).all())
+            same = isinstance(other, Tensor) and torch.equal(found, other)
         else:
             same = found == other
         if not same:
             raise ValueError(
-                f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at the "
-                "input: their difference cannot be shared out among the inputs. Choose a baseline that is closer."
+                f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
+                "the input: their difference cannot be shared out among the inputs. Choose a closer baseline."
             )
         return output
 
-    def _next(self, func: Any) -> _Entry:
-        if self._entry >= len(self.ledger.entries):
+    def _next(self, func: Any) -> Entry:
+        if self._entry >= len(self._ledger.entries):
             raise self._differs(f"it called {spelt(func)} once more")
-        entry = self.ledger.entries[self._entry]
+        entry = self._ledger.entries[self._entry]
         self._entry += 1
         if entry.function != func:
             raise self._differs(f"it called {spelt(func)} instead of {spelt(entry.function)}")
@@ -320,8 +259,8 @@ class Watch(TorchFunctionMode):
 
     def _differs(self, what: str) -> ValueError:
         return ValueError(
-            f"forward_func did something else at the baseline than at the input: {what}. Exact differences need "
-            "the same operations in both runs."
+            f"forward_func did something else at the baseline than at the input: {what}. Exact differences "
+            "need the same operations in both runs."
         )
 
     def _noted(self, output: Any) -> Any:
@@ -329,21 +268,23 @@ class Watch(TorchFunctionMode):
         for leaf in leaves(output):
             if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
                 self._tagged(leaf)
-                if torch.finfo(leaf.dtype).eps > torch.finfo(self.ledger.lowest).eps:
-                    self.ledger.lowest = leaf.dtype
+                if torch.finfo(leaf.dtype).eps > torch.finfo(self._ledger.lowest).eps:
+                    self._ledger.lowest = leaf.dtype
         return output
 
     def _tagged(self, tensor: Tensor) -> Tensor:
         setattr(tensor, TAG, self._token)
         return tensor
 
-    def _numbered(self, ids: Tensor, number: int) -> Tensor:
-        setattr(ids, INDEX_TAG, (self._token, number))
+    def _numbered(self, ids: Tensor, number: int, places: Tensor | None) -> Tensor:
+        setattr(ids, INDEX_TAG, Index(self._token, number, places))
         return ids
 
 
-@dataclass(frozen=True, eq=False)
-class _Slot:
-    """The place of an argument that depends on the input, with its value at the input."""
+LOST: Any = object()
+"""Stands for the places of ids that were reckoned with."""
 
-    value: Tensor
+
+def _whole(leaf: Any) -> Any:
+    """Return a tensor that is no view: such cannot be written into once it has come out of a node."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf

@@ -16,7 +16,7 @@ NAMESPACES = (
     torch._C._VariableFunctions,
     torch.special,
     torch.linalg,
-    torch._C._fft,
+    torch._C._fft,  # type: ignore[attr-defined]
 )
 
 
@@ -34,7 +34,7 @@ def functions(names: str) -> set[Callable[..., Any]]:
     for name in names.split():
         for variant in (name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"):
             for namespace in NAMESPACES:
-                function = getattr(namespace, variant, None)
+                function: Any = getattr(namespace, variant, None)
                 if hasattr(function, "__objclass__") and not callable(function):
                     found.add(function.__get__)
                 elif callable(function):
@@ -68,8 +68,6 @@ def changes_in_place(function: Any) -> bool:
     name = getattr(function, "__name__", "")
     if name.startswith("__"):
         return (
-            name.startswith("__i")
-            and name not in ("__invert__", "__index__", "__int__")
-            or name == "__setitem__"
-        )
+            name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
+        ) or name == "__setitem__"
     return name.endswith("_") and not name.startswith("_")

@@ -23,7 +23,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Backward:
-    """c / sqrt(v), c the centred input and v its variance and eps.
+    """C / sqrt(v), c the centred input and v its variance and eps.
 
     With r = v^-1/2:  r - r0 = -(v - v0) / (sqrt(v) sqrt(v0) (sqrt(v) + sqrt(v0))),
     v - v0 = 2/D sum c_mean (c - c0), and c r is a product.

@@ -1,4 +1,4 @@
-"""Functions that are linear in each of their arguments: multipliers are the gradient at the mean of both runs.
+"""Functions that are linear in each of their arguments: their gradient at the mean of both runs.
 
 f(u, w) - f(u0, w0) = f(u - u0, (w + w0) / 2) + f((u + u0) / 2, w - w0)
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, replaced
 
-__all__ = ["matmul", "multiply", "quadratic"]
+__all__ = ["divide", "matmul", "multiply", "quadratic"]
 
 
 def quadratic(call: Call) -> Backward:
@@ -21,8 +21,10 @@ def quadratic(call: Call) -> Backward:
     def backward(*grads: Tensor) -> Any:
         with torch.enable_grad():
             at = {key: mean.detach().requires_grad_() for key, mean in means.items()}
+            # A leaf itself cannot be written into, should the function do that.
             args, kwargs = replaced(
-                (call.args, dict(call.kwargs)), lambda leaf: at[id(leaf)] if isinstance(leaf, Pair) else leaf
+                (call.args, dict(call.kwargs)),
+                lambda leaf: at[id(leaf)].clone() if isinstance(leaf, Pair) else leaf,
             )
             output = call.function(*args, **kwargs)
         made = torch.autograd.grad(output, [at[id(pair)] for pair in pairs], grads[0])
@@ -32,7 +34,7 @@ def quadratic(call: Call) -> Backward:
 
 
 def multiply(call: Call) -> Backward:
-    """u w: m_u = g (w + w0) / 2, m_w = g (u + u0) / 2."""
+    """U w: m_u = g (w + w0) / 2, m_w = g (u + u0) / 2."""
     one, other = call.pairs
     means = one.mean, other.mean
 
@@ -41,6 +43,28 @@ def multiply(call: Call) -> Backward:
             (one, (grad * means[1]).sum_to_size(means[0].shape)),
             (other, (grad * means[0]).sum_to_size(means[1].shape)),
         ]
+
+    return backward
+
+
+def divide(call: Call) -> Backward:
+    """U / w: a product with 1 / w, and 1/w - 1/w0 = -(w - w0) / (w w0)."""
+    if call.kwargs.get("rounding_mode") is not None:
+        raise ValueError("it rounds")
+    one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
+    divisor = other if isinstance(other, Pair) else None
+    inverse = (1 / divisor.value + 1 / divisor.base) / 2 if divisor else 1 / other
+    if divisor is not None:
+        mean = one.mean if isinstance(one, Pair) else one
+        slope = -mean / (divisor.value * divisor.base)
+
+    def backward(grad: Tensor) -> Any:
+        made = []
+        if isinstance(one, Pair):
+            made.append((one, (grad * inverse).sum_to_size(one.value.shape)))
+        if divisor is not None:
+            made.append((divisor, (grad * slope).sum_to_size(divisor.value.shape)))
+        return made
 
     return backward
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.mode import Ledger, Source, Watch
+from captum_globenc.differences.ledger import Ledger, Source
+from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
 
 __all__ = ["Comparison", "compare"]
@@ -91,23 +92,31 @@ def compare(
     """
     ledger = Ledger()
     devices = sorted({tensor.device.index for tensor in inputs if tensor.device.type == "cuda"})
-    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
-        with _same_random_numbers(devices) as again:
-            with Watch(ledger, True, table, values and values[0]) as watch, torch.enable_grad():
-                output = function(*_seen(watch, inputs))
-        with again, Watch(ledger, False, table, values and values[1]) as watch, torch.no_grad():
-            base = function(*_seen(watch, baselines))
-        watch.finished()
+    first, second = (
+        Watch(ledger, True, table, values and values[0]),
+        Watch(ledger, False, table, values and values[1]),
+    )
+    with (
+        torch.inference_mode(False),
+        torch.compiler.set_stance("force_eager"),
+        _same_random_numbers(devices) as again,
+    ):
+        seen = _seen(first, inputs)
+        with first, torch.enable_grad():
+            output = function(*seen)
+        seen = _seen(second, baselines)
+        with again, second, torch.no_grad():
+            base = function(*seen)
+        second.finished()
     return Comparison(output, base, ledger)
 
 
 def _seen(watch: Watch, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the inputs as the function is to see them: sources first, so that their order is known."""
-    with torch._C.DisableTorchFunction():
-        return [
-            watch.source(tensor) if tensor.is_floating_point() else watch.index(tensor, number)
-            for number, tensor in enumerate(tensors)
-        ]
+    return [
+        watch.source(tensor) if tensor.is_floating_point() else watch.index(tensor, number)
+        for number, tensor in enumerate(tensors)
+    ]
 
 
 @contextmanager

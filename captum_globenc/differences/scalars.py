@@ -22,7 +22,7 @@ CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 
 
 def smooth(call: Call) -> Backward:
-    """m = (phi(u) - phi(u0)) / (u - u0); for curved functions, all derivatives of the order of 1."""
+    """M = (phi(u) - phi(u0)) / (u - u0); for curved functions, all derivatives of the order of 1."""
     pair, output = call.pair, call.outputs[0]
     multiplier = output.difference
     difference = pair.difference
@@ -37,7 +37,7 @@ def smooth(call: Call) -> Backward:
 
 
 def piecewise(call: Call) -> Backward:
-    """m = (phi(u) - phi(u0)) / (u - u0); for functions made of straight lines, which have no noise.
+    """M = (phi(u) - phi(u0)) / (u - u0); for functions made of straight lines, which have no noise.
 
     Where u = u0, their derivative: that of torch.
     """
@@ -98,7 +98,7 @@ def logarithm(u: Tensor, u0: Tensor) -> Tensor:
 
 
 def _tangent(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """tanh u - tanh u0 = tanh(u - u0) (1 - tanh u tanh u0)."""
+    """Tanh u - tanh u0 = tanh(u - u0) (1 - tanh u tanh u0)."""
     return (1 - y * y0) * tanhc(u - u0)
 
 
@@ -136,24 +136,24 @@ def power(call: Call) -> Backward:
 
 
 def _sine(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """sin u - sin u0 = 2 cos((u + u0) / 2) sin((u - u0) / 2)."""
+    """Sin u - sin u0 = 2 cos((u + u0) / 2) sin((u - u0) / 2)."""
     return ((u + u0) / 2).cos() * torch.sinc((u - u0) / (2 * math.pi))
 
 
 def _cosine(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """cos u - cos u0 = -2 sin((u + u0) / 2) sin((u - u0) / 2)."""
+    """Cos u - cos u0 = -2 sin((u + u0) / 2) sin((u - u0) / 2)."""
     return -((u + u0) / 2).sin() * torch.sinc((u - u0) / (2 * math.pi))
 
 
 SCALARS: tuple[tuple[str, Any], ...] = (
     (
-        "gelu silu mish softplus elu selu celu logsigmoid log_sigmoid erf erfc hardswish softsign tanhshrink sinh cosh atan "
-        "arctan asinh arcsinh",
+        "gelu silu mish softplus elu selu celu logsigmoid log_sigmoid erf erfc hardswish softsign "
+        "tanhshrink sinh cosh atan arctan asinh arcsinh",
         smooth,
     ),
     (
-        "relu relu6 leaky_relu hardtanh hardsigmoid abs absolute clamp clip clamp_min clamp_max threshold softshrink "
-        "hardshrink nan_to_num rrelu",
+        "relu relu6 leaky_relu hardtanh hardsigmoid abs absolute clamp clip clamp_min clamp_max threshold "
+        "softshrink hardshrink nan_to_num rrelu",
         piecewise,
     ),
     ("exp", _closed(_exponential)),

@@ -49,7 +49,7 @@ def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
     """Return the rule of the largest, or smallest, along a dimension (max, amax) or of all."""
 
     def rule(call: Call) -> Backward:
-        if len(call.args) > 1 and isinstance(call.args[1], Pair | Tensor) or "other" in call.kwargs:
+        if (len(call.args) > 1 and isinstance(call.args[1], Pair | Tensor)) or "other" in call.kwargs:
             return extreme_of_two(largest)(call)
         pair = call.pair
         further = [arg for arg in call.args if not isinstance(arg, Pair)]
@@ -105,7 +105,8 @@ def max_pool(call: Call) -> Backward:
         args = args[:-1]
     sides = pair.value, pair.base
     found = [pool(side, *args, **kwargs)[1].flatten(-dims) for side in sides]
-    spread = _between(*(side.flatten(-dims) for side in sides), found[0], found[1], -1, 1)
+    flat = [side.flatten(-dims) for side in sides]
+    spread = _between(flat[0], flat[1], found[0], found[1], -1, 1)
 
     def backward(grad: Tensor, *_: Any) -> Any:
         return [(pair, spread(grad.flatten(-dims)).reshape(pair.value.shape))]

@@ -12,7 +12,7 @@ from captum_globenc.differences.compositions import COMPOSITIONS, FROM_THE_RIGHT
 from captum_globenc.differences.kinds import IDENTITIES, LINEAR_FUNCTIONS, QUADRATIC_FUNCTIONS
 from captum_globenc.differences.names import functions, table
 from captum_globenc.differences.norms import layer_norm, vector_norm
-from captum_globenc.differences.products import matmul, multiply, quadratic
+from captum_globenc.differences.products import divide, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool
 from captum_globenc.differences.softmax import log_softmax, logsumexp, softmax
@@ -37,7 +37,7 @@ _RULES: dict[Callable[..., Any], Rule | str] = {
     **dict.fromkeys(QUADRATIC_FUNCTIONS, quadratic),
     **dict.fromkeys(functions("mul multiply"), multiply),
     **dict.fromkeys(functions("matmul bmm mm"), matmul),
-    **dict.fromkeys(functions("div divide true_divide truediv"), LINEAR),
+    **dict.fromkeys(functions("div divide true_divide truediv"), divide),
     **table(SCALARS),
     **table(
         (
