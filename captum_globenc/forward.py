@@ -1,8 +1,9 @@
-"""EncoderForward: one forward function for GlobEnc and every other Captum method."""
+"""EncoderForward: one forward function for every Captum method; and why one class rather than another."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 PIPELINES = {
@@ -126,6 +127,32 @@ class EncoderForward(nn.Module):
             raise KeyError(f"The batch holds none of {names}, only {sorted(batch)}.")
         return batch[name], tuple(batch.get(name) for name in self.argument_names)
 
+    def masked(self, batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
+        """Return the ids of a batch with everything but special tokens masked: a baseline.
+
+        Args:
+            batch: what the tokenizer returned.
+            tokenizer: the tokenizer. One without a mask token has its padding token, or what stands for
+                unknown ones, in its place.
+
+        Returns:
+            Ids of the shape of the batch's.
+
+        Raises:
+            ValueError: the tokenizer has none of these.
+        """
+        names = ("mask_token_id", "pad_token_id", "unk_token_id")
+        blank = next((it for name in names if (it := getattr(tokenizer, name, None)) is not None), None)
+        if blank is None:
+            raise ValueError(
+                "the tokenizer has no mask, padding or unknown token: give a baseline of your own"
+            )
+        ids = batch["input_ids"]
+        # What stands for an unknown word is a word.
+        special = [it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id]
+        kept = torch.isin(ids, torch.tensor(special, device=ids.device, dtype=ids.dtype))
+        return torch.where(kept, ids, blank)
+
     @property
     def _main_input(self) -> str:
         model: Any = self.model
@@ -143,3 +170,33 @@ class EncoderForward(nn.Module):
                 )
             return "inputs_embeds"
         return self._main_input
+
+
+class Contrast(nn.Module):
+    """Why one class rather than another: the difference of two outputs of a forward function.
+
+    Args:
+        forward: the forward function, which returns `(B, C)`.
+        one: the class that is explained.
+        other: the class that it is held against.
+
+    Example:
+        >>> contrast = Contrast(nn.Linear(3, 4), 0, 2)
+        >>> contrast(torch.ones(5, 3)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, forward: Callable[..., Any], one: int, other: int) -> None:
+        super().__init__()
+        self.function = forward  # a part of this module where it is one itself
+        self.one = one
+        self.other = other
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """Run the forward function.
+
+        Returns:
+            `(B,)`, the output for `one` less that for `other`.
+        """
+        outputs = self.function(*arguments)
+        return cast(Tensor, outputs[..., self.one] - outputs[..., self.other])

@@ -4,28 +4,21 @@ B batch, L layers, N tokens, D embedding size.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution
-from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_globenc.attr.logged import logged
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, run
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.tokens import spread
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _logged(method: Method) -> Method:
-    """Wrap a method as Captum wraps every `attribute`, and keep its type."""
-    return cast(Method, log_usage()(method))
 
 
 class GlobEnc(Attribution):
@@ -98,7 +91,7 @@ class GlobEnc(Attribution):
         self.mixing = mixing
         self.aggregation = aggregation
 
-    @_logged
+    @logged
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,

@@ -1,0 +1,302 @@
+"""TransformerDeepLift: what speaks for and against an output, exactly, from one backward pass.
+
+B batch, C classes, L layers, N tokens, D embedding size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from captum._utils.common import _format_output, _is_tuple, _run_forward, _select_targets
+from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_globenc.attr.depths import Depths
+from captum_globenc.attr.logged import logged
+from captum_globenc.attr.proof import check_output, check_sum
+from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
+from captum_globenc.differences import Comparison, compare
+from captum_globenc.recording.fused import active, without_fused_attention
+from captum_globenc.recording.training import warn_of_dropout
+
+__all__ = ["TransformerDeepLift"]
+
+
+class TransformerDeepLift(Attribution):
+    """Exact differences: contributions that add up to f(x) - f(baseline), whatever the network.
+
+    DeepLIFT's multipliers (Shrikumar et al. 2017, sections 3.1 and 3.2: summation to delta, chain rule)
+    with an exact rule for every operation of a transformer: attention and its softmax, normalisation,
+    gates, activations. The function runs at the inputs and at the baseline, and one backward pass gives
+    the contribution of every element of the inputs to the difference. Signed, for one output at a time.
+
+    Takes what Captum's DeepLift, IntegratedGradients and LayerIntegratedGradients take, in their order,
+    on any model made of operations that have a rule (see `captum_globenc.differences`); others are
+    refused by name. In half precision, sums and products are computed in float32.
+
+    Args:
+        forward_func: the forward function, as for every Captum method. It runs several times, and has to
+            do the same each time.
+        model: the module that it runs, where it is none itself: needed for :meth:`attribute_layers`, and so
+            that fused attention is replaced for the pass and active dropout is told of.
+
+    Raises:
+        TypeError: `model` is no module.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from captum_globenc import EncoderForward
+        >>> config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
+        ...     intermediate_size=8,
+        ... )
+        >>> model = BertForSequenceClassification(config).eval()
+        >>> forward, ids = EncoderForward(model), torch.tensor([[2, 5, 7, 3]])
+        >>> scores, delta = TransformerDeepLift(forward).attribute(
+        ...     ids, baselines=torch.tensor([[2, 4, 4, 3]]), target=1, return_convergence_delta=True
+        ... )
+        >>> scores.shape, bool(delta.abs() < 1e-5)
+        (torch.Size([1, 4]), True)
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+        super().__init__(forward_func)
+        if model is None and isinstance(forward_func, nn.Module):
+            model = forward_func
+        if model is not None and not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}, not a module")
+        self.model = model
+        # Operations that were already seen to give what the model gives without being watched.
+        self._proven: set[Callable[..., Any]] = set()
+
+    @logged
+    def attribute(
+        self,
+        inputs: TensorOrTupleOfTensorsGeneric,
+        baselines: Baselines = None,
+        target: TargetType = None,
+        additional_forward_args: object | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        n_steps: int = 1,
+    ) -> Any:
+        """Share the difference of an output between inputs and baseline out among the inputs.
+
+        Args:
+            inputs: token ids, looked up in embeddings by the model, or numbers of any kind: embeddings,
+                pixels, samples, mel features; or a tuple of several.
+            baselines: what the inputs are compared with, of their shape, with a first dimension of 1, or one
+                number; or a tuple of such. Numbers default to 0, ids need one (`EncoderForward.masked`).
+            target: the output that is explained, as for every Captum method.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`; the same in both
+                runs.
+            return_convergence_delta: whether to return as well how far the sum is off.
+            n_steps: into how many segments the straight line from the baseline to the inputs is cut. Each is
+                exact, so their sum is; many segments are Integrated Gradients.
+
+        Returns:
+            Contributions in the shape of `inputs`, ids `(B, N)` -> `(B, N)`, adding up to the output's
+            difference; and, where that is asked for, the sum less the difference, `(B,)`.
+
+        Raises:
+            TypeError: inputs are no tensors, or the output is none.
+            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, an operation has
+                no rule, or decides otherwise at the baseline, or the output is not finite.
+            RuntimeError: contributions do not add up, or the watched model's output is not its own.
+            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
+                raises it.
+
+        Example:
+            >>> forward = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2))
+            >>> scores = TransformerDeepLift(forward).attribute(torch.randn(2, 3), target=0)
+            >>> scores.shape
+            torch.Size([2, 3])
+        """
+        if n_steps < 1:
+            raise ValueError(f"n_steps is {n_steps}, and there is no less than one segment")
+        tensors = formatted_inputs(inputs)
+        bases = formatted_baselines(baselines, tensors)
+        whole = self._compared(tensors, bases, additional_forward_args)
+        one, base = (self._selected(output, target) for output in (whole.output, whole.base))
+        totals: tuple[Tensor, ...] | None = None
+        for part in self._segments(whole, tensors, additional_forward_args, n_steps):
+            selected = one if part is whole else self._selected(part.output, target)
+            made = on_inputs(part.contributions(selected), part, tensors)
+            totals = made if totals is None else tuple(a + b for a, b in zip(totals, made, strict=True))
+        assert totals is not None
+        delta = check_sum(totals, one.detach(), base, whole.ledger.lowest)
+        answer = _format_output(_is_tuple(inputs), totals)
+        return (answer, delta) if return_convergence_delta else answer
+
+    def attribute_classes(
+        self,
+        inputs: TensorOrTupleOfTensorsGeneric,
+        baselines: Baselines = None,
+        additional_forward_args: object | None = None,
+    ) -> Any:
+        """Share the differences of all classes out, from one run and a backward pass for each.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            baselines: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
+
+        Raises:
+            Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
+        """
+        tensors = formatted_inputs(inputs)
+        bases = formatted_baselines(baselines, tensors)
+        whole = self._compared(tensors, bases, additional_forward_args)
+        if whole.output.dim() != 2:
+            raise ValueError(f"the output is {tuple(whole.output.shape)}, not (B, C): it has no classes")
+        classes = []
+        for number in range(whole.output.shape[1]):
+            made = on_inputs(whole.contributions(whole.output[:, number]), whole, tensors)
+            outputs = whole.output[:, number].detach(), whole.base[:, number]
+            check_sum(made, *outputs, whole.ledger.lowest)
+            classes.append(made)
+        return _format_output(
+            _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
+        )
+
+    def attribute_layers(
+        self,
+        inputs: TensorOrTupleOfTensorsGeneric,
+        baselines: Baselines = None,
+        target: TargetType = None,
+        additional_forward_args: object | None = None,
+    ) -> Tensor:
+        """Share the difference out among the tokens at every depth; each depth adds up to the same.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            baselines: as for :meth:`attribute`.
+            target: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            `(B, L + 1, N)`: of what enters layer 1 to L, and of what leaves the last.
+
+        Raises:
+            Exception: as :meth:`attribute` does; ValueError where no layers are found in the model, or
+                tokens are not the same at all depths.
+        """
+        tensors = formatted_inputs(inputs)
+        bases = formatted_baselines(baselines, tensors)
+        depths = Depths(self.model)
+        whole = self._compared(tensors, bases, additional_forward_args, depths)
+        selected, base = (self._selected(output, target) for output in (whole.output, whole.base))
+        multipliers = whole.multipliers(selected, depths.streams)
+        made = [
+            (multiplier * (stream.detach() - other)).sum(-1)
+            for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
+        ]
+        for contributions in made:
+            check_sum((contributions,), selected.detach(), base, whole.ledger.lowest)
+        return torch.stack(made, dim=1)
+
+    def _compared(
+        self,
+        inputs: tuple[Tensor, ...],
+        baselines: tuple[Tensor, ...],
+        arguments: object | None,
+        depths: Depths | None = None,
+    ) -> Comparison:
+        """Compare the function at inputs and baselines, and check what has not been checked before."""
+        if self.model is not None:
+            warn_of_dropout(self.model)
+
+        def function(*tensors: Tensor) -> Any:
+            with depths.watched() if depths else _nothing():
+                return _run_forward(self.forward_func, tensors, None, arguments)
+
+        with self._unfused():
+            compared = compare(function, inputs, baselines)
+            if not isinstance(compared.output, Tensor):
+                raise TypeError(
+                    f"forward_func returned a {type(compared.output).__name__}, and a tensor is explained: "
+                    "wrap the model in EncoderForward."
+                )
+            if not compared.sources:
+                raise RuntimeError(
+                    "forward_func never looked up an embedding by the ids: exact differences need to see "
+                    "where ids become numbers. Pass embeddings as inputs."
+                )
+            if not self._proven.issuperset(compared.ledger.functions):
+                with torch.no_grad():
+                    plain = _run_forward(self.forward_func, inputs, None, arguments)
+                check_output(compared.output.detach(), plain, self.model)
+                self._proven |= compared.ledger.functions
+        return compared
+
+    def _segments(
+        self, whole: Comparison, inputs: tuple[Tensor, ...], arguments: object | None, count: int
+    ) -> Iterator[Comparison]:
+        """Give the comparisons of the ends of each segment, from the baseline on."""
+        if count == 1:
+            yield whole
+            return
+        ends = [(source.leaf.detach(), cast(Tensor, source.base)) for source in whole.sources]
+
+        def function(*tensors: Tensor) -> Any:
+            return _run_forward(self.forward_func, tensors, None, arguments)
+
+        for number in range(count):
+            values = tuple(
+                [base + (number + step) / count * (value - base) for value, base in ends] for step in (1, 0)
+            )
+            with self._unfused():
+                yield compare(function, inputs, inputs, values=cast(Any, values))
+
+    @contextmanager
+    def _unfused(self) -> Iterator[None]:
+        """Have attention that nothing can be seen in replaced by what can, in this context."""
+        if self.model is None:
+            yield
+            return
+        token = active.set(self)
+        try:
+            with without_fused_attention(self.model):
+                yield
+        finally:
+            active.reset(token)
+
+    def _selected(self, output: Tensor, target: TargetType) -> Tensor:
+        """Return the output that is explained, `(B,)`."""
+        selected = cast(Tensor, _select_targets(output, target))
+        if not selected.dim() or selected[0].numel() != 1:
+            raise AssertionError(
+                "Target not provided when necessary, cannot explain several outputs at once."
+            )
+        return selected.reshape(len(selected))
+
+    def get_name(self) -> str:
+        """Return "TransformerDeepLift"; Captum would split it."""
+        return "TransformerDeepLift"
+
+    def attribute_future(self) -> None:
+        """Not available.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("attribute_future is not implemented for TransformerDeepLift")
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: contributions are multipliers times differences from the baseline."""
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        """Return True: :meth:`attribute` can return how far its sum is off."""
+        return True
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,90 @@
+"""The stream of hidden states at every depth of a model, as both runs of a comparison see it.
+
+B batch, L layers, N tokens, D embedding size.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from captum_globenc.encoders import find_encoder
+
+__all__ = ["Depths"]
+
+
+class Depths:
+    """Sees what enters each layer, and what leaves the last.
+
+    Args:
+        model: the model; None where that is not known.
+
+    Raises:
+        ValueError: there is no model, or no layers are found in it.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        if model is None:
+            raise ValueError(
+                "forward_func is not a module, so its layers cannot be found: pass the module that holds "
+                "them, TransformerDeepLift(forward_func, model)."
+            )
+        self._layers = _layers(model)
+        self._runs: list[list[Tensor]] = []
+
+    @property
+    def streams(self) -> list[Tensor]:
+        """`(B, N, D)` at each of L + 1 depths, at the inputs.
+
+        Raises:
+            ValueError: tokens are not the same at all depths.
+        """
+        found = self._runs[0]
+        shapes = {stream.shape[:2] for stream in found}
+        if len(found) < 2 or len(shapes) != 1 or found[0].dim() != 3:
+            name = type(self._layers[0]).__name__
+            raise ValueError(f"the layers ({name}) do not pass on one stream (batch, tokens, size)")
+        return found
+
+    @property
+    def bases(self) -> list[Tensor]:
+        """The same at the baseline."""
+        return self._runs[1]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """See one run."""
+        seen: list[Tensor] = []
+        last: list[Tensor] = []
+        self._runs.append(seen)
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            last[:] = [output[0] if isinstance(output, tuple) else output]
+
+        with ExitStack() as handles:
+            for layer in self._layers:
+                handles.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.enter_context(layer.register_forward_hook(leave))
+            yield
+        seen.extend(last)
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of the encoder, or of the longest row of modules of one kind."""
+    try:
+        return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
+    except ValueError:
+        rows = [
+            list(row)
+            for row in model.modules()
+            if isinstance(row, nn.ModuleList) and len(row) and len({type(it) for it in row}) == 1
+        ]
+        if not rows:
+            raise ValueError(
+                "no layers are found in the model: it has no row of modules of one kind"
+            ) from None
+        return max(rows, key=len)

@@ -1,0 +1,104 @@
+"""Inputs, baselines and the places of contributions, for methods that compare an input with a baseline.
+
+B batch, N tokens, D embedding size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from captum._utils.common import _format_tensor_into_tuples
+from torch import Tensor
+
+from captum_globenc.differences import Comparison
+
+__all__ = ["formatted_baselines", "formatted_inputs", "on_inputs"]
+
+Baselines = Tensor | int | float | tuple[Tensor | int | float, ...] | None
+"""What inputs are compared with, as for Captum's own methods."""
+
+
+def formatted_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the inputs as a tuple, detached.
+
+    Raises:
+        TypeError: one of them is no tensor, or is neither of numbers nor of ids.
+    """
+    tensors = _format_tensor_into_tuples(inputs)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.dtype is torch.bool or tensor.is_complex():
+            raise TypeError("inputs must be tensors of token ids or of real numbers")
+    return tuple(tensor.detach() for tensor in tensors)
+
+
+def formatted_baselines(baselines: Baselines, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return a baseline of the shape of each input.
+
+    Raises:
+        ValueError: there are not as many as inputs, one does not fit its input, or ids have none.
+    """
+    given: tuple[Any, ...] = baselines if isinstance(baselines, tuple) else (baselines,) * len(inputs)
+    if isinstance(baselines, Tensor) and len(inputs) > 1:
+        given = (baselines,)
+    if len(given) != len(inputs):
+        raise ValueError(f"there are {len(given)} baselines for {len(inputs)} inputs")
+    return tuple(_baseline(one, tensor) for one, tensor in zip(given, inputs, strict=True))
+
+
+def _baseline(baseline: Any, tensor: Tensor) -> Tensor:
+    if baseline is None:
+        if tensor.is_floating_point():
+            return torch.zeros_like(tensor)
+        raise ValueError(
+            "token ids need baselines: ids of the same shape, such as those of the text with all its tokens "
+            "masked, EncoderForward.masked(batch, tokenizer), or one id."
+        )
+    if isinstance(baseline, Tensor):
+        if baseline.dim() != tensor.dim() or any(
+            size not in (wanted, 1 if place == 0 else wanted)
+            for place, (size, wanted) in enumerate(zip(baseline.shape, tensor.shape, strict=True))
+        ):
+            raise ValueError(f"baselines {tuple(baseline.shape)} do not fit inputs {tuple(tensor.shape)}")
+        return baseline.detach().to(tensor.device, tensor.dtype).expand_as(tensor)
+    return torch.full_like(tensor, baseline)
+
+
+def on_inputs(
+    contributions: Sequence[Tensor], compared: Comparison, inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Lay the contributions of sources on the inputs that they came from.
+
+    Args:
+        contributions: one for each source, of its shape; of a look-up `(..., D)`.
+        compared: the runs that they are of.
+        inputs: the inputs.
+
+    Returns:
+        One for each input, in its shape.
+
+    Raises:
+        ValueError: something that was looked up contributes, and it is not known for which id.
+    """
+    made = [torch.zeros(tensor.shape, device=tensor.device) for tensor in inputs]
+    floats = [number for number, tensor in enumerate(inputs) if tensor.is_floating_point()]
+    for source, contribution in zip(compared.sources, contributions, strict=True):
+        if source.number is None:
+            made[floats.pop(0)] = contribution
+            continue
+        of_ids = contribution.sum(-1)
+        if not of_ids.any():
+            continue
+        scores = made[source.number].to(of_ids)
+        if source.places is not None:
+            scores = (
+                scores.flatten().scatter_add(0, source.places.flatten(), of_ids.flatten()).view_as(scores)
+            )
+        elif of_ids.shape == scores.shape:
+            scores = scores + of_ids
+        else:
+            raise ValueError(
+                f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids "
+                f"{tuple(scores.shape)} in a way that does not tell which id they belong to."
+            )
+        made[source.number] = scores
+    return tuple(made)
