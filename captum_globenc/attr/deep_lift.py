@@ -4,7 +4,7 @@ B batch, C classes, L layers, N tokens, D embedding size.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.proof import check_output, check_sum
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
-from captum_globenc.differences import Comparison, compare
+from captum_globenc.differences import Comparison, RandomNumbers, compare
 from captum_globenc.recording.fused import active, without_fused_attention
 from captum_globenc.recording.training import warn_of_dropout
 
@@ -212,9 +212,10 @@ class TransformerDeepLift(Attribution):
             warn_of_dropout(self.model)
 
         def function(*tensors: Tensor) -> Any:
-            with depths.watched() if depths else _nothing():
+            with depths.watched() if depths else nullcontext():
                 return _run_forward(self.forward_func, tensors, None, arguments)
 
+        numbers = RandomNumbers(inputs)
         with self._unfused():
             compared = compare(function, inputs, baselines)
             if not isinstance(compared.output, Tensor):
@@ -228,7 +229,7 @@ class TransformerDeepLift(Attribution):
                     "where ids become numbers. Pass embeddings as inputs."
                 )
             if not self._proven.issuperset(compared.ledger.functions):
-                with torch.no_grad():
+                with numbers.again(), torch.no_grad():
                     plain = _run_forward(self.forward_func, inputs, None, arguments)
                 check_output(compared.output.detach(), plain, self.model)
                 self._proven |= compared.ledger.functions
@@ -295,8 +296,3 @@ class TransformerDeepLift(Attribution):
     def has_convergence_delta(self) -> bool:
         """Return True: :meth:`attribute` can return how far its sum is off."""
         return True
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -10,7 +10,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
-    from captum_globenc.differences.run import Comparison, compare
+    from captum_globenc.differences.run import Comparison, RandomNumbers, compare
     from captum_globenc.differences.table import register_rule
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Call",
     "Comparison",
     "Pair",
+    "RandomNumbers",
     "Rule",
     "bound",
     "compare",
@@ -30,7 +31,7 @@ __getattr__, __dir__ = on_demand(
     __name__,
     {
         **dict.fromkeys(("LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"),
-        **dict.fromkeys(("Comparison", "compare"), "run"),
+        **dict.fromkeys(("Comparison", "RandomNumbers", "compare"), "run"),
         "register_rule": "table",
     },
 )

@@ -134,7 +134,7 @@ def _softmin(
 
 
 def _log_add_exp(depends: Depends, input: Any, other: Any) -> Any:
-    return input + torch.nn.functional.softplus(other - input)
+    return torch.maximum(input, other) + (-(input - other).abs()).exp().log1p()
 
 
 def _attention(

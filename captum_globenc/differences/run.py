@@ -1,7 +1,7 @@
 """A function run at its inputs and at a baseline, and what its difference is made of."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from captum_globenc.differences.ledger import Ledger, Source
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "RandomNumbers", "compare"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Comparison:
         Returns:
             One for each, of its shape; they can be asked for again.
         """
-        if not output.requires_grad:
+        if not at or not output.requires_grad:
             return [torch.zeros_like(tensor) for tensor in at]
         made = torch.autograd.grad(output.sum(), list(at), retain_graph=True, allow_unused=True)
         return [torch.zeros_like(tensor) if it is None else it for tensor, it in zip(at, made, strict=True)]
@@ -60,6 +60,28 @@ class Comparison:
             else torch.zeros_like(source.leaf)
             for source in self.sources
         ]
+
+
+class RandomNumbers:
+    """Random numbers from here on, which can come again: what is dropped at random is the same in all runs.
+
+    Args:
+        tensors: on whose devices, besides the CPU.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
+        self._cpu = torch.get_rng_state()
+        self._states = [torch.cuda.get_rng_state(device) for device in self._devices]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Give a context with the same numbers once more, after which the generators are as before it."""
+        with torch.random.fork_rng(devices=self._devices):
+            torch.set_rng_state(self._cpu)
+            for device, state in zip(self._devices, self._states, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
 
 
 def compare(
@@ -91,21 +113,15 @@ def compare(
         True
     """
     ledger = Ledger()
-    devices = sorted({tensor.device.index for tensor in inputs if tensor.device.type == "cuda"})
-    first, second = (
-        Watch(ledger, True, table, values and values[0]),
-        Watch(ledger, False, table, values and values[1]),
-    )
-    with (
-        torch.inference_mode(False),
-        torch.compiler.set_stance("force_eager"),
-        _same_random_numbers(devices) as again,
-    ):
+    numbers = RandomNumbers(inputs)
+    first = Watch(ledger, True, table, values and values[0])
+    second = Watch(ledger, False, table, values and values[1])
+    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
         seen = _seen(first, inputs)
         with first, torch.enable_grad():
             output = function(*seen)
         seen = _seen(second, baselines)
-        with again, second, torch.no_grad():
+        with numbers.again(), second, torch.no_grad():
             base = function(*seen)
         second.finished()
     return Comparison(output, base, ledger)
@@ -117,19 +133,6 @@ def _seen(watch: Watch, tensors: Sequence[Tensor]) -> list[Tensor]:
         watch.source(tensor) if tensor.is_floating_point() else watch.index(tensor, number)
         for number, tensor in enumerate(tensors)
     ]
-
-
-@contextmanager
-def _same_random_numbers(devices: Sequence[int]) -> Iterator[ExitStack]:
-    """Give a context in which the random numbers of this one come again."""
-    cpu = torch.get_rng_state()
-    states = [torch.cuda.get_rng_state(device) for device in devices]
-    again = ExitStack()
-    yield again
-    again.enter_context(torch.random.fork_rng(devices=list(devices)))
-    torch.set_rng_state(cpu)
-    for device, state in zip(devices, states, strict=True):
-        torch.cuda.set_rng_state(state, device)
 
 
 def _base(source: Source) -> Tensor:

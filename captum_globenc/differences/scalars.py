@@ -50,6 +50,8 @@ def piecewise(call: Call) -> Backward:
             value = pair.value.detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(_again(call, value).sum(), value)
         multiplier = torch.where(same, slope, multiplier)
+    # What is not a number in both runs is none in what comes of it, or was made one that is the same.
+    multiplier = torch.where(multiplier.isnan(), 0, multiplier)
     return lambda grad: [(pair, grad * multiplier)]
 
 

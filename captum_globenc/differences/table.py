@@ -10,14 +10,14 @@ from captum_globenc.differences.attention import fused_attention
 from captum_globenc.differences.call import LINEAR, QUADRATIC, Rule, bound
 from captum_globenc.differences.compositions import COMPOSITIONS, FROM_THE_RIGHT
 from captum_globenc.differences.kinds import IDENTITIES, LINEAR_FUNCTIONS, QUADRATIC_FUNCTIONS
-from captum_globenc.differences.names import functions, table
+from captum_globenc.differences.names import table
 from captum_globenc.differences.norms import layer_norm, vector_norm
 from captum_globenc.differences.products import divide, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool
 from captum_globenc.differences.softmax import log_softmax, logsumexp, softmax
 
-__all__ = ["EXACT", "Row", "register_rule"]
+__all__ = ["EXACT", "ROWS", "Row", "register_rule"]
 
 
 class Row(NamedTuple):
@@ -32,30 +32,31 @@ class Row(NamedTuple):
     composition: Callable[..., Any] | None = None
 
 
+ROWS: tuple[tuple[str, Any], ...] = (
+    ("mul multiply", multiply),
+    ("matmul bmm mm", matmul),
+    ("div divide true_divide truediv", divide),
+    ("softmax _softmax", bound(softmax)),
+    ("log_softmax _log_softmax", bound(log_softmax)),
+    ("logsumexp", bound(logsumexp)),
+    ("layer_norm", bound(layer_norm)),
+    ("norm linalg_norm linalg_vector_norm vector_norm", bound(vector_norm)),
+    ("maximum", extreme_of_two(True)),
+    ("minimum", extreme_of_two(False)),
+    ("max amax", extreme_of_dimension(True)),
+    ("min amin", extreme_of_dimension(False)),
+    ("max_pool1d max_pool2d max_pool3d", max_pool),
+    ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", max_pool),
+    ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", max_pool),
+    ("scaled_dot_product_attention", bound(fused_attention)),
+)
+"""Names of functions of several numbers, and their rules."""
+
 _RULES: dict[Callable[..., Any], Rule | str] = {
     **dict.fromkeys(LINEAR_FUNCTIONS | IDENTITIES, LINEAR),
     **dict.fromkeys(QUADRATIC_FUNCTIONS, quadratic),
-    **dict.fromkeys(functions("mul multiply"), multiply),
-    **dict.fromkeys(functions("matmul bmm mm"), matmul),
-    **dict.fromkeys(functions("div divide true_divide truediv"), divide),
     **table(SCALARS),
-    **table(
-        (
-            ("softmax _softmax", bound(softmax)),
-            ("log_softmax _log_softmax", bound(log_softmax)),
-            ("logsumexp", bound(logsumexp)),
-            ("layer_norm", bound(layer_norm)),
-            ("norm linalg_norm linalg_vector_norm vector_norm", bound(vector_norm)),
-            ("maximum", extreme_of_two(True)),
-            ("minimum", extreme_of_two(False)),
-            ("max amax", extreme_of_dimension(True)),
-            ("min amin", extreme_of_dimension(False)),
-            ("max_pool1d max_pool2d max_pool3d", max_pool),
-            ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", max_pool),
-            ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", max_pool),
-            ("scaled_dot_product_attention", bound(fused_attention)),
-        )
-    ),
+    **table(ROWS),
 }
 _COMPOSITIONS = {**table(COMPOSITIONS), **FROM_THE_RIGHT}
 
