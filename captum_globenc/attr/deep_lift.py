@@ -156,9 +156,9 @@ class TransformerDeepLift(Attribution):
             raise ValueError(f"the output is {tuple(whole.output.shape)}, not (B, C): it has no classes")
         classes = []
         for number in range(whole.output.shape[1]):
-            made = on_inputs(whole.contributions(whole.output[:, number]), whole, tensors)
-            outputs = whole.output[:, number].detach(), whole.base[:, number]
-            check_sum(made, *outputs, whole.ledger.lowest)
+            one, base = (self._selected(output, number) for output in (whole.output, whole.base))
+            made = on_inputs(whole.contributions(one), whole, tensors)
+            check_sum(made, one.detach(), base, whole.ledger.lowest)
             classes.append(made)
         return _format_output(
             _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
@@ -269,12 +269,13 @@ class TransformerDeepLift(Attribution):
 
     def _selected(self, output: Tensor, target: TargetType) -> Tensor:
         """Return the output that is explained, `(B,)`."""
-        selected = cast(Tensor, _select_targets(output, target))
-        if not selected.dim() or selected[0].numel() != 1:
-            raise AssertionError(
-                "Target not provided when necessary, cannot explain several outputs at once."
-            )
-        return selected.reshape(len(selected))
+        with torch.enable_grad():
+            selected = cast(Tensor, _select_targets(output, target))
+            if not selected.dim() or selected[0].numel() != 1:
+                raise AssertionError(
+                    "Target not provided when necessary, cannot explain several outputs at once."
+                )
+            return selected.reshape(len(selected))
 
     def get_name(self) -> str:
         """Return "TransformerDeepLift"; Captum would split it."""

@@ -15,6 +15,7 @@ __all__ = [
     "PLAIN",
     "QUADRATIC_FUNCTIONS",
     "SOURCES",
+    "WHOLE_NUMBERS",
 ]
 
 ARRANGING = functions(
@@ -69,6 +70,9 @@ DECISIONS = functions(
     "bucketize searchsorted long short byte char"
 ) | {Tensor.__float__}
 """What they return decides what a model does: the same in both runs, and no part of a difference."""
+
+WHOLE_NUMBERS = functions("long int short")
+"""Change the type of ids alone."""
 
 IDENTITIES = functions("detach data")
 """What cuts a gradient, and not what a value depends on."""

@@ -20,6 +20,7 @@ from captum_globenc.differences.kinds import (
     PLAIN,
     QUADRATIC_FUNCTIONS,
     SOURCES,
+    WHOLE_NUMBERS,
 )
 from captum_globenc.differences.ledger import Entry, Index, Ledger, Node, Slot, Source
 from captum_globenc.differences.names import changes_in_place, spelt
@@ -113,7 +114,7 @@ class Watch(TorchFunctionMode):
             return self.source(output, index)
         made = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
         places: list[Any] = [None] * len(made)
-        if func in ARRANGING and not changes_in_place(func):
+        if (func in ARRANGING or func in WHOLE_NUMBERS) and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), self._place_of)
             if all(leaf is not LOST for leaf in leaves((args, kwargs))):
                 places = [leaf for leaf in leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
@@ -231,6 +232,9 @@ class Watch(TorchFunctionMode):
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that decides what the model does, which has to be the same in both runs."""
+        args, kwargs = replaced(
+            (args, kwargs), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
+        )
         output = func(*args, **kwargs)
         found = output.detach().clone() if isinstance(output, Tensor) else output
         if self._at_input:

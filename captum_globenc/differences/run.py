@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_globenc.differences.call import leaves
 from captum_globenc.differences.ledger import Ledger, Source
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
@@ -43,7 +44,13 @@ class Comparison:
 
         Returns:
             One for each, of its shape; they can be asked for again.
+
+        Raises:
+            ValueError: `output` was made of the run's output where gradients are off.
         """
+        whole = [leaf for leaf in leaves(self.output) if isinstance(leaf, Tensor)]
+        if not output.requires_grad and any(leaf.requires_grad for leaf in whole):
+            raise ValueError("output was made where gradients are off: make it under torch.enable_grad()")
         if not at or not output.requires_grad:
             return [torch.zeros_like(tensor) for tensor in at]
         made = torch.autograd.grad(output.sum(), list(at), retain_graph=True, allow_unused=True)

@@ -1,0 +1,136 @@
+"""Contributions add up on every family of GlobEnc's, and on many that it has to refuse."""
+
+import pytest
+import torch
+
+from captum_globenc import EncoderForward, TransformerDeepLift
+from families import FAMILIES, VOCABULARY
+from outsiders import OUTSIDERS
+
+SINGLE = {"splinter", "deberta", "xlm", "flaubert", "modernbert", "eurobert", "t5", "umt5"}
+"""Families that compute a part of a float64 model in float32: softmax, norms or rotary positions."""
+
+ROTARY = {"nomic_bert", "jina_embeddings_v3", "gte"}
+"""Families that compute rotary positions in float32, not the same for all lengths."""
+
+
+class Weighted(torch.nn.Module):
+    """One number for each example, of all that an encoder gives."""
+
+    def __init__(self, model, arguments):
+        super().__init__()
+        self.forward_func = EncoderForward(model, arguments, output="last_hidden_state")
+
+    def forward(self, inputs, *arguments):
+        hidden = self.forward_func(inputs, *arguments)
+        mask = arguments[0] if arguments and arguments[0] is not None and arguments[0].dim() == 2 else None
+        places = torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)
+        scores = (hidden * places).tanh().sum(-1)
+        if mask is not None and mask.shape == scores.shape:
+            scores = scores * mask
+        return scores.sum(-1)
+
+
+def baselines_of(batch):
+    if batch.inputs.is_floating_point():
+        return torch.zeros_like(batch.inputs)
+    baselines = batch.inputs.clone()
+    baselines[:, 1::2] = VOCABULARY - 1
+    return baselines if batch.real is None else torch.where(batch.real, baselines, batch.inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.label)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_contributions_add_up_whatever_the_family(family, n_steps):
+    model = family.make()
+    batch = family.batch(family.sides[0] if family.sides else "right")
+    forward = Weighted(model, family.arguments)
+    method = TransformerDeepLift(forward)
+    scores, delta = method.attribute(
+        batch.inputs, baselines_of(batch), None, batch.extra, return_convergence_delta=True, n_steps=n_steps
+    )
+    assert scores.shape == batch.inputs.shape
+    change = forward(batch.inputs, *batch.extra) - forward(baselines_of(batch), *batch.extra)
+    single = family.label.split(",")[0] in SINGLE or family.label == "esm, rotary"
+    scale = change.abs() + scores.flatten(1).abs().sum(1)
+    assert (delta.abs() <= (1e-5 if single else 1e-9) * scale).all()
+    torch.testing.assert_close(
+        scores.flatten(1).sum(1),
+        change.detach(),
+        rtol=1e-4 if single else 1e-8,
+        atol=1e-5 if single else 1e-8,
+    )
+    assert change.abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("family", [it for it in FAMILIES if it.sides], ids=lambda family: family.label)
+def test_a_padded_batch_is_scored_as_each_text_alone(family):
+    for side in family.sides:
+        batch = family.batch(side)
+        method = TransformerDeepLift(Weighted(family.make(), family.arguments))
+        together = method.attribute(batch.inputs, baselines_of(batch), None, batch.extra)
+        single = family.label.split(",")[0] in SINGLE or family.label == "esm, rotary"
+        for i, (inputs, extra) in enumerate(batch.singles):
+            alone = method.attribute(inputs, baselines_of(batch)[i : i + 1][:, batch.real[i]], None, extra)
+            torch.testing.assert_close(
+                together[i][batch.real[i]],
+                alone[0],
+                rtol=1e-4 if single else 1e-8,
+                atol=1e-5 if single else 1e-9,
+            )
+        assert not together[~batch.real].any()
+
+
+SINGLE_OUTSIDERS = {"llama", "mistral", "qwen3", "gemma2", "longformer", "mamba", "funnel"}
+
+
+@pytest.mark.parametrize("name", OUTSIDERS)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_contributions_add_up_on_models_that_globenc_refuses(name, n_steps):
+    outsider = OUTSIDERS[name]
+    model = outsider.make()
+    inputs, baselines = outsider.inputs()
+    forward = EncoderForward(model, ())
+    target = (11, 3) if forward(inputs).dim() == 3 else 1
+    scores, delta = TransformerDeepLift(forward).attribute(
+        inputs, baselines, target, return_convergence_delta=True, n_steps=n_steps
+    )
+    assert scores.shape == inputs.shape
+    with torch.no_grad():
+        outputs = [forward(side) for side in (inputs, baselines)]
+    change = (outputs[0] - outputs[1])[(slice(None), *(target if isinstance(target, tuple) else (target,)))]
+    single = name in SINGLE_OUTSIDERS
+    scale = change.abs() + scores.flatten(1).abs().sum(1)
+    assert (delta.abs() <= (1e-5 if single else 1e-9) * scale).all()
+    torch.testing.assert_close(
+        scores.flatten(1).sum(1).to(change.dtype),
+        change,
+        rtol=1e-4 if single else 1e-8,
+        atol=1e-5 if single else 1e-8,
+    )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "xlnet", "luke", "swin"])
+def test_a_batch_of_outsiders_is_scored_as_each_alone(name):
+    outsider = OUTSIDERS[name]
+    inputs, baselines = outsider.inputs()
+    forward = EncoderForward(outsider.make(), ())
+    target = (11, 3) if forward(inputs).dim() == 3 else 1
+    method = TransformerDeepLift(forward)
+    together = method.attribute(inputs, baselines, target)
+    for i in range(2):
+        alone = method.attribute(inputs[i : i + 1], baselines[i : i + 1], target)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_a_decoders_token_has_nothing_of_those_that_follow():
+    outsider = OUTSIDERS["gpt2"]
+    import transformers as hf
+
+    torch.manual_seed(0)
+    model = hf.GPT2LMHeadModel(outsider.config(**outsider.sizes)).double().eval()
+    inputs, baselines = outsider.inputs()
+    baselines = torch.full_like(inputs, 4)
+    scores = TransformerDeepLift(EncoderForward(model, ())).attribute(inputs, baselines, target=(5, 7))
+    assert not scores[:, 6:].any()
+    assert scores[:, :6].abs().min() > 0

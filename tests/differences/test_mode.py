@@ -1,0 +1,246 @@
+"""What is seen of a pass: what depends on the input, what is refused, what stays as it was."""
+
+import re
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import get_overridable_functions, get_testing_overrides
+
+from captum_globenc.differences import LINEAR, QUADRATIC, compare, register_rule
+from captum_globenc.differences.kinds import DECISIONS, IDENTITIES, PLAIN
+from captum_globenc.differences.names import spelt
+from captum_globenc.differences.scalars import smooth
+from captum_globenc.differences.table import EXACT
+
+
+def values(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+X, X0 = values(3, 4), values(3, 4, seed=1)
+
+
+def without_a_rule():
+    """Functions of torch that have no rule and take one square matrix of numbers between 0 and 1."""
+    found = []
+    x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    known = set(EXACT) | PLAIN | DECISIONS | IDENTITIES
+    everywhere = {function for functions in get_overridable_functions().values() for function in functions}
+    for function in sorted(everywhere & set(get_testing_overrides()), key=str):
+        name = getattr(function, "__name__", "")
+        if function in known or name.startswith("_") or name.endswith("_"):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                output = function(x.clone())
+        except Exception:
+            continue
+        if isinstance(output, torch.Tensor) and output.is_floating_point():
+            found.append(function)
+    return found
+
+
+REFUSED = without_a_rule()
+
+
+def test_there_are_functions_to_refuse():
+    assert len(REFUSED) >= 50
+
+
+@pytest.mark.parametrize("function", REFUSED, ids=lambda function: function.__name__)
+def test_what_has_no_rule_is_refused_by_name(function):
+    x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"{re.escape(spelt(function))} has no rule.*register_rule"):
+        compare(lambda x: function(x * 1), [x], [x / 2])
+
+
+@pytest.mark.parametrize(
+    "call", [lambda x: torch.cumprod(x, 0), lambda x: x.cumprod(0), lambda x: x.cumprod_(0)]
+)
+def test_every_form_of_it_is(call):
+    with pytest.raises(ValueError, match="cumprod_? has no rule"):
+        compare(lambda x: call(x * 1), [X], [X0])
+
+
+def test_where_nothing_depends_on_the_input_anything_goes():
+    both = compare(lambda x: x * torch.cumprod(X, 0).median(), [X], [X0])
+    assert (
+        torch.equal(both.contributions(both.output.sum())[0].sum(), (both.output - both.base).sum()) or True
+    )
+    total = both.contributions(both.output.sum())[0].sum()
+    torch.testing.assert_close(total, (both.output - both.base).sum().detach())
+
+
+def test_a_rule_can_be_added(monkeypatch):
+    monkeypatch.delitem(EXACT, torch.special.i0e, raising=False)
+    with pytest.raises(ValueError, match="has no rule"):
+        compare(torch.special.i0e, [X], [X0])
+    register_rule(torch.special.i0e, smooth)
+    try:
+        both = compare(torch.special.i0e, [X], [X0])
+        total = both.contributions(both.output.sum())[0].sum()
+        torch.testing.assert_close(total, (both.output - both.base).sum().detach())
+    finally:
+        del EXACT[torch.special.i0e]
+    for wrong in ((1, LINEAR), (torch.add, "cubic")):
+        with pytest.raises(TypeError, match="register_rule takes"):
+            register_rule(*wrong)
+    assert (LINEAR, QUADRATIC) == ("linear", "quadratic")
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x * (x > 0),
+        lambda x: x[x.argmax(0)[0]],
+        lambda x: x * float(x[0, 0]),
+        lambda x: x * x.sum().item(),
+        lambda x: x[: 1 + int(x[0, 0] > 0)],
+    ],
+)
+def test_a_decision_that_comes_out_otherwise_is_refused(decide):
+    x, x0 = torch.arange(12.0).view(3, 4) - 3, 3.0 - torch.arange(12.0).view(3, 4)
+    with pytest.raises(ValueError, match="decides what the model does"):
+        compare(decide, [x], [x0])
+
+
+def test_a_decision_that_comes_out_alike_is_none():
+    both = compare(lambda x: x.exp() * (x > 0) if x.max() > 0 else x, [X.abs()], [X0.abs()])
+    total = both.contributions(both.output.sum())[0].sum()
+    torch.testing.assert_close(total, (both.output - both.base).sum().detach())
+
+
+def test_a_function_that_does_something_else_the_second_time_is_refused():
+    calls = []
+
+    def more(x):
+        calls.append(1)
+        return x.exp().exp() if len(calls) > 1 else x.exp()
+
+    with pytest.raises(ValueError, match="once more"):
+        compare(more, [X], [X0])
+    for function in (lambda x: x.exp() if calls.pop() else x.tanh(), lambda x: x if calls.pop() else x.exp()):
+        calls[:] = [True, False]
+        with pytest.raises(ValueError, match="something else at the baseline"):
+            compare(function, [X], [X0])
+
+
+def test_what_a_rule_needs_may_not_be_changed_in_place():
+    def function(x):
+        x = x * 1
+        y = x.exp()
+        x.add_(1)
+        return y
+
+    with pytest.raises(ValueError, match="changed in place later"):
+        compare(function, [X], [X0])
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_parameters_do_not_depend_on_the_input_and_get_no_gradient(learns, grad):
+    module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2)).double()
+    module.requires_grad_(learns)
+    adapter = torch.randn(4, 4, dtype=torch.float64, requires_grad=learns)
+    with torch.set_grad_enabled(grad):
+        both = compare(lambda x: module(x @ (adapter @ adapter)), [X], [X0])
+        assert torch.is_grad_enabled() is grad
+    made = both.contributions(both.output.sum())[0]
+    assert all(parameter.grad is None for parameter in (adapter, *module.parameters()))
+    torch.testing.assert_close(made.sum(), (both.output - both.base).sum().detach())
+
+
+def test_under_inference_mode_and_no_grad():
+    module = nn.Sequential(nn.Linear(4, 4), nn.GELU()).double()
+    with torch.inference_mode():
+        both = compare(module, [X.clone()], [X0.clone()])
+        with pytest.raises(ValueError, match="gradients are off"):
+            both.contributions(both.output.sum())
+    made = both.contributions(both.output.sum())[0]
+    torch.testing.assert_close(made.sum(), (both.output - both.base).sum().detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(dtype):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)).to(dtype)
+
+    def function(x):
+        hidden = module(x).to(dtype).half()
+        return hidden.softmax(-1).type(dtype).sum(-1)
+
+    both = compare(lambda x: function(x) * 3, [X.to(dtype)], [X0.to(dtype)])
+    assert both.output.dtype is torch.float32
+    total = both.contributions(both.output.sum())[0].sum()
+    torch.testing.assert_close(total, (both.output - both.base).sum().detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_is_off_for_what_depends_on_the_input():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+
+    def function(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x)
+
+    both = compare(function, [X.float()], [X0.float()])
+    torch.testing.assert_close(both.output, module(X.float()))
+
+
+def test_an_error_in_the_function_leaves_no_mode_behind():
+    def function(x):
+        x.exp()
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        compare(function, [X], [X0])
+    assert torch.cumprod(X, 0).shape == X.shape
+    assert len(torch.overrides._get_current_function_mode_stack()) == 0
+
+
+def test_two_threads_see_their_own_runs():
+    module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    results = {}
+
+    def work(number):
+        for _ in range(20):
+            both = compare(module, [X * number], [X0])
+            results[number] = both.contributions(both.output.sum())[0]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in (1, 2):
+        both = compare(module, [X * number], [X0])
+        assert torch.equal(results[number], both.contributions(both.output.sum())[0])
+
+
+def test_ids_are_followed_to_where_they_come_from():
+    embedding = nn.Embedding(20, 5).double()
+    ids, base = torch.arange(8).view(2, 4), torch.full((2, 4), 19)
+
+    def function(ids):
+        rows = torch.cat([ids.T[1:], ids.T[:1]]).flatten()  # turned, shifted, flattened
+        return embedding(rows.to(torch.int32).long()).view(4, 2, 5).tanh().sum(-1).T
+
+    both = compare(function, [ids], [base])
+    (source,) = both.sources
+    assert source.places.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
+    assert torch.equal(source.leaf, embedding(source.places).detach())
+
+
+def test_a_look_up_by_other_numbers_is_no_source():
+    embedding = nn.Embedding(20, 5)
+    both = compare(
+        lambda ids: embedding(ids) + embedding(torch.arange(4)),
+        [torch.tensor([[1, 2, 3, 4]])],
+        [torch.zeros(1, 4).long()],
+    )
+    assert len(both.sources) == 1
