@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
+    from captum_globenc.attr.decompx import DecompX
     from captum_globenc.attr.deep_lift import TransformerDeepLift
     from captum_globenc.attr.globenc import GlobEnc
     from captum_globenc.forward import Contrast, EncoderForward
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Contrast",
+    "DecompX",
     "EncoderForward",
     "GlobEnc",
     "TransformerDeepLift",
@@ -24,6 +26,7 @@ __getattr__, __dir__ = on_demand(
     __name__,
     {
         "Contrast": "forward",
+        "DecompX": "attr.decompx",
         "EncoderForward": "forward",
         "GlobEnc": "attr.globenc",
         "TransformerDeepLift": "attr.deep_lift",

@@ -4,11 +4,11 @@ B batch, C classes, L layers, N tokens, D embedding size.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple, _run_forward, _select_targets
+from captum._utils.common import _format_output, _is_tuple, _run_forward
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.proof import check_output, check_sum
+from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
 from captum_globenc.differences import Comparison, RandomNumbers, compare
-from captum_globenc.recording.fused import active, without_fused_attention
+from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
 __all__ = ["TransformerDeepLift"]
@@ -119,11 +120,11 @@ class TransformerDeepLift(Attribution):
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
         whole = self._compared(tensors, bases, additional_forward_args)
-        one, base = (self._selected(output, target) for output in (whole.output, whole.base))
+        one, base = (selected(output, target) for output in (whole.output, whole.base))
         totals: tuple[Tensor, ...] | None = None
         for part in self._segments(whole, tensors, additional_forward_args, n_steps):
-            selected = one if part is whole else self._selected(part.output, target)
-            made = on_inputs(part.contributions(selected), part, tensors)
+            output = one if part is whole else selected(part.output, target)
+            made = on_inputs(part.contributions(output), part, tensors)
             totals = made if totals is None else tuple(a + b for a, b in zip(totals, made, strict=True))
         assert totals is not None
         delta = check_sum(totals, one.detach(), base, whole.ledger.lowest)
@@ -156,7 +157,7 @@ class TransformerDeepLift(Attribution):
             raise ValueError(f"the output is {tuple(whole.output.shape)}, not (B, C): it has no classes")
         classes = []
         for number in range(whole.output.shape[1]):
-            one, base = (self._selected(output, number) for output in (whole.output, whole.base))
+            one, base = (selected(output, number) for output in (whole.output, whole.base))
             made = on_inputs(whole.contributions(one), whole, tensors)
             check_sum(made, one.detach(), base, whole.ledger.lowest)
             classes.append(made)
@@ -190,14 +191,14 @@ class TransformerDeepLift(Attribution):
         bases = formatted_baselines(baselines, tensors)
         depths = Depths(self.model)
         whole = self._compared(tensors, bases, additional_forward_args, depths)
-        selected, base = (self._selected(output, target) for output in (whole.output, whole.base))
-        multipliers = whole.multipliers(selected, depths.streams)
+        one, base = (selected(output, target) for output in (whole.output, whole.base))
+        multipliers = whole.multipliers(one, depths.streams)
         made = [
             (multiplier * (stream.detach() - other)).sum(-1)
             for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
         ]
         for contributions in made:
-            check_sum((contributions,), selected.detach(), base, whole.ledger.lowest)
+            check_sum((contributions,), one.detach(), base, whole.ledger.lowest)
         return torch.stack(made, dim=1)
 
     def _compared(
@@ -216,7 +217,7 @@ class TransformerDeepLift(Attribution):
                 return _run_forward(self.forward_func, tensors, None, arguments)
 
         numbers = RandomNumbers(inputs)
-        with self._unfused():
+        with seen_into(self.model, self):
             compared = compare(function, inputs, baselines)
             if not isinstance(compared.output, Tensor):
                 raise TypeError(
@@ -251,31 +252,8 @@ class TransformerDeepLift(Attribution):
             values = tuple(
                 [base + (number + step) / count * (value - base) for value, base in ends] for step in (1, 0)
             )
-            with self._unfused():
+            with seen_into(self.model, self):
                 yield compare(function, inputs, inputs, values=cast(Any, values))
-
-    @contextmanager
-    def _unfused(self) -> Iterator[None]:
-        """Have attention that nothing can be seen in replaced by what can, in this context."""
-        if self.model is None:
-            yield
-            return
-        token = active.set(self)
-        try:
-            with without_fused_attention(self.model):
-                yield
-        finally:
-            active.reset(token)
-
-    def _selected(self, output: Tensor, target: TargetType) -> Tensor:
-        """Return the output that is explained, `(B,)`."""
-        with torch.enable_grad():
-            selected = cast(Tensor, _select_targets(output, target))
-            if not selected.dim() or selected[0].numel() != 1:
-                raise AssertionError(
-                    "Target not provided when necessary, cannot explain several outputs at once."
-                )
-            return selected.reshape(len(selected))
 
     def get_name(self) -> str:
         """Return "TransformerDeepLift"; Captum would split it."""

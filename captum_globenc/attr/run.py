@@ -69,7 +69,7 @@ def run(
     # The model may have changed between two calls, so the encoder is looked up anew.
     encoder = find_encoder(model)
     encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
-    tensor = _single_tensor(inputs, encoder)
+    tensor = single_tensor(inputs, encoder)
     mixtures: list[Tensor] = []
     padding: list[Tensor | None] = []
     workspace = Workspace()
@@ -85,10 +85,10 @@ def run(
         lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
     )
     real = mixtures[0].new_ones(mixtures[0].shape[:2], dtype=torch.bool) if padding[0] is None else padding[0]
-    return Run(encoder, tensor, _grid_on(tensor, encoder, real), output, mixtures, real)
+    return Run(encoder, tensor, grid_on(tensor, encoder, real), output, mixtures, real)
 
 
-def _single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
+def single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
     """Return the one tensor that inputs are, refusing token ids given as floats."""
     tensors = _format_tensor_into_tuples(inputs)
     if len(tensors) != 1:
@@ -111,7 +111,7 @@ def _numbers_texts(inputs: Tensor, real: Tensor) -> bool:
     return several and math.prod(inputs.shape[:-1]) == len(real)
 
 
-def _grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
+def grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
     """Return how the tokens lie on the inputs: as the family cuts them, or one entry for each (None)."""
     batch, tokens = real.shape
     shape = tuple(inputs.shape)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
-    from captum_globenc.differences.call import LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
-    from captum_globenc.differences.run import Comparison, RandomNumbers, compare
+    from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
+    from captum_globenc.differences.run import Comparison, RandomNumbers, compare, freeze
     from captum_globenc.differences.table import register_rule
 
 __all__ = [
+    "CONSTANT",
     "LINEAR",
     "QUADRATIC",
     "Backward",
@@ -24,14 +25,17 @@ __all__ = [
     "Rule",
     "bound",
     "compare",
+    "freeze",
     "register_rule",
 ]
 
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        **dict.fromkeys(("LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"),
-        **dict.fromkeys(("Comparison", "RandomNumbers", "compare"), "run"),
+        **dict.fromkeys(
+            ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
+        ),
+        **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "freeze"), "run"),
         "register_rule": "table",
     },
 )

@@ -10,7 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound", "leaves", "replaced"]
+__all__ = [
+    "CONSTANT",
+    "LINEAR",
+    "QUADRATIC",
+    "Backward",
+    "Call",
+    "Pair",
+    "Rule",
+    "bound",
+    "leaves",
+    "no_view",
+    "replaced",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +87,9 @@ Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
 Rule = Callable[[Call], Backward]
 """From a call to its backward pass: sum of multipliers times differences = difference of the output."""
 
+CONSTANT = "constant"
+"""The rule of functions whose result counts as if it did not depend on the input."""
+
 LINEAR = "linear"
 """The rule of functions that are linear in all that depends on the input: their gradient."""
 
@@ -121,3 +136,8 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(tree, dict):
         return {key: replaced(item, change) for key, item in tree.items()}
     return change(tree)
+
+
+def no_view(leaf: Any) -> Any:
+    """Return a tensor that is no view: such cannot be written into once it has come out of a node."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf

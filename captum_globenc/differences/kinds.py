@@ -11,6 +11,7 @@ __all__ = [
     "ARRANGING",
     "DECISIONS",
     "IDENTITIES",
+    "LIKE",
     "LINEAR_FUNCTIONS",
     "PLAIN",
     "QUADRATIC_FUNCTIONS",
@@ -73,6 +74,9 @@ DECISIONS = functions(
 
 WHOLE_NUMBERS = functions("long int short")
 """Change the type of ids alone."""
+
+LIKE = functions("type_as view_as reshape_as expand_as to")
+"""Take the shape or the type of what they are given second."""
 
 IDENTITIES = functions("detach data")
 """What cuts a gradient, and not what a value depends on."""

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from captum_globenc.differences.call import LINEAR, Rule, leaves, replaced
+from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, leaves, no_view, replaced
 from captum_globenc.differences.kinds import (
     ARRANGING,
     DECISIONS,
     IDENTITIES,
+    LIKE,
     PLAIN,
     QUADRATIC_FUNCTIONS,
     SOURCES,
@@ -40,6 +41,7 @@ class Watch(TorchFunctionMode):
         at_input: which run it is; that at the input goes first.
         table: rows by function.
         values: what the sources are taken to be instead of what is looked up, in order.
+        alone: whether there is no other run: rules then see twice the same.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class Watch(TorchFunctionMode):
         at_input: bool,
         table: Mapping[Callable[..., Any], Row] = EXACT,
         values: Sequence[Tensor] | None = None,
+        alone: bool = False,
     ) -> None:
         super().__init__()
         self._ledger = ledger
         self._at_input = at_input
         self._table = table
         self._values = values
+        self._alone = alone
         self._entry = self._source = 0
         self._token = object()
 
@@ -100,7 +104,7 @@ class Watch(TorchFunctionMode):
         """Run a function of torch, and take note of it."""
         kwargs = kwargs or {}
         index = None
-        for leaf in leaves((args, kwargs)):
+        for leaf in leaves(args[:1] if func in LIKE else (args, kwargs)):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
@@ -114,7 +118,7 @@ class Watch(TorchFunctionMode):
             return self.source(output, index)
         made = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
         places: list[Any] = [None] * len(made)
-        if (func in ARRANGING or func in WHOLE_NUMBERS) and not changes_in_place(func):
+        if made and (func in ARRANGING or func in WHOLE_NUMBERS) and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), self._place_of)
             if all(leaf is not LOST for leaf in leaves((args, kwargs))):
                 places = [leaf for leaf in leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
@@ -160,6 +164,8 @@ class Watch(TorchFunctionMode):
             if output is not NotImplemented:
                 return self._written(args[0], output) if in_place else output
         rule = row.rule
+        if rule == CONSTANT:
+            return func(*args, **kwargs)
         if rule is None:
             raise ValueError(f"{spelt(func)} has no rule for exact differences with these arguments.")
         alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
@@ -186,8 +192,7 @@ class Watch(TorchFunctionMode):
             output = args[0].view_as(args[0]) if func in IDENTITIES else func(*args, **kwargs)
             if isinstance(output, Tensor) and output.dtype in HALF:
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
-                (whole,) = (leaf for leaf in leaves((args, kwargs)) if self.depends(leaf))
-                output = whole.to(output.device).view_as(whole)
+                output = args[0].to(output.device).view_as(args[0])
         if in_place:
             self._tagged(args[0])
             if args[0]._base is not None:
@@ -208,7 +213,7 @@ class Watch(TorchFunctionMode):
         marked_args, marked_kwargs = replaced((args, kwargs), self._slot)
         with torch.no_grad():
             given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
-            output = replaced(func(*given, **kwargs), _whole)
+            output = replaced(func(*given, **kwargs), no_view)
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
@@ -220,7 +225,10 @@ class Watch(TorchFunctionMode):
             entry.close(dependents, outputs)
             return self._noted(output)
         entry = Entry(func, rule, marked_args, marked_kwargs, tuple(it.detach() for it in outputs))
-        self._ledger.entries.append(entry)
+        if self._alone:
+            entry.close(dependents, outputs)
+        else:
+            self._ledger.entries.append(entry)
         with torch.enable_grad():
             joined: Any = Node.apply(entry, outputs, *dependents)  # type: ignore[no-untyped-call]
         new = joined if len(outputs) > 1 else (joined,)
@@ -238,7 +246,7 @@ class Watch(TorchFunctionMode):
         output = func(*args, **kwargs)
         found = output.detach().clone() if isinstance(output, Tensor) else output
         if self._at_input:
-            self._ledger.entries.append(Entry(func, outputs=found))
+            self._ledger.entries += [] if self._alone else [Entry(func, outputs=found)]
             return output
         other = self._next(func).outputs
         if isinstance(found, Tensor):
@@ -287,8 +295,3 @@ class Watch(TorchFunctionMode):
 
 LOST: Any = object()
 """Stands for the places of ids that were reckoned with."""
-
-
-def _whole(leaf: Any) -> Any:
-    """Return a tensor that is no view: such cannot be written into once it has come out of a node."""
-    return leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf

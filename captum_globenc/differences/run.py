@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import leaves
+from captum_globenc.differences.elementwise import FrozenWatch
+from captum_globenc.differences.frozen import FROZEN
 from captum_globenc.differences.ledger import Ledger, Source
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
 
-__all__ = ["Comparison", "RandomNumbers", "compare"]
+__all__ = ["Comparison", "RandomNumbers", "compare", "freeze"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Comparison:
             raise ValueError("output was made where gradients are off: make it under torch.enable_grad()")
         if not at or not output.requires_grad:
             return [torch.zeros_like(tensor) for tensor in at]
-        made = torch.autograd.grad(output.sum(), list(at), retain_graph=True, allow_unused=True)
+        # Where the caller computes in half precision, multipliers are not.
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            made = torch.autograd.grad(
+                output, list(at), torch.ones_like(output), retain_graph=True, allow_unused=True
+            )
         return [torch.zeros_like(tensor) if it is None else it for tensor, it in zip(at, made, strict=True)]
 
     def contributions(self, output: Tensor) -> list[Tensor]:
@@ -67,6 +73,31 @@ class Comparison:
             else torch.zeros_like(source.leaf)
             for source in self.sources
         ]
+
+
+def freeze(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Comparison:
+    """Run a function once, frozen: for its multipliers only, as there is nothing to compare with.
+
+    Args:
+        function: as for :func:`compare`.
+        inputs: as for :func:`compare`.
+
+    Raises:
+        ValueError: an operation has no rule.
+
+    Example:
+        >>> x = torch.tensor([2.0, -1.0])
+        >>> run = freeze(lambda x: x.relu() * 3, [x])
+        >>> run.multipliers(run.output, [run.sources[0].leaf])
+        [tensor([3., 0.])]
+    """
+    ledger = Ledger()
+    watch = FrozenWatch(ledger, FROZEN)
+    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+        seen = _seen(watch, inputs)
+        with watch, torch.enable_grad():
+            output = function(*seen)
+    return Comparison(output, None, ledger)
 
 
 class RandomNumbers:

@@ -47,6 +47,25 @@ def without_fused_attention(stack: nn.Module) -> Iterator[None]:
                     config.__class__ = type(config).__bases__[0]
 
 
+@contextmanager
+def seen_into(model: nn.Module | None, by: object) -> Iterator[None]:
+    """Have what runs in this context attend in ways that can be seen into.
+
+    Args:
+        model: whose parts; where None, nothing is done.
+        by: who looks.
+    """
+    if model is None:
+        yield
+        return
+    token = active.set(by)
+    try:
+        with without_fused_attention(model):
+            yield
+    finally:
+        active.reset(token)
+
+
 @cache
 def _by_context(kind: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """Return a class of configs that name SDPA where somebody records."""

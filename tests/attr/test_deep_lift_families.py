@@ -26,8 +26,8 @@ class Weighted(torch.nn.Module):
         mask = arguments[0] if arguments and arguments[0] is not None and arguments[0].dim() == 2 else None
         places = torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)
         scores = (hidden * places).tanh().sum(-1)
-        if mask is not None and mask.shape == scores.shape:
-            scores = scores * mask
+        if mask is not None:  # one of samples is none of frames, of which the first is always real
+            scores = scores * mask if mask.shape == scores.shape else scores[:, :1]
         return scores.sum(-1)
 
 

@@ -1,0 +1,255 @@
+"""DecompX: what reaches an output from each token through a frozen encoder, from one backward pass.
+
+B batch, C classes, N tokens, D embedding size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from captum._utils.common import _format_output, _is_tuple, _run_forward
+from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_globenc.attr.logged import logged
+from captum_globenc.attr.proof import check_output
+from captum_globenc.attr.run import grid_on, single_tensor
+from captum_globenc.attr.selected import selected
+from captum_globenc.differences import Comparison, RandomNumbers, freeze
+from captum_globenc.encoders import find_encoder
+from captum_globenc.encoders.search import Layer
+from captum_globenc.encoders.tokens import spread
+from captum_globenc.recording.fused import seen_into
+from captum_globenc.recording.training import warn_of_dropout
+
+__all__ = ["DecompX"]
+
+VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
+"""What the families call the linear map to the value vectors, and, of all three at once:"""
+FUSED = ("Wqkv", "qkv_proj", "qkv")
+
+
+class DecompX(Attribution):
+    """Decomposition of an output over the tokens of the first layer (Modarressi et al., ACL 2023).
+
+    The vector of each token is passed through all layers and the head: attention and the deviations of
+    norms as they were, activations by their slope phi(u) / u (section 3). The paper's variant without
+    biases: that network is linear, so one backward pass gives what its authors' code computes with a vector
+    for every pair of tokens, but for one thing that is done as there: value vectors of the first layer
+    keep their biases. Sharing out all biases by absolute dot products needs the vectors, and is left
+    out: so scores do not add up to the output (`TransformerDeepLift`'s do). A product of two values that
+    depend on the input, such as a gate, which the paper does not have, gives half to each.
+
+    Args:
+        forward_func: the forward function, as for every Captum method; it runs the encoder once.
+        model: the module that holds the encoder; not needed where `forward_func` is a module.
+
+    Raises:
+        TypeError: `model` is no module.
+        ValueError: no model is given, or the encoder is not found or supported.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from captum_globenc import EncoderForward
+        >>> config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
+        ...     intermediate_size=8,
+        ... )
+        >>> model = BertForSequenceClassification(config).eval()
+        >>> DecompX(EncoderForward(model)).attribute(torch.tensor([[2, 5, 7, 3]]), target=1).shape
+        torch.Size([1, 4])
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+        super().__init__(forward_func)
+        if model is None:
+            if not isinstance(forward_func, nn.Module):
+                raise ValueError(
+                    "forward_func is not a module, so the encoder cannot be found in it: pass the module "
+                    "that holds it, DecompX(forward_func, model)."
+                )
+            model = forward_func
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}, not a module")
+        find_encoder(model)
+        self.model = model
+        self._proven: set[Callable[..., Any]] = set()
+
+    @logged
+    def attribute(
+        self,
+        inputs: TensorOrTupleOfTensorsGeneric,
+        target: TargetType = None,
+        additional_forward_args: object | None = None,
+    ) -> TensorOrTupleOfTensorsGeneric:
+        """Score every token for an output.
+
+        Args:
+            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or pixels `(B, C, H, W)`; or a tuple of one.
+            target: the output that is explained, as for every Captum method.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`.
+
+        Returns:
+            Signed scores in the shape of `inputs`; a token's is spread evenly over what feeds it. Exactly 0
+            at padding.
+
+        Raises:
+            TypeError: token ids given as floats, or the output is no tensor.
+            ValueError: an operation has no rule, the biases of the values are not found, or the inputs do not
+                match the encoder's tokens.
+            RuntimeError: `forward_func` never ran the encoder, or ran it more than once, or its output under
+                watch is not its own.
+            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
+                raises it.
+        """
+        (scores,), tensor, grid = self._scored(
+            inputs, additional_forward_args, lambda output: [selected(output, target)]
+        )
+        laid = spread(scores, tensor.shape, grid)
+        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (laid,)))
+
+    def attribute_classes(
+        self, inputs: TensorOrTupleOfTensorsGeneric, additional_forward_args: object | None = None
+    ) -> Tensor:
+        """Score every token for every class, from one run and a backward pass for each.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            `(B, C, N)`, N the tokens of the encoder.
+
+        Raises:
+            Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
+        """
+
+        def classes(output: Tensor) -> list[Tensor]:
+            if output.dim() != 2:
+                raise ValueError(f"the output is {tuple(output.shape)}, not (B, C): it has no classes")
+            return [selected(output, number) for number in range(output.shape[1])]
+
+        scores, _, _ = self._scored(inputs, additional_forward_args, classes)
+        return torch.stack(list(scores), dim=1)
+
+    def _scored(
+        self, inputs: Any, arguments: object | None, choose: Callable[[Tensor], Sequence[Tensor]]
+    ) -> tuple[Sequence[Tensor], Tensor, Any]:
+        """Score the tokens `(B, N)` for each output that is chosen."""
+        encoder = find_encoder(self.model)
+        warn_of_dropout(encoder.stack)
+        tensor = single_tensor(inputs, encoder)
+        first = _First(encoder.layers[0])
+
+        def function(*tensors: Tensor) -> Any:
+            with first.watched():
+                return _run_forward(self.forward_func, tensors, None, arguments)
+
+        numbers = RandomNumbers([tensor])
+        with seen_into(encoder.stack, self):
+            run = freeze(function, [tensor.detach()])
+            if not isinstance(run.output, Tensor):
+                raise TypeError(
+                    f"forward_func returned a {type(run.output).__name__}, and a tensor is explained: wrap "
+                    "the model in EncoderForward."
+                )
+            stream = first.stream
+            if not self._proven.issuperset(run.ledger.functions):
+                with numbers.again(), torch.no_grad():
+                    plain = _run_forward(self.forward_func, (tensor,), None, arguments)
+                check_output(run.output.detach(), plain, self.model)
+                self._proven |= run.ledger.functions
+        real = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
+        grid = grid_on(tensor, encoder, real)
+        return [first.scores(run, output) for output in choose(run.output)], tensor, grid
+
+    def get_name(self) -> str:
+        """Return "DecompX", as it is written."""
+        return "DecompX"
+
+    def attribute_future(self) -> None:
+        """Not available.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("attribute_future is not implemented for DecompX")
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: scores are multipliers times what enters the first layer."""
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        """Return False: without the biases, scores do not add up to the output."""
+        return False
+
+
+class _First:
+    """The first layer's input, and its value vectors with the biases that they keep.
+
+    Args:
+        layer: the first layer.
+
+    Raises:
+        ValueError: it is not known what makes the value vectors.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer.module
+        named = {name.rpartition(".")[2]: module for name, module in layer.attention.named_modules()}
+        known = [name for name in (*VALUES, *FUSED) if name in named]
+        if not known:
+            raise ValueError(
+                f"it is not known what makes the value vectors of a {type(layer.attention).__name__}: "
+                "DecompX needs their biases."
+            )
+        self._values = named[known[0]]
+        self._fused = known[0] in FUSED
+        self._streams: list[Tensor] = []
+        self._made: list[Tensor] = []
+
+    @property
+    def stream(self) -> Tensor:
+        """`(B, N, D)`, what the layer reads first.
+
+        Raises:
+            RuntimeError: it never ran.
+        """
+        if not self._streams or not self._made:
+            raise RuntimeError("forward_func never ran the encoder")
+        return self._streams[0]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """See one run, of which the first call of each module counts: layers may be shared."""
+        self._streams.clear()
+        self._made.clear()
+        with ExitStack() as handles:
+            handles.enter_context(
+                self._layer.register_forward_pre_hook(
+                    lambda _, args, kwargs: self._streams.append(
+                        args[0] if args else kwargs["hidden_states"]
+                    ),
+                    with_kwargs=True,
+                )
+            )
+            handles.enter_context(
+                self._values.register_forward_hook(lambda _, args, output: self._made.append(output))
+            )
+            yield
+
+    def scores(self, run: Comparison, output: Tensor) -> Tensor:
+        """Return what reaches an output `(B,)` from each token, `(B, N)`."""
+        made = self._made[0]
+        of_stream, of_values = run.multipliers(output, [self.stream, made])
+        scores = (of_stream * self.stream.detach()).sum(-1)
+        bias = getattr(self._values, "bias", None)
+        if bias is None:
+            return scores
+        bias = bias.detach().to(of_values.dtype)
+        if self._fused:
+            bias = torch.cat([torch.zeros_like(bias[: 2 * len(bias) // 3]), bias[2 * len(bias) // 3 :]])
+        return scores + (of_values * bias).sum(-1)

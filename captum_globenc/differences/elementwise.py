@@ -1,0 +1,95 @@
+"""Activations that are written out: which value is a function of which other, element by element.
+
+x (1 + erf(x / sqrt 2)) / 2 is an activation of slope phi(x) / x = (1 + erf(x / sqrt 2)) / 2, and no product
+of two values of which each has half.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from captum_globenc.differences.call import leaves
+from captum_globenc.differences.ledger import Ledger
+from captum_globenc.differences.mode import Watch
+from captum_globenc.differences.names import functions
+from captum_globenc.differences.scalars import SCALARS
+from captum_globenc.differences.table import Row
+
+__all__ = ["FrozenWatch"]
+
+ROOT = "_captum_globenc_root"
+PRODUCTS = functions("mul multiply")
+SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
+SHIFTED = functions("add sub rsub subtract") | {
+    function for names, _ in SCALARS for function in functions(names)
+}
+
+
+class _Root(NamedTuple):
+    """What a value is a function of, and whether it is a multiple of that."""
+
+    token: object
+    scaled: bool
+
+
+class FrozenWatch(Watch):
+    """Sees the one run of a frozen network.
+
+    Args:
+        ledger: of the run.
+        table: rows by function.
+    """
+
+    def __init__(self, ledger: Ledger, table: Mapping[Callable[..., Any], Row]) -> None:
+        super().__init__(ledger, True, table, alone=True)
+        self._roots = _Roots()
+
+    def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
+        gate = self._roots.gate(func, dependents)
+        given = args if gate is None else tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
+        output = super()._by(row, func, given, kwargs)
+        self._roots.note(func, args, dependents, output)
+        return output
+
+
+class _Roots:
+    """Follows values of one run to what they are functions of, element by element."""
+
+    def gate(self, function: Any, dependents: Sequence[Tensor]) -> Tensor | None:
+        """Return the factor of a product that is the slope of the other, if it is that."""
+        if function not in PRODUCTS or len(dependents) != 2:
+            return None
+        one, other = dependents
+        if one is other or self._of(one).token is not self._of(other).token:
+            return None
+        return other if self._of(one).scaled else one if self._of(other).scaled else None
+
+    def note(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor], output: Any) -> None:
+        """Take note of what a function made of values."""
+        roots = {self._of(tensor).token for tensor in dependents}
+        others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and arg not in _Is(dependents)]
+        if len(roots) != 1 or others or function not in SCALED | SHIFTED or not isinstance(output, Tensor):
+            return
+        scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
+        # A number divided by a value is no multiple of it.
+        scaled = scaled and args[0] is dependents[0]
+        setattr(output, ROOT, _Root(roots.pop(), scaled))
+
+    def _of(self, tensor: Tensor) -> _Root:
+        root: _Root | None = getattr(tensor, ROOT, None)
+        if root is None:
+            root = _Root(object(), True)
+            setattr(tensor, ROOT, root)
+        return root
+
+
+class _Is:
+    """Membership by identity, as tensors compare element by element."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._ids = {id(tensor) for tensor in tensors}
+
+    def __contains__(self, tensor: Any) -> bool:
+        return id(tensor) in self._ids

@@ -1,0 +1,138 @@
+"""DecompX held to its authors' code, to the definition by vectors, and to Captum's contract."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from captum_globenc import DecompX, EncoderForward
+from families import FAMILIES
+from models import state_of
+from outsiders import OUTSIDERS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = [
+    (path.parent.name, name)
+    for path in sorted(GOLDEN.glob("*/decompx.npz"))
+    for name in json.loads((path.parent / "inputs.json").read_text())["sets"]
+    if f"{name}/without-biases" in np.load(path).files
+]
+
+
+@pytest.mark.parametrize(("case", "name"), CASES)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_every_class_is_scored_as_by_the_authors_code(case, name, implementation):
+    model = AutoModelForSequenceClassification.from_pretrained(
+        GOLDEN / case, attn_implementation=implementation
+    )
+    forward = EncoderForward(model.double().eval())
+    given = json.loads((GOLDEN / case / "inputs.json").read_text())["sets"][name]
+    inputs, extra = forward.arguments({key: torch.tensor(rows) for key, rows in given.items()})
+    expected = np.load(GOLDEN / case / "decompx.npz")
+    real = torch.tensor(given["attention_mask"]).bool()
+    method = DecompX(forward)
+    classes = method.attribute_classes(inputs, extra)
+    golden = torch.from_numpy(expected[f"{name}/without-biases"]).transpose(1, 2)
+    assert (classes - golden).abs().max() <= 1e-8 * golden.abs().max()
+    for target in range(classes.shape[1]):
+        assert torch.equal(method.attribute(inputs, target, extra), classes[:, target])
+    # A head that reads padding has something of it.
+    begins = real[:, 0]
+    assert not classes.transpose(1, 2)[begins][~real[begins]].any()
+
+
+def test_there_are_cases_of_both_families_and_of_padded_batches():
+    assert {case.partition("_")[0] for case, _ in CASES} == {"bert", "roberta"}
+    assert {name for _, name in CASES} >= {"single0", "batch"}
+
+
+def test_a_padded_batch_is_scored_as_each_text_alone(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    together = DecompX(forward).attribute(inputs, 1, extra)
+    for i, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        alone = DecompX(forward).attribute(
+            inputs[i : i + 1, :length], 1, tuple(it[i : i + 1, :length] for it in extra)
+        )
+        torch.testing.assert_close(together[i, :length], alone[0], rtol=1e-9, atol=1e-12)
+        assert not together[i, length:].any()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [it for it in FAMILIES if it.classifier is not None and it.label != "deberta"],
+    ids=lambda family: family.label,
+)
+def test_without_any_bias_scores_add_up_to_the_output(family):
+    """Then the frozen network is linear, and what it gives is the sum over its tokens."""
+    model = family.make(kind=family.classifier)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    batch = family.batch(family.sides[0] if family.sides else "right")
+    forward = EncoderForward(model, family.arguments)
+    classes = DecompX(forward).attribute_classes(batch.inputs, batch.extra)
+    expected = forward(batch.inputs, *batch.extra).detach()
+    torch.testing.assert_close(classes.sum(-1).to(expected.dtype), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_and_tuples(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    by_ids = DecompX(forward).attribute(inputs, 1, extra)
+    (again,) = DecompX(forward).attribute((inputs,), 1, extra)
+    assert torch.equal(by_ids, again)
+    embedded = classifier.bert.embeddings.word_embeddings(inputs).detach()
+    scores = DecompX(forward).attribute(embedded, 1, extra)
+    assert scores.shape == embedded.shape
+    torch.testing.assert_close(scores.sum(-1), by_ids)
+
+
+@pytest.mark.parametrize(
+    "family", [it for it in FAMILIES if it.classifier is not None], ids=lambda family: family.label
+)
+def test_families_are_scored_or_refused_with_a_reason(family):
+    model = family.make(kind=family.classifier)
+    batch = family.batch(family.sides[0] if family.sides else "right")
+    forward = EncoderForward(model, family.arguments)
+    forward(batch.inputs, *batch.extra)  # some models hook into themselves when they first run
+    before = state_of(model)
+    if family.label == "deberta":
+        with pytest.raises(ValueError, match="value vectors"):
+            DecompX(forward).attribute(batch.inputs, 0, batch.extra)
+    else:
+        scores = DecompX(forward).attribute(batch.inputs, 0, batch.extra)
+        assert scores.shape == batch.inputs.shape
+        assert torch.isfinite(scores).all()
+        assert scores.abs().max() > 0
+    assert state_of(model) == before
+
+
+def test_what_it_refuses(classifier, batch):
+    with pytest.raises(ValueError, match="pass the module"):
+        DecompX(lambda ids: classifier(ids).logits)
+    with pytest.raises(TypeError, match="not a module"):
+        DecompX(classifier, model="bert")
+    with pytest.raises(ValueError, match="supported"):
+        DecompX(OUTSIDERS["gpt2"].make())
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    with pytest.raises(TypeError, match="integers"):
+        DecompX(forward).attribute(inputs.float(), 1, extra)
+    with pytest.raises(AssertionError):
+        DecompX(forward).attribute(inputs, (9999,) * 20, extra)
+    with pytest.raises(IndexError):
+        DecompX(forward).attribute(inputs, 9, extra)
+    with pytest.raises(TypeError, match="EncoderForward"):
+        DecompX(lambda ids: classifier(ids), classifier).attribute(inputs, 1)
+    with pytest.raises(RuntimeError, match="never ran"):
+        DecompX(lambda ids: ids.float().sum(1), classifier).attribute(inputs)
+    with pytest.raises(NotImplementedError):
+        DecompX(forward).attribute_future()
+    assert DecompX(forward).get_name() == "DecompX"
+    assert DecompX(forward).multiplies_by_inputs
+    assert not DecompX(forward).has_convergence_delta()
