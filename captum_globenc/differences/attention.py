@@ -94,14 +94,14 @@ class _Tile:
             seen = largest > MASKED / 2
             p, p0, shift = p * seen, p0 * seen, shift * seen
         difference = scores.sub_(base)
-        self.mean = (p + p0).div_(2)
+        self.mean = (p + p0).mul_(0.5)
         self._weights = shares(difference, p, p0, shift)
-        self._means = tanhc(difference.sub_(shift).div_(2)).mul_(self.mean)
+        self._means = tanhc(difference.sub_(shift).mul_(0.5)).mul_(self.mean)
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the multipliers of the probabilities to those of the scores."""
         through = grad.mul_(self._means)
-        return through - self._weights * through.sum(-1, keepdim=True)
+        return through.addcmul_(self._weights, through.sum(-1, keepdim=True), value=-1)
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -39,8 +39,9 @@ def layer_norm(
     def backward(grad: Tensor) -> Any:
         if weight is not None:
             grad = grad * weight
-        made = grad * inverse + centred * (slope * (grad * centred).sum(dims, keepdim=True))
-        return [(input, made - made.mean(dims, keepdim=True))]
+        along = (grad * centred).sum(dims, keepdim=True) * slope
+        made = (grad * inverse).addcmul_(centred, along)
+        return [(input, made.sub_(made.mean(dims, keepdim=True)))]
 
     return backward
 

@@ -24,15 +24,14 @@ CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 def smooth(call: Call) -> Backward:
     """M = (phi(u) - phi(u0)) / (u - u0); for curved functions, all derivatives of the order of 1."""
     pair, output = call.pair, call.outputs[0]
-    multiplier = output.difference
     difference = pair.difference
-    close = difference.abs() < CLOSE.get(difference.dtype, CLOSE[torch.float32])
-    multiplier = multiplier / difference
-    if bool(close.any()):
-        apart = CLOSE.get(difference.dtype, CLOSE[torch.float32]) / 2
-        middle = pair.mean[close]
-        one, other = (_again(call, middle + sign * apart) for sign in (1, -1))
-        multiplier[close] = (one - other) / (2 * apart)
+    multiplier = output.difference.div_(difference)
+    apart = CLOSE.get(difference.dtype, CLOSE[torch.float32])
+    close = (difference.abs_() < apart).nonzero(as_tuple=True)
+    if len(close[0]):
+        middle = (pair.value[close] + pair.base[close]) / 2
+        one, other = (_again(call, middle + sign * apart / 2) for sign in (1, -1))
+        multiplier[close] = (one - other) / apart
     return lambda grad: [(pair, grad * multiplier)]
 
 
@@ -84,7 +83,7 @@ def tanhc(t: Tensor) -> Tensor:
         tensor([1.0000, 0.7616])
     """
     t = t + torch.finfo(t.dtype).tiny * 1e4  # nothing to any t but 0
-    return t.tanh() / t
+    return t.tanh().div_(t)
 
 
 def _exponential(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:

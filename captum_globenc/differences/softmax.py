@@ -36,10 +36,11 @@ def shares(difference: Tensor, p: Tensor, p0: Tensor, shift: Tensor) -> Tensor:
         True
     """
     size = shift.abs()
-    weighted = p * ((shift - size) / 2).exp() + p0 * ((-shift - size) / 2).exp()
     # (1 - e^-|d|) / |d|, 1 at 0, is the scaled L(Z, Z0).
-    size = size + torch.finfo(size.dtype).tiny * 1e4
-    return weighted / 2 * tanhc(difference / 2) * (size / -torch.expm1(-size))
+    above_0 = size + torch.finfo(size.dtype).tiny * 1e4
+    scale = above_0 / (-2 * torch.expm1(-above_0))
+    weighted = (p * (scale * ((shift - size) / 2).exp())).addcmul_(p0, scale * ((-shift - size) / 2).exp())
+    return weighted.mul_(tanhc(difference / 2))
 
 
 def _scores(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
