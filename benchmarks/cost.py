@@ -26,7 +26,7 @@ from captum.attr import IntegratedGradients, LayerIntegratedGradients
 from materializing import materialized_globenc
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from captum_globenc import EncoderForward, GlobEnc
+from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
 
 TEXT_SHAPES = ((1, 32), (1, 128), (1, 512), (8, 128))
 SLOW = ("integrated gradients, 50 steps", "definition, materialised")
@@ -50,6 +50,8 @@ class Subjects:
         self.model = kind.from_config(self.config).eval()
         self.forward = EncoderForward(self.model)
         self.globenc = GlobEnc(self.forward)
+        self.deep_lift = TransformerDeepLift(self.forward)
+        self.decompx = DecompX(self.forward)
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -63,14 +65,19 @@ class Subjects:
         """Return the subjects by name, the forward pass with SDPA first."""
         if self.is_image:
             inputs = torch.randn(batch, 3, self.config.image_size, self.config.image_size)
+            baselines = torch.zeros_like(inputs)
             extra: tuple[torch.Tensor, ...] = ()
         else:
             inputs = torch.randint(1000, 20000, (batch, tokens))
+            baselines = torch.full_like(inputs, 103)
             extra = (torch.ones_like(inputs),)
         subjects = {
             "forward, SDPA": lambda: self._forward("sdpa", inputs, extra),
             "forward, eager": lambda: self._forward("eager", inputs, extra),
+            "one gradient": lambda: self._gradient(inputs, extra),
             "GlobEnc": lambda: self.globenc.attribute(inputs, 1, extra),
+            "TransformerDeepLift": lambda: self.deep_lift.attribute(inputs, baselines, 1, extra),
+            "DecompX": lambda: self.decompx.attribute(inputs, 1, extra),
             SLOW[0]: lambda: self._integrated_gradients(inputs, extra, tokens),
         }
         if self.model_type == "bert":
@@ -82,6 +89,11 @@ class Subjects:
         self.model.set_attn_implementation(implementation)
         self.forward(inputs, *extra)
         self.model.set_attn_implementation("sdpa")
+
+    def _gradient(self, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> None:
+        given = inputs if self.is_image else self.model.get_input_embeddings()(inputs)
+        given = given.detach().requires_grad_()
+        torch.autograd.grad(self.forward(given, *extra)[:, 1].sum(), given)
 
     def _integrated_gradients(
         self, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...], tokens: int

@@ -118,7 +118,9 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
     signed = any(score < 0 for row in rows.values() for score in row)
     lines = "\n".join(
         f'<section aria-label="{escape(method)}"><h3>{escape(method)}</h3>'
-        f"{shaded_tokens(tokens, row)}</section>"
+        f"{shaded_tokens(tokens, row)}"
+        + (f'<p class="legend">{escape(explanation.sums[method])}</p>' if method in explanation.sums else "")
+        + "</section>"
         for method, row in rows.items()
     )
     numbers = f"<details><summary>Numbers</summary>{number_table(tokens, rows)}</details>"

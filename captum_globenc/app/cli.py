@@ -202,7 +202,11 @@ def explain_texts(
     ] = False,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD", help="Show another method side by side: integrated-gradients."),
+        typer.Option(
+            metavar="METHOD",
+            help="Show another method side by side: transformer-deep-lift (signed, adds up), decompx, "
+            "integrated-gradients.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
     html: Annotated[

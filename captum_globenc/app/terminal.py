@@ -38,6 +38,8 @@ def show(console: Console, explanation: Explanation) -> None:
         if len(methods) > 1:
             console.print(Text(name, style="dim"))
         console.print(Text(" ").join(map(Text, tokens, row)))
+        if name in explanation.sums:
+            console.print(Text(printable(explanation.sums[name]), style="dim"))
     table = Table(box=SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("token", overflow="fold")

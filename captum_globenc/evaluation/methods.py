@@ -23,6 +23,8 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
+from captum_globenc.attr.decompx import DecompX
+from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
@@ -32,7 +34,7 @@ from captum_globenc.extras import optional
 Method = Callable[[Subject, Batch], Tensor]
 """Scores `(B, N)` of a batch's tokens, for `batch.target` where the method knows classes."""
 
-INTEGRATION_STEPS = 20
+INTEGRATION_STEPS = 50
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
 TEXTS_AT_ONCE = 64
@@ -77,6 +79,20 @@ def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Te
     return scores
 
 
+def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tensor:
+    """Exact differences from the text all masked, in so many segments."""
+    scores: Tensor = TransformerDeepLift(subject.forward).attribute(
+        batch.inputs, batch.blanks, batch.target, batch.extra, n_steps=n_steps
+    )
+    return scores
+
+
+def decompx(subject: Subject, batch: Batch) -> Tensor:
+    """DecompX without biases."""
+    scores: Tensor = DecompX(subject.forward).attribute(batch.inputs, batch.target, batch.extra)
+    return scores
+
+
 def on_embeddings(
     subject: Subject,
     batch: Batch,
@@ -107,6 +123,14 @@ class _InPrecisionOf(nn.Module):
     def forward(self, embeddings: Tensor, *extra: Tensor | None) -> Tensor:
         logits: Tensor = self.forward_func(embeddings.to(self.dtype), *extra)
         return logits
+
+
+def integrated_gradients(subject: Subject, batch: Batch) -> Tensor:
+    """Integrated gradients, some steps at a time."""
+    at_once = max(TEXTS_AT_ONCE, len(batch.examples))
+    return on_embeddings(
+        subject, batch, IntegratedGradients, n_steps=INTEGRATION_STEPS, internal_batch_size=at_once
+    )
 
 
 def gradient_shap(subject: Subject, batch: Batch) -> Tensor:
@@ -175,7 +199,10 @@ METHODS: dict[str, Method] = {
         for aggregation in AGGREGATIONS
         for mixing in MIXINGS
     },
-    "integrated-gradients": partial(on_embeddings, method=IntegratedGradients, n_steps=INTEGRATION_STEPS),
+    "transformer-deep-lift": partial(transformer_deep_lift, n_steps=1),
+    "transformer-deep-lift/2": partial(transformer_deep_lift, n_steps=2),
+    "decompx": decompx,
+    "integrated-gradients": integrated_gradients,
     "input-x-gradient": partial(on_embeddings, method=InputXGradient, has_baseline=False),
     "saliency": partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm),
     "gradient-shap": gradient_shap,
@@ -191,6 +218,9 @@ DEFAULT_METHODS = (
     "N-Res",
     "W-FixedRes",
     "N-Enc/max-flow",
+    "transformer-deep-lift",
+    "transformer-deep-lift/2",
+    "decompx",
     "integrated-gradients",
     "input-x-gradient",
     "saliency",

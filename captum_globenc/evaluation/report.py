@@ -17,6 +17,9 @@ from rich.text import Text
 from captum_globenc.evaluation.journal import METHOD, SECONDS, Row, replace
 from captum_globenc.evaluation.metrics import METRICS
 
+LONGEST_NAME = 20
+"""Characters of a name that stand in one line of a table."""
+
 ARROWS = {"higher": "↑", "lower": "↓"}
 HYPHENATED = {
     "comprehensiveness": "compre-hensive-ness",
@@ -74,7 +77,7 @@ class Evaluation:
         for metric in self.metrics:
             table.add_column(Text(_head(metric)), justify="right", overflow="fold")
         for method, cells in self.summary().items():
-            table.add_row(Text(method), *(f"{cell.mean:.3f}" for cell in cells.values()))
+            table.add_row(Text(_in_lines(method)), *(f"{cell.mean:.3f}" for cell in cells.values()))
         return table
 
     def markdown(self) -> str:
@@ -151,6 +154,17 @@ def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
         panel.remove()
     panels[0].invert_yaxis()
     figure.savefig(path, dpi=150)
+
+
+def _in_lines(name: str) -> str:
+    """Break a long name after its first hyphen, so that the table fits a terminal.
+
+    Example:
+        >>> _in_lines("transformer-deep-lift/2").split()
+        ['transformer-', 'deep-lift/2']
+    """
+    first, hyphen, rest = name.partition("-")
+    return f"{first}{hyphen}\n{rest}" if len(name) > LONGEST_NAME and hyphen else name
 
 
 def _head(metric: str) -> str:

@@ -16,6 +16,8 @@ from captum.attr import LayerIntegratedGradients
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.attr.decompx import DecompX
+from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward
 from captum_globenc.texts.explanation import Explanation
@@ -213,7 +215,39 @@ def _integrated_gradients(
     return attributions.detach()
 
 
+def _exact_differences(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: BatchEncoding,
+    classes: Tensor,
+) -> Tensor:
+    """Contributions (B, N) to the logits of `classes` (B,), from the text all masked."""
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    scores: Tensor = TransformerDeepLift(forward).attribute(
+        inputs, forward.masked(batch, tokenizer), classes, extra
+    )
+    return scores
+
+
+def _decompx(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: BatchEncoding,
+    classes: Tensor,
+) -> Tensor:
+    """DecompX's scores (B, N) for the logits of `classes` (B,)."""
+    forward = EncoderForward(model)
+    inputs, extra = forward.arguments(batch)
+    scores: Tensor = DecompX(forward).attribute(inputs, classes, extra)
+    return scores
+
+
 COMPARISONS: Mapping[
     str, Callable[[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding, Tensor], Tensor]
-] = {"integrated-gradients": _integrated_gradients}
+] = {
+    "transformer-deep-lift": _exact_differences,
+    "decompx": _decompx,
+    "integrated-gradients": _integrated_gradients,
+}
 """Methods to compare GlobEnc with, by the names that `explain` takes."""

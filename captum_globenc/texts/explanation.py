@@ -5,12 +5,16 @@ N tokens, L layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from captum_globenc.texts.words import Word
 
 __all__ = ["Explanation"]
+
+ADDING_UP = frozenset({"transformer-deep-lift"})
+"""Methods whose scores add up to the output's difference from that of the text all masked."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ class Explanation:
         if self.probability is None:
             return f"{self.prediction} = {self.value:.4g}"
         return f"{self.prediction} ({self.probability:.1%})"
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """What the scores of methods that add up come to: ``0.80 baseline + 4.10 tokens = 4.90 ...``."""
+        unit = "value" if self.probability is None else f"logit of {self.prediction}"
+        made = {}
+        for name in ADDING_UP & self.compared.keys():
+            tokens = math.fsum(self.compared[name])
+            sign = "-" if tokens < 0 else "+"
+            baseline = f"{self.value - tokens:.2f} baseline"
+            made[name] = f"{baseline} {sign} {abs(tokens):.2f} tokens = {self.value:.2f} {unit}"
+        return made
 
     def to_dict(self) -> dict[str, object]:
         """Return what JSON can hold; ``pair``, ``layers`` and ``compare`` only where asked for."""

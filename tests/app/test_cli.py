@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,13 @@ def test_comparison_stands_side_by_side(run, folder):
     assert header.split() == ["#", "token", "GlobEnc", "integrated-gradients"]
 
 
+def test_what_signed_scores_add_up_to_stands_under_them(run, folder):
+    out, _ = run("explain", "good film", "--model", folder, "--compare", "transformer-deep-lift")
+    lines = out.splitlines()
+    assert lines[3:5] == ["transformer-deep-lift", "[CLS] good film [SEP]"]
+    assert re.fullmatch(r"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \w+", lines[5])
+
+
 def test_a_regression_model_shows_its_value(run, tmp_path):
     folder = save_classifier(tmp_path, num_labels=1, id2label={0: "STARS"}, label2id={"STARS": 0})
     explanation = json.loads(run("explain", "good", "--model", folder, "--json")[0])
@@ -153,7 +161,10 @@ def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
     ("arguments", "message"),
     [
         (["explain", "good", "--mixing", "N-Nothing"], "N-Nothing"),
-        (["explain", "good", "--compare", "gradients"], "known: integrated-gradients"),
+        (
+            ["explain", "good", "--compare", "gradients"],
+            "known: transformer-deep-lift, decompx, integrated-gradients",
+        ),
         (["explain", "good", "--position", "first"], "position must be a whole number or mean, not 'first'"),
         (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),
         (["explain", "good", "--position", "-4"], "'good' has 3 tokens, 0 to 2"),

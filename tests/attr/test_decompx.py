@@ -49,6 +49,30 @@ def test_there_are_cases_of_both_families_and_of_padded_batches():
     assert {name for _, name in CASES} >= {"single0", "batch"}
 
 
+@pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
+def test_a_batch_with_targets_equals_its_examples(classifier, batch, target):
+    """What Captum's generated target tests do."""
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    together = DecompX(forward).attribute(inputs, target, extra)
+    per_example = not isinstance(target, tuple) and len(torch.as_tensor(target).flatten()) == len(together)
+    for i in range(len(together)):
+        one = slice(i, i + 1)
+        single = target[i] if per_example else target
+        alone = DecompX(forward).attribute(inputs[one], single, tuple(it[one] for it in extra))
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-9, atol=1e-11)
+
+
+def test_hooks_are_removed_when_the_target_is_bad(classifier, batch):
+    """What Captum's generated hook-removal tests do."""
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    before = state_of(forward)
+    with pytest.raises(AssertionError):
+        DecompX(forward).attribute(inputs, (9999,) * 20, extra)
+    assert state_of(forward) == before
+
+
 def test_a_padded_batch_is_scored_as_each_text_alone(classifier, batch):
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)

@@ -1,6 +1,7 @@
 """TransformerDeepLift as its users meet it: Captum's contract, inputs, checks, errors, safety."""
 
 import copy
+import gc
 import threading
 
 import pytest
@@ -301,6 +302,23 @@ def gpt():
 
     row = OUTSIDERS["llama"]
     return row.make()
+
+
+def test_nothing_of_the_size_of_all_pairs_of_tokens_is_kept():
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**{**SMALL, "max_position_embeddings": 2048})).eval()
+    ids = torch.randint(5, 60, (1, 2048))
+    kept = []
+
+    def function(ids):
+        logits = model(ids).logits
+        gc.collect()
+        kept.append(max(it.numel() for it in gc.get_objects() if isinstance(it, torch.Tensor)))
+        return logits
+
+    TransformerDeepLift(function, model).attribute(ids, 4, target=1)
+    # One activation of a feed-forward layer is the largest there is.
+    assert max(kept) < 2048 * 2048 / 10
 
 
 class TestSafety:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -108,6 +109,26 @@ def test_integrated_gradients_add_up_to_the_change_of_the_predicted_logit(classi
         assert scores[0] == scores[-1] == 0
 
 
+def test_exact_differences_add_up_and_say_to_what(classifier):
+    model, tokenizer = classifier
+    names = ["transformer-deep-lift", "decompx"]
+    for explanation in explain(TEXTS, model, tokenizer, compare=names):
+        batch = tokenizer(explanation.text, return_tensors="pt")
+        masked = batch["input_ids"].clone()
+        masked[:, 1:-1] = tokenizer.mask_token_id
+        baseline = model(**{**batch, "input_ids": masked}).logits[0]
+        best = {label: index for index, label in model.config.id2label.items()}[explanation.prediction]
+        scores = explanation.compared["transformer-deep-lift"]
+        change = explanation.value - baseline[best].item()
+        assert sum(scores) == pytest.approx(change, abs=1e-6)
+        (said,) = explanation.sums.values()
+        assert re.fullmatch(r"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \w+", said)
+        left, sign, tokens, right = re.findall(r"-?[\d.]+|[+-]", said)[:4]
+        assert float(left) == pytest.approx(baseline[best].item(), abs=0.006)
+        assert float(tokens) * (-1 if sign == "-" else 1) == pytest.approx(change, abs=0.006)
+        assert float(right) == pytest.approx(explanation.value, abs=0.006)
+
+
 def test_an_unknown_word_is_not_part_of_the_baseline(classifier):
     (explanation,) = explain(["the zebra is bad"], *classifier, compare=["integrated-gradients"])
     assert explanation.tokens[2] == "[UNK]"
@@ -184,7 +205,10 @@ def test_no_texts_have_no_explanations(classifier):
     ("options", "message"),
     [
         ({"mixing": "N-Nothing"}, "N-Nothing"),
-        ({"compare": ["gradients"]}, "no method gradients .* known: integrated-gradients"),
+        (
+            {"compare": ["gradients"]},
+            "no method gradients .* known: transformer-deep-lift, decompx, integrated-gradients",
+        ),
     ],
 )
 def test_names_that_are_not_known_are_refused(classifier, options, message):
