@@ -86,10 +86,10 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Comparison
         ValueError: an operation has no rule.
 
     Example:
-        >>> x = torch.tensor([2.0, -1.0])
+        >>> x = torch.tensor([2.0, 1.0])
         >>> run = freeze(lambda x: x.relu() * 3, [x])
         >>> run.multipliers(run.output, [run.sources[0].leaf])
-        [tensor([3., 0.])]
+        [tensor([3., 3.])]
     """
     ledger = Ledger()
     watch = FrozenWatch(ledger, FROZEN)
