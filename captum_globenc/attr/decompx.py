@@ -14,12 +14,12 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
-from captum_globenc.attr.proof import check_output
+from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.encoders import find_encoder
-from captum_globenc.encoders.search import Layer
+from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import spread
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
@@ -75,7 +75,7 @@ class DecompX(Attribution):
             raise TypeError(f"model is a {type(model).__name__}, not a module")
         find_encoder(model)
         self.model = model
-        self._proven: set[Callable[..., Any]] = set()
+        self._proof = Proof()
 
     @logged
     def attribute(
@@ -141,7 +141,7 @@ class DecompX(Attribution):
         encoder = find_encoder(self.model)
         warn_of_dropout(encoder.stack)
         tensor = single_tensor(inputs, encoder)
-        first = _First(encoder.layers[0])
+        first = _First(encoder)
 
         def function(*tensors: Tensor) -> Any:
             with first.watched():
@@ -150,17 +150,13 @@ class DecompX(Attribution):
         numbers = RandomNumbers([tensor])
         with seen_into(encoder.stack, self):
             run = freeze(function, [tensor.detach()])
-            if not isinstance(run.output, Tensor):
-                raise TypeError(
-                    f"forward_func returned a {type(run.output).__name__}, and a tensor is explained: wrap "
-                    "the model in EncoderForward."
-                )
             stream = first.stream
-            if not self._proven.issuperset(run.ledger.functions):
-                with numbers.again(), torch.no_grad():
-                    plain = _run_forward(self.forward_func, (tensor,), None, arguments)
-                check_output(run.output.detach(), plain, self.model)
-                self._proven |= run.ledger.functions
+
+            def plain() -> Any:
+                with numbers.again():
+                    return _run_forward(self.forward_func, (tensor,), None, arguments)
+
+            self._proof.check(run, plain, self.model)
         real = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
         grid = grid_on(tensor, encoder, real)
         return [first.scores(run, output) for output in choose(run.output)], tensor, grid
@@ -191,14 +187,17 @@ class _First:
     """The first layer's input, and its value vectors with the biases that they keep.
 
     Args:
-        layer: the first layer.
+        encoder: the encoder.
 
     Raises:
         ValueError: it is not known what makes the value vectors.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, encoder: Encoder) -> None:
+        layer = encoder.layers[0]
+        self._stack = encoder.stack
         self._layer = layer.module
+        self._runs = 0
         named = {name.rpartition(".")[2]: module for name, module in layer.attention.named_modules()}
         known = [name for name in (*VALUES, *FUSED) if name in named]
         if not known:
@@ -216,10 +215,12 @@ class _First:
         """`(B, N, D)`, what the layer reads first.
 
         Raises:
-            RuntimeError: it never ran.
+            RuntimeError: it never ran, or more than once.
         """
         if not self._streams or not self._made:
             raise RuntimeError("forward_func never ran the encoder")
+        if self._runs > 1:
+            raise RuntimeError("forward_func ran the encoder more than once: split it, one part for each run")
         return self._streams[0]
 
     @contextmanager
@@ -227,7 +228,13 @@ class _First:
         """See one run, of which the first call of each module counts: layers may be shared."""
         self._streams.clear()
         self._made.clear()
+        self._runs = 0
+
+        def count(*_: Any) -> None:
+            self._runs += 1
+
         with ExitStack() as handles:
+            handles.enter_context(self._stack.register_forward_pre_hook(count))
             handles.enter_context(
                 self._layer.register_forward_pre_hook(
                     lambda _, args, kwargs: self._streams.append(

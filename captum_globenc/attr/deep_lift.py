@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
-from captum_globenc.attr.proof import check_output, check_sum
+from captum_globenc.attr.proof import Proof, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
 from captum_globenc.differences import Comparison, RandomNumbers, compare
@@ -69,8 +69,7 @@ class TransformerDeepLift(Attribution):
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}, not a module")
         self.model = model
-        # Operations that were already seen to give what the model gives without being watched.
-        self._proven: set[Callable[..., Any]] = set()
+        self._proof = Proof()
 
     @logged
     def attribute(
@@ -219,21 +218,17 @@ class TransformerDeepLift(Attribution):
         numbers = RandomNumbers(inputs)
         with seen_into(self.model, self):
             compared = compare(function, inputs, baselines)
-            if not isinstance(compared.output, Tensor):
-                raise TypeError(
-                    f"forward_func returned a {type(compared.output).__name__}, and a tensor is explained: "
-                    "wrap the model in EncoderForward."
-                )
             if not compared.sources:
                 raise RuntimeError(
                     "forward_func never looked up an embedding by the ids: exact differences need to see "
                     "where ids become numbers. Pass embeddings as inputs."
                 )
-            if not self._proven.issuperset(compared.ledger.functions):
-                with numbers.again(), torch.no_grad():
-                    plain = _run_forward(self.forward_func, inputs, None, arguments)
-                check_output(compared.output.detach(), plain, self.model)
-                self._proven |= compared.ledger.functions
+
+            def plain() -> Any:
+                with numbers.again():
+                    return _run_forward(self.forward_func, inputs, None, arguments)
+
+            self._proof.check(compared, plain, self.model)
         return compared
 
     def _segments(

@@ -1,14 +1,50 @@
 """What keeps a wrong number from leaving: contributions add up, and the watched model is the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_output", "check_sum"]
+from captum_globenc.differences import Comparison
+
+__all__ = ["Proof", "check_output", "check_sum"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.25}
 """How far a sum may be off, in units of what is summed, by the lowest precision it was computed in."""
+
+
+class Proof:
+    """Whether a model gives under watch what it gives by itself, for the operations that were met.
+
+    Costs a forward pass whenever an operation is met for the first time.
+    """
+
+    def __init__(self) -> None:
+        self._proven: set[Callable[..., Any]] = set()
+
+    def check(self, run: Comparison, plain: Callable[[], Any], model: nn.Module | None) -> None:
+        """Check a run that was watched.
+
+        Args:
+            run: the run.
+            plain: runs the same without being watched, with the same random numbers.
+            model: the model, whose dtype tells the precision.
+
+        Raises:
+            TypeError: the output is no tensor.
+            RuntimeError: the outputs differ by more than rounding.
+        """
+        if not isinstance(run.output, Tensor):
+            raise TypeError(
+                f"forward_func returned a {type(run.output).__name__}, and a tensor is explained: wrap the "
+                "model in EncoderForward."
+            )
+        if self._proven.issuperset(run.ledger.functions):
+            return
+        with torch.no_grad():
+            check_output(run.output.detach(), plain(), model)
+        self._proven |= run.ledger.functions
 
 
 def check_sum(contributions: Sequence[Tensor], output: Tensor, base: Tensor, lowest: torch.dtype) -> Tensor:

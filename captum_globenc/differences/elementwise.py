@@ -21,9 +21,7 @@ __all__ = ["FrozenWatch"]
 ROOT = "_captum_globenc_root"
 PRODUCTS = functions("mul multiply")
 SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
-SHIFTED = functions("add sub rsub subtract") | {
-    function for names, _ in SCALARS for function in functions(names)
-}
+ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names) for names, _ in SCALARS))
 
 
 class _Root(NamedTuple):
@@ -69,8 +67,9 @@ class _Roots:
     def note(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor], output: Any) -> None:
         """Take note of what a function made of values."""
         roots = {self._of(tensor).token for tensor in dependents}
-        others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and arg not in _Is(dependents)]
-        if len(roots) != 1 or others or function not in SCALED | SHIFTED or not isinstance(output, Tensor):
+        known = {id(tensor) for tensor in dependents}
+        others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and id(arg) not in known]
+        if len(roots) != 1 or others or function not in ELEMENTWISE or not isinstance(output, Tensor):
             return
         scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
         # A number divided by a value is no multiple of it.
@@ -83,13 +82,3 @@ class _Roots:
             root = _Root(object(), True)
             setattr(tensor, ROOT, root)
         return root
-
-
-class _Is:
-    """Membership by identity, as tensors compare element by element."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._ids = {id(tensor) for tensor in tensors}
-
-    def __contains__(self, tensor: Any) -> bool:
-        return id(tensor) in self._ids

@@ -119,9 +119,12 @@ CONSTANTS = functions(
 FROZEN: dict[Callable[..., Any], Row] = {
     **EXACT,
     **{function: Row(_slope(rule)) for names, rule in SCALARS for function in functions(names)},
-    **{function: Row(_half(quadratic)) for function, row in EXACT.items() if row.rule is quadratic},
-    **{function: Row(_half(multiply)) for function, row in EXACT.items() if row.rule is multiply},
-    **{function: Row(_half(matmul)) for function, row in EXACT.items() if row.rule is matmul},
+    **{
+        function: Row(_half(rule))
+        for function, row in EXACT.items()
+        for rule in (quadratic, multiply, matmul)
+        if row.rule is rule
+    },
     **dict.fromkeys(functions("div divide true_divide truediv"), Row(_quotient)),
     **dict.fromkeys(functions("layer_norm"), Row(bound(_layer_norm))),
     **dict.fromkeys(functions("scaled_dot_product_attention"), Row(bound(_attention))),

@@ -24,7 +24,6 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from captum_globenc.attr.decompx import DecompX
-from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
@@ -81,7 +80,7 @@ def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Te
 
 def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tensor:
     """Exact differences from the text all masked, in so many segments."""
-    scores: Tensor = TransformerDeepLift(subject.forward).attribute(
+    scores: Tensor = subject.exact_differences.attribute(
         batch.inputs, batch.blanks, batch.target, batch.extra, n_steps=n_steps
     )
     return scores

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import (
     ACTIVATIONS,
@@ -51,6 +52,11 @@ class Subject:
     def forward(self) -> EncoderForward:
         """The forward function that all methods and metrics share."""
         return EncoderForward(self.model)
+
+    @cached_property
+    def exact_differences(self) -> TransformerDeepLift:
+        """One for all batches, so that it proves an operation once."""
+        return TransformerDeepLift(self.forward)
 
     @property
     def blank(self) -> int:

@@ -155,6 +155,8 @@ def test_what_it_refuses(classifier, batch):
         DecompX(lambda ids: classifier(ids), classifier).attribute(inputs, 1)
     with pytest.raises(RuntimeError, match="never ran"):
         DecompX(lambda ids: ids.float().sum(1), classifier).attribute(inputs)
+    with pytest.raises(RuntimeError, match="more than once"):
+        DecompX(lambda ids: forward(ids, *extra) + forward(ids, *extra), classifier).attribute(inputs, 1)
     with pytest.raises(NotImplementedError):
         DecompX(forward).attribute_future()
     assert DecompX(forward).get_name() == "DecompX"
