@@ -131,7 +131,7 @@ class EncoderForward(nn.Module):
         """Return the ids of a batch with everything but special tokens masked: a baseline.
 
         Args:
-            batch: what the tokenizer returned.
+            batch: what the tokenizer returned; its `special_tokens_mask`, where it has one, says what stays.
             tokenizer: the tokenizer. One without a mask token has its padding token, or what stands for
                 unknown ones, in its place.
 
@@ -141,17 +141,8 @@ class EncoderForward(nn.Module):
         Raises:
             ValueError: the tokenizer has none of these.
         """
-        names = ("mask_token_id", "pad_token_id", "unk_token_id")
-        blank = next((it for name in names if (it := getattr(tokenizer, name, None)) is not None), None)
-        if blank is None:
-            raise ValueError(
-                "the tokenizer has no mask, padding or unknown token: give a baseline of your own"
-            )
-        ids = batch["input_ids"]
-        # What stands for an unknown word is a word.
-        special = [it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id]
-        kept = torch.isin(ids, torch.tensor(special, device=ids.device, dtype=ids.dtype))
-        return torch.where(kept, ids, blank)
+        ids: Tensor = batch["input_ids"]
+        return torch.where(special_tokens(batch, tokenizer), ids, blank_token(tokenizer))
 
     @property
     def _main_input(self) -> str:
@@ -170,6 +161,41 @@ class EncoderForward(nn.Module):
                 )
             return "inputs_embeds"
         return self._main_input
+
+
+def special_tokens(batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
+    """Tell which tokens of a batch are no part of a text: [CLS], [SEP], padding.
+
+    Args:
+        batch: what the tokenizer returned. Its `special_tokens_mask` tells it, where it has one, so that a
+            "[SEP]" that somebody typed is a word; otherwise every special token counts.
+        tokenizer: the tokenizer.
+
+    Returns:
+        `(B, N)`, True at special tokens. What stands for an unknown word is a word.
+    """
+    ids: Tensor = batch["input_ids"]
+    if batch.get("special_tokens_mask") is not None:
+        given: Tensor = batch["special_tokens_mask"]
+        return given.bool()
+    special = [it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id]
+    return torch.isin(ids, torch.tensor(special, device=ids.device, dtype=ids.dtype))
+
+
+def blank_token(tokenizer: Any) -> int:
+    """Return the id that stands for no token: the mask's, else the padding's, else the unknown word's.
+
+    Args:
+        tokenizer: the tokenizer.
+
+    Raises:
+        ValueError: it has none of these.
+    """
+    for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
+        token: int | None = getattr(tokenizer, name, None)
+        if token is not None:
+            return token
+    raise ValueError("the tokenizer has no mask, padding or unknown token: give a baseline of your own")
 
 
 class Contrast(nn.Module):

@@ -77,7 +77,7 @@ def evaluate_texts(
         read_examples,
         sample,
     )
-    from captum_globenc.texts.explaining import parse_position
+    from captum_globenc.texts.position import parse_position
 
     chosen_methods = _names(methods, METHODS, DEFAULT_METHODS)
     chosen_metrics = _names(metrics, METRICS, DEFAULT_METRICS)

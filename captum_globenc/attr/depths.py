@@ -9,9 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_globenc.encoders import find_encoder
+from captum_globenc.encoders import UnsupportedEncoderError, find_encoder
 
-__all__ = ["Depths"]
+__all__ = ["Depths", "NoLayersError"]
+
+
+class NoLayersError(ValueError):
+    """A model in which there are no layers that pass on the tokens; the message says why."""
 
 
 class Depths:
@@ -21,7 +25,8 @@ class Depths:
         model: the model; None where that is not known.
 
     Raises:
-        ValueError: there is no model, or no layers are found in it.
+        ValueError: there is no model.
+        NoLayersError: no layers are found in it.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -38,13 +43,13 @@ class Depths:
         """`(B, N, D)` at each of L + 1 depths, at the inputs.
 
         Raises:
-            ValueError: tokens are not the same at all depths.
+            NoLayersError: tokens are not the same at all depths.
         """
         found = self._runs[0]
         shapes = {stream.shape[:2] for stream in found}
         if len(found) < 2 or len(shapes) != 1 or found[0].dim() != 3:
             name = type(self._layers[0]).__name__
-            raise ValueError(f"the layers ({name}) do not pass on one stream (batch, tokens, size)")
+            raise NoLayersError(f"the layers ({name}) do not pass on one stream (batch, tokens, size)")
         return found
 
     @property
@@ -77,14 +82,14 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers of the encoder, or of the longest row of modules of one kind."""
     try:
         return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
-    except ValueError:
+    except UnsupportedEncoderError:
         rows = [
             list(row)
             for row in model.modules()
             if isinstance(row, nn.ModuleList) and len(row) and len({type(it) for it in row}) == 1
         ]
         if not rows:
-            raise ValueError(
+            raise NoLayersError(
                 "no layers are found in the model: it has no row of modules of one kind"
             ) from None
         return max(rows, key=len)

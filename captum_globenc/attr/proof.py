@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from captum_globenc.differences import Comparison
 
-__all__ = ["Proof", "check_output", "check_sum"]
+__all__ = ["Proof", "ProofError", "check_output", "check_sum"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.25}
 """How far a sum may be off, in units of what is summed, by the lowest precision it was computed in."""
+
+
+class ProofError(RuntimeError):
+    """Numbers that were found not to hold: they do not add up, or are those of another function."""
 
 
 class Proof:
@@ -33,7 +37,7 @@ class Proof:
 
         Raises:
             TypeError: the output is no tensor.
-            RuntimeError: the outputs differ by more than rounding.
+            ProofError: the outputs differ by more than rounding.
         """
         if not isinstance(run.output, Tensor):
             raise TypeError(
@@ -61,7 +65,7 @@ def check_sum(contributions: Sequence[Tensor], output: Tensor, base: Tensor, low
 
     Raises:
         ValueError: something is not finite.
-        RuntimeError: they do not add up.
+        ProofError: they do not add up.
     """
     if not (output.isfinite().all() and base.isfinite().all()):
         raise ValueError("the output is NaN or infinite at the inputs or at the baseline")
@@ -73,7 +77,7 @@ def check_sum(contributions: Sequence[Tensor], output: Tensor, base: Tensor, low
     wrong = ~(delta.abs() <= TOLERANCE[lowest] * scale)
     if wrong.any():
         example = int(wrong.nonzero()[0])
-        raise RuntimeError(
+        raise ProofError(
             f"the contributions of example {example} add up to {float(total[example]):.6g}, and its output "
             f"changed by {float(output[example] - base[example]):.6g}: something in the model depends on the "
             "inputs in a way that was not seen, such as a function outside of torch, masks that are made of "
@@ -91,7 +95,7 @@ def check_output(watched: Tensor, plain: Tensor, model: nn.Module | None) -> Non
         model: the model, whose dtype tells the precision.
 
     Raises:
-        RuntimeError: they differ by more than rounding.
+        ProofError: they differ by more than rounding.
     """
     dtypes = {plain.dtype, *(it.dtype for it in (model.parameters() if model is not None else ()))}
     if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
@@ -102,7 +106,7 @@ def check_output(watched: Tensor, plain: Tensor, model: nn.Module | None) -> Non
     largest = float(plain[finite].abs().max()) if finite.any() else 0.0
     off = float((watched - plain)[finite].abs().max()) if finite.any() else 0.0
     if not off <= allowed * max(largest, 1e-3):
-        raise RuntimeError(
+        raise ProofError(
             f"the model's output under watch is off its own by {off:.6g} (its largest is {largest:.6g}): "
             "forward_func has to do the same each time it is called. Does it draw random numbers, or does a "
             "function replace one of torch's?"

@@ -10,6 +10,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
+    from captum_globenc.differences.refusal import NotComparableError
     from captum_globenc.differences.run import Comparison, RandomNumbers, compare, freeze
     from captum_globenc.differences.table import register_rule
 
@@ -20,6 +21,7 @@ __all__ = [
     "Backward",
     "Call",
     "Comparison",
+    "NotComparableError",
     "Pair",
     "RandomNumbers",
     "Rule",
@@ -36,6 +38,7 @@ __getattr__, __dir__ = on_demand(
             ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
         ),
         **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "freeze"), "run"),
+        "NotComparableError": "refusal",
         "register_rule": "table",
     },
 )

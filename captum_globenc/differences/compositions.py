@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_globenc.differences.refusal import NotComparableError
+
 __all__ = ["COMPOSITIONS"]
 
 Depends = Callable[[Any], bool]
@@ -200,7 +202,7 @@ def _multi_head_attention(
         or add_zero_attn
         or query.dim() != 3
     ):
-        raise ValueError(
+        raise NotComparableError(
             "multi_head_attention_forward with bias_k, add_zero_attn, static keys or without a batch"
         )
     receivers, batch, width = query.shape

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.names import spelt
+from captum_globenc.differences.refusal import NotComparableError
 
 __all__ = ["Entry", "Index", "Ledger", "Node", "Slot", "Source"]
 
@@ -72,11 +73,11 @@ class Entry:
             outputs: what came of them.
 
         Raises:
-            ValueError: the rule does not hold for such arguments, or they are not as they were.
+            NotComparableError: the rule does not hold for such arguments, or they are not as they were.
         """
         assert self.rule is not None
         if any(slot.value._version != slot.version for slot in self.slots):
-            raise ValueError(
+            raise NotComparableError(
                 f"what {spelt(self.function)} was given was changed in place later: exact differences need "
                 "it as it was"
             )
@@ -88,7 +89,7 @@ class Entry:
             try:
                 self.backward = self.rule(Call(self.function, args, kwargs, paired))
             except ValueError as error:
-                raise ValueError(
+                raise NotComparableError(
                     f"{spelt(self.function)} has no rule for exact differences here: {error}"
                 ) from None
         self.args = self.kwargs = self.outputs = None

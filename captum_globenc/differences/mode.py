@@ -25,6 +25,7 @@ from captum_globenc.differences.kinds import (
 )
 from captum_globenc.differences.ledger import Entry, Index, Ledger, Node, Slot, Source
 from captum_globenc.differences.names import changes_in_place, spelt
+from captum_globenc.differences.refusal import NotComparableError
 from captum_globenc.differences.table import EXACT, Row
 
 __all__ = ["Watch"]
@@ -93,7 +94,7 @@ class Watch(TorchFunctionMode):
         """Check, at the end of the second run, that both did the same.
 
         Raises:
-            ValueError: they did not.
+            NotComparableError: they did not.
         """
         if self._entry < len(self._ledger.entries):
             raise self._differs(f"it never called {spelt(self._ledger.entries[self._entry].function)}")
@@ -144,7 +145,7 @@ class Watch(TorchFunctionMode):
             return self._decide(func, args, kwargs)
         row = self._table.get(func)
         if row is None or kwargs.get("out") is not None:
-            raise ValueError(
+            raise NotComparableError(
                 f"{spelt(func)} has no rule for exact differences. Add one, "
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
@@ -167,7 +168,7 @@ class Watch(TorchFunctionMode):
         if rule == CONSTANT:
             return func(*args, **kwargs)
         if rule is None:
-            raise ValueError(f"{spelt(func)} has no rule for exact differences with these arguments.")
+            raise NotComparableError(f"{spelt(func)} has no rule for exact differences with these arguments.")
         alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
         if rule == LINEAR or alone:
             return self._linear(func, args, kwargs, in_place)
@@ -254,7 +255,7 @@ class Watch(TorchFunctionMode):
         else:
             same = found == other
         if not same:
-            raise ValueError(
+            raise NotComparableError(
                 f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
                 "the input: their difference cannot be shared out among the inputs. Choose a closer baseline."
             )
@@ -269,8 +270,8 @@ class Watch(TorchFunctionMode):
             raise self._differs(f"it called {spelt(func)} instead of {spelt(entry.function)}")
         return entry
 
-    def _differs(self, what: str) -> ValueError:
-        return ValueError(
+    def _differs(self, what: str) -> NotComparableError:
+        return NotComparableError(
             f"forward_func did something else at the baseline than at the input: {what}. Exact differences "
             "need the same operations in both runs."
         )

@@ -83,7 +83,7 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Comparison
         inputs: as for :func:`compare`.
 
     Raises:
-        ValueError: an operation has no rule.
+        NotComparableError: an operation has no rule.
 
     Example:
         >>> x = torch.tensor([2.0, 1.0])
@@ -141,7 +141,7 @@ def compare(
         table: of rules.
 
     Raises:
-        ValueError: an operation has no rule, or the function does something else at the baseline.
+        NotComparableError: an operation has no rule, or the function does something else at the baseline.
 
     Example:
         >>> x, x0 = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])

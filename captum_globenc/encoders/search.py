@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.refused import REFUSED, UnsupportedEncoderError
 from captum_globenc.encoders.registry import registered_specs, supported_encoders
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.tokens import Grid
@@ -97,8 +97,8 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
         The encoder, every part of its layers resolved.
 
     Raises:
-        ValueError: there is none that is supported, there are several, a part that the spec names is
-            missing, or a module on the way cannot be seen into by hooks.
+        UnsupportedEncoderError: there is none that is supported, there are several, a part that the spec
+            names is missing, or a module on the way cannot be seen into by hooks.
     """
     modules = list(model.modules())
     specs = registered_specs() if spec is None else {spec.model_type: spec}
@@ -107,14 +107,14 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     if not found:
         for module in modules:
             _refuse_opaque(module)
-        raise ValueError(
+        raise UnsupportedEncoderError(
             f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
             f"Supported: {', '.join(sorted(specs))}. A family can be added with "
             "captum_globenc.encoders.register_encoder; see docs/adding-a-family.md."
         )
     if len(found) > 1:
         names = ", ".join(f"{type(m).__name__} ({_model_type(m)})" for m in found)
-        raise ValueError(
+        raise UnsupportedEncoderError(
             f"{type(model).__name__} holds more than one encoder: {names}. "
             "Pass the part to be explained as `model`."
         )
@@ -195,7 +195,7 @@ def _check_config(config: Any, spec: EncoderSpec) -> None:
     for setting, reason in spec.refuses.items():
         value = getattr(config, setting, None)
         if value:
-            raise ValueError(
+            raise UnsupportedEncoderError(
                 f"{spec.model_type} with config.{setting} = {value!r} is refused, because {reason}. "
                 f"Supported: {', '.join(supported_encoders())}."
             )
@@ -281,7 +281,7 @@ def _attribute(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
     try:
         return attrgetter(path)(module)
     except AttributeError as error:
-        raise ValueError(
+        raise UnsupportedEncoderError(
             f"The spec of {spec.model_type!r} does not fit: {type(module).__name__} has no {path!r} "
             f"in transformers {transformers.__version__}."
         ) from error
@@ -291,4 +291,4 @@ def _refuse_opaque(module: nn.Module) -> None:
     """Refuse modules whose parts run out of reach of hooks."""
     reason = next((todo for kind, todo in _OPAQUE if isinstance(module, kind)), None)
     if reason is not None:
-        raise ValueError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")
+        raise UnsupportedEncoderError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.evaluation.files import read_rows
-from captum_globenc.evaluation.labels import Label, Name
+from captum_globenc.evaluation.labels import Label
+from captum_globenc.texts.classes import Name
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; its README says whose they are."""

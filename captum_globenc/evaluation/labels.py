@@ -1,64 +1,12 @@
-"""What labels say: a class by name or index, several of them, or a value, as the model's problem has it."""
+"""What labels say: classes of a model, one or several, or a value, as the model's problem has it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 
-from transformers import PreTrainedConfig
-
-Name = str | int | float
-"""A class by its name or its index, or a value."""
+from captum_globenc.texts.classes import MULTI, VALUE, Name, class_of
 
 Label = Name | Sequence[Name] | None
 """A class, the classes that hold, or the value; None where a text has no label."""
-
-SINGLE, MULTI, VALUE = "single_label_classification", "multi_label_classification", "regression"
-ACTIVATIONS = {SINGLE: "softmax", MULTI: "sigmoid", VALUE: "none"}
-"""What makes probabilities of logits, by what a model is for, as transformers calls it."""
-
-TRUTH = {"false": 0, "true": 1}
-"""The classes of labels that say only whether something holds, where two classes are called otherwise."""
-
-
-def problem_of(config: PreTrainedConfig) -> str:
-    """Return what a model is for, a key of :data:`ACTIVATIONS`.
-
-    As transformers has it, one output is a value unless it is said to be a label of several.
-
-    Example:
-        >>> from transformers import BertConfig
-        >>> problem_of(BertConfig(num_labels=1)), problem_of(BertConfig(num_labels=3))
-        ('regression', 'single_label_classification')
-    """
-    if config.problem_type == MULTI:
-        return MULTI
-    return VALUE if config.problem_type == VALUE or config.num_labels == 1 else SINGLE
-
-
-def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
-    """Return the class of a label: its name in any case, or its index where no name is a number.
-
-    Args:
-        label: the label.
-        names: of the classes, by index.
-        what: what a message calls the label.
-
-    Raises:
-        ValueError: the model has no such class.
-
-    Example:
-        >>> class_of("GOOD", ["bad", "good"]), class_of(0, ["bad", "good"])
-        (1, 0)
-    """
-    lowered = [name.lower() for name in names]
-    text = str(label).lower()
-    if text in lowered:
-        return lowered.index(text)
-    if text in TRUTH and len(names) == 2:
-        return TRUTH[text]
-    by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
-    if by_index and int(text) < len(names):
-        return int(text)
-    raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
 
 
 def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, ...] | None:

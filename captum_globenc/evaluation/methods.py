@@ -17,7 +17,6 @@ from captum.attr import (
     FeatureAblation,
     GradientShap,
     InputXGradient,
-    IntegratedGradients,
     Lime,
     Saliency,
 )
@@ -29,11 +28,11 @@ from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.extras import optional
+from captum_globenc.texts.embeddings import integrated_gradients as over_embeddings
 
 Method = Callable[[Subject, Batch], Tensor]
 """Scores `(B, N)` of a batch's tokens, for `batch.target` where the method knows classes."""
 
-INTEGRATION_STEPS = 50
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
 TEXTS_AT_ONCE = 64
@@ -125,10 +124,9 @@ class _InPrecisionOf(nn.Module):
 
 
 def integrated_gradients(subject: Subject, batch: Batch) -> Tensor:
-    """Integrated gradients, some steps at a time."""
-    at_once = max(TEXTS_AT_ONCE, len(batch.examples))
-    return on_embeddings(
-        subject, batch, IntegratedGradients, n_steps=INTEGRATION_STEPS, internal_batch_size=at_once
+    """Integrated gradients from the text all masked, as `explain` has them."""
+    return over_embeddings(
+        subject.forward, subject.model, batch.inputs, batch.blanks, batch.target, batch.extra
     )
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from captum_globenc import metrics
 from captum_globenc.evaluation.journal import COLUMNS
-from captum_globenc.evaluation.labels import MULTI
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics.curve import fraction_counts, removal_curve
 from captum_globenc.metrics.faithfulness import FRACTIONS
+from captum_globenc.texts.classes import MULTI
 
 PERTURBATIONS = 10
 STEPS = 5

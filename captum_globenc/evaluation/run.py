@@ -16,14 +16,14 @@ from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.journal import BATCH, EXAMPLE, LABEL, METHOD, PREDICTION, SECONDS, Journal, Row
-from captum_globenc.evaluation.labels import VALUE
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.training import drops_at_random
-from captum_globenc.texts.explaining import resolve_position
+from captum_globenc.texts.classes import VALUE
+from captum_globenc.texts.position import resolve_position
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 

@@ -14,16 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.labels import (
-    ACTIVATIONS,
-    VALUE,
-    Label,
-    class_of,
-    classes_of,
-    problem_of,
-)
-from captum_globenc.forward import EncoderForward
-from captum_globenc.texts.explaining import resolve_position
+from captum_globenc.evaluation.labels import Label, classes_of
+from captum_globenc.forward import EncoderForward, blank_token, special_tokens
+from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_of, problem_of
+from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.tokenizing import token_limit
 
 
@@ -60,20 +54,12 @@ class Subject:
 
     @property
     def blank(self) -> int:
-        """The id that stands for no token: the mask's, or the padding's where there is no mask.
-
-        Raises:
-            ValueError: the tokenizer has neither.
-        """
-        for name in ("mask_token_id", "pad_token_id"):
-            token: int | None = getattr(self.tokenizer, name)
-            if token is not None:
-                return token
-        raise ValueError("the tokenizer has neither a mask nor a padding token to stand for a removed one")
+        """The id that stands for no token, as :func:`~captum_globenc.forward.blank_token` has it."""
+        return blank_token(self.tokenizer)
 
     @property
     def problem(self) -> str:
-        """What the model is for, a key of `captum_globenc.evaluation.labels.ACTIVATIONS`."""
+        """What the model is for, a key of `captum_globenc.texts.classes.ACTIVATIONS`."""
         return problem_of(self.model.config)
 
     @property
@@ -153,7 +139,7 @@ class Subject:
             )
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
-        special = encoded["special_tokens_mask"].bool()
+        special = special_tokens(encoded, self.tokenizer)
         highest, chosen, position = logits.argmax(dim=1), self.explained, self.position
         texts = [example.text for example in examples]
         lengths = encoded["attention_mask"].sum(dim=1)
@@ -167,7 +153,7 @@ class Subject:
             mask=encoded["attention_mask"].bool() & ~special,
             target=highest if chosen is None else torch.full_like(highest, chosen),
             position=resolve_position(position, lengths, texts) if isinstance(position, int) else position,
-            blanks=torch.where(special, inputs, self.blank),
+            blanks=self.forward.masked(encoded, self.tokenizer),
             forward=Remembering(self.forward),
         )
 

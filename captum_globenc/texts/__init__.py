@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from captum_globenc.texts.explaining import explain
     from captum_globenc.texts.explanation import Explanation
     from captum_globenc.texts.loading import load_classifier
+    from captum_globenc.texts.methods import BASELINES, METHODS
     from captum_globenc.texts.pieces import readable_tokens
     from captum_globenc.texts.scores import token_scores
     from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
 
 __all__ = [
+    "BASELINES",
+    "METHODS",
     "REDUCTIONS",
     "Explanation",
     "Word",
@@ -29,6 +32,8 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
+        "BASELINES": "methods",
+        "METHODS": "methods",
         "REDUCTIONS": "words",
         "Explanation": "explanation",
         "Word": "words",

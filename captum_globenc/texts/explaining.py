@@ -2,34 +2,40 @@
 
 The front ends (command line, web page) draw what is computed here.
 
-Shapes: B texts, N tokens, L layers, D embedding dimensions, C classes.
+Shapes: B texts, N tokens, L layers, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from textwrap import shorten
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from captum.attr import LayerIntegratedGradients
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.attr.decompx import DecompX
-from captum_globenc.attr.deep_lift import TransformerDeepLift
-from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.encoders import find_encoder
 from captum_globenc.forward import EncoderForward
+from captum_globenc.texts.classes import VALUE, class_names, class_of, probabilities, problem_of
 from captum_globenc.texts.explanation import Explanation
+from captum_globenc.texts.methods import (
+    BASELINES,
+    DEFAULT_METHODS,
+    METHODS,
+    REFUSALS,
+    NoLayersError,
+    Question,
+)
+from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.scores import token_scores
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
 
-__all__ = ["COMPARISONS", "explain", "parse_position", "resolve_position"]
-
-INTEGRATION_STEPS = 50
-INTEGRATION_BATCH = 32
-"""Integration steps, and how many of them times texts run at once: bounds the memory."""
+__all__ = ["check_options", "explain"]
 
 
 def explain(
@@ -41,108 +47,238 @@ def explain(
     position: int | Literal["mean"] | None = None,
     mixing: str = "N-Enc",
     layers: bool = False,
-    compare: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    target: str | int | None = None,
+    against: str | int | None = None,
+    baseline: str = "mask",
+    tell: Callable[[str], None] | None = None,
 ) -> list[Explanation]:
-    """Explain the predictions of a sequence classifier with GlobEnc.
+    """Explain the predictions of a sequence classifier: which tokens were used, and what for.
 
-    All texts run as one batch: cut long lists into pieces.
+    All texts run as one batch: cut long lists into pieces. A model without a padding token takes them one
+    by one.
 
     Args:
         texts: B texts.
-        model: A supported Hugging Face sequence classifier, in eval mode.
+        model: A Hugging Face sequence classifier, in eval mode.
         tokenizer: Its tokenizer.
         pair: A second segment that goes with every text, or one for each, None where a text has none.
-        position: The token whose mixture is explained: its index in every text, negative ones
+        position: The token whose mixture GlobEnc explains: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools.
         mixing: One of GlobEnc's kinds of mixing matrix.
-        layers: Whether to compute the scores after every layer as well.
-        compare: Names from `COMPARISONS`; they attribute the predicted class's logit.
+        layers: Whether to compute the scores at every depth as well, of methods that have them.
+        methods: Names from `METHODS`. Left out, "globenc" and "transformer-deep-lift", or the one of them
+            that holds for the model: the other is told of.
+        target: The class that is explained in every text, by name or index; left out, the predicted one.
+            "globenc" knows no class.
+        against: A class that `target` is held against: why that one rather than this.
+        baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with, special tokens
+            kept: "mask", all its tokens masked; "pad", padding; "zero", word embeddings of zero.
+        tell: Called with what is left out, and why; left out itself, that is a warning.
 
     Returns:
         B explanations, in the order of `texts`.
 
     Raises:
         TypeError: `texts` is one string.
-        ValueError: There are not as many pairs as texts, the model is not supported or gives no (B, C)
-            logits, a name is not known, a position lies outside of a text, a text is not valid Unicode or
-            has tokens that the model has no embedding for, or the model's output is not finite.
+        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
+            model or none does, it gives no (B, C) logits, a name is not known, a class is held against
+            itself, a position lies outside of a text, a text is not valid Unicode or has tokens that the
+            model has no embedding for, or the model's output is not finite.
+        RuntimeError: The numbers of a method that was chosen were found not to hold.
 
     Example:
         >>> from captum_globenc.texts.default import load_default
         >>> (explanation,) = explain(["A wonderful film."], *load_default())
         >>> explanation.prediction, explanation.tokens[1:-1]
         ('POSITIVE', ['a', 'wonderful', 'film', '.'])
+        >>> scores = explanation.scores["transformer-deep-lift"]
+        >>> explanation.tokens[scores.index(max(scores))]
+        'wonderful'
     """
     if isinstance(texts, str):
         raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
     pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
     if len(pairs) != len(texts):
         raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
-    unknown = sorted(set(compare) - set(COMPARISONS))
-    if unknown:
-        raise ValueError(f"no method {', '.join(unknown)} to compare with; known: {', '.join(COMPARISONS)}")
-    forward = EncoderForward(model)
-    globenc = GlobEnc(forward, model, mixing=mixing)
+    check_options(methods, mixing=mixing, baseline=baseline, target=target, against=against)
     if not texts:
         return []
+    run = partial(
+        _explained,
+        model=model,
+        tokenizer=tokenizer,
+        position=position,
+        mixing=mixing,
+        layers=layers,
+        methods=methods,
+        target=target,
+        against=against,
+        baseline=baseline,
+    )
+    told: dict[str, None] = {}
+    if len(texts) > 1 and None in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None)):
+        made = [
+            explanation
+            for text, other in zip(texts, pairs, strict=True)
+            for explanation in run([text], [other], told=told)
+        ]
+    else:
+        made = run(texts, pairs, told=told)
+    for message in told:
+        if tell is None:
+            warnings.warn(message, stacklevel=2)
+        else:
+            tell(message)
+    return made
+
+
+def check_options(
+    methods: Sequence[str] | None = None,
+    *,
+    mixing: str = "N-Enc",
+    baseline: str = "mask",
+    target: str | int | None = None,
+    against: str | int | None = None,
+) -> None:
+    """Check what can be checked before there is a model: see `explain`.
+
+    Raises:
+        ValueError: A name is not known, no method is chosen, or a class is held against itself.
+    """
+    if isinstance(methods, str) or (methods is not None and not methods):
+        raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
+    for what, names, known in (
+        ("method", methods or (), METHODS),
+        ("mixing", [mixing], MIXINGS),
+        ("baseline", [baseline], BASELINES),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"no {what} {', '.join(map(str, unknown))}; known: {', '.join(known)}")
+    if None not in (target, against) and str(target).lower() == str(against).lower():
+        raise ValueError(f"{against} is held against itself: choose two classes")
+
+
+def _explained(
+    texts: Sequence[str],
+    pairs: Sequence[str | None],
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    position: int | Literal["mean"] | None,
+    mixing: str,
+    layers: bool,
+    methods: Sequence[str] | None,
+    target: str | int | None,
+    against: str | int | None,
+    baseline: str,
+    told: dict[str, None],
+) -> list[Explanation]:
+    """Explain one batch; what is left out goes to `told`."""
     batch, truncated = encode(texts, pairs, model, tokenizer)
+    forward = EncoderForward(model)
     inputs, extra = forward.arguments(batch)
     with torch.no_grad():
         logits = _checked(forward(inputs, *extra))
-    classes = logits.argmax(-1)
+    names = class_names(model.config, logits.shape[1])
+    highest = logits.argmax(-1)
+    classes, other = _classes(highest, names, target, against, model.config, texts)
     lengths = batch["attention_mask"].sum(-1)
     where = resolve_position(position, lengths, texts) if isinstance(position, int) else position
-    if layers:
-        per_layer = globenc.attribute_layers(inputs, additional_forward_args=extra, position=where)
-        attributions = per_layer[:, -1]
-    else:
-        attributions = globenc.attribute(inputs, additional_forward_args=extra, position=where)
-    tokens, scores = token_scores(batch, tokenizer, attributions)
+    question = Question(model, tokenizer, batch, classes, other, baseline, mixing, where)
+    found, depths = _answers(question, methods, layers, told)
+    scores = {name: token_scores(batch, tokenizer, made)[1] for name, made in found.items()}
+    tokens, _ = token_scores(batch, tokenizer, next(iter(found.values())))
     words = find_words(batch, tokenizer, texts, [pair for pair in pairs if pair is not None] or None)
-    compared = {}
-    for name in compare:
-        others = COMPARISONS[name](model, tokenizer, batch, classes)
-        compared[name] = token_scores(batch, tokenizer, others)[1]
-    probabilities = _probabilities(logits, model)
-    names = cast("Mapping[int, str]", model.config.id2label or {})
+    shares = probabilities(logits, model.config)
+    explained = logits.gather(1, classes[:, None])[:, 0]
+    explained = explained if other is None else explained - logits[:, other]
+    pooled = _pooled(model) if position is None and "globenc" in found else None
     return [
         Explanation(
             text=text,
             pair=pairs[i],
-            prediction=str(names.get(int(classes[i]), int(classes[i]))),
-            probability=None if probabilities is None else probabilities[i, classes[i]].item(),
-            value=logits[i, classes[i]].item(),
+            prediction=names[best],
+            probability=None if shares is None else shares[i, best].item(),
+            value=logits[i, best].item(),
+            probabilities={} if shares is None else dict(zip(names, shares[i].tolist(), strict=True)),
+            target=names[int(classes[i])],
+            against=None if other is None else names[other],
+            explained=explained[i].item(),
+            position=pooled if "globenc" not in found or where is None else _place(where, i),
             tokens=tokens[i],
-            scores=scores[i],
-            layers=per_layer[i, :, : lengths[i]].tolist() if layers else [],
-            compared={name: rows[i] for name, rows in compared.items()},
+            scores={name: rows[i] for name, rows in scores.items()},
+            layers={name: rows[i, :, : lengths[i]].tolist() for name, rows in depths.items()},
             words=words[i],
             truncated=truncated[i],
         )
-        for i, text in enumerate(texts)
+        for i, (text, best) in enumerate(zip(texts, highest.tolist(), strict=True))
     ]
 
 
-def parse_position(text: str) -> int | Literal["mean"] | None:
-    """Read a position that somebody typed.
+def _answers(
+    question: Question, methods: Sequence[str] | None, layers: bool, told: dict[str, None]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return each method's scores `(B, N)`, and of those that have them `(B, L, N)` at every depth."""
+    found: dict[str, Tensor] = {}
+    depths: dict[str, Tensor] = {}
+    refused: dict[str, Exception] = {}
+    for name in dict.fromkeys(DEFAULT_METHODS if methods is None else methods):
+        method = METHODS[name]
+        try:
+            found[name] = method.scores(question)
+            if layers and method.layers is not None:
+                depths[name] = method.layers(question)
+        except NoLayersError as error:
+            told[f"{name} has no scores of single layers: {error}"] = None
+        except REFUSALS as error:
+            if methods is not None:
+                raise
+            found.pop(name, None)
+            refused[name] = error
+    if not found:
+        raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
+    return found, depths
 
-    Args:
-        text: A whole number, "mean", or nothing, for what the model's head pools.
 
-    Raises:
-        ValueError: It is none of these.
+def _classes(
+    highest: Tensor,
+    names: Sequence[str],
+    target: str | int | None,
+    against: str | int | None,
+    config: PreTrainedConfig,
+    texts: Sequence[str],
+) -> tuple[Tensor, int | None]:
+    """Return the class of each text that is explained, `(B,)`, and the one that it is held against."""
+    chosen = highest if target is None else torch.full_like(highest, class_of(target, names, "target"))
+    if against is None:
+        return chosen, None
+    if problem_of(config) == VALUE or len(names) == 1:
+        raise ValueError("the model gives a value: there is no class to hold against another")
+    other = class_of(against, names, "against")
+    if target is not None and int(chosen[0]) == other:
+        raise ValueError(f"{names[other]} is held against itself: choose two classes")
+    for text, one in zip(texts, chosen.tolist(), strict=True):
+        if one == other:
+            raise ValueError(
+                f"{names[other]} is what is predicted for {shorten(text, 40)!r}, and would be held against "
+                "itself: choose a target as well"
+            )
+    return chosen, other
 
-    Example:
-        >>> parse_position(" -1 "), parse_position("mean"), parse_position("")
-        (-1, 'mean', None)
-    """
-    text = text.strip()
-    if text in ("", "mean"):
-        return "mean" if text else None
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"position must be a whole number or mean, not {text!r}") from None
+
+def _pooled(model: PreTrainedModel) -> int | Literal["mean"] | None:
+    """Return the token that the model's head reads, or that it reads the mean, where it is one of these."""
+    pooled = find_encoder(model).pooled
+    if pooled == "mean":
+        return "mean"
+    return pooled if isinstance(pooled, int) and pooled >= 0 else None
+
+
+def _place(where: Tensor | Literal["mean"], index: int) -> int | Literal["mean"]:
+    return int(where[index]) if isinstance(where, Tensor) else where
 
 
 def _checked(logits: Tensor) -> Tensor:
@@ -152,102 +288,3 @@ def _checked(logits: Tensor) -> Tensor:
     if not logits.isfinite().all():
         raise ValueError("the model's output is NaN or infinite")
     return logits.float()
-
-
-def resolve_position(position: int, lengths: Tensor, texts: Sequence[str]) -> Tensor:
-    """Turn one position into an index (B,) into every text's own tokens.
-
-    Args:
-        position: The index, negative ones counting from a text's own end.
-        lengths: How many tokens each text has, (B,).
-        texts: B texts, for the message.
-
-    Raises:
-        ValueError: A text has no such token.
-
-    Example:
-        >>> resolve_position(-1, torch.tensor([3, 5]), ["good", "a good film"])
-        tensor([2, 4])
-    """
-    for text, length in zip(texts, lengths.tolist(), strict=True):
-        if not -length <= position < length:
-            raise ValueError(
-                f"position {position} is out of range: {shorten(text, 40)!r} has {length} tokens, "
-                f"0 to {length - 1}"
-            )
-    return lengths + position if position < 0 else torch.full_like(lengths, position)
-
-
-def _probabilities(logits: Tensor, model: PreTrainedModel) -> Tensor | None:
-    """Probabilities (B, C); None for a regression model, whose output is no probability."""
-    problem = model.config.problem_type
-    if problem == "multi_label_classification":
-        return logits.sigmoid()
-    if problem == "regression" or logits.shape[1] == 1:
-        return None
-    return logits.softmax(-1)
-
-
-def _integrated_gradients(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: BatchEncoding,
-    classes: Tensor,
-) -> Tensor:
-    """Integrated gradients (B, N, D) of the logits of `classes` (B,) at the word embeddings.
-
-    The baseline keeps the special tokens and puts padding, or the mask where a tokenizer has no
-    padding, in the place of every other one.
-    """
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    blank = tokenizer.mask_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    baselines = torch.where(batch["special_tokens_mask"].bool(), inputs, blank)
-    method = LayerIntegratedGradients(forward, model.get_input_embeddings())
-    attributions: Tensor = method.attribute(
-        inputs,
-        baselines=baselines,
-        target=classes,
-        additional_forward_args=extra,
-        n_steps=INTEGRATION_STEPS,
-        internal_batch_size=max(INTEGRATION_BATCH, len(inputs)),
-    )
-    return attributions.detach()
-
-
-def _exact_differences(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: BatchEncoding,
-    classes: Tensor,
-) -> Tensor:
-    """Contributions (B, N) to the logits of `classes` (B,), from the text all masked."""
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    scores: Tensor = TransformerDeepLift(forward).attribute(
-        inputs, forward.masked(batch, tokenizer), classes, extra
-    )
-    return scores
-
-
-def _decompx(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: BatchEncoding,
-    classes: Tensor,
-) -> Tensor:
-    """DecompX's scores (B, N) for the logits of `classes` (B,)."""
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
-    scores: Tensor = DecompX(forward).attribute(inputs, classes, extra)
-    return scores
-
-
-COMPARISONS: Mapping[
-    str, Callable[[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding, Tensor], Tensor]
-] = {
-    "transformer-deep-lift": _exact_differences,
-    "decompx": _decompx,
-    "integrated-gradients": _integrated_gradients,
-}
-"""Methods to compare GlobEnc with, by the names that `explain` takes."""

@@ -61,7 +61,7 @@ def encode(
     batch = tokenizer(
         list(texts),
         given or None,
-        padding=True,
+        padding=len(texts) > 1,  # which a tokenizer may have no token for
         padding_side="right",
         truncation=limit is not None,
         max_length=limit,

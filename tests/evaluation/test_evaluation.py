@@ -352,7 +352,7 @@ def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
         baselines=batch.blanks,
         target=batch.target,
         additional_forward_args=batch.extra,
-        n_steps=methods.INTEGRATION_STEPS,
+        n_steps=50,
     )
     assert torch.allclose(scores, expected.sum(-1) * batch.mask, atol=1e-6)
 

@@ -1,0 +1,101 @@
+"""The classes of a classifier: what its model is for, what each is called, how likely it is.
+
+Shapes: B texts, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+__all__ = [
+    "ACTIVATIONS",
+    "MULTI",
+    "SINGLE",
+    "VALUE",
+    "Name",
+    "class_names",
+    "class_of",
+    "probabilities",
+    "problem_of",
+]
+
+Name = str | int | float
+"""A class by its name or its index, or a value."""
+
+SINGLE, MULTI, VALUE = "single_label_classification", "multi_label_classification", "regression"
+ACTIVATIONS = {SINGLE: "softmax", MULTI: "sigmoid", VALUE: "none"}
+"""What makes probabilities of logits, by what a model is for, as transformers calls it."""
+
+TRUTH = {"false": 0, "true": 1}
+"""The classes of labels that say only whether something holds, where two classes are called otherwise."""
+
+
+def problem_of(config: PreTrainedConfig) -> str:
+    """Return what a model is for, a key of :data:`ACTIVATIONS`.
+
+    As transformers has it, one output is a value unless it is said to be a label of several.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> problem_of(BertConfig(num_labels=1)), problem_of(BertConfig(num_labels=3))
+        ('regression', 'single_label_classification')
+    """
+    if config.problem_type == MULTI:
+        return MULTI
+    return VALUE if config.problem_type == VALUE or config.num_labels == 1 else SINGLE
+
+
+def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
+    """Return the class of a label: its name in any case, or its index where no name is a number.
+
+    Args:
+        label: the label.
+        names: of the classes, by index.
+        what: what a message calls the label.
+
+    Raises:
+        ValueError: the model has no such class.
+
+    Example:
+        >>> class_of("GOOD", ["bad", "good"]), class_of(0, ["bad", "good"])
+        (1, 0)
+    """
+    lowered = [name.lower() for name in names]
+    text = str(label).lower()
+    if text in lowered:
+        return lowered.index(text)
+    if text in TRUTH and len(names) == 2:
+        return TRUTH[text]
+    by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
+    if by_index and int(text) < len(names):
+        return int(text)
+    raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
+
+
+def class_names(config: PreTrainedConfig, count: int) -> list[str]:
+    """Return the names of so many classes, by index; one without a name is called by its number.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> class_names(BertConfig(id2label={0: "bad", 1: "good"}), 3)
+        ['bad', 'good', '2']
+    """
+    names = cast("Mapping[int, str]", config.id2label or {})
+    return [str(names.get(index, index)) for index in range(count)]
+
+
+def probabilities(logits: Tensor, config: PreTrainedConfig) -> Tensor | None:
+    """Return the probabilities `(B, C)` that logits mean; None where they are values.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> probabilities(torch.tensor([[0.0, 0.0]]), BertConfig())
+        tensor([[0.5000, 0.5000]])
+    """
+    problem = problem_of(config)
+    if problem == MULTI:
+        return logits.sigmoid()
+    return None if problem == VALUE or logits.shape[1] == 1 else logits.softmax(-1)

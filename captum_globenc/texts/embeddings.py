@@ -1,0 +1,138 @@
+"""Methods over a model's word embeddings, while it goes on reading the ids of the text.
+
+Shapes: B texts, N tokens, D embedding dimensions, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, cast
+
+import torch
+from captum.attr import IntegratedGradients
+from torch import Tensor, nn
+
+__all__ = ["INTEGRATION_STEPS", "OnEmbeddings", "integrated_gradients"]
+
+INTEGRATION_STEPS = 50
+ROWS_AT_ONCE = 32
+"""Points between two texts that run together, which bounds the memory."""
+
+
+class OnEmbeddings(nn.Module):
+    """A forward function of word embeddings, whose model reads the ids all the same.
+
+    A decoder finds its last token by them, and some encoders their positions: with embeddings in the
+    place of ids (`inputs_embeds`) such models do something else. So here they get the ids, and what
+    they look up by them is replaced. In any precision, as points between two texts come.
+
+    Args:
+        forward_func: a forward function of ids `(B, N)` and further arguments.
+        model: the model that it runs.
+
+    Raises:
+        ValueError: the model has no word embeddings.
+
+    Example:
+        >>> from captum_globenc.forward import EncoderForward
+        >>> from captum_globenc.texts.default import load_default
+        >>> model, tokenizer = load_default()
+        >>> forward, ids = EncoderForward(model), tokenizer("Dull.", return_tensors="pt")["input_ids"]
+        >>> over = OnEmbeddings(forward, model)
+        >>> torch.allclose(over(over.embed(ids), ids), forward(ids))
+        True
+    """
+
+    def __init__(self, forward_func: Callable[..., Tensor], model: nn.Module) -> None:
+        super().__init__()
+        self.forward_func = forward_func
+        try:
+            layer = cast("Any", model).get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            layer = None
+        if not isinstance(layer, nn.Module):
+            raise ValueError(f"no word embeddings are found in {type(model).__name__}")
+        # Where the table is shared, what the model calls may be another module with the same weights.
+        weight = getattr(layer, "weight", None)
+        others = [it for it in model.modules() if isinstance(it, nn.Embedding) and it.weight is weight]
+        self._layers = list(dict.fromkeys([layer, *others]))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
+        with torch.no_grad():
+            return cast("Tensor", self._layers[0](ids))
+
+    def forward(self, embeddings: Tensor, ids: Tensor, *arguments: Any) -> Tensor:
+        """Run the forward function.
+
+        Args:
+            embeddings: `(B, N, D)`, what the model is to find.
+            ids: `(B, N)`, what it is given.
+            arguments: what follows them.
+
+        Raises:
+            ValueError: the model never looks the ids up, or looks up others besides.
+        """
+        thread, looked_up = get_ident(), 0
+
+        def replace(_: nn.Module, __: Any, output: Any) -> Tensor | None:
+            nonlocal looked_up
+            if get_ident() != thread:  # somebody else's run of the same model
+                return None
+            if not isinstance(output, Tensor) or output.shape != embeddings.shape:
+                raise ValueError("the model looks up more than the ids of the text")
+            looked_up += 1
+            return embeddings.to(output.dtype)
+
+        handles = [layer.register_forward_hook(replace) for layer in self._layers]
+        try:
+            output = self.forward_func(ids, *arguments)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if looked_up != 1:
+            raise ValueError(
+                f"the model looked the word embeddings of a text up {looked_up} times, not once: another "
+                "text cannot be put in its place there"
+            )
+        return output
+
+
+def integrated_gradients(
+    forward_func: Callable[..., Tensor],
+    model: nn.Module,
+    ids: Tensor,
+    baselines: Tensor,
+    target: Tensor,
+    arguments: tuple[Any, ...] = (),
+) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017) over word embeddings.
+
+    On the straight line from the baseline's embeddings to the text's, 50 steps, some at a time.
+    The usual baseline is the text all masked with its special tokens kept (`EncoderForward.masked`).
+
+    Args:
+        forward_func: a forward function of ids `(B, N)` and further arguments, with outputs `(B, C)`.
+        model: the model that it runs.
+        ids: `(B, N)`, the texts.
+        baselines: ids `(B, N)`, or embeddings `(B, N, D)`.
+        target: `(B,)`, the output of each text that is explained.
+        arguments: what follows the ids.
+
+    Returns:
+        `(B, N)`, adding up to about what the output differs from that of the baseline.
+
+    Raises:
+        ValueError: the model has no word embeddings, or does not look the text up in them once.
+    """
+    over = OnEmbeddings(forward_func, model)
+    scores: Tensor = IntegratedGradients(over).attribute(
+        over.embed(ids),
+        baselines=baselines if baselines.is_floating_point() else over.embed(baselines),
+        target=target,
+        additional_forward_args=(ids, *arguments),
+        n_steps=INTEGRATION_STEPS,
+        internal_batch_size=max(ROWS_AT_ONCE, len(ids)),
+    )
+    return scores.detach().sum(-1)
