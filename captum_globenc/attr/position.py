@@ -25,6 +25,10 @@ Parts = tuple[int | slice, ...]
 """Positions, and slices of positions, that a head averages."""
 
 
+class NoPositionError(ValueError):
+    """A head that reads no one token, nor a known average of them; the message says what to pass."""
+
+
 def explained(run: Run, target: Any, position: Position | None) -> Tensor:
     """Return which tokens are explained: what the caller says, else the target, else what the head reads.
 
@@ -74,7 +78,7 @@ def default_position(
         tokens: N.
 
     Raises:
-        ValueError: the head reads no one token, nor a known average of them.
+        NoPositionError: the head reads no one token, nor a known average of them.
     """
     per_token = (
         target is not None
@@ -87,13 +91,13 @@ def default_position(
         return _first_index(target, tokens)
     head = type(encoder.head).__name__
     if encoder.has_per_token_head:
-        raise ValueError(
+        raise NoPositionError(
             f"{head} gives one output per token and pools none: pass target=(position, class), or "
             "position=..."
         )
     pooled = encoder.pooled
     if pooled is None:
-        raise ValueError(
+        raise NoPositionError(
             f"What is read of {head} is no one token, nor a known average of tokens, or nothing says what it "
             'is: pass position=..., an index or "mean".'
         )

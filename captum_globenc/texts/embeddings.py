@@ -72,18 +72,27 @@ class OnEmbeddings(nn.Module):
             arguments: what follows them.
 
         Raises:
-            ValueError: the model never looks the ids up, or looks up others besides.
+            ValueError: the model never looks the ids up, or looks up words besides.
         """
         thread, looked_up = get_ident(), 0
 
-        def replace(_: nn.Module, __: Any, output: Any) -> Tensor | None:
+        def replace(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             nonlocal looked_up
             if get_ident() != thread:  # somebody else's run of the same model
                 return None
-            if not isinstance(output, Tensor) or output.shape != embeddings.shape:
-                raise ValueError("the model looks up more than the ids of the text")
+            (found,) = given
+            if any(isinstance(it, Tensor) and torch.equal(it, found) for it in arguments):
+                return None  # GPT-2 keeps types of tokens in the same table
+            length = ids.shape[1]
+            if found.dim() != 2 or not torch.equal(found[:, :length], ids):
+                raise ValueError(
+                    "the model looks up words besides those of the text, as a decoder that reads it again "
+                    "does: nothing can be put in their place. transformer-deep-lift with masked words can "
+                    "do without"
+                )
             looked_up += 1
-            return embeddings.to(output.dtype)
+            # Where attention goes by windows, a model may add padding of its own.
+            return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)
 
         handles = [layer.register_forward_hook(replace) for layer in self._layers]
         try:
@@ -93,8 +102,8 @@ class OnEmbeddings(nn.Module):
                 handle.remove()
         if looked_up != 1:
             raise ValueError(
-                f"the model looked the word embeddings of a text up {looked_up} times, not once: another "
-                "text cannot be put in its place there"
+                f"the model looked the words of the text up {looked_up} times, not once: nothing can be put "
+                "in their place"
             )
         return output
 
@@ -127,12 +136,14 @@ def integrated_gradients(
         ValueError: the model has no word embeddings, or does not look the text up in them once.
     """
     over = OnEmbeddings(forward_func, model)
+    # A decoder that knows no padding takes one at a time.
+    pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
     scores: Tensor = IntegratedGradients(over).attribute(
         over.embed(ids),
         baselines=baselines if baselines.is_floating_point() else over.embed(baselines),
         target=target,
         additional_forward_args=(ids, *arguments),
         n_steps=INTEGRATION_STEPS,
-        internal_batch_size=max(ROWS_AT_ONCE, len(ids)),
+        internal_batch_size=max(ROWS_AT_ONCE if pads else 1, len(ids)),
     )
     return scores.detach().sum(-1)

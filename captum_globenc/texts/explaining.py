@@ -228,15 +228,16 @@ def _answers(
         method = METHODS[name]
         try:
             found[name] = method.scores(question)
-            if layers and method.layers is not None:
-                depths[name] = method.layers(question)
-        except NoLayersError as error:
-            told[f"{name} has no scores of single layers: {error}"] = None
         except REFUSALS as error:
             if methods is not None:
                 raise
-            found.pop(name, None)
             refused[name] = error
+            continue
+        if layers and method.layers is not None:
+            try:
+                depths[name] = method.layers(question)
+            except (NoLayersError, *REFUSALS) as error:  # such as that a decoder reads the text as well
+                told[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})

@@ -18,6 +18,7 @@ from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.depths import NoLayersError
 from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.attr.position import NoPositionError
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.differences import NotComparableError
 from captum_globenc.encoders import UnsupportedEncoderError
@@ -37,7 +38,7 @@ __all__ = [
 BASELINES = ("mask", "pad", "zero")
 """What a text is compared with: all but its special tokens masked, padding, or word embeddings of zero."""
 
-REFUSALS = (UnsupportedEncoderError, NotComparableError, ProofError)
+REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError)
 """What tells that a method does not hold for a model, whatever the text."""
 
 
