@@ -8,19 +8,25 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from captum_globenc.attr.proof import ProofError
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts.explaining import COMPARISONS, explain, parse_position
+from captum_globenc.texts.explaining import explain
 from captum_globenc.texts.explanation import Explanation
 from captum_globenc.texts.loading import Classifier, LoadingError
+from captum_globenc.texts.methods import BASELINES, DEFAULT_METHODS, METHODS
+from captum_globenc.texts.position import parse_position
 from captum_globenc.texts.words import merge_scores
-from captum_globenc.visualization.page import heat_map, legend, number_table, shaded_tokens
+from captum_globenc.visualization.page import SHARE, heat_map, legend, number_table, shaded_tokens
 
-__all__ = ["LONGEST_TEXT", "METHODS", "Answer", "Form", "answer", "linked", "message", "shown"]
+__all__ = ["LONGEST_TEXT", "Answer", "Form", "answer", "linked", "message", "shown"]
 
-METHODS = ("GlobEnc", *COMPARISONS)
 LONGEST_TEXT = 20_000
 """Characters that a text may have; what a model takes is far less."""
 LONGEST_LINK = 6_000
+
+
+_TYPED = ("text", "pair", "model", "position", "target", "against")
+"""The fields of a form that anything may be typed into."""
 
 
 class Form(NamedTuple):
@@ -31,20 +37,26 @@ class Form(NamedTuple):
         pair: Its second segment, or "".
         model: A folder or a hub name, or "" for the model that the demo was started with.
         mixing: GlobEnc's kind of mixing.
-        methods: Of `METHODS`, those shown side by side.
+        methods: Names of `captum_globenc.texts.METHODS`, those shown side by side.
         words: Whether pieces are merged into words.
         special: Whether special tokens are shown.
         position: Which token is explained: its index, "mean", or "" for what the model's head reads.
+        target: The class that is explained, by name or index, or "" for the predicted one.
+        against: The class that it is held against, or "".
+        baseline: What a text is compared with, of `captum_globenc.texts.BASELINES`.
     """
 
     text: str = ""
     pair: str = ""
     model: str = ""
     mixing: str = "N-Enc"
-    methods: Sequence[str] = ("GlobEnc",)
+    methods: Sequence[str] = DEFAULT_METHODS
     words: bool = False
     special: bool = True
     position: str = ""
+    target: str = ""
+    against: str = ""
+    baseline: str = "mask"
 
     def link(self) -> str:
         """Return the query that restores this form, what is as by default left out.
@@ -55,7 +67,7 @@ class Form(NamedTuple):
         """
         plain = Form()
         values = {
-            **{name: getattr(self, name) for name in ("text", "pair", "model", "mixing", "position")},
+            **{name: getattr(self, name) for name in (*_TYPED, "mixing", "baseline")},
             "methods": ",".join(self.methods),
             "words": int(self.words),
             "special": int(self.special),
@@ -74,29 +86,25 @@ class Form(NamedTuple):
         """
         plain = cls()
         methods = tuple(name for name in METHODS if name in query.get("methods", "").split(","))
-        mixing = query.get("mixing", plain.mixing)
-        text, pair, model, position = (
-            query.get(name, "")[:LONGEST_TEXT] for name in ("text", "pair", "model", "position")
-        )
+        mixing, baseline = query.get("mixing", ""), query.get("baseline", "")
+        typed = {name: query.get(name, "")[:LONGEST_TEXT] for name in _TYPED}
         return cls(
-            text,
-            pair,
-            model.strip(),
+            **{name: value if name in ("text", "pair") else value.strip() for name, value in typed.items()},
             mixing=mixing if mixing in MIXINGS else plain.mixing,
+            baseline=baseline if baseline in BASELINES else plain.baseline,
             methods=methods or plain.methods,
             words=query.get("words", "0") == "1",
             special=query.get("special", "1") != "0",
-            position=position.strip(),
         )
 
 
 def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
-    """Draw an explanation: every method's shaded tokens, and the heat map over the layers.
+    """Draw an explanation: every method's shaded tokens, and the heat maps over the layers.
 
     Args:
-        explanation: With its layers, and with the compared methods of the form.
+        explanation: With its layers.
         form: What to show of it.
-        layer: After which layer GlobEnc's scores are shown, from 1.
+        layer: After which layer shares are shown, from 1.
 
     Returns:
         Both as HTML, escaped.
@@ -110,23 +118,28 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
         places = [place for word in words for place in word.tokens]
         tokens = [explanation.tokens[place] for place in places]
         groups = [word._replace(tokens=(place,)) for word in words for place in word.tokens]
-    layers = [merge_scores(row, groups) for row in explanation.layers]
-    last = layer >= len(layers)
-    name = "GlobEnc" if last else f"GlobEnc, after layer {layer} of {len(layers)}"
-    rows = {name: layers[min(layer, len(layers)) - 1]} if "GlobEnc" in form.methods else {}
-    rows |= {other: merge_scores(row, groups) for other, row in explanation.compared.items()}
-    signed = any(score < 0 for row in rows.values() for score in row)
-    lines = "\n".join(
-        f'<section aria-label="{escape(method)}"><h3>{escape(method)}</h3>'
-        f"{shaded_tokens(tokens, row)}"
-        + (f'<p class="legend">{escape(explanation.sums[method])}</p>' if method in explanation.sums else "")
-        + "</section>"
-        for method, row in rows.items()
-    )
-    numbers = f"<details><summary>Numbers</summary>{number_table(tokens, rows)}</details>"
+    units, notes = explanation.units, explanation.notes
+    depths = {name: [merge_scores(row, groups) for row in rows] for name, rows in explanation.layers.items()}
+    lines, rows = [], {}
+    for name, scores in explanation.scores.items():
+        label, row = name, merge_scores(scores, groups)
+        if units[name] == SHARE and layer < len(depths.get(name, ())):
+            label, row = f"{name}, after layer {layer} of {len(depths[name])}", depths[name][layer - 1]
+        rows[name] = row
+        lines.append(
+            f'<section aria-label="{escape(label)}"><h3>{escape(label)}</h3>'
+            f'{shaded_tokens(tokens, row, units[name])}<p class="note">{escape(notes[name])}</p></section>'
+        )
+    numbers = number_table(tokens, rows, units)
+    key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
+    maps = [
+        f"<h3>{escape(name)}</h3>{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}"
+        for name, made in depths.items()
+    ]
     return (
-        f'<div class="globenc">{lines}<p class="legend">{legend(signed)}</p>{numbers}</div>',
-        f'<div class="globenc">{heat_map(tokens, layers)}</div>',
+        f'<div class="globenc">{"".join(lines)}<p class="legend">{key}</p>'
+        f"<details><summary>Numbers</summary>{numbers}</details></div>",
+        f'<div class="globenc">{"".join(maps)}</div>' if maps else "",
     )
 
 
@@ -163,10 +176,11 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     """
     if not form.text.strip():
         return Answer(message("Type a text to explain."))
-    if any(len(field) > LONGEST_TEXT for field in (form.text, form.pair, form.model, form.position)):
+    if any(len(getattr(form, name)) > LONGEST_TEXT for name in _TYPED):
         return Answer(message(f"A text may have {LONGEST_TEXT:,} characters, and no field more."))
     if not form.methods:
         return Answer(message("Choose a method."))
+    notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
         (explanation,) = explain(
@@ -177,11 +191,15 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             position=parse_position(form.position),
             mixing=form.mixing,
             layers=True,
-            compare=[name for name in form.methods if name in COMPARISONS],
+            # Of the usual ones, as many as hold for the model.
+            methods=None if tuple(form.methods) == DEFAULT_METHODS else form.methods,
+            target=form.target.strip() or None,
+            against=form.against.strip() or None,
+            baseline=form.baseline,
+            tell=notes.append,
         )
-    except (LoadingError, ValueError) as error:
+    except (LoadingError, ValueError, ProofError) as error:
         return Answer(message(str(error)))
-    notes = []
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if explanation.truncated:
@@ -191,7 +209,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     return Answer(
         '<div class="globenc" aria-live="polite">'
         f'<p class="prediction">{escape(explanation.headline)}</p></div>' + "".join(map(message, notes)),
-        *shown(explanation, form, len(explanation.layers)),
+        *shown(explanation, form, len(explanation.layers.get("globenc", ()))),
         linked(form),
         explanation,
         form,

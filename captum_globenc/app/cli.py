@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError, ModelOption, ModelsOption, PositionOption, load, note
+from captum_globenc.app.command import CommandError, ModelsOption
 from captum_globenc.app.evaluate import evaluate_texts
-from captum_globenc.app.standard_input import read_texts
-from captum_globenc.app.terminal import printable, show
-from captum_globenc.visualization.page import html_page
-
-if TYPE_CHECKING:
-    from captum_globenc.texts.explanation import Explanation
-
-BATCH = 8
+from captum_globenc.app.explain import explain_texts
+from captum_globenc.app.terminal import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What writing fails with where there is no room, or no device."""
@@ -102,6 +92,7 @@ def _show_version(wanted: bool) -> None:
 
 
 app.command("evaluate")(evaluate_texts)
+app.command("explain")(explain_texts)
 
 
 @app.callback(invoke_without_command=True)
@@ -173,118 +164,3 @@ def show_demo(
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
-
-
-@app.command("explain")
-def explain_texts(
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TEXT",
-            help="Texts to explain. Left out or -: the lines of standard input.",
-            show_default=False,
-        ),
-    ] = None,
-    model: ModelOption = None,
-    pair: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
-    ] = None,
-    position: PositionOption = None,
-    mixing: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND",
-            help="W, W-FixedRes, W-Res, N, N-FixedRes, N-Res, N-ResLN or N-Enc.",
-        ),
-    ] = "N-Enc",
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Show the scores after every layer as well.")
-    ] = False,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METHOD",
-            help="Show another method side by side: transformer-deep-lift (signed, adds up), decompx, "
-            "integrated-gradients.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
-    ] = None,
-) -> None:
-    """Show what a classifier predicts for each TEXT, and the score of every token."""
-    if html is not None and not html.resolve().parent.is_dir():
-        raise CommandError(f"cannot write {html}: no such folder")
-    from captum_globenc.texts.explaining import explain, parse_position
-    from captum_globenc.texts.tokenizing import token_limit
-
-    try:
-        where = parse_position(position or "")
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    wanted = list(read_texts(texts or ["-"]))
-    classifier, tokenizer, _ = load(model)
-    run = partial(
-        explain,
-        model=classifier,
-        tokenizer=tokenizer,
-        pair=pair,
-        position=where,
-        mixing=mixing,
-        layers=layers,
-        compare=compare or (),
-    )
-    console = Console(highlight=False)
-    kept: list[Explanation] = []
-    cut = 0
-    for explanation in _explanations(wanted, run):
-        if as_json:
-            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
-        else:
-            show(console, explanation)
-        cut += explanation.truncated
-        if html is not None:
-            kept.append(explanation)
-    if cut:
-        limit = token_limit(classifier, tokenizer)
-        note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
-    if html is not None:
-        try:
-            html.write_text(_page(kept), encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"cannot write {html}: {error.strerror}") from error
-
-
-def _explanations(
-    texts: Sequence[str], run: Callable[[Sequence[str]], list[Explanation]]
-) -> Iterator[Explanation]:
-    """Explain in batches, with a progress bar on standard error if there are several."""
-    notes = Console(stderr=True)
-    progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
-    task = progress.add_task("Explaining", total=len(texts))
-    for start in range(0, len(texts), BATCH):
-        # The bar is gone while results are printed: the two may share a terminal.
-        with progress:
-            try:
-                found = run(texts[start : start + BATCH])
-            except ValueError as error:  # what explain documents for every input it cannot take
-                raise CommandError(str(error)) from error
-            progress.advance(task, len(found))
-        yield from found
-
-
-def _page(explanations: Sequence[Explanation]) -> str:
-    """Draw every method over every text; the layers, where asked for, are lines of their own."""
-    rows = [
-        explanation.methods
-        | {f"GlobEnc, layer {number}": row for number, row in enumerate(explanation.layers, 1)}
-        for explanation in explanations
-    ]
-    return html_page(
-        [explanation.tokens for explanation in explanations],
-        {name: [row[name] for row in rows] for name in rows[0]},
-        headings=[explanation.headline for explanation in explanations],
-        title="GlobEnc token attributions",
-    )

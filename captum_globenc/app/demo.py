@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from captum_globenc.app.answers import LONGEST_TEXT, METHODS, Answer, Form, answer, linked, message, shown
+from captum_globenc.app.answers import LONGEST_TEXT, Answer, Form, answer, linked, message, shown
 from captum_globenc.app.deadline import Deadline
 from captum_globenc.app.offered import Classifiers
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.explanation import Explanation
-from captum_globenc.visualization.page import DARK, LIGHT, RULES
+from captum_globenc.texts.methods import BASELINES, METHODS
+from captum_globenc.visualization.style import DARK, LIGHT, RULES
 
 if TYPE_CHECKING:
     import gradio
@@ -37,7 +38,7 @@ STYLE = f"""
 .globenc {{ {LIGHT} color: var(--text); }} .dark .globenc {{ {DARK} }}
 .globenc h3 {{ font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }}
 .globenc .prediction {{ font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; margin: 0; }}
-.globenc .message {{ border-left: .25rem solid rgb(var(--positive)); padding: .2rem .6rem; margin: .4rem 0;
+.globenc .message {{ border-left: .25rem solid rgb(var(--for)); padding: .2rem .6rem; margin: .4rem 0;
   overflow-wrap: anywhere; }}
 .globenc .scroll {{ max-height: 30rem; overflow: auto; }}
 .globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
@@ -82,8 +83,8 @@ def build(
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
     with gr.Blocks(title="GlobEnc: what an encoder attends to", analytics_enabled=False) as page:
         gr.Markdown(
-            "# GlobEnc\nWhich tokens did the encoder really use? Type a text, and see what each token has "
-            "to do with the prediction."
+            "# GlobEnc\nWhich tokens did the model really use, and what speaks for and against its answer? "
+            "Type a text, and see what each token has to do with the prediction."
         )
         text = gr.Textbox(label="Text", lines=2, max_length=LONGEST_TEXT, elem_id="text")
         with gr.Accordion("Options", open=False):
@@ -97,12 +98,15 @@ def build(
                 visible=any_model or len(models) > 1,
             )
             mixing = gr.Dropdown(list(MIXINGS), value=Form().mixing, label="Mixing of GlobEnc")
-            methods = gr.CheckboxGroup(list(METHODS), value=["GlobEnc"], label="Methods")
+            methods = gr.CheckboxGroup(list(METHODS), value=list(Form().methods), label="Methods")
             words = gr.Checkbox(False, label="Merge pieces into words")
             special = gr.Checkbox(True, label="Show special tokens")
             position = gr.Textbox(
-                label="Explained token: an index, or mean", placeholder="what the head reads"
+                label="Explained token of GlobEnc: an index, or mean", placeholder="what the head reads"
             )
+            target = gr.Textbox(label="Explained class", placeholder="the predicted one")
+            against = gr.Textbox(label="Rather than the class", placeholder="none")
+            baseline = gr.Dropdown(list(BASELINES), value=Form().baseline, label="Compared with")
         button = gr.Button("Explain", variant="primary")
         examples = gr.Examples([list(example) for example in EXAMPLES], [text, pair])
         prediction, tokens = gr.HTML(elem_id="prediction"), gr.HTML(elem_id="tokens")
@@ -111,7 +115,7 @@ def build(
             layers = gr.HTML(elem_id="layers")
         link, state = gr.HTML(elem_id="link"), gr.State(None, time_to_live=KEPT_SECONDS)
 
-        fields = [text, pair, named, mixing, methods, words, special, position]
+        fields = [text, pair, named, mixing, methods, words, special, position, target, against, baseline]
         results = [prediction, tokens, layers, link, state, layer, heading]
 
         def run(*values: Any) -> list[Any]:
@@ -122,10 +126,10 @@ def build(
                 found = Answer(message(f"{error}: shorten the text, or choose fewer methods."))
             if found.explanation is None or found.form is None:
                 return [*found[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
-            count = len(found.explanation.layers)
-            there = count > 1 and "GlobEnc" in found.form.methods
-            slider = gr.Slider(maximum=max(count, 2), value=count, visible=there)
-            return [*found[:4], (found.explanation, found.form), slider, gr.Accordion(visible=True)]
+            count = len(found.explanation.layers.get("globenc", ()))
+            slider = gr.Slider(maximum=max(count, 2), value=max(count, 1), visible=count > 1)
+            drawn = gr.Accordion(visible=bool(found.layers))
+            return [*found[:4], (found.explanation, found.form), slider, drawn]
 
         def redraw(
             explained: tuple[Explanation, Form] | None, after: int, merged: bool, shows_special: bool

@@ -10,17 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.visualization.page import strengths
+from captum_globenc.visualization.page import SHARE, number, strengths
 
 if TYPE_CHECKING:
     from captum_globenc.texts.explanation import Explanation
 
-LAYERS_PER_TABLE = 12
+LAYERS_PER_TABLE = {True: 8, False: 12}
+"""How many layers stand side by side, of signed scores and of shares."""
 
-# Positive and negative scores fade from this grey to orange and blue: visible on a light and on a
-# dark terminal, and white text keeps a contrast above 4.5 to 1 on each of them.
-NEUTRAL, POSITIVE, NEGATIVE = (112, 112, 112), (196, 78, 0), (0, 102, 204)
-FAINTEST = 0.1
+# Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which
+# background the terminal has cannot be known, so all tokens lie on a strip of their own. White text
+# keeps a contrast above 4.5 to 1 on every shade.
+NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
 
 
 def show(console: Console, explanation: Explanation) -> None:
@@ -31,51 +32,63 @@ def show(console: Console, explanation: Explanation) -> None:
         explanation: What to print. Nothing in it is taken for Rich markup.
     """
     tokens = [printable(token) for token in explanation.tokens]
-    methods = explanation.methods
-    shades = {name: [_shade(s) for s in strengths(row)] for name, row in methods.items()}
+    captions, units, sums = explanation.captions, explanation.units, explanation.sums
     console.print(Text(printable(explanation.headline), style="bold"))
-    for name, row in shades.items():
-        if len(methods) > 1:
-            console.print(Text(name, style="dim"))
-        console.print(Text(" ").join(map(Text, tokens, row)))
-        if name in explanation.sums:
-            console.print(Text(printable(explanation.sums[name]), style="dim"))
+    for name, row in explanation.scores.items():
+        signed = units[name] != SHARE
+        caption = captions[name]
+        if signed and console.is_terminal:
+            caption = caption.replace("against", "against (underlined)", 1)
+        console.print(Text(printable(f"{name} \N{MIDDLE DOT} {caption}"), style="dim"))
+        shades = [_shade(strength, signed) for strength in strengths(row)]
+        console.print(Text(" ").join(map(Text, tokens, shades)))
+        if name in sums:
+            console.print(Text(printable(sums[name]), style="dim"))
     table = Table(box=SIMPLE_HEAD)
     table.add_column("#", justify="right")
     table.add_column("token", overflow="fold")
-    for name in methods:
-        table.add_column(Text(name), justify="right")
-    for index, (token, *scores) in enumerate(zip(tokens, *methods.values(), strict=True)):
-        table.add_row(str(index), Text(token), *(f"{score:.4f}" for score in scores))
+    for name in explanation.scores:
+        table.add_column(Text(f"{name}, {units[name]}"), justify="right")
+    columns = [[number(it, units[name]) for it in row] for name, row in explanation.scores.items()]
+    for index, (token, *cells) in enumerate(zip(tokens, *columns, strict=True)):
+        table.add_row(str(index), Text(token), *cells)
     console.print(table)
-    for start in range(0, len(explanation.layers), LAYERS_PER_TABLE):
-        _show_layers(console, tokens, explanation.layers, start)
+    for name, layers in explanation.layers.items():
+        if len(explanation.layers) > 1:
+            console.print(Text(name, style="dim"))
+        for start in range(0, len(layers), LAYERS_PER_TABLE[units[name] != SHARE]):
+            _show_layers(console, tokens, layers, start, units[name])
     console.print()
 
 
 def _show_layers(
-    console: Console, tokens: Sequence[str], layers: Sequence[Sequence[float]], start: int
+    console: Console, tokens: Sequence[str], layers: Sequence[Sequence[float]], start: int, unit: str
 ) -> None:
-    """Print each layer's scores in per cent, shaded within the layer, some layers to a table."""
+    """Print each layer's scores, shaded within the layer, some layers to a table.
+
+    Shares are those after layer 1 and on; signed scores begin with what enters it.
+    """
+    signed = unit != SHARE
     table = Table(box=SIMPLE_HEAD, padding=0)
-    table.add_column("% after layer", overflow="fold")
+    table.add_column(f"{unit} after layer", overflow="fold")
     cells = []
-    for number, row in enumerate(layers[start : start + LAYERS_PER_TABLE], start=start + 1):
-        table.add_column(str(number), justify="right", no_wrap=True)
-        cells.append([Text(f"{100 * s:.1f}", _shade(r)) for s, r in zip(row, strengths(row), strict=True)])
+    shown = layers[start : start + LAYERS_PER_TABLE[signed]]
+    for index, row in enumerate(shown, start=start if signed else start + 1):
+        table.add_column(str(index), justify="right", no_wrap=True)
+        pairs = zip(row, strengths(row), strict=True)
+        cells.append([Text(number(score, unit), _shade(strength, signed)) for score, strength in pairs])
     for token, *line in zip(tokens, *cells, strict=True):
         table.add_row(Text(token), *line)
     console.print(table)
 
 
-def _shade(strength: float) -> str:
-    """Return the Rich style of a token of this strength, -1..1."""
+def _shade(strength: float, signed: bool) -> str:
+    """Return the Rich style of a token of this strength, -1..1; what speaks against is underlined."""
+    full = SHARES if not signed else AGAINST if strength < 0 else FOR
     share = abs(strength)
-    if share < FAINTEST:
-        return ""
-    full = NEGATIVE if strength < 0 else POSITIVE
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(NEUTRAL, full, strict=True))
-    return f"#ffffff on #{red:02x}{green:02x}{blue:02x}"
+    line = "underline " if signed and strength < 0 else ""
+    return f"{line}#ffffff on #{red:02x}{green:02x}{blue:02x}"
 
 
 def printable(text: str) -> str:

@@ -85,20 +85,33 @@ class Explanation:
 
     @property
     def sums(self) -> dict[str, str]:
-        """What the scores of methods that add up come to: ``0.80 baseline + 4.10 tokens = 4.90 ...``."""
+        """What the scores of methods that add up come to: ``0.80 baseline + 4.10 tokens = 4.90 ...``.
+
+        Rounded so that what is shown adds up as well.
+        """
         if self.probability is None:
             unit = "value"
         else:
             unit = f"logit of {self.target}"
             unit += f" less that of {self.against}" if self.against is not None else ""
+        whole = round(self.explained, 2)
         made = {}
         for name, row in self.scores.items():
             if METHODS[name].adds_up:
-                tokens = math.fsum(row)
+                tokens = round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
-                baseline = f"{self.explained - tokens:.2f} baseline"
-                made[name] = f"{baseline} {sign} {abs(tokens):.2f} tokens = {self.explained:.2f} {unit}"
+                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} tokens"
+                made[name] = f"{parts} = {whole:z.2f} {unit}"
         return made
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What is to say of the scores of each method in one line: what they are, and add up to."""
+        sums = self.sums
+        return {
+            name: f"{caption}: {sums[name]}" if name in sums else caption
+            for name, caption in self.captions.items()
+        }
 
     def to_dict(self) -> dict[str, object]:
         """Return what JSON can hold; ``pair`` and ``layers`` only where asked for."""

@@ -45,19 +45,24 @@ def plot_layers(
     ax: Axes | None = None,
     relative: bool = True,
     colorbar: bool = True,
+    first: int = 1,
 ) -> Axes:
     """Draw what a token has gathered from each after every layer: the paper's layers x tokens.
 
+    Where there are negative scores, as those of exact differences, in two hues around 0.
+
     Args:
-        layers: (L, N), one text's rows of `GlobEnc.attribute_layers`.
+        layers: (L, N), one text's rows of `GlobEnc.attribute_layers`, or (L + 1, N), of
+            `TransformerDeepLift.attribute_layers`.
         tokens: N tokens or words (see `token_scores`).
         ax: Where to draw; left out, a figure of its own.
         relative: Whether to divide each layer's scores by their largest magnitude: what a token keeps
             of itself in the first layers would hide all the rest.
         colorbar: Whether to say what the colours mean, next to the axes.
+        first: The number of the first row: 0 where that is what enters layer 1, as with exact differences.
 
     Returns:
-        The axes; layer 1 is the lowest row.
+        The axes; the first row is the lowest.
 
     Raises:
         ValueError: The shapes do not fit, or there is NaN or infinity.
@@ -74,7 +79,7 @@ def plot_layers(
         values = values / _largest(values)
     _heat(ax, values, "score / largest of the layer" if relative else "score", colorbar)
     ax.yaxis.set_major_locator(_Every(len(values)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + 1:.0f}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + first:.0f}"))
     ax.tick_params(axis="y", labelsize=LABEL_SIZE)
     ax.set_ylabel("layer")
     names, families = drawable([_plain(token) for token in tokens])

@@ -1,6 +1,8 @@
 """Token attributions in HTML: a standalone page, and the parts that it is made of.
 
-All texts are escaped here. Shapes: N tokens, L layers.
+All texts are escaped here. A unit is what scores are counted in: "%" those that are shares of a whole, any
+other those that speak for and against something; where it is left out, a negative score tells the two apart.
+Shapes: N tokens, L layers.
 """
 
 from __future__ import annotations
@@ -8,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from captum_globenc.visualization.style import DARK, LIGHT, RULES
+
 __all__ = [
-    "DARK",
-    "LIGHT",
-    "RULES",
+    "SHARE",
     "heat_map",
     "html_page",
+    "is_signed",
     "legend",
+    "number",
     "number_table",
     "shaded_tokens",
     "strengths",
 ]
+
+SHARE = "%"
+"""The unit of scores that are shares of a whole."""
 
 
 def strengths(scores: Sequence[float]) -> list[float]:
@@ -32,12 +39,29 @@ def strengths(scores: Sequence[float]) -> list[float]:
     return [score / largest if largest else 0.0 for score in scores]
 
 
+def number(score: float, unit: str | None = None) -> str:
+    """Write a score in a unit: a share in per cent, what speaks for and against with its sign.
+
+    Example:
+        >>> number(0.125, "%"), number(0.125, "logit"), number(-1e-9, "logit"), number(0.125)
+        ('12.5', '+0.125', '0.000', '0.1250')
+    """
+    if unit is None:
+        return f"{score:.4f}"
+    if unit == SHARE:
+        return f"{100 * score:.1f}"
+    text = f"{score:+.3f}"
+    return text if text.strip("+-0.") else "0.000"
+
+
 def html_page(
     tokens: Sequence[Sequence[str]],
-    methods: Mapping[str, Sequence[Iterable[float]]],
+    methods: Mapping[str, Sequence[Iterable[float] | None]],
     *,
     headings: Sequence[str] | None = None,
     title: str = "Token attributions",
+    notes: Mapping[str, Sequence[str]] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> str:
     """Draw one or several methods' scores over the same texts as a standalone HTML page.
 
@@ -46,15 +70,19 @@ def html_page(
 
     Args:
         tokens: The tokens of each text, or its words, as `token_scores` gives them.
-        methods: Per method name the scores of each text, as many as it has tokens.
+        methods: Per method name the scores of each text, as many as it has tokens; None for a text that it
+            has none for.
         headings: A line over each text, such as its prediction; left out, the text's number.
         title: The page's title.
+        notes: Per method name a line under its tokens for each text, such as what the scores add up to.
+        units: Per method name what its scores are counted in: "%" for shares of a whole, which numbers are
+            shown in; any other for scores for and against something. Left out, numbers are shown as they are.
 
     Returns:
         The page, to be written to a file as UTF-8.
 
     Raises:
-        ValueError: There are not as many headings as texts, or scores as tokens.
+        ValueError: There are not as many headings or notes as texts, or scores as tokens.
 
     Example:
         >>> page = html_page([["a", "<b>"]], {"GlobEnc": [[0.4, 0.6]]})
@@ -62,55 +90,80 @@ def html_page(
         (True, False)
     """
     if headings is None:
-        headings = [f"Text {number}" for number in range(1, len(tokens) + 1)]
+        headings = [f"Text {index}" for index in range(1, len(tokens) + 1)]
     if len(headings) != len(tokens):
         raise ValueError(f"{len(headings)} headings for {len(tokens)} texts")
+    notes, units = notes or {}, units or {}
     for name, rows in methods.items():
         if len(rows) != len(tokens):
             raise ValueError(f"{name} has scores for {len(rows)} texts, not {len(tokens)}")
+    for name, lines in notes.items():
+        if len(lines) != len(tokens):
+            raise ValueError(f"{name} has notes for {len(lines)} texts, not {len(tokens)}")
     sections = []
-    has_negative = False
+    kinds = set()
     for index, words in enumerate(tokens):
-        scores = {name: [float(score) for score in rows[index]] for name, rows in methods.items()}
+        given = {name: rows[index] for name, rows in methods.items()}
+        scores = {name: [float(it) for it in row] for name, row in given.items() if row is not None}
         for name, row in scores.items():
             if len(row) != len(words):
                 raise ValueError(
                     f"{name} has {len(row)} scores for the {len(words)} tokens of text {index + 1}"
                 )
-            has_negative = has_negative or min(row, default=0.0) < 0
-        sections.append(_section(headings[index], words, scores))
+            kinds.add(is_signed(row, units.get(name)))
+        said = {name: notes[name][index] for name in scores if name in notes}
+        sections.append(_section(headings[index], words, scores, said, units))
     return _PAGE.format(
-        title=escape(title), style=_STYLE, legend=legend(has_negative), sections="\n".join(sections)
+        title=escape(title),
+        style=_STYLE,
+        legend=legend(shares=False in kinds, signed=True in kinds),
+        sections="\n".join(sections),
     )
 
 
-def shaded_tokens(tokens: Sequence[str], scores: Sequence[float]) -> str:
+def is_signed(scores: Sequence[float], unit: str | None = None) -> bool:
+    """Whether scores speak for and against something, rather than being shares.
+
+    Example:
+        >>> is_signed([0.5, 0.5]), is_signed([0.5, 0.5], "logit"), is_signed([0.5, -0.5])
+        (False, True, True)
+    """
+    return min(scores, default=0.0) < 0 if unit is None else unit != SHARE
+
+
+def shaded_tokens(tokens: Sequence[str], scores: Sequence[float], unit: str | None = None) -> str:
     """Return a paragraph of N tokens, each shaded by its score and with the number on hover.
 
     Args:
         tokens: N tokens or words.
         scores: N scores, shaded relative to the largest magnitude among them.
+        unit: What they are counted in.
 
     Example:
         >>> shaded_tokens(["<b>"], [-2.0])  # doctest: +ELLIPSIS
-        '<p class="tokens" dir="auto"><span class="negative" ... title="-2">&lt;b&gt;</span></p>'
+        '<p class="tokens" dir="auto"><span class="against" ... title="-2">&lt;b&gt;</span></p>'
     """
+    signed = is_signed(scores, unit)
     spans = " ".join(
-        f'<span class="{"negative" if strength < 0 else "positive"}" '
-        f'style="--strength:{abs(strength):.3f}" title="{score:.4g}">{escape(token)}</span>'
+        f'<span {_shade(strength, signed)} title="{_hover(score, unit)}">{escape(token)}</span>'
         for token, score, strength in zip(tokens, scores, strengths(scores), strict=True)
     )
     return f'<p class="tokens" dir="auto">{spans}</p>'
 
 
-def number_table(tokens: Sequence[str], scores: Mapping[str, Sequence[float]]) -> str:
-    """Return a table of N tokens, one a row, and their scores by each method."""
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in scores)
+def number_table(
+    tokens: Sequence[str],
+    scores: Mapping[str, Sequence[float]],
+    units: Mapping[str, str] | None = None,
+) -> str:
+    """Return a table of N tokens, one a row, and their scores by each method, in its unit."""
+    units = units or {}
+    heads = [f"{name}, {units[name]}" if name in units else name for name in scores]
+    columns = [[number(it, units.get(name)) for it in row] for name, row in scores.items()]
+    names = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     rows = "\n".join(
-        f'<tr><th scope="row">{escape(token)}</th>'
-        + "".join(f"<td>{number:.4f}</td>" for number in row)
-        + "</tr>"
-        for token, *row in zip(tokens, *scores.values(), strict=True)
+        f'<tr><th scope="row">{escape(token)}</th>' + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        for token, *row in zip(tokens, *columns, strict=True)
     )
     return (
         '<div class="scroll" role="region" aria-label="Numbers" tabindex="0"><table class="numbers">\n'
@@ -118,24 +171,29 @@ def number_table(tokens: Sequence[str], scores: Mapping[str, Sequence[float]]) -
     )
 
 
-def heat_map(tokens: Sequence[str], layers: Sequence[Sequence[float]]) -> str:
-    """Return a table of N tokens, one a row, by L layers: per cent, shaded within each layer.
+def heat_map(
+    tokens: Sequence[str], layers: Sequence[Sequence[float]], unit: str = SHARE, *, first: int = 1
+) -> str:
+    """Return a table of N tokens, one a row, by L layers, shaded within each layer.
 
     Args:
         tokens: N tokens or words.
         layers: L rows of N scores, such as `GlobEnc.attribute_layers` gives.
+        unit: What they are counted in.
+        first: The number of the first row: 0 for those of `TransformerDeepLift.attribute_layers`, which begin
+            with what enters layer 1.
 
     Example:
         >>> "<td" in heat_map(["a", "b"], [[0.25, 0.75], [0.5, 0.5]])
         True
     """
-    heads = "".join(f'<th scope="col">{number}</th>' for number in range(1, len(layers) + 1))
+    heads = "".join(f'<th scope="col">{first + index}</th>' for index in range(len(layers)))
     columns = [list(zip(row, strengths(row), strict=True)) for row in layers]
+    signed = unit != SHARE or any(is_signed(row) for row in layers)
     rows = "\n".join(
         f'<tr><th scope="row" dir="auto">{escape(token)}</th>'
         + "".join(
-            f'<td class="{"negative" if strength < 0 else "positive"}" '
-            f'style="--strength:{abs(strength):.3f}" title="{score:.4g}">{100 * score:.1f}</td>'
+            f'<td {_shade(strength, signed)} title="{_hover(score, unit)}">{number(score, unit)}</td>'
             for score, strength in cells
         )
         + "</tr>"
@@ -143,61 +201,49 @@ def heat_map(tokens: Sequence[str], layers: Sequence[Sequence[float]]) -> str:
     )
     return (
         '<div class="scroll" role="region" aria-label="Layers" tabindex="0"><table class="heat">\n'
-        f'<tr><th scope="col">% after layer</th>{heads}</tr>\n{rows}\n</table></div>'
+        f'<tr><th scope="col">{escape(unit)} after layer</th>{heads}</tr>\n{rows}\n</table></div>'
     )
 
 
-def legend(signed: bool) -> str:
-    """Return what the shades mean, for scores that may be negative (`signed`) or not."""
-    if signed:
-        scale = 'negative <span class="scale signed"></span> positive'
-    else:
-        scale = '0 <span class="scale"></span> strongest'
-    return f"{scale}. Shades are relative to the strongest token of each line; hover for the number."
+def legend(*, shares: bool = False, signed: bool = False) -> str:
+    """Return what the shades mean, where there are shares, scores for and against (`signed`), or both."""
+    scales = [
+        *(['0 <span class="scale shares"></span> largest share'] if shares else []),
+        *(['against, underlined <span class="scale signed"></span> for'] if signed else []),
+    ]
+    shown = "".join(f'<span class="key">{scale}.</span> ' for scale in scales)
+    return f"{shown}Shades are relative to the strongest token of each line; hover for the number."
 
 
-def _section(heading: str, tokens: Sequence[str], scores: Mapping[str, Sequence[float]]) -> str:
-    """One text: a line of shaded tokens per method, and all the numbers in a table."""
+def _shade(strength: float, signed: bool) -> str:
+    kind = ("against" if strength < 0 else "for") if signed else "share"
+    return f'class="{kind}" style="--strength:{abs(strength):.3f}"'
+
+
+def _hover(score: float, unit: str | None) -> str:
+    if unit is None:
+        return f"{score:.4g}"
+    return f"{100 * score:.4g} %" if unit == SHARE else f"{score:+.4g} {escape(unit)}"
+
+
+def _section(
+    heading: str,
+    tokens: Sequence[str],
+    scores: Mapping[str, Sequence[float]],
+    notes: Mapping[str, str],
+    units: Mapping[str, str],
+) -> str:
+    """One text: a line of shaded tokens per method with what is to say of it, and all the numbers."""
     lines = "\n".join(
-        f"<h3>{escape(name)}</h3>\n{shaded_tokens(tokens, row)}" for name, row in scores.items()
+        f"<h3>{escape(name)}</h3>\n{shaded_tokens(tokens, row, units.get(name))}"
+        + (f'\n<p class="note">{escape(notes[name])}</p>' if notes.get(name) else "")
+        for name, row in scores.items()
     )
     return (
         f"<section>\n<h2>{escape(heading)}</h2>\n{lines}\n<details><summary>Numbers</summary>\n"
-        f"{number_table(tokens, scores)}</details>\n</section>"
+        f"{number_table(tokens, scores, units)}</details>\n</section>"
     )
 
-
-# Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
-# apart for readers who do not tell red from green, and negative scores are underlined as well.
-LIGHT = """--page: #ffffff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
-  --positive: 255 158 64; --negative: 116 178 255;"""
-DARK = """--page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;
-  --positive: 150 72 0; --negative: 22 84 166;"""
-"""The colours of the two themes, as CSS declarations."""
-
-RULES = """
-.tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
-.tokens span { border-radius: .2rem; padding: .15rem .25rem; unicode-bidi: isolate; }
-.positive, .negative { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-.positive { background: rgb(var(--positive) / var(--strength)); }
-.negative { background: rgb(var(--negative) / var(--strength)); }
-.tokens .negative { text-decoration: underline dotted; text-underline-offset: .25em; }
-.legend { color: var(--quiet); font-size: .85rem; }
-.scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle;
-  border: 1px solid var(--line); -webkit-print-color-adjust: exact; print-color-adjust: exact;
-  background: linear-gradient(to right, var(--page), rgb(var(--positive))); }
-.signed { background: linear-gradient(to right, rgb(var(--negative)), var(--page),
-  rgb(var(--positive))); }
-.scroll { overflow-x: auto; }
-.numbers, .heat { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-.numbers th, .numbers td, .heat th, .heat td { text-align: right; font-weight: 400; }
-.numbers th, .numbers td { padding: .1rem .8rem .1rem 0; }
-.heat th, .heat td { padding: .1rem .35rem; }
-.numbers tr > :first-child, .heat tr > :first-child { text-align: left; overflow-wrap: anywhere;
-  min-width: 6rem; max-width: 16rem; }
-.numbers tr:first-child th, .heat tr:first-child th { font-weight: 600; }
-"""
-"""The rules for all the parts, whatever page they are put on: it has to define the colours."""
 
 _STYLE = f"""
 :root {{ color-scheme: light dark; {LIGHT} }}

@@ -1,0 +1,154 @@
+"""``captum-globenc explain``: texts explained in the terminal, as JSON lines, or as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note
+from captum_globenc.app.page import draw_page
+from captum_globenc.app.standard_input import read_texts
+from captum_globenc.app.terminal import show
+
+if TYPE_CHECKING:
+    from captum_globenc.texts.explanation import Explanation
+
+BATCH = 8
+
+
+def explain_texts(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Texts to explain. Left out or -: the lines of standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
+    ] = None,
+    position: PositionOption = None,
+    mixing: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="W, W-FixedRes, W-Res, N, N-FixedRes, N-Res, N-ResLN or N-Enc.",
+        ),
+    ] = "N-Enc",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show the scores after every layer as well.")
+    ] = False,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="METHOD",
+            help="globenc (shares of what was used), transformer-deep-lift (for and against a class, adds "
+            "up), decompx or integrated-gradients; may be given repeatedly. Left out, the first two.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="The class that is explained. Left out, the predicted one."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="A class to hold it against: why that one rather than this."),
+    ] = None,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="What a text is compared with: mask, all its tokens masked; pad; or zero, word embeddings "
+            "of zero.",
+        ),
+    ] = "mask",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Show what a classifier predicts for each TEXT, which tokens it used, and what speaks for and against.
+
+    GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
+    predicted class, or the one that is chosen.
+    """
+    if html is not None and not html.resolve().parent.is_dir():
+        raise CommandError(f"cannot write {html}: no such folder")
+    from captum_globenc.texts.explaining import check_options, explain
+    from captum_globenc.texts.position import parse_position
+    from captum_globenc.texts.tokenizing import token_limit
+
+    try:
+        where = parse_position(position or "")
+        check_options(methods, mixing=mixing, baseline=baseline, target=target, against=against)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    wanted = list(read_texts(texts or ["-"]))
+    classifier, tokenizer, _ = load(model)
+    told: dict[str, None] = {}
+    run = partial(
+        explain,
+        model=classifier,
+        tokenizer=tokenizer,
+        pair=pair,
+        position=where,
+        mixing=mixing,
+        layers=layers,
+        methods=methods or None,
+        target=target,
+        against=against,
+        baseline=baseline,
+        tell=lambda message: told.setdefault(message),
+    )
+    console = Console(highlight=False)
+    kept: list[Explanation] = []
+    cut = 0
+    for explanation in _explanations(wanted, run):
+        if as_json:
+            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        else:
+            show(console, explanation)
+        cut += explanation.truncated
+        if html is not None:
+            kept.append(explanation)
+    for message in told:
+        note(message)
+    if cut:
+        limit = token_limit(classifier, tokenizer)
+        note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+    if html is not None:
+        try:
+            html.write_text(draw_page(kept), encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"cannot write {html}: {error.strerror}") from error
+
+
+def _explanations(
+    texts: Sequence[str], run: Callable[[Sequence[str]], list[Explanation]]
+) -> Iterator[Explanation]:
+    """Explain in batches, with a progress bar on standard error if there are several."""
+    from captum_globenc.attr.proof import ProofError
+
+    notes = Console(stderr=True)
+    progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
+    task = progress.add_task("Explaining", total=len(texts))
+    for start in range(0, len(texts), BATCH):
+        # The bar is gone while results are printed: the two may share a terminal.
+        with progress:
+            try:
+                found = run(texts[start : start + BATCH])
+            except (ValueError, ProofError) as error:  # what explain documents
+                raise CommandError(str(error)) from error
+            progress.advance(task, len(found))
+        yield from found

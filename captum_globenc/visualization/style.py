@@ -1,0 +1,38 @@
+"""How token attributions in HTML look: the colours of two themes, and the rules for all the parts."""
+
+__all__ = ["DARK", "LIGHT", "RULES"]
+
+# Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
+# apart for readers who do not tell red from green, and what speaks against is underlined as well.
+LIGHT = """--page: #ffffff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
+  --for: 255 158 64; --against: 116 178 255; --share: 190 160 240;"""
+DARK = """--page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;
+  --for: 150 72 0; --against: 22 84 166; --share: 104 70 160;"""
+"""The colours of the two themes, as CSS declarations."""
+
+RULES = """
+.tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
+.tokens span { border-radius: .2rem; padding: .15rem .25rem; unicode-bidi: isolate; }
+.for, .against, .share { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+.for { background: rgb(var(--for) / var(--strength)); }
+.against { background: rgb(var(--against) / var(--strength)); }
+.share { background: rgb(var(--share) / var(--strength)); }
+.tokens .against { text-decoration: underline dotted; text-underline-offset: .25em; }
+.legend, .note { color: var(--quiet); font-size: .85rem; }
+.note { margin: .1rem 0 0; }
+.key { white-space: nowrap; }
+.scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle;
+  border: 1px solid var(--line); -webkit-print-color-adjust: exact; print-color-adjust: exact;
+  margin: 0 .2rem; }
+.shares { background: linear-gradient(to right, var(--page), rgb(var(--share))); }
+.signed { background: linear-gradient(to right, rgb(var(--against)), var(--page), rgb(var(--for))); }
+.scroll { overflow-x: auto; }
+.numbers, .heat { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.numbers th, .numbers td, .heat th, .heat td { text-align: right; font-weight: 400; }
+.numbers th, .numbers td { padding: .1rem .8rem .1rem 0; }
+.heat th, .heat td { padding: .1rem .35rem; }
+.numbers tr > :first-child, .heat tr > :first-child { text-align: left; overflow-wrap: anywhere;
+  min-width: 6rem; max-width: 16rem; }
+.numbers tr:first-child th, .heat tr:first-child th { font-weight: 600; }
+"""
+"""The rules for all the parts, whatever page they are put on: it has to define the colours."""
