@@ -15,7 +15,7 @@ from captum_globenc.visualization.page import SHARE, number, strengths
 if TYPE_CHECKING:
     from captum_globenc.texts.explanation import Explanation
 
-LAYERS_PER_TABLE = {True: 8, False: 12}
+LAYERS_PER_TABLE = {True: 7, False: 12}
 """How many layers stand side by side, of signed scores and of shares."""
 
 # Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which

@@ -7,13 +7,14 @@ import sys
 from functools import partial
 
 import pytest
-from transformers import LongformerConfig, LongformerForSequenceClassification, ViTConfig, ViTModel
+from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
-from captum_globenc.app import cli
+from captum_globenc.app import explain as explaining
 from captum_globenc.app.cli import app, main
+from captum_globenc.attr.proof import ProofError
 from captum_globenc.encoders import supported_encoders
-from captum_globenc.texts import default
+from captum_globenc.texts import default, explain, load_classifier
 from checkpoints import ENVIRONMENT, LIMIT, save_classifier, save_tokenizer
 
 COMMAND = [sys.executable, "-m", "captum_globenc"]
@@ -32,8 +33,10 @@ def test_explain_shows_prediction_tokens_and_numbers(run, folder):
     for explanation in (first, second):
         assert f"{explanation['prediction']} ({explanation['probability']:.1%})" in out
         assert " ".join(explanation["tokens"]) in out
-        for token, score in zip(explanation["tokens"], explanation["scores"], strict=True):
-            assert any(token in line and f"{score:.4f}" in line for line in out.splitlines())
+        rows = zip(explanation["tokens"], *explanation["scores"].values(), strict=True)
+        for index, (token, share, score) in enumerate(rows):
+            signed = f"{score:+.3f}" if score else "0.000"
+            assert [str(index), token, f"{100 * share:.1f}", signed] in map(str.split, out.splitlines())
 
 
 def test_the_embedded_classifier_is_the_default(run):
@@ -52,15 +55,16 @@ def test_markup_in_a_token_is_shown_and_not_obeyed(run, folder):
 def test_json_lines_hold_what_was_asked_for(run, folder):
     out, _ = run(
         "explain", "not bad", "--model", folder, "--json", "--pair", "good", "--layers",
-        "--compare", "integrated-gradients",
+        "--method", "integrated-gradients", "--method", "globenc", "--target", "negative",
     )  # fmt: skip
     explanation = json.loads(out)
     assert explanation["pair"] == "good"
     assert explanation["tokens"] == ["[CLS]", "not", "bad", "[SEP]", "good", "[SEP]"]
-    assert len(explanation["scores"]) == 6
-    assert sum(explanation["scores"]) == pytest.approx(1)
-    assert explanation["layers"][-1] == explanation["scores"]
-    assert len(explanation["compare"]["integrated-gradients"]) == 6
+    assert list(explanation["scores"]) == ["integrated-gradients", "globenc"]
+    assert [len(row) for row in explanation["scores"].values()] == [6, 6]
+    assert sum(explanation["scores"]["globenc"]) == pytest.approx(1)
+    assert explanation["layers"]["globenc"][-1] == explanation["scores"]["globenc"]
+    assert explanation["target"] == "NEGATIVE"
     assert not explanation["truncated"]
 
 
@@ -71,30 +75,84 @@ def test_options_change_the_scores(run, folder, options):
     plain, _ = run("explain", "the plot is bad", "--model", folder, "--json")
     other, _ = run("explain", "the plot is bad", "--model", folder, "--json", *options)
     assert json.loads(plain)["tokens"] == json.loads(other)["tokens"]
-    assert json.loads(plain)["scores"] != pytest.approx(json.loads(other)["scores"], rel=1e-3)
+    scores, others = (json.loads(out)["scores"] for out in (plain, other))
+    assert scores["globenc"] != pytest.approx(others["globenc"], rel=1e-3)
+    assert scores["transformer-deep-lift"] == others["transformer-deep-lift"]
 
 
 def test_layers_are_shown_some_to_a_table(run, tmp_path):
     deep = save_classifier(tmp_path, num_hidden_layers=14)
-    out, _ = run("explain", "good", "--model", deep, "--layers")
+    out, _ = run("explain", "good", "--model", deep, "--layers", "--method", "globenc")
     heads = [line.split()[3:] for line in out.splitlines() if "% after layer" in line]
     assert heads == [[str(i) for i in range(1, 13)], ["13", "14"]]
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_comparison_stands_side_by_side(run, folder):
-    out, _ = run("explain", "good film", "--model", folder, "--compare", "integrated-gradients")
-    lines = out.splitlines()
-    assert lines[1:5] == ["GlobEnc", "[CLS] good film [SEP]", "integrated-gradients", "[CLS] good film [SEP]"]
-    header = next(line for line in lines if "token" in line)
-    assert header.split() == ["#", "token", "GlobEnc", "integrated-gradients"]
+def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, folder):
+    lines = run("explain", "good film", "--model", folder)[0].splitlines()
+    prediction = lines[0].split()[0]
+    assert lines[1:5] == [
+        "globenc · share of each token in what [CLS] has mixed in",
+        "[CLS] good film [SEP]",
+        f"transformer-deep-lift · for and against {prediction}",
+        "[CLS] good film [SEP]",
+    ]
+    said = rf"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of {prediction}"
+    assert re.fullmatch(said, lines[5])
+    header = next(line for line in lines if "token  " in line)
+    assert header.split() == ["#", "token", "globenc,", "%", "transformer-deep-lift,", "logit"]
 
 
-def test_what_signed_scores_add_up_to_stands_under_them(run, folder):
-    out, _ = run("explain", "good film", "--model", folder, "--compare", "transformer-deep-lift")
-    lines = out.splitlines()
-    assert lines[3:5] == ["transformer-deep-lift", "[CLS] good film [SEP]"]
-    assert re.fullmatch(r"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \w+", lines[5])
+@pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
+def test_class_contrast_and_baseline_are_passed_on(run, folder, baseline):
+    options = ("--method", "transformer-deep-lift", "--baseline", baseline)
+    chosen = ("--target", "negative", "--against", "1")
+    out, err = run("explain", "good film", "--model", folder, *options, *chosen, "--json")
+    found = json.loads(out)
+    loaded = load_classifier(folder)
+    asked = {"methods": ["transformer-deep-lift"], "baseline": baseline}
+    (expected,) = explain(["good film"], *loaded[:2], **asked, target="NEGATIVE", against="POSITIVE")
+    assert found == json.loads(json.dumps(expected.to_dict()))
+    assert err == ""
+    out, _ = run("explain", "good film", "--model", folder, *options, *chosen)
+    first, _, _, sums, *_ = out.splitlines()
+    assert first.endswith(", explained: NEGATIVE rather than POSITIVE")
+    assert sums.endswith("logit of NEGATIVE less that of POSITIVE")
+
+
+def test_a_method_that_does_not_hold_is_left_out_with_one_note(run, failing, tmp_path):
+    shape = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "pad_token_id": 0}
+    GPT2ForSequenceClassification(GPT2Config(**shape)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    texts = ["good film", "a bad plot"] * explaining.BATCH
+    out, err = run("explain", *texts, "--model", tmp_path, "--json")
+    assert all(list(json.loads(line)["scores"]) == ["transformer-deep-lift"] for line in out.splitlines())
+    assert err.startswith("note: globenc is left out: No supported encoder found")
+    assert err.count("\n") == 1
+    assert "it holds gpt2" in failing("explain", "good", "--model", tmp_path, "--method", "globenc")
+
+
+def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monkeypatch):
+    def fail(*_, **__):
+        raise ProofError("the contributions do not add up")
+
+    monkeypatch.setattr("captum_globenc.texts.methods.TransformerDeepLift.attribute", fail)
+    error = failing("explain", "good", "--model", folder, "--method", "transformer-deep-lift")
+    assert error == "error: the contributions do not add up\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift, decompx"),
+        (["--baseline", "blank"], "no baseline blank; known: mask, pad, zero"),
+        (["--mixing", "N-Nothing"], "no mixing N-Nothing; known: W, "),
+        (["--target", "A", "--against", "a"], "a is held against itself: choose two classes"),
+        (["--position", "first"], "position must be a whole number or mean"),
+    ],
+)
+def test_options_are_checked_before_a_model_is_loaded(failing, options, message):
+    assert message in failing("explain", "good", "--model", "no/such/folder", *options)
 
 
 def test_a_regression_model_shows_its_value(run, tmp_path):
@@ -108,14 +166,21 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     file = tmp_path / "page.html"
     run(
         "explain", "<script> bad", "good", "--model", folder, "--html", file, "--layers",
-        "--compare", "integrated-gradients",
+        "--method", "globenc", "--method", "transformer-deep-lift",
     )  # fmt: skip
     page = file.read_text(encoding="utf-8")
     assert "&lt;</span>" in page
     assert "<script" not in page
     assert page.count("<section>") == 2
-    for method in ("GlobEnc", "integrated-gradients", "GlobEnc, layer 1", "GlobEnc, layer 2"):
+    depths = [f"globenc, layer {number}" for number in (1, 2)]
+    depths += [f"transformer-deep-lift, layer {number}" for number in (0, 1, 2)]
+    for method in ("globenc", "transformer-deep-lift", *depths):
         assert page.count(f"<h3>{method}</h3>") == 2
+    sums = r"for and against (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
+    assert len(re.findall(f'<p class="note">{sums}</p>', page)) == 2
+    assert page.count("share of each token in what [CLS] has mixed in") == 2
+    assert "largest share" in page
+    assert "against (underlined)" in page
 
 
 def test_texts_are_read_from_standard_input_line_by_line(run, folder, monkeypatch):
@@ -131,7 +196,7 @@ def test_a_dash_stands_for_the_lines_of_standard_input(run, folder, monkeypatch)
 
 
 def test_many_texts_keep_their_order_over_the_batches(run, folder, monkeypatch):
-    texts = ["good " * (i % 5 + 1) + "bad" for i in range(2 * cli.BATCH + 3)]
+    texts = ["good " * (i % 5 + 1) + "bad" for i in range(2 * explaining.BATCH + 3)]
     stdin(monkeypatch, "\n".join(texts).encode())
     out, err = run("explain", "--model", folder, "--json")
     found = [json.loads(line) for line in out.splitlines()]
@@ -160,11 +225,9 @@ def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explain", "good", "--mixing", "N-Nothing"], "N-Nothing"),
-        (
-            ["explain", "good", "--compare", "gradients"],
-            "known: transformer-deep-lift, decompx, integrated-gradients",
-        ),
+        (["explain", "good", "--target", "GOOD"], "target 'GOOD' is none of the model's: NEGATIVE, POSITIVE"),
+        (["explain", "good", "--against", "2"], "against '2' is none of the model's: NEGATIVE, POSITIVE"),
+        (["explain", "good", "--target", "1", "--against", "positive"], "POSITIVE is held against itself"),
         (["explain", "good", "--position", "first"], "position must be a whole number or mean, not 'first'"),
         (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),
         (["explain", "good", "--position", "-4"], "'good' has 3 tokens, 0 to 2"),
@@ -253,14 +316,6 @@ def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, t
 
 def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
     assert "no such folder, and from the hub: " in failing("explain", "good", "--model", "no-such-model")
-
-
-def test_a_model_that_is_not_supported_is_told_of_in_one_line(failing, tmp_path):
-    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LongformerConfig(**shape, intermediate_size=16, attention_window=4)
-    LongformerForSequenceClassification(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    assert "longformer" in failing("explain", "good", "--model", tmp_path)
 
 
 def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):

@@ -8,7 +8,6 @@ import torch
 from captum.attr import visualization as captum_visualization
 from transformers import AutoTokenizer
 
-from captum_globenc.app import terminal
 from captum_globenc.texts import token_scores
 from captum_globenc.visualization import html_page, page, records, strengths, visualization_records
 from checkpoints import save_tokenizer
@@ -252,20 +251,49 @@ def test_a_page_shows_every_method_of_every_text_with_its_numbers_on_hover():
     page = Page(html_page([["a", "b"], ["c"]], scores))
     spans = [attributes for tag, attributes in page.elements if tag == "span" and "title" in attributes]
     assert [(span["class"], span["title"], span["style"]) for span in spans] == [
-        ("positive", "0.25", "--strength:0.333"),
-        ("positive", "0.75", "--strength:1.000"),
-        ("negative", "-2", "--strength:1.000"),
-        ("positive", "0.5", "--strength:0.250"),
-        ("positive", "1", "--strength:1.000"),
-        ("positive", "0", "--strength:0.000"),
+        ("share", "0.25", "--strength:0.333"),
+        ("share", "0.75", "--strength:1.000"),
+        ("against", "-2", "--strength:1.000"),
+        ("for", "0.5", "--strength:0.250"),
+        ("share", "1", "--strength:1.000"),
+        ("share", "0", "--strength:0.000"),
     ]
     assert [tag for tag, _ in page.elements].count("h2") == 2
 
 
-@pytest.mark.parametrize(("score", "signed"), [(0.5, False), (-0.5, True)])
-def test_the_legend_is_signed_where_a_score_is_negative(score, signed):
-    page = html_page([["a"]], {"method": [[score]]})
-    assert ("negative <span" in page) is signed
+@pytest.mark.parametrize(
+    ("score", "unit", "signed"),
+    [(0.5, None, False), (-0.5, None, True), (0.5, "logit", True), (0.5, "%", False)],
+)
+def test_the_legend_says_share_or_for_and_against(score, unit, signed):
+    units = {} if unit is None else {"method": unit}
+    page = Page(html_page([["a"]], {"method": [[score]]}, units=units))
+    legend = page.text.partition("Shades are relative")[0]
+    assert ("against (underlined)  for" in legend) is signed
+    assert ("largest share" in legend) is not signed
+    assert "negative" not in page.text
+
+
+def test_units_are_said_and_numbers_are_in_them():
+    rows = {"globenc": [[0.125, 0.875]], "deep": [[2.5, -0.0001]], "plain": [[1.0, 2.0]]}
+    shown = Page(html_page([["a", "b"]], rows, units={"globenc": "%", "deep": "logit"}))
+    numbers = shown.text.partition("Numbers")[2].split()
+    assert numbers[:3] == ["tokenglobenc,", "%deep,", "logitplain"]
+    assert numbers[3:] == ["a12.5+2.5001.0000", "b87.50.0002.0000"]
+    titles = [attributes.get("title") for tag, attributes in shown.elements if tag == "span"]
+    assert [it for it in titles if it] == ["12.5 %", "87.5 %", "+2.5 logit", "-0.0001 logit", "1", "2"]
+    classes = [attributes["class"] for tag, attributes in shown.elements if "title" in attributes]
+    assert classes == ["share", "share", "for", "against", "share", "share"]
+
+
+def test_what_is_to_say_stands_under_each_method_of_each_text_escaped():
+    notes = {"m": [HOSTILE, ""]}
+    shown = Page(html_page([["a"], ["b"]], {"m": [[1.0], [1.0]], "n": [[1.0], None]}, notes=notes))
+    assert HOSTILE in shown.text
+    lines = [attributes for tag, attributes in shown.elements if attributes.get("class") == "note"]
+    assert len(lines) == 1
+    # A method without scores for a text is not shown there.
+    assert [tag for tag, _ in shown.elements].count("h3") == 3
 
 
 @pytest.mark.parametrize(
@@ -281,16 +309,29 @@ def test_pages_of_unequal_numbers_are_refused(tokens, methods, headings, message
         html_page(tokens, methods, headings=headings)
 
 
+def test_notes_of_unequal_number_are_refused():
+    with pytest.raises(ValueError, match="m has notes for 2 texts, not 1"):
+        html_page([["a"]], {"m": [[1.0]]}, notes={"m": ["x", "y"]})
+
+
+def test_the_heat_map_of_signed_scores_counts_from_what_enters_the_layers():
+    table = Page(page.heat_map(["a", "b"], [[0.25, -1.5], [-0.5, 0.0]], "logit", first=0))
+    assert table.text.split() == ["logit", "after", "layer01", "a+0.250-0.500", "b-1.5000.000"]
+    cells = [attributes for tag, attributes in table.elements if tag == "td"]
+    assert [cell["class"] for cell in cells] == ["for", "against", "against", "for"]
+    assert [cell["title"] for cell in cells] == ["+0.25 logit", "-0.5 logit", "-1.5 logit", "+0 logit"]
+
+
 def test_the_heat_map_shows_every_layer_of_every_token_escaped():
     table = Page(page.heat_map([HOSTILE, "b"], [[0.25, 0.75], [0.5, 0.5], [1.0, -0.5]]))
     cells = [attributes for tag, attributes in table.elements if tag == "td"]
-    assert [cell["title"] for cell in cells] == ["0.25", "0.5", "1", "0.75", "0.5", "-0.5"]
+    assert [cell["title"] for cell in cells] == ["25 %", "50 %", "100 %", "75 %", "50 %", "-50 %"]
     assert [cell["style"] for cell in cells][:3] == [
         "--strength:0.333",
         "--strength:1.000",
         "--strength:1.000",
     ]
-    assert [cell["class"] for cell in cells][-1] == "negative"
+    assert [cell["class"] for cell in cells][-1] == "against"
     assert "script" not in [tag for tag, _ in table.elements]
     assert HOSTILE in table.text
 
@@ -316,15 +357,9 @@ def test_text_can_be_read_on_every_shade_of_both_themes():
     found = list(themes())
     assert len(found) == 2
     for theme in found:
-        for shade in ("page", "positive", "negative"):
+        for shade in ("page", "for", "against", "share"):
             assert contrast(theme["text"], theme[shade]) > 5
         assert contrast(theme["quiet"], theme["page"]) > 5
-
-
-@pytest.mark.parametrize("strength", [-1.0, -0.5, -0.1, 0.1, 0.5, 1.0])
-def test_text_can_be_read_on_every_shade_of_the_terminal(strength):
-    text, shade = re.findall("#(.{6})", terminal._shade(strength))
-    assert contrast(bytes.fromhex(text), bytes.fromhex(shade)) > 4.5
 
 
 def test_the_module_needs_neither_captum_nor_ipython_nor_torch():
