@@ -1,8 +1,14 @@
 import re
+from html import unescape
 from urllib.parse import parse_qsl
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from captum_globenc.app.answers import LONGEST_LINK, Form, answer, shown
 from captum_globenc.texts import explain
@@ -26,8 +32,10 @@ def ask(classifier):
 
 FORMS = [
     Form(),
-    Form("a & b = c?", "<b>", "folder/of mine", "W-Res", ("GlobEnc", "integrated-gradients"), True, False),
+    Form("a & b = c?", "<b>", "folder/of mine", "W-Res", ("globenc", "integrated-gradients"), True, False),
     Form("café 😀", methods=("integrated-gradients",), position="mean"),
+    Form("good", target="<b> & A", against="1", baseline="zero"),
+    Form("good", methods=("globenc",), baseline="pad"),
 ]
 
 
@@ -38,8 +46,9 @@ def test_a_link_restores_the_form(form):
 
 def test_a_links_nonsense_is_left_out():
     query = {"mixing": "N-Nothing", "methods": "magic", "words": "maybe", "special": "", "other": "x"}
-    assert Form.of(query) == Form()
-    assert len(Form.of({"text": "a" * 10**6}).text) == 20_000
+    assert Form.of({**query, "baseline": "os.system", "target": " ", "against": ""}) == Form()
+    for name in ("text", "target", "against"):
+        assert len(getattr(Form.of({name: "a" * 10**6}), name)) == 20_000
 
 
 @pytest.mark.parametrize("words", [True, False])
@@ -50,29 +59,76 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
         classifier.model,
         classifier.tokenizer,
         layers=True,
-        compare=["integrated-gradients"],
     )
-    form = Form("unhappy film", methods=("GlobEnc", "integrated-gradients"), words=words, special=special)
+    form = Form("unhappy film", words=words, special=special)
     tokens, layers = shown(explanation, form, layer=1)
     names = ["unhappy", "film"] if words else ["un", "##happy", "film"]
     names = ["[CLS]", *names, "[SEP]"] if special else names
     assert re.findall(r"title=[^>]*>([^<]*)</span>", tokens) == 2 * names
-    assert re.findall(r'scope="row" dir="auto">([^<]*)<', layers) == names
-    assert "<h3>GlobEnc, after layer 1 of 2</h3>" in tokens
-    first = [float(number) for number in re.findall(r'title="([^"]*)"', tokens)][: len(names)]
-    whole = sum(explanation.layers[0]) if special else sum(explanation.layers[0][1:-1])
-    assert sum(first) == pytest.approx(whole, rel=1e-3)
+    assert re.findall(r'scope="row" dir="auto">([^<]*)<', layers) == 2 * names
+    assert "<h3>globenc, after layer 1 of 2</h3>" in tokens
+    shares = [float(number) for number in re.findall(r'title="([^"]*) %"', tokens)]
+    whole = explanation.layers["globenc"][0]
+    assert sum(shares) / 100 == pytest.approx(sum(whole if special else whole[1:-1]), rel=1e-3)
+    signed = [float(number) for number in re.findall(r'title="([^"]*) logit"', tokens)]
+    assert sum(signed) == pytest.approx(sum(explanation.scores["transformer-deep-lift"]), abs=1e-3)
+    heads = re.findall(r'scope="col">([^<]*)<', layers)
+    assert heads == ["% after layer", "1", "2", "logit after layer", "0", "1", "2"]
+    assert "largest share" in tokens
+    assert "against (underlined)" in tokens
 
 
 def test_a_method_that_was_not_asked_for_is_not_shown(ask):
     tokens = ask("good", methods=["integrated-gradients"]).tokens
     assert "<h3>integrated-gradients</h3>" in tokens
-    assert "<h3>GlobEnc" not in tokens
+    assert "<h3>globenc" not in tokens
+    assert "largest share" not in tokens
+
+
+def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, classifier):
+    options = {"target": "POSITIVE", "against": "NEGATIVE", "baseline": "zero"}
+    (expected,) = explain(["bad film"], *classifier[:2], layers=True, **options)
+    found = ask("bad film", target=" positive ", against="0", baseline="zero")
+    assert found.explanation == expected
+    assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in found.tokens
+    assert "less that of NEGATIVE" in found.tokens
+    assert "explained: POSITIVE rather than NEGATIVE" in found.prediction
+    query = unescape(re.search(r'href="\?([^"]*)"', found.link)[1])
+    restored = Form("bad film", target="positive", against="0", baseline="zero")
+    assert Form.of(dict(parse_qsl(query))) == restored
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"target": "<b>"}, "target &#x27;&lt;b&gt;&#x27; is none of the model&#x27;s: NEGATIVE, POSITIVE"),
+        ({"target": "0", "against": "negative"}, "NEGATIVE is held against itself"),
+        ({"baseline": "none"}, "no baseline none; known: mask, pad, zero"),
+        ({"methods": ("magic",)}, "no method magic; known: globenc"),
+    ],
+)
+def test_classes_and_names_that_are_not_known_are_told_of(ask, fields, text):
+    found = ask("good", **fields)
+    assert text in found.prediction
+    assert found.explanation is None
+
+
+def test_of_the_usual_methods_those_that_hold_are_shown_and_the_others_told_of(classifier):
+    shape = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "pad_token_id": 0}
+    decoder = Classifier(GPT2ForSequenceClassification(GPT2Config(**shape)).eval(), classifier.tokenizer)
+    found = answer(Form("good film"), lambda _: decoder)
+    assert "globenc is left out: No supported encoder found" in found.prediction
+    assert "<h3>transformer-deep-lift</h3>" in found.tokens
+    assert "<h3>globenc" not in found.tokens
+    assert "logit after layer" in found.layers
+    refused = answer(Form("good film", methods=("globenc",)), lambda _: decoder)
+    assert "it holds gpt2" in refused.prediction
+    assert refused.explanation is None
 
 
 def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
     (last,) = explain(["bad film"], *classifier[:2], position=-1, layers=True)
-    assert ask("bad film", position=" -1 ").explanation.scores == last.scores
+    assert ask("bad film", position=" -1 ").explanation == last
     for position in ("first", "9"):
         assert "position" in ask("bad film", position=position).prediction
 

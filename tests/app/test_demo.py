@@ -81,16 +81,21 @@ def ask(page, text):
     page.get_by_role("button", name="Explain").click()
 
 
-def tokens(page, method="GlobEnc"):
+def tokens(page, method="globenc"):
     """The tokens that are shown for a method, and the numbers on hover."""
     spans = page.locator(f'#tokens section[aria-label="{method}"] .tokens span')
     spans.first.wait_for()
-    return spans.all_inner_texts(), spans.evaluate_all("all => all.map(span => +span.title)")
+    return spans.all_inner_texts(), spans.evaluate_all("all => all.map(span => parseFloat(span.title))")
+
+
+def per_cent(scores):
+    """Shares as they are shown."""
+    return pytest.approx([100 * score for score in scores], rel=1e-2)
 
 
 @pytest.fixture(scope="module")
 def expected():
-    (explanation,) = explain([TEXT], *load_default(), layers=True, compare=["integrated-gradients"])
+    (explanation,) = explain([TEXT], *load_default(), layers=True)
     return explanation
 
 
@@ -99,7 +104,13 @@ def test_a_text_is_explained(page, address, expected):
     ask(page, TEXT)
     names, numbers = tokens(page)
     assert names == expected.tokens
-    assert numbers == pytest.approx(expected.scores, rel=1e-2)
+    assert numbers == per_cent(expected.scores["globenc"])
+    names, numbers = tokens(page, "transformer-deep-lift")
+    assert names == expected.tokens
+    assert numbers == pytest.approx(expected.scores["transformer-deep-lift"], rel=1e-2, abs=1e-3)
+    said = page.locator("#tokens .note").all_inner_texts()
+    assert said == list(expected.notes.values())
+    assert "against (underlined)" in page.locator("#tokens .legend").inner_text()
     assert page.locator("#prediction").inner_text().strip() == expected.headline
 
 
@@ -114,28 +125,54 @@ def test_a_space_answers(page, address, expected):
 def test_the_heat_map_holds_every_layer_of_every_token(page, address, expected):
     page.goto(address)
     ask(page, TEXT)
-    rows = page.locator("#layers tr")
-    rows.first.wait_for()
-    assert rows.first.inner_text().split() == ["%", "after", "layer", *"123456"]
-    assert page.locator("#layers tr th[scope=row]").all_inner_texts() == expected.tokens
-    cells = page.locator("#layers td")
-    shares = [float(text) / 100 for text in cells.all_inner_texts()]
-    by_token = [layer[token] for token in range(len(expected.tokens)) for layer in expected.layers]
-    assert shares == pytest.approx(by_token, abs=2e-3)
-    shades = cells.evaluate_all("all => all.map(cell => getComputedStyle(cell).backgroundColor)")
-    strongest = max(range(len(by_token)), key=lambda place: by_token[place])
-    assert shades[strongest] == "rgb(255, 158, 64)"
+    maps = page.locator("#layers table")
+    maps.first.wait_for()
+    heads = [maps.nth(index).locator("tr").first.inner_text().split() for index in (0, 1)]
+    assert heads == [["%", "after", "layer", *"123456"], ["logit", "after", "layer", *"0123456"]]
+    strong = {"share": "rgb(190, 160, 240)", "for": "rgb(255, 158, 64)", "against": "rgb(116, 178, 255)"}
+    for index, (name, scale) in enumerate([("globenc", 100), ("transformer-deep-lift", 1)]):
+        assert maps.nth(index).locator("th[scope=row]").all_inner_texts() == expected.tokens
+        cells = maps.nth(index).locator("td")
+        shown = [float(text) / scale for text in cells.all_inner_texts()]
+        layers = expected.layers[name]
+        by_token = [layer[token] for token in range(len(expected.tokens)) for layer in layers]
+        assert shown == pytest.approx(by_token, abs=2e-3)
+        shades = cells.evaluate_all("all => all.map(cell => getComputedStyle(cell).backgroundColor)")
+        strongest = max(range(len(by_token)), key=lambda place: abs(by_token[place]))
+        kind = "share" if scale == 100 else "for" if by_token[strongest] > 0 else "against"
+        assert shades[strongest] == strong[kind]
 
 
-def test_methods_stand_side_by_side(page, address, expected):
+def test_a_class_a_contrast_and_a_baseline_can_be_chosen(page, address):
     page.goto(address)
     page.get_by_role("button", name="Options").click()
-    page.get_by_label("integrated-gradients").check()
+    page.get_by_label("Explained class").fill("negative")
+    page.get_by_label("Rather than the class").fill("POSITIVE")
+    page.get_by_label("Compared with").click()
+    page.get_by_role("option", name="zero").click()
     ask(page, TEXT)
-    names, numbers = tokens(page, "integrated-gradients")
-    assert names == tokens(page)[0] == expected.tokens
-    assert numbers == pytest.approx(expected.compared["integrated-gradients"], rel=1e-2, abs=1e-3)
-    assert "negative" in page.locator("#tokens .legend").inner_text()
+    options = {"target": "NEGATIVE", "against": "POSITIVE", "baseline": "zero"}
+    (expected,) = explain([TEXT], *load_default(), **options)
+    _, numbers = tokens(page, "transformer-deep-lift")
+    assert numbers == pytest.approx(expected.scores["transformer-deep-lift"], rel=1e-2, abs=1e-3)
+    assert page.locator("#prediction").inner_text().strip() == expected.headline
+    assert page.locator("#tokens .note").all_inner_texts() == list(expected.notes.values())
+    query = {"text": TEXT, "target": "negative", "against": "POSITIVE", "baseline": "zero"}
+    link = page.get_by_role("link", name="Link to this input")
+    assert sorted(link.get_attribute("href")[1:].split("&")) == sorted(urlencode(query).split("&"))
+
+
+def test_a_link_restores_class_contrast_and_baseline(page, address):
+    query = {"text": "good", "target": "0", "against": "1", "baseline": "pad", "methods": "decompx"}
+    page.goto(f"{address}?{urlencode(query)}")
+    tokens(page, "decompx")
+    page.get_by_role("button", name="Options").click()
+    assert page.get_by_label("Explained class").input_value() == "0"
+    assert page.get_by_label("Rather than the class").input_value() == "1"
+    assert page.get_by_label("Compared with").input_value() == "pad"
+    assert page.get_by_role("checkbox", name="decompx", exact=True).is_checked()
+    assert not page.get_by_role("checkbox", name="globenc", exact=True).is_checked()
+    assert "NEGATIVE rather than POSITIVE" in page.locator("#prediction").inner_text()
 
 
 def test_the_slider_goes_through_the_layers_by_keyboard(page, address, expected):
@@ -145,8 +182,8 @@ def test_the_slider_goes_through_the_layers_by_keyboard(page, address, expected)
     slider = page.locator("#layer input[type=range]")
     assert (slider.get_attribute("max"), slider.input_value()) == ("6", "6")
     slider.press("ArrowLeft")
-    _, numbers = tokens(page, "GlobEnc, after layer 5 of 6")
-    assert numbers == pytest.approx(expected.layers[4], rel=1e-2)
+    _, numbers = tokens(page, "globenc, after layer 5 of 6")
+    assert numbers == per_cent(expected.layers["globenc"][4])
 
 
 def test_the_slider_and_the_picture_agree_however_fast_it_moves(page, address, expected):
@@ -156,10 +193,10 @@ def test_the_slider_and_the_picture_agree_however_fast_it_moves(page, address, e
     slider = page.locator("#layer input[type=range]")
     for _ in range(3):
         slider.press("ArrowLeft")
-    _, numbers = tokens(page, "GlobEnc, after layer 3 of 6")
-    assert numbers == pytest.approx(expected.layers[2], rel=1e-2)
+    _, numbers = tokens(page, "globenc, after layer 3 of 6")
+    assert numbers == per_cent(expected.layers["globenc"][2])
     page.locator("#layer button").click()  # back to where it was
-    assert tokens(page)[1] == pytest.approx(expected.scores, rel=1e-2)
+    assert tokens(page)[1] == per_cent(expected.scores["globenc"])
 
 
 def test_what_was_explained_stays_until_explain_is_pressed(page, address, expected):
@@ -167,10 +204,10 @@ def test_what_was_explained_stays_until_explain_is_pressed(page, address, expect
     ask(page, TEXT)
     tokens(page)
     page.get_by_role("button", name="Options").click()
-    page.get_by_role("checkbox", name="GlobEnc", exact=True).uncheck()
+    page.get_by_role("checkbox", name="globenc", exact=True).uncheck()
     page.get_by_label("integrated-gradients").check()
     page.get_by_label("Merge pieces into words").check()
-    page.locator("#tokens .tokens span", has_text="unfathomably").wait_for()
+    page.locator("#tokens .tokens span", has_text="unfathomably").first.wait_for()
     names, _ = tokens(page)
     assert len(names) == len(expected.words)
     link = page.get_by_role("link", name="Link to this input")
@@ -194,13 +231,14 @@ def test_two_who_ask_at_once_get_their_own(page, address, chromium, expected):
     ask(page, TEXT)
     others = chromium.new_page()
     others.set_default_timeout(PATIENCE)
-    query = {"text": "An awful, awful film.", "methods": "GlobEnc,integrated-gradients"}
+    query = {"text": "An awful, awful film.", "methods": "globenc,integrated-gradients"}
     others.goto(f"{address}?{urlencode(query)}")
     assert tokens(others, "integrated-gradients")[0][2:4] == ["awful", ","]
     assert others.locator("#prediction").inner_text().startswith("NEGATIVE")
     others.close()
     _, numbers = tokens(page, "integrated-gradients")
-    assert numbers == pytest.approx(expected.compared["integrated-gradients"], rel=1e-2, abs=1e-3)
+    (whole,) = explain([TEXT], *load_default(), methods=["integrated-gradients"])
+    assert numbers == pytest.approx(whole.scores["integrated-gradients"], rel=1e-2, abs=1e-3)
 
 
 def test_words_without_special_tokens(page, address, expected):
@@ -210,11 +248,11 @@ def test_words_without_special_tokens(page, address, expected):
     page.get_by_role("button", name="Options").click()
     page.get_by_label("Show special tokens").uncheck()
     page.get_by_label("Merge pieces into words").check()
-    page.locator("#tokens .tokens span", has_text="unfathomably").wait_for()
-    page.locator("#tokens .tokens span", has_text="[CLS]").wait_for(state="detached")
+    page.locator("#tokens .tokens span", has_text="unfathomably").first.wait_for()
+    page.locator("#tokens .tokens span", has_text="[CLS]").first.wait_for(state="detached")
     names, numbers = tokens(page)
     assert " ".join(names) == "Unfathomably dull , but the acting is simply wonderful ."
-    assert sum(numbers) == pytest.approx(sum(expected.scores[1:-1]), rel=1e-2)
+    assert sum(numbers) == pytest.approx(100 * sum(expected.scores["globenc"][1:-1]), rel=1e-2)
 
 
 def test_what_is_typed_is_shown_and_never_run(page, address):
@@ -240,7 +278,7 @@ def test_a_text_that_is_too_long_is_cut_and_told_of(page, address):
 
 
 def test_a_link_restores_what_was_asked_for(page, address):
-    query = {"text": "<b>not</b> bad & dull?", "mixing": "W", "methods": "GlobEnc,integrated-gradients"}
+    query = {"text": "<b>not</b> bad & dull?", "mixing": "W", "methods": "globenc,integrated-gradients"}
     page.goto(f"{address}?{urlencode(query)}")
     assert tokens(page, "integrated-gradients") != tokens(page)
     assert page.get_by_label("Text", exact=True).input_value() == query["text"]
