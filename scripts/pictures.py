@@ -26,7 +26,7 @@ PATIENCE = 120_000
 
 
 def draw_terminal(explanation: Explanation, path: Path) -> None:
-    """Draw what `captum-globenc explain --compare integrated-gradients` shows."""
+    """Draw what `captum-globenc explain` shows."""
     console = Console(
         record=True, width=72, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
@@ -35,11 +35,16 @@ def draw_terminal(explanation: Explanation, path: Path) -> None:
 
 
 def draw_layers(explanation: Explanation, path: Path) -> None:
-    """Draw the heat map over the layers, and the comparison of methods under it."""
-    figure = Figure(figsize=(7, 5.6), layout="constrained")
-    above, below = figure.subplots(2)
-    plot_layers(explanation.layers, explanation.tokens, ax=above)
-    plot_comparison(explanation.methods, explanation.tokens, ax=below)
+    """Draw the heat maps over the layers, and the comparison of methods under them."""
+    figure = Figure(figsize=(7, 8.4), layout="constrained")
+    above, middle, below = figure.subplots(3)
+    plot_layers(explanation.layers["globenc"], explanation.tokens, ax=above)
+    above.set_title("GlobEnc: shares of what [CLS] has mixed in", loc="left", fontsize=9)
+    plot_layers(explanation.layers["transformer-deep-lift"], explanation.tokens, ax=middle, first=0)
+    middle.set_title(
+        f"TransformerDeepLift: {explanation.captions['transformer-deep-lift']}", loc="left", fontsize=9
+    )
+    plot_comparison(explanation.scores, explanation.tokens, ax=below)
     figure.savefig(path, dpi=110)
 
 
@@ -48,7 +53,7 @@ def draw_demo(path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-u", "-m", "captum_globenc", "demo", "--port", str(port)]
-    query = urlencode({"text": SENTENCE, "methods": "GlobEnc,integrated-gradients", "__theme": "light"})
+    query = urlencode({"text": SENTENCE, "__theme": "light"})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             server.stdout.readline()  # it tells the address once it listens
@@ -70,9 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    (explanation,) = explain([SENTENCE], *load_default(), compare=["integrated-gradients"])
+    (explanation,) = explain([SENTENCE], *load_default())
     draw_terminal(explanation, folder / "explain.svg")
-    (explanation,) = explain([SENTENCE], *load_default(), layers=True, compare=["integrated-gradients"])
+    (explanation,) = explain([SENTENCE], *load_default(), layers=True)
     draw_layers(explanation, folder / "layers.png")
     draw_demo(folder / "demo.png")
 
