@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ __all__ = [
 
 BASELINES = ("mask", "pad", "zero")
 """What a text is compared with: all but its special tokens masked, padding, or word embeddings of zero."""
+
+TOKENS_AT_ONCE = 1024
+"""Tokens that go through a backward pass together, which bounds the memory."""
 
 REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError)
 """What tells that a method does not hold for a model, whatever the text."""
@@ -157,19 +160,47 @@ def _globenc_layers(question: Question) -> Tensor:
 
 
 def _deep_lift(question: Question) -> Tensor:
-    forward, inputs, baselines, extra = question.exact_inputs
-    scores: Tensor = TransformerDeepLift(forward).attribute(inputs, baselines, question.classes, extra)
-    return scores.sum(-1) if scores.dim() == 3 else scores
+    forward, *tensors, extra = question.exact_inputs
+    method = TransformerDeepLift(forward)
+
+    def run(inputs: Tensor, baselines: Tensor, classes: Tensor, *arguments: Tensor | None) -> Tensor:
+        scores: Tensor = method.attribute(inputs, baselines, classes, arguments)
+        return scores.sum(-1) if scores.dim() == 3 else scores
+
+    return _in_parts(run, *tensors, question.classes, *extra)
 
 
 def _deep_lift_layers(question: Question) -> Tensor:
-    forward, inputs, baselines, extra = question.exact_inputs
-    return TransformerDeepLift(forward).attribute_layers(inputs, baselines, question.classes, extra)
+    forward, *tensors, extra = question.exact_inputs
+    method = TransformerDeepLift(forward)
+
+    def run(inputs: Tensor, baselines: Tensor, classes: Tensor, *arguments: Tensor | None) -> Tensor:
+        return method.attribute_layers(inputs, baselines, classes, arguments)
+
+    return _in_parts(run, *tensors, question.classes, *extra)
 
 
 def _decompx(question: Question) -> Tensor:
-    scores: Tensor = DecompX(question.explained).attribute(question.inputs, question.classes, question.extra)
-    return scores
+    method = DecompX(question.explained)
+
+    def run(inputs: Tensor, classes: Tensor, *arguments: Tensor | None) -> Tensor:
+        scores: Tensor = method.attribute(inputs, classes, arguments)
+        return scores
+
+    return _in_parts(run, question.inputs, question.classes, *question.extra)
+
+
+def _in_parts(run: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """Run some texts at a time, since a backward pass keeps what all of them went through.
+
+    Args:
+        run: from tensors to a tensor, all `(B, ...)`.
+        tensors: The first `(B, N, ...)`, others `(B, ...)` or None.
+    """
+    first = cast("Tensor", tensors[0])
+    rows = max(1, TOKENS_AT_ONCE // first.shape[1])
+    parts = [slice(start, start + rows) for start in range(0, len(first), rows)]
+    return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])
 
 
 def _integrated_gradients(question: Question) -> Tensor:

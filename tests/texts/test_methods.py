@@ -183,6 +183,18 @@ def test_every_depth_of_exact_differences_adds_up_to_the_same(classifier):
             assert sum(row) == pytest.approx(sum(scores), abs=1e-9)
 
 
+@pytest.mark.parametrize("baseline", ["mask", "zero"])
+def test_texts_that_run_some_at_a_time_have_the_same_scores(classifier, monkeypatch, baseline):
+    options = {"methods": METHODS, "layers": True, "baseline": baseline, "against": None, "target": 1}
+    together = explain(TEXTS, *classifier, **options)
+    monkeypatch.setattr("captum_globenc.texts.methods.TOKENS_AT_ONCE", 17)
+    for whole, part in zip(together, explain(TEXTS, *classifier, **options), strict=True):
+        for name in METHODS:
+            assert part.scores[name] == pytest.approx(whole.scores[name], abs=1e-9)
+        for rows, others in zip(*(it.layers["transformer-deep-lift"] for it in (whole, part)), strict=True):
+            assert rows == pytest.approx(others, abs=1e-9)
+
+
 def test_the_json_holds_all_of_it(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier, layers=True, target=1, against=0, methods=METHODS)
     read = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
