@@ -76,25 +76,26 @@ class OnEmbeddings(nn.Module):
         """
         thread, looked_up = get_ident(), 0
 
-        def replace(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def replace(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             nonlocal looked_up
             if get_ident() != thread:  # somebody else's run of the same model
                 return None
-            (found,) = given
+            (found,) = (*args, *kwargs.values())
             if any(isinstance(it, Tensor) and torch.equal(it, found) for it in arguments):
                 return None  # GPT-2 keeps types of tokens in the same table
-            length = ids.shape[1]
-            if found.dim() != 2 or not torch.equal(found[:, :length], ids):
-                raise ValueError(
-                    "the model looks up words besides those of the text, as a decoder that reads it again "
-                    "does: nothing can be put in their place. transformer-deep-lift with masked words can "
-                    "do without"
-                )
             looked_up += 1
+            length = ids.shape[1]
             # Where attention goes by windows, a model may add padding of its own.
-            return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)
+            if found.dim() == 2 and torch.equal(found[:, :length], ids):
+                return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)
+            if torch.equal(found, ids.T):  # XLNet counts texts second
+                return embeddings.to(output.dtype).transpose(0, 1)
+            raise ValueError(
+                "the model looks up words besides those of the text, as a decoder that reads it again does: "
+                "nothing can be put in their place. transformer-deep-lift with masked words can do without"
+            )
 
-        handles = [layer.register_forward_hook(replace) for layer in self._layers]
+        handles = [layer.register_forward_hook(replace, with_kwargs=True) for layer in self._layers]
         try:
             output = self.forward_func(ids, *arguments)
         finally:

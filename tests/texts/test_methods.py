@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from captum_globenc.texts import METHODS, explain
-from captum_globenc.texts.embeddings import INTEGRATION_STEPS, OnEmbeddings
+from captum_globenc.texts.embeddings import INTEGRATION_STEPS
 from checkpoints import VOCABULARY, save_classifier, save_tokenizer
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
@@ -409,13 +409,3 @@ def test_a_model_is_left_as_it_was_also_after_an_error(classifier):
         explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"], baseline="zero")
     model.bert.encoder.layer[0].intermediate.intermediate_act_fn = activation
     assert state() == before
-
-
-def test_embeddings_that_are_never_looked_up_are_told_of(classifier):
-    model, tokenizer = classifier
-    over = OnEmbeddings(lambda ids: torch.zeros(1, 2), model)
-    ids = tokenizer("good", return_tensors="pt")["input_ids"]
-    with pytest.raises(ValueError, match="looked the words of the text up 0 times"):
-        over(over.embed(ids), ids)
-    with pytest.raises(ValueError, match="no word embeddings are found in Linear"):
-        OnEmbeddings(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -1,0 +1,59 @@
+"""What a model looks up can be replaced while it reads the ids: the same as if it had read others."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from captum_globenc import EncoderForward
+from captum_globenc.texts.embeddings import OnEmbeddings
+from families import TEXT, VOCABULARY
+from outsiders import OUTSIDERS
+
+READERS = {name: it for name, it in OUTSIDERS.items() if not it.reads_images and name != "bart, decoder"}
+
+
+@pytest.mark.parametrize("family", TEXT, ids=lambda family: family.label)
+def test_every_text_family_reads_other_words_in_the_same_places(family):
+    model = family.make()
+    forward, batch = family.forward(model), family.batch("right")
+    words = batch.real.bool() & (batch.inputs >= 5) & (batch.inputs < VOCABULARY - 1)
+    words[:, 0] = False
+    others = torch.where(words, batch.inputs + 1, batch.inputs)
+    assert not torch.equal(others, batch.inputs)
+    over = OnEmbeddings(forward, model)
+    found = over(over.embed(others), batch.inputs, *batch.extra)
+    expected = forward(others, *batch.extra)
+    real = batch.real.bool() if found.dim() == 3 else slice(None)
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_models_beyond_the_families_do_so_too(name):
+    model = READERS[name].make()
+    ids, others = READERS[name].inputs()
+    forward = EncoderForward(model, ())
+    over = OnEmbeddings(forward, model)
+    torch.testing.assert_close(over(over.embed(others), ids), forward(others), rtol=0, atol=1e-12)
+
+
+def test_a_decoder_that_reads_the_text_again_is_refused_and_left_as_it_was():
+    model = OUTSIDERS["bart, decoder"].make()
+    ids, others = OUTSIDERS["bart, decoder"].inputs()
+    forward = EncoderForward(model, ())
+    before = forward(ids)
+    over = OnEmbeddings(forward, model)
+    with pytest.raises(ValueError, match="a decoder that reads it again"):
+        over(over.embed(others), ids)
+    assert torch.equal(forward(ids), before)
+
+
+def test_embeddings_that_are_never_looked_up_are_told_of(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    over = OnEmbeddings(lambda ids: torch.zeros(1, 2), model)
+    ids = tokenizer("good", return_tensors="pt")["input_ids"]
+    with pytest.raises(ValueError, match="looked the words of the text up 0 times"):
+        over(over.embed(ids), ids)
+    with pytest.raises(ValueError, match="no word embeddings are found in Linear"):
+        OnEmbeddings(nn.Linear(2, 2), nn.Linear(2, 2))
