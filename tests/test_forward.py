@@ -109,3 +109,19 @@ def test_a_cross_encoder_is_taken_as_it_is(tmp_path, labels):
     torch.testing.assert_close(scores.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
     plain = GlobEnc(EncoderForward(model.model)).attribute(inputs, 0, extra)
     assert torch.equal(GlobEnc(forward).attribute(inputs, 0, extra), plain)
+
+
+def test_a_batch_says_itself_which_tokens_are_special():
+    from captum_globenc.texts import load_default
+
+    model, tokenizer = load_default()
+    texts, forward = ["the [SEP] film", "good"], EncoderForward(model)
+    mask, real = tokenizer.mask_token_id, [1, 3]
+    told = tokenizer(texts, padding=True, return_special_tokens_mask=True, return_tensors="pt")
+    expected = told["input_ids"].clone()
+    expected[0, 1:4], expected[1, 1] = mask, mask
+    assert torch.equal(forward.masked(told, tokenizer), expected)
+    untold = tokenizer(texts, padding=True, return_tensors="pt")
+    expected[0, 2] = tokenizer.sep_token_id
+    assert forward.masked(untold, tokenizer)[0, real].tolist() == [mask, mask]
+    assert torch.equal(forward.masked(untold, tokenizer), expected)

@@ -76,7 +76,9 @@ class OnEmbeddings(nn.Module):
         """
         thread, looked_up = get_ident(), 0
 
-        def replace(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        def replace(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor | None:
             nonlocal looked_up
             if get_ident() != thread:  # somebody else's run of the same model
                 return None
