@@ -20,7 +20,7 @@ RULES = """
 .tokens .against { text-decoration: underline dotted; text-underline-offset: .25em; }
 .legend, .note { color: var(--quiet); font-size: .85rem; }
 .note { margin: .1rem 0 0; }
-.key { white-space: nowrap; color: inherit; }
+.legend .key { white-space: nowrap; color: inherit; }
 .scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle;
   border: 1px solid var(--line); -webkit-print-color-adjust: exact; print-color-adjust: exact;
   margin: 0 .2rem; }
