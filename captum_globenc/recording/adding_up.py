@@ -5,7 +5,7 @@ else with them, the parts of any receiver miss the whole. B batch, N tokens, H h
 d head size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ ROUNDINGS = 4
 """Steps of the stream's dtype that are lost where the block is read off as a difference of streams."""
 
 
-def check_sum(layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.Module) -> None:
+def check_sum(
+    layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.Module
+) -> tuple[Tensor, Callable[[], RuntimeError]]:
     """Hold the parts that one receiver of each example is sent against what was written into its stream.
 
     Args:
@@ -31,13 +33,14 @@ def check_sum(layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.
         dtypes: in which it did it: those of the stream, of what attends, and of the values.
         projection: the output projection that ran.
 
-    Raises:
-        RuntimeError: they do not add up, within what the dtypes allow.
+    Returns:
+        Whether they do not add up, within what the dtypes allow, a tensor that nobody has looked at, and what
+        makes the error that says so.
     """
     batch, tokens = layer.stream.shape[:2]
     example = torch.arange(batch, device=layer.stream.device)
     receivers = _receivers(layer, batch, tokens)
-    weights = layer.attention.rows(receivers)
+    weights = layer.attention.to(layer.stream.dtype).rows(receivers)
     value = layer.value
     # (B, G, H/G, N): the heads of a group share their values.
     shared = weights.reshape(batch, value.shape[1], -1, tokens)
@@ -59,16 +62,19 @@ def check_sum(layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.
     wrong = ~(error <= bound)  # NaN is
     if layer.real is not None:
         wrong &= layer.real.any(dim=1)
-    if not bool(wrong.any()):
-        return
-    worst = int((error / bound).nan_to_num(torch.inf).where(wrong, 0).argmax())
-    raise RuntimeError(
-        f"In encoder layer {layer.index}, example {worst}, what the attention passes on does not add up to "
-        f"what it wrote: off by {float(error[worst] / largest[worst]):.1g} of the largest entry, where "
-        f"{float(bound[worst] / largest[worst]):.1g} is rounding. Something acts on it that cannot be seen: "
-        "a hook or an attention function of your own, several adapters in one batch, or a spec that "
-        "does not fit. Take it off, or see captum_globenc.check_encoder."
-    )
+    index = layer.index  # and not the layer, which would be held
+
+    def missed() -> RuntimeError:
+        worst = int((error / bound).nan_to_num(torch.inf).where(wrong, 0).argmax())
+        return RuntimeError(
+            f"In encoder layer {index}, example {worst}, what the attention passes on does not add up to "
+            f"what it wrote: off by {float(error[worst] / largest[worst]):.1g} of the largest entry, where "
+            f"{float(bound[worst] / largest[worst]):.1g} is rounding. Something acts on it that cannot be "
+            "seen: a hook or an attention function of your own, several adapters in one batch, or a spec "
+            "that does not fit. Take it off, or see captum_globenc.check_encoder."
+        )
+
+    return wrong.any(), missed
 
 
 def rounds_to_integers(module: nn.Module) -> bool:

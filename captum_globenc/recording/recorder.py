@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -70,6 +71,7 @@ def record(
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
         output = forward()
+    recorder.look()
     if recorder.error is not None:
         raise recorder.error
     if recorder.passes == 0:
@@ -111,6 +113,23 @@ class Recorder:
         self._watching = ExitStack()
         self._seen_by_final_norm: Tensor | None = None
         self._index = 0
+        # What is looked at when all is done, because looking waits for the device.
+        self._flags: list[tuple[Tensor, Callable[[], Exception]]] = []
+
+    def look(self) -> None:
+        """Raise the error of the first layer in which something was found to be wrong.
+
+        Raises:
+            ValueError: something is not finite.
+            RuntimeError: parts do not add up.
+        """
+        if not self._flags:
+            return
+        device = self._flags[0][0].device
+        found = torch.stack([flag.to(device, non_blocking=True) for flag, _ in self._flags]).tolist()
+        for wrong, (_, error) in zip(found, self._flags, strict=True):
+            if wrong:
+                raise error()
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -217,18 +236,16 @@ class Recorder:
         with full_precision(layer.output):
             record = layer.record(self._encoder.spec, self._index, self._real, next_norm)
             if self._check:
-                check_sum(record, layer.dtypes, layer.layer.out)
+                self._flags.append(check_sum(record, layer.dtypes, layer.layer.out))
             self._on_layer(record)
         self._index += 1
 
     def _check_finite(self, output: Tensor) -> None:
-        if bool(output.sum().isfinite()):  # nearly always, and ten times as fast
-            return
-        finite = output.isfinite().all(dim=-1)
+        # A sum is not finite where a term is not, and takes a tenth of the time.
+        finite = output.sum(dim=-1, dtype=torch.promote_types(output.dtype, torch.float32)).isfinite()
         if self._real is not None:
             finite = finite | ~self._real  # what stands at padding is nobody's
-        if not bool(finite.all()):
-            raise not_finite(self._index)
+        self._flags.append((~finite.all(), partial(not_finite, self._index)))
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:

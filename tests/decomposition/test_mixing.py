@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from captum_globenc.decomposition import norms as engine
+from captum_globenc.decomposition import workspace
 from captum_globenc.decomposition.attention import GivenAttention, QueryKeyAttention
 from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
 from captum_globenc.decomposition.norms import mixing_ratio
@@ -85,9 +85,17 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[4, 128], ids=["several tiles", "one tile"])
+ROOMS = {
+    "several tiles": workspace.Room(cells=1, receivers=4, waits=False),
+    "one tile for each text": workspace.Room(cells=HEADS * TOKENS**2, receivers=128, waits=False),
+    "one tile": workspace.CPU,
+    "an accelerator's": workspace.ACCELERATOR,
+}
+
+
+@pytest.fixture(params=ROOMS)
 def _tile(request, monkeypatch):
-    monkeypatch.setattr(engine, "TILE", request.param)
+    monkeypatch.setattr(workspace, "CPU", ROOMS[request.param])
 
 
 @pytest.mark.usefixtures("_tile")
