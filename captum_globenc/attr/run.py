@@ -76,6 +76,9 @@ def run(
     workspace = Workspace.on(tensor.device)
 
     def decompose(layer: LayerRecord) -> None:
+        # The last layer's tiles are left to be made, for the receivers that are explained.
+        if mixtures:
+            mixtures[-1].settle()
         mixtures.append(mix(layer, mixing, workspace))
         padding.append(layer.real)
 

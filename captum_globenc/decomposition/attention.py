@@ -100,19 +100,16 @@ class QueryKeyAttention:
 
     def weights(self, dtype: torch.dtype) -> Weights:
         """Return what gives its tiles, in `dtype`."""
-        query, key = self.query.to(dtype) * self.scaling, self.key.to(dtype)
-        if self.logsumexp is not None:
-            # The product of queries and keys that are longer by one has the denominators taken off.
-            query = torch.cat([query, -self.logsumexp[..., None].to(dtype)], dim=-1)
-            key = torch.cat([key, key.new_ones(1).expand(*key.shape[:-1], 1)], dim=-1)
-        return Scores(query, key, self.mask, self.causal, in_blocks=self.logsumexp is not None)
+        it = self.to(dtype)
+        told = None if it.logsumexp is None else -it.logsumexp
+        return Scores(it.query, it.key, it.scaling, it.mask, it.causal, told)
 
     def rows(self, receivers: Tensor) -> Tensor:
         """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
         batch, heads, _, size = self.query.shape
         example = torch.arange(batch, device=receivers.device)
-        query = (self.query[example, :, receivers] * self.scaling).reshape(batch, self.key.shape[1], -1, size)
-        scores = (query @ self.key.transpose(-1, -2)).reshape(batch, heads, -1)
+        query = (self.query[example, :, receivers] * self.scaling).reshape(-1, heads // self.key.shape[1], size)
+        scores = torch.bmm(query, self.key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1)
         if self.mask is not None:
             row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
             scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row

@@ -104,7 +104,7 @@ def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Mixture:
     """
     weights = record.attention.weights(record.stream.dtype)
     kind = MIXINGS[mixing](record, workspace, weights)
-    return Mixture.of(record, kind, weights, workspace)
+    return Mixture(record, kind, weights, workspace)
 
 
 def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspace | None = None) -> Tensor:

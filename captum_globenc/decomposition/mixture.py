@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.attention import Attention
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.weights import Weights
 from captum_globenc.decomposition.workspace import Tile, Workspace
@@ -31,52 +30,43 @@ class Kind(Protocol):
 class Mixture:
     """A matrix `(B, N, N)`, [receiver, source], of one layer, that is never held whole where it is large.
 
-    Where queries and keys take less memory than the tiles that are not empty, they are kept in their place
-    and the tiles made anew, so that memory grows as the number of tokens does.
-
     Args:
-        shape: `(B, N)`.
-        like: has the dtype and the device.
-        tiles: what is kept; None where it is made.
-        maker: makes the tiles of which `wanted` is true.
+        record: the layer; of it, attention is held.
+        kind: what becomes of attention.
+        weights: the layer's attention, ready to be used.
+        workspace: memory to work in.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        like: Tensor,
-        tiles: Sequence[tuple[Tile, Tensor]] | None = None,
-        maker: "_Maker | None" = None,
-    ) -> None:
-        self.shape = shape
-        self.dtype = like.dtype
-        self.device = like.device
-        self._tiles = tiles
-        self._maker = maker
+    def __init__(self, record: LayerRecord, kind: Kind, weights: Weights, workspace: Workspace) -> None:
+        self.shape = (record.stream.shape[0], record.stream.shape[1])
+        self.dtype = record.stream.dtype
+        self.device = record.stream.device
+        self._tiles: Sequence[tuple[Tile, Tensor]] | None = None
+        self._maker: _Maker | None = _Maker(self.shape, record, kind, workspace)
+        self._weights: Weights | None = weights
 
-    @classmethod
-    def of(cls, record: LayerRecord, kind: Kind, weights: Weights, workspace: Workspace) -> "Mixture":
-        """Return the mixture of a layer.
+    def settle(self) -> None:
+        """Keep the tiles in place of what they are made of, or let go of what can be made again.
 
-        Args:
-            record: the layer; it is not held.
-            kind: what becomes of attention.
-            weights: the layer's attention.
-            workspace: memory to work in.
+        Where queries and keys take less memory than the tiles that are not empty, they are what is kept,
+        and the tiles are made as often as asked for: so memory grows as the number of tokens does.
         """
-        shape = (record.stream.shape[0], record.stream.shape[1])
-        like = record.stream.new_empty(0)
-        maker = _Maker(shape, record.attention, kind, record.real, like, workspace)
+        maker, weights = self._maker, self._weights
+        assert maker is not None
+        assert weights is not None
+        self._weights = None
         plan = list(maker.plan(weights))
         cells = sum(_length(tile.examples) * _length(tile.sources) * _length(tile.receivers) for tile in plan)
-        if cells <= record.attention.size:
-            return cls(shape, like, tiles=[(tile, maker.make(tile, weights)) for tile in plan])
-        return cls(shape, like, maker=maker)
+        if cells <= maker.attention.size:
+            self._tiles = [(tile, maker.make(tile, weights)) for tile in plan]
+            self._maker = None
 
     def carry(self, rows: Tensor) -> Tensor:
         """Return rows `(B, P, N)` of weights of the receivers, times the matrix."""
         carried = torch.zeros_like(rows)
         for tile, passed in self._made(rows):
+            if passed.shape == (*self.shape, self.shape[1]):
+                return torch.bmm(rows, passed.transpose(1, 2))
             chosen = rows[tile.examples, :, tile.receivers]
             carried[tile.examples, :, tile.sources] += chosen @ passed.transpose(1, 2)
         return carried
@@ -90,44 +80,38 @@ class Mixture:
         return matrix
 
     def _made(self, rows: Tensor | None) -> Iterator[tuple[Tile, Tensor]]:
-        """Give the tiles, but those that no row has a weight for, where that is cheap to ask."""
+        """Give the tiles; of those that are made, not those without a weight, where that is cheap to ask."""
         if self._tiles is not None:
             yield from self._tiles
             return
-        assert self._maker is not None
         maker = self._maker
-        weights = maker.attention.weights(self.dtype)
-        for tile in maker.plan(weights):
-            if (
-                rows is None
-                or maker.workspace.room.waits
-                or bool(rows[tile.examples, :, tile.receivers].any())
-            ):
-                yield tile, maker.make(tile, weights)
+        assert maker is not None
+        weights = maker.attention.weights(self.dtype) if self._weights is None else self._weights
+        within = None
+        if rows is not None and not maker.workspace.room.waits:
+            wanted = rows.flatten(0, 1).any(dim=0).nonzero()
+            within = slice(int(wanted[0]), int(wanted[-1]) + 1) if len(wanted) else slice(0, 1)
+        for tile in maker.plan(weights, within):
+            yield tile, maker.make(tile, weights)
 
 
 class _Maker:
     """Makes the tiles of a layer."""
 
     def __init__(
-        self,
-        shape: tuple[int, int],
-        attention: Attention,
-        kind: Kind,
-        real: Tensor | None,
-        like: Tensor,
-        workspace: Workspace,
+        self, shape: tuple[int, int], record: LayerRecord, kind: Kind, workspace: Workspace
     ) -> None:
-        self.attention = attention
+        self.attention = record.attention
         self.workspace = workspace
         self._shape = shape
         self._kind = kind
-        self._real = None if real is None else real.expand(shape)
-        self._like = like
+        self._real = None if record.real is None else record.real.expand(shape)
+        self._like = record.stream.new_empty(0)
 
-    def plan(self, weights: Weights) -> Iterator[Tile]:
+    def plan(self, weights: Weights, within: slice | None = None) -> Iterator[Tile]:
+        """Cut the matrix, or the part of some receivers, into tiles, without the sources that none sees."""
         heads, workspace = self.attention.heads, self.workspace
-        for column in workspace.columns(*self._shape, heads):
+        for column in workspace.columns(*self._shape, heads, within):
             tile = column if workspace.room.waits else weights.seen(column)
             if weights.in_blocks and self._kind.in_blocks:
                 yield from workspace.blocks(tile, heads)

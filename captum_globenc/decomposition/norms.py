@@ -50,10 +50,11 @@ class VectorNorms:
             self._record = self._crossed = self._images = None
 
     def _products(self, record: LayerRecord) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the Gram matrices `(B, N, H, H)`, and of the residual's images their products with u.
+        """Return the Gram matrices `(B, N, H, H)`, and what the residual's images add on the diagonal.
 
         Returns:
-            Also `(B, N, H)`, the scalar products with u, and `(B, N)`, the squares.
+            Also `(B, N, H)`, the images' scalar products with u, and `(B, N)`, their squares; None where
+            sums on the diagonal are made as vectors.
         """
         batch, tokens, size = record.stream.shape
         heads, workspace, like = record.attention.heads, self._workspace, record.stream
@@ -63,7 +64,7 @@ class VectorNorms:
         values = share_heads(record.value, heads).transpose(0, 1).flatten(1, 2)
         gram = like.new_empty(batch * tokens, heads, heads)
         crossed = squares = images = None
-        if self._record is not None:
+        if self._record is not None and not workspace.room.waits:
             images = self._reading.of_vectors(like).flatten(0, 1)
             squares = torch.linalg.vecdot(images, images).view(batch, tokens)
             crossed = like.new_empty(batch * tokens, heads)
@@ -105,17 +106,14 @@ class VectorNorms:
             examples: which texts.
             tokens: which of their tokens.
         """
-        assert self._record is not None
-        assert self._crossed is not None
-        assert self._images is not None
         weights = own.transpose(1, 2)
+        if self._crossed is None or self._images is None:
+            return self._squares_of_sums(weights, examples, tokens)
         gram = self._gram[examples, tokens]
         sent = ((gram @ weights[..., None])[..., 0] * weights).sum(dim=-1).clamp_min_(0)
         apart = sent + self._images[examples, tokens]
         together = apart + 2 * torch.linalg.vecdot(weights, self._crossed[examples, tokens])
         cancelled = together < CANCELLED * apart
-        if self._workspace.room.waits:
-            return self._squares_of_sums(weights, examples, tokens)
         if bool(cancelled.any()):
             together[cancelled] = self._squares_of_sums(weights, examples, tokens, cancelled)
         return together

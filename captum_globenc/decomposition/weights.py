@@ -46,18 +46,25 @@ class Scores:
     """The tiles of queries and keys.
 
     Args:
-        query: `(B, H, N, d)`, scaled, or d + 1 with the logarithm of the denominator taken off.
-        key: `(B, H or fewer, N, d)`, likewise.
+        query: `(B, H, N, d)`.
+        key: `(B, H or fewer, N, d)`.
+        scaling: factor of their products.
         mask: broadcastable to `(B, H, N, N)`, boolean or additive, or None.
         causal: whether receivers see only what stands before them.
-        in_blocks: whether the denominators are known.
+        shift: `(B, H, N)`, less the logarithm of each receiver's denominator; None where it is not known.
     """
 
     query: Tensor
     key: Tensor
+    scaling: float
     mask: Tensor | None
     causal: bool
-    in_blocks: bool
+    shift: Tensor | None
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a tile may have some of the sources that its receivers see: where denominators are known."""
+        return self.shift is not None
 
     def seen(self, tile: Tile) -> Tile:
         """Return the tile without sources at its ends that none of its receivers sees."""
@@ -77,9 +84,15 @@ class Scores:
         query = self.query[tile.examples, :, tile.receivers]
         key = share_heads(self.key[tile.examples, :, tile.sources], query.shape[1])
         shape = (*key.shape[:3], query.shape[2])
-        scores = torch.bmm(
+        added = query.new_zeros(1, 1, 1)
+        if self.shift is not None:
+            added = self.shift[tile.examples, :, tile.receivers].flatten(0, 1)[:, None]
+        scores = torch.baddbmm(
+            added,
             key.flatten(0, 1),
             query.flatten(0, 1).transpose(1, 2),
+            beta=0 if self.shift is None else 1,
+            alpha=self.scaling,
             out=None if out is None else out.view(-1, *shape[2:]),
         ).view(shape)
         if self.mask is not None:
@@ -95,9 +108,10 @@ class Scores:
 
     def own(self) -> Tensor | None:
         """Return `(B, H, N)`, with which tokens attend to themselves; None where tiles have to tell."""
-        if not self.in_blocks:
+        if self.shift is None:
             return None
-        scores = torch.linalg.vecdot(self.query, share_heads(self.key, self.query.shape[1]))
+        products = torch.linalg.vecdot(self.query, share_heads(self.key, self.query.shape[1]))
+        scores = products * self.scaling + self.shift
         if self.mask is not None:
             tokens = scores.shape[2]
             mask = self.mask.expand(-1, -1, tokens, tokens).diagonal(dim1=2, dim2=3)

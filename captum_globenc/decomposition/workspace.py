@@ -35,18 +35,20 @@ class Room:
     Args:
         cells: how many numbers the largest tensor of a tile may hold.
         receivers: how many receivers a tile has at least, where there are as many.
+        sources: how many sources, likewise.
         waits: whether to look at a number waits for everything before it, as on an accelerator.
     """
 
     cells: int
     receivers: int
+    sources: int
     waits: bool
 
 
-CPU = Room(cells=2**18, receivers=128, waits=False)
+CPU = Room(cells=2**18, receivers=128, sources=512, waits=False)
 """What a tile needs stays in the cache."""
 
-ACCELERATOR = Room(cells=2**26, receivers=128, waits=True)
+ACCELERATOR = Room(cells=2**26, receivers=128, sources=512, waits=True)
 """Few kernels, however many texts: a tile is a quarter of a gigabyte in float32."""
 
 
@@ -114,18 +116,26 @@ class Workspace:
             buffer = self._buffers[name] = like.new_empty(size)
         return buffer[:size].view(*shape)
 
-    def columns(self, batch: int, tokens: int, heads: int) -> Iterator[Tile]:
-        """Cut what is passed between tokens into tiles that hold all sources of their receivers."""
-        receivers = min(max(self.room.cells // (heads * tokens), self.room.receivers), tokens)
+    def columns(self, batch: int, tokens: int, heads: int, within: slice | None = None) -> Iterator[Tile]:
+        """Cut what is passed between tokens into tiles that hold all sources of their receivers.
+
+        Args:
+            batch: B.
+            tokens: N.
+            heads: H.
+            within: which receivers; left out, all.
+        """
+        start, stop = (0, tokens) if within is None else (within.start, within.stop)
+        receivers = min(max(self.room.cells // (heads * tokens), self.room.receivers), stop - start)
         examples = max(self.room.cells // (heads * tokens * receivers), 1)
         for some in slices(batch, examples):
-            for each in slices(tokens, receivers):
-                yield Tile(some, each, slice(0, tokens))
+            for each in slices(stop - start, receivers):
+                yield Tile(some, slice(start + each.start, start + each.stop), slice(0, tokens))
 
     def blocks(self, tile: Tile, heads: int) -> Iterator[Tile]:
         """Cut a tile along its sources."""
         receivers = tile.receivers.stop - tile.receivers.start
-        size = max(self.room.cells // (heads * receivers), self.room.receivers)
+        size = max(self.room.cells // (heads * receivers), self.room.sources)
         start, stop = tile.sources.start, tile.sources.stop
         for each in slices(stop - start, size):
             yield tile._replace(sources=slice(start + each.start, start + each.stop))

@@ -86,8 +86,8 @@ def _seed():
 
 
 ROOMS = {
-    "several tiles": workspace.Room(cells=1, receivers=4, waits=False),
-    "one tile for each text": workspace.Room(cells=HEADS * TOKENS**2, receivers=128, waits=False),
+    "several tiles": workspace.Room(cells=1, receivers=4, sources=4, waits=False),
+    "one tile for each text": workspace.Room(cells=HEADS * TOKENS**2, receivers=128, sources=512, waits=False),
     "one tile": workspace.CPU,
     "an accelerator's": workspace.ACCELERATOR,
 }

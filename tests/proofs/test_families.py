@@ -22,7 +22,7 @@ DEPTHS = (2, 3)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Let short inputs span several tiles, the last of them cut."""
-    monkeypatch.setattr(workspace, "CPU", workspace.Room(cells=1, receivers=4, waits=False))
+    monkeypatch.setattr(workspace, "CPU", workspace.Room(cells=1, receivers=4, sources=4, waits=False))
 
 
 @pytest.fixture(autouse=True)
