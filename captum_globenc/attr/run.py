@@ -86,7 +86,9 @@ def run(
         lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
     )
     first = mixtures[0]
-    real = torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
+    real = (
+        torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
+    )
     return Run(encoder, tensor, grid_on(tensor, encoder, real), output, mixtures, real)
 
 

@@ -32,8 +32,8 @@ def rollout(
         every_depth: whether to give the rows of `G_1` to `G_L`, one after the other, and not of `G_L` alone.
 
     Returns:
-        `(B, P, N)`, or `(B, L P, N)`, rows whose largest entry is 1 (or 0 where nothing arrives), and the float64
-        logarithm `(B, P)` of what they are to be multiplied with.
+        `(B, P, N)`, or `(B, L P, N)`, rows whose largest entry is 1 (or 0 where nothing arrives), and the
+        float64 logarithm `(B, P)` of what they are to be multiplied with.
 
     Example:
         >>> mixture = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])

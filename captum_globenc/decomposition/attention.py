@@ -108,7 +108,9 @@ class QueryKeyAttention:
         """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
         batch, heads, _, size = self.query.shape
         example = torch.arange(batch, device=receivers.device)
-        query = (self.query[example, :, receivers] * self.scaling).reshape(-1, heads // self.key.shape[1], size)
+        query = (self.query[example, :, receivers] * self.scaling).reshape(
+            -1, heads // self.key.shape[1], size
+        )
         scores = torch.bmm(query, self.key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1)
         if self.mask is not None:
             row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]

@@ -98,9 +98,7 @@ class Mixture:
 class _Maker:
     """Makes the tiles of a layer."""
 
-    def __init__(
-        self, shape: tuple[int, int], record: LayerRecord, kind: Kind, workspace: Workspace
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], record: LayerRecord, kind: Kind, workspace: Workspace) -> None:
         self.attention = record.attention
         self.workspace = workspace
         self._shape = shape

@@ -68,7 +68,9 @@ class VectorNorms:
             images = self._reading.of_vectors(like).flatten(0, 1)
             squares = torch.linalg.vecdot(images, images).view(batch, tokens)
             crossed = like.new_empty(batch * tokens, heads)
-        for sources in slices(batch * tokens, max(workspace.room.cells // (heads * size), workspace.room.receivers // 4, 1)):
+        for sources in slices(
+            batch * tokens, max(workspace.room.cells // (heads * size), workspace.room.receivers // 4, 1)
+        ):
             count = sources.stop - sources.start
             u = workspace.take("u", (heads, count, size), like=like)
             torch.bmm(values[:, sources], by_head, out=u)
@@ -112,7 +114,7 @@ class VectorNorms:
         gram = self._gram[examples, tokens]
         sent = ((gram @ weights[..., None])[..., 0] * weights).sum(dim=-1).clamp_min_(0)
         apart = sent + self._images[examples, tokens]
-        together = apart + 2 * torch.linalg.vecdot(weights, self._crossed[examples, tokens])
+        together: Tensor = apart + 2 * torch.linalg.vecdot(weights, self._crossed[examples, tokens])
         cancelled = together < CANCELLED * apart
         if bool(cancelled.any()):
             together[cancelled] = self._squares_of_sums(weights, examples, tokens, cancelled)
@@ -130,7 +132,8 @@ class VectorNorms:
             weights, value, stream = weights[chosen], value[chosen], stream[chosen]
         sent = (weights[..., None] * value).flatten(-2) @ record.output.T
         sums = self._reading.of_vectors(sent + stream)
-        return torch.linalg.vecdot(sums, sums)
+        squares: Tensor = torch.linalg.vecdot(sums, sums)
+        return squares
 
 
 class MixingRatios:
@@ -165,7 +168,8 @@ class MixingRatios:
             torch.linalg.vector_norm(self._reading.of_vectors(vectors), dim=-1)
             for vectors in (mixing_in @ record.output.T, preserving)
         )
-        return mixed / (mixed + preserved)
+        ratios: Tensor = mixed / (mixed + preserved)
+        return ratios
 
 
 def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:

@@ -63,7 +63,7 @@ class Scores:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether a tile may have some of the sources that its receivers see: where denominators are known."""
+        """Whether denominators are known, so that a tile may have some of the sources of its receivers."""
         return self.shift is not None
 
     def seen(self, tile: Tile) -> Tile:
@@ -116,7 +116,8 @@ class Scores:
             tokens = scores.shape[2]
             mask = self.mask.expand(-1, -1, tokens, tokens).diagonal(dim1=2, dim2=3)
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return scores.exp()
+        own: Tensor = scores.exp()
+        return own
 
     def _of(self, mask: Tensor, tile: Tile) -> Tensor:
         """Return what `mask` holds for a tile, `(b or 1, H or 1, S or 1, R or 1)`."""

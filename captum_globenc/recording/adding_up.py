@@ -97,7 +97,9 @@ class Sums:
             wrong &= self._judged
 
         def make(number: int) -> RuntimeError:
-            worst = int((error[number] / bound[number]).nan_to_num(torch.inf).where(wrong[number], 0).argmax())
+            worst = int(
+                (error[number] / bound[number]).nan_to_num(torch.inf).where(wrong[number], 0).argmax()
+            )
             share = largest[number, worst]
             return RuntimeError(
                 f"In encoder layer {self._found[number][0]}, example {worst}, what the attention passes on "

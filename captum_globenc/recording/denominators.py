@@ -1,4 +1,4 @@
-"""Attention on a CPU, with the denominators of its softmax, which scaled_dot_product_attention keeps to itself."""
+"""Attention on a CPU that tells the denominators of its softmax, as scaled_dot_product_attention does not."""
 
 from typing import Any
 
@@ -22,7 +22,14 @@ def attend_telling(
     """Call the kernel that scaled_dot_product_attention would choose, if it tells its denominators.
 
     Args:
-        query: `(B, H, N, d)`, and the others as for scaled_dot_product_attention.
+        query: `(B, H, N, d)`.
+        key: as for scaled_dot_product_attention, and
+        value: likewise, and
+        attn_mask: likewise, and
+        dropout_p: likewise, and
+        is_causal: likewise, and
+        scale: likewise, and
+        enable_gqa: likewise.
 
     Returns:
         The same output, `(B, H, N, d)`, and the logarithm of each softmax's denominator, `(B, H, N)`; None
