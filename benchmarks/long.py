@@ -1,12 +1,12 @@
 """How time and memory grow with the length of a document, next to the model's own forward pass.
 
-    python benchmarks/long.py [--layers 6] [--width 768] [--every 3] [--tokens 1024,2048,4096,8192]
+    python benchmarks/long.py [--family modernbert] [--layers 6] [--width 768] [--tokens 1024,2048,4096,8192]
 
-A ModernBERT of random weights: every third layer attends to all tokens, the others to 64 on each side; with
---every 1 all attend to all, so that the model makes no mask of N x N, which hides what is added. Each
-length runs in a process of its own. Memory is how far its resident set grew at most above what it was with
-the model loaded, and needs Linux. The exponents are of a straight line through the logarithms of what
-GlobEnc takes, less what the forward pass takes.
+Random weights. In a ModernBERT every third layer attends to all tokens, the others to 64 on each side, by
+masks of N x N that the model makes; a BERT attends to all in all layers and makes none, so that it shows what
+is added. Each length runs in a process of its own. Memory is how far its resident set grew at most above what
+it was with the model loaded, and needs Linux. The exponents are of a straight line through the logarithms of
+what GlobEnc takes, less what the forward pass takes.
 """
 
 import argparse
@@ -23,10 +23,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from transformers import ModernBertConfig, ModernBertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
 
 from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
 
+FAMILIES = {
+    "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
+    "bert": (BertConfig, BertForSequenceClassification),
+}
 SUBJECTS = ("forward", "GlobEnc", "one gradient", "TransformerDeepLift")
 
 
@@ -36,17 +45,18 @@ def _resident(key: str) -> int:
 
 
 def _measured(
-    subject: str, layers: int, width: int, every: int, tokens: int, rounds: int
+    subject: str, family: str, layers: int, width: int, tokens: int, rounds: int
 ) -> tuple[float, int]:
     """Return the median seconds of a subject, and its peak memory above the model, in bytes."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    config = ModernBertConfig(
+    kind, head = FAMILIES[family]
+    config = kind(
         vocab_size=1000, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
         intermediate_size=width * 3 // 2, max_position_embeddings=max(tokens, 8192), pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2, global_attn_every_n_layers=every,
+        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     )  # fmt: skip
-    model = ModernBertForSequenceClassification(config).eval()
+    model = head(config).eval()
     forward = EncoderForward(model)
     ids = torch.randint(5, 1000, (1, tokens))
 
@@ -85,9 +95,9 @@ def _exponent(tokens: list[int], values: list[float]) -> float:
 def main() -> None:
     """Print the table, and how memory grows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", choices=FAMILIES, default="modernbert")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--every", type=int, default=3, help="each how manieth layer attends to all tokens")
     parser.add_argument("--tokens", default="1024,2048,4096,8192")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--subjects", default=",".join(SUBJECTS[:2]), help=f"of {', '.join(SUBJECTS)}")
@@ -95,9 +105,9 @@ def main() -> None:
     names = options.subjects.split(",")
     lengths = [int(it) for it in options.tokens.split(",")]
     print(
-        f"ModernBERT, {options.layers} layers of width {options.width}, every "
-        f"{options.every}. one global, float32, {torch.get_num_threads()} "
-        f"threads, {platform.machine()}; torch {torch.__version__}, transformers {transformers.__version__}\n"
+        f"{options.family}, {options.layers} layers of width {options.width}, float32, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}; torch {torch.__version__}, "
+        f"transformers {transformers.__version__}\n"
     )
     print("| tokens | subject | seconds | times the forward pass | peak memory above the model |")
     print("|---:|---|---:|---:|---:|")
@@ -106,7 +116,7 @@ def main() -> None:
         unit = math.nan
         for name in names:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                size = (options.layers, options.width, options.every, tokens, options.rounds)
+                size = (options.family, options.layers, options.width, tokens, options.rounds)
                 seconds, memory = pool.apply(_measured, (name, *size))
             unit = seconds if name == SUBJECTS[0] else unit
             grown[name].append(memory / 1e6)

@@ -193,6 +193,11 @@ class Watch(TorchFunctionMode):
             if isinstance(output, Tensor) and output.dtype in HALF:
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
                 output = args[0].to(output.device).view_as(args[0])
+        if self._at_input and isinstance(output, Tensor) and not output.requires_grad:
+            raise ValueError(
+                f"{spelt(func)} has no gradient with these arguments, as where activations are quantised. Take "
+                "the model before it was quantised, or quantise its weights alone."
+            )
         if in_place:
             self._tagged(args[0])
             if args[0]._base is not None:
