@@ -261,6 +261,6 @@ class Detached(nn.Parameter):
 )
 def test_a_linear_function_without_a_gradient_is_refused(run):
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
-    model[2].weight = Detached(model[2].weight.detach())
+    model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
     with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
         run(model)
