@@ -129,15 +129,15 @@ def test_norms_equal_the_definition(name, mixing):
     assert (mixing_norms(record, mixing) - expected).abs().max() <= 1e-12 * expected.max()
 
 
-@pytest.mark.usefixtures("_tile")
+@pytest.mark.parametrize("room", ["several tiles", "an accelerator's"])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "made anew"])
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("name", RECORDS)
-def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, monkeypatch):
+def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, room, monkeypatch):
     for attention in (QueryKeyAttention, GivenAttention):
         monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
     record = RECORDS[name]()
-    mixture = mix(record, mixing, workspace.Workspace.on(record.stream.device))
+    mixture = mix(record, mixing, workspace.Workspace(ROOMS[room]))
     mixture.settle()
     real = record.real if record.real is not None else torch.ones(BATCH, TOKENS).bool()
     expected = reference_mixing(record, mixing)
