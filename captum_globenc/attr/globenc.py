@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.position import Position, explained
-from captum_globenc.attr.run import Run, run
+from captum_globenc.attr.run import Run, finite, run
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.encoders import find_encoder
@@ -149,7 +149,8 @@ class GlobEnc(Attribution):
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
-        rows = gather(ran.mixtures, start, self.aggregation, normalize)[:, 0].to(ran.inputs.device)
+        gathered = finite(gather(ran.mixtures, start, self.aggregation, normalize), ran.mixtures)
+        rows = gathered[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
             scores = _laid_out(rows, ran)
         else:
@@ -183,9 +184,8 @@ class GlobEnc(Attribution):
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
-        depths = range(1, len(ran.mixtures) + 1)
-        rows = [gather(ran.mixtures[:depth], start, self.aggregation, normalize) for depth in depths]
-        return _laid_out(torch.cat(rows, dim=1), ran)
+        rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
+        return _laid_out(finite(rows, ran.mixtures), ran)
 
     def mixing_matrices(
         self,
@@ -206,7 +206,8 @@ class GlobEnc(Attribution):
             Exception: as :meth:`attribute` does, as far as it applies.
         """
         ran = self._run(inputs, additional_forward_args)
-        return _laid_out(torch.stack(tuple(ran.mixtures), dim=1), ran)
+        matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
+        return _laid_out(finite(matrices, ran.mixtures), ran)
 
     def rollout_matrices(
         self,
@@ -232,7 +233,7 @@ class GlobEnc(Attribution):
         ran = self._run(inputs, additional_forward_args)
         start = torch.diag_embed(ran.real.to(ran.mixtures[0].dtype))
         rows = gather(ran.mixtures, start, self.aggregation, normalize)
-        return _laid_out(rows, ran)
+        return _laid_out(finite(rows, ran.mixtures), ran)
 
     def _run(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: object | None) -> Run:
         return run(self.forward_func, self.model, inputs, additional_forward_args, self.mixing)

@@ -144,10 +144,13 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
             f'each text, floating-point weights of shape ({batch}, {tokens}) or "mean"; got {position!r}.'
         )
     index = index.long().expand(batch)
-    if bool(((index < 0) | (index >= tokens)).any()):
-        raise ValueError(f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}.")
-    hit = real.gather(1, index[:, None]).squeeze(1)
-    if not bool(hit.all()):
+    chosen = torch.arange(tokens, device=real.device) == index[:, None]
+    hit = (chosen & real).any(dim=1)
+    if not bool(hit.all()):  # looked at once, because looking waits for the device
+        if bool(((index < 0) | (index >= tokens)).any()):
+            raise ValueError(
+                f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}."
+            )
         example = int((~hit).nonzero()[0])
         there = real[example].nonzero().flatten().tolist()
         kept = f"{there[0]} to {there[-1]}" if there else "none"
@@ -155,20 +158,22 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
             f"position {int(index[example])} of example {example} is padding; its real tokens are {kept}. "
             "Pass position=..."
         )
-    return torch.nn.functional.one_hot(index, tokens).to(dtype)[:, None]
+    return chosen.to(dtype)[:, None]
 
 
 def _averaged(weights: Tensor, real: Tensor) -> Tensor:
     """Make weights `(B, N)` sum to 1, as `(B, 1, N)`; refuse what weighs padding, or nothing."""
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError("position holds weights that are negative or not finite.")
-    if bool((weights[~real] > 0).any()):
-        raise ValueError("position weighs padding: only real tokens can be explained.")
     total = weights.sum(dim=-1, keepdim=True)
-    empty = (total == 0).flatten().nonzero().flatten().tolist()
-    if empty:
+    negative = ~(weights.isfinite() & (weights >= 0)).all()
+    padding = ((weights > 0) & ~real).any()
+    if bool(negative | padding | (total == 0).any()):  # looked at once, because looking waits for the device
+        if bool(negative):
+            raise ValueError("position holds weights that are negative or not finite.")
+        if bool(padding):
+            raise ValueError("position weighs padding: only real tokens can be explained.")
+        empty = int((total == 0).flatten().nonzero()[0])
         raise ValueError(
-            f"no real token of example {empty[0]} is at position=...; where an example is all padding, there "
+            f"no real token of example {empty} is at position=...; where an example is all padding, there "
             "is no token to explain."
         )
     return (weights / total)[:, None]

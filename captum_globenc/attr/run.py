@@ -12,7 +12,8 @@ import torch
 from captum._utils.common import _format_tensor_into_tuples, _run_forward
 from torch import Tensor, nn
 
-from captum_globenc.decomposition.mixing import mixing_norms
+from captum_globenc.decomposition.mixing import mix
+from captum_globenc.decomposition.mixture import Mixture
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
@@ -30,7 +31,7 @@ class Run:
         inputs: the one tensor that was given.
         grid: how its tokens lie on the inputs; None where each has an entry of its own.
         output: what the forward function returned.
-        mixtures: what each layer passes from source to receiver, `(B, N, N)` each.
+        mixtures: what each layer passes from source to receiver.
         real: `(B, N)`, False at padding.
     """
 
@@ -38,7 +39,7 @@ class Run:
     inputs: Tensor
     grid: Grid | None
     output: Any
-    mixtures: Sequence[Tensor]
+    mixtures: Sequence[Mixture]
     real: Tensor
 
     @property
@@ -70,22 +71,37 @@ def run(
     encoder = find_encoder(model)
     encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
     tensor = single_tensor(inputs, encoder)
-    mixtures: list[Tensor] = []
+    mixtures: list[Mixture] = []
     padding: list[Tensor | None] = []
-    workspace = Workspace()
+    workspace = Workspace.on(tensor.device)
 
     def decompose(layer: LayerRecord) -> None:
-        mixture = mixing_norms(layer, mixing, workspace)
-        if not bool(torch.isfinite(mixture).all()):
-            raise not_finite(layer.index)
-        mixtures.append(mixture)
+        # The last layer's tiles are left to be made, for the receivers that are explained.
+        if mixtures:
+            mixtures[-1].settle()
+        mixtures.append(mix(layer, mixing, workspace))
         padding.append(layer.real)
 
     output = record(
         lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
     )
-    real = mixtures[0].new_ones(mixtures[0].shape[:2], dtype=torch.bool) if padding[0] is None else padding[0]
+    first = mixtures[0]
+    real = (
+        torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
+    )
     return Run(encoder, tensor, grid_on(tensor, encoder, real), output, mixtures, real)
+
+
+def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
+    """Return what was made of mixtures.
+
+    Raises:
+        ValueError: it is not finite; the message names the first layer that passes on what is not.
+    """
+    if not bool(values.isfinite().all()):
+        broken = (it for it, mixture in enumerate(mixtures) if not bool(mixture.matrix().isfinite().all()))
+        raise not_finite(next(broken, len(mixtures) - 1))
+    return values
 
 
 def single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:

@@ -1,6 +1,6 @@
 """Aggregation over layers: what tokens have gathered from every input token.
 
-Knows only mixing matrices. B batch, L layers, N tokens, P rows asked for.
+Knows only what each layer passes. B batch, L layers, N tokens, P rows asked for.
 """
 
 import math
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.flow import max_flow
+from captum_globenc.decomposition.mixture import Mixture
 from captum_globenc.decomposition.workspace import full_precision
 
 
-def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
+def rollout(
+    mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
+) -> tuple[Tensor, Tensor]:
     """Carry rows of weights backwards through the layers (Abnar and Zuidema 2020, section 3).
 
     The rollout is `G_1 = X_1`, `G_l = X_l G_{l-1}`: nothing is normalised, no identity is added. A
@@ -26,10 +29,11 @@ def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
         mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
         start: `(B, P, N)`, weights of the receivers after layer L. Rows of the identity give rows
             of the rollout.
+        every_depth: whether to give the rows of `G_1` to `G_L`, one after the other, and not of `G_L` alone.
 
     Returns:
-        `(B, P, N)` rows whose largest entry is 1 (or 0 where nothing arrives), and the float64
-        logarithm `(B, P)` of what they are to be multiplied with.
+        `(B, P, N)`, or `(B, L P, N)`, rows whose largest entry is 1 (or 0 where nothing arrives), and the
+        float64 logarithm `(B, P)` of what they are to be multiplied with.
 
     Example:
         >>> mixture = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])
@@ -37,10 +41,13 @@ def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
         >>> rows * log_scale.exp().float()[..., None]
         tensor([[[0.2500, 0.7500]]])
     """
-    rows = start
-    log_scale = start.new_zeros(start.shape[:2], dtype=torch.float64)
+    rows = start[:, :0] if every_depth else start
+    log_scale = start.new_zeros(rows.shape[:2], dtype=torch.float64)
     for mixture in reversed(mixtures):
-        rows = rows @ mixture
+        if every_depth:
+            rows = torch.cat([start, rows], dim=1)
+            log_scale = torch.cat([log_scale.new_zeros(start.shape[:2]), log_scale], dim=1)
+        rows = mixture.carry(rows) if isinstance(mixture, Mixture) else rows @ mixture
         scale = rows.amax(dim=-1)
         scale = scale.where(scale > 0, 1)
         rows = rows / scale[..., None]
@@ -48,15 +55,26 @@ def rollout(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
     return rows, log_scale
 
 
-AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Tensor], tuple[Tensor, Tensor]]] = {
-    "rollout": rollout,
-    "max-flow": max_flow,
-}
-"""The ways to aggregate over layers by name."""
+def _flows(
+    mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return maximum flows as :func:`rollout` returns its rows."""
+    matrices = [it.matrix() if isinstance(it, Mixture) else it for it in mixtures]
+    depths = range(1 if every_depth else len(matrices), len(matrices) + 1)
+    rows, scales = zip(*(max_flow(matrices[:depth], start) for depth in depths), strict=True)
+    return torch.cat(rows, dim=1), torch.cat(scales, dim=1)
+
+
+AGGREGATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"rollout": rollout, "max-flow": _flows}
+"""The ways to aggregate over layers by name: of mixtures, a start, and whether for every depth."""
 
 
 def gather(
-    mixtures: Sequence[Tensor], start: Tensor, aggregation: str = "rollout", normalize: bool = True
+    mixtures: Sequence[Mixture | Tensor],
+    start: Tensor,
+    aggregation: str = "rollout",
+    normalize: bool = True,
+    every_depth: bool = False,
 ) -> Tensor:
     """Return what tokens have gathered from each token, on one scale.
 
@@ -65,9 +83,10 @@ def gather(
         start: `(B, P, N)`, weights of the receivers after layer L, for each row.
         aggregation: one of :data:`AGGREGATIONS`.
         normalize: whether each row sums to 1, or has the raw scale.
+        every_depth: whether to give what is gathered after layer 1 to L, and not after L alone.
 
     Returns:
-        `(B, P, N)`.
+        `(B, P, N)`, or `(B, L P, N)`.
 
     Raises:
         OverflowError: the raw scale exceeds the dtype.
@@ -78,7 +97,7 @@ def gather(
         tensor([[[0.5000, 0.5000]]])
     """
     with full_precision(start):
-        rows, log_scale = AGGREGATIONS[aggregation](mixtures, start)
+        rows, log_scale = AGGREGATIONS[aggregation](mixtures, start, every_depth)
     if normalize:
         total = rows.sum(dim=-1, keepdim=True)
         return rows / total.where(total > 0, 1)

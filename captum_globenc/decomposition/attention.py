@@ -1,8 +1,6 @@
-"""Attention probabilities of one layer, a tile of receivers at a time.
+"""Attention of one layer, as it was recorded.
 
-B batch, H heads, N tokens, d head size, R receivers in a tile. A tile is laid out sources-major,
-`(H, N, R)`: the receivers are the fast axis, on which softmax and the quadratic forms of
-:mod:`captum_globenc.decomposition.mixing` are vectorised.
+B batch, H heads, N tokens, d head size, and of a tile b texts, S sources, R receivers.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +8,9 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+from captum_globenc.decomposition.weights import Scores, Weights
+from captum_globenc.decomposition.workspace import Tile
 
 HIDDEN = 1e3
 """How far below the largest of its row an entry of an additive mask hides a source."""
@@ -33,11 +34,13 @@ class Attention(Protocol):
         """In which it was computed."""
         ...
 
-    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
-        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source.
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        ...
 
-        They may lie in `out`, of that shape and contiguous, but need not.
-        """
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Return what gives its tiles, in `dtype`."""
         ...
 
     def rows(self, receivers: Tensor) -> Tensor:
@@ -64,6 +67,8 @@ class QueryKeyAttention:
         mask: broadcastable to `(B, H, N, N)`; boolean (True: may be seen) or additive, a
             position bias with it. None: no mask.
         causal: whether receivers see only what stands before them.
+        logsumexp: `(B, H, N)`, the logarithm of each softmax's denominator, where the model's own attention
+            told it.
     """
 
     query: Tensor
@@ -71,41 +76,12 @@ class QueryKeyAttention:
     scaling: float
     mask: Tensor | None = None
     causal: bool = False
+    logsumexp: Tensor | None = None
 
     @property
     def heads(self) -> int:
         """H."""
         return self.query.shape[1]
-
-    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
-        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
-        query = self.query[example, :, receivers] * self.scaling
-        key = share_heads(self.key[example], query.shape[0])
-        scores = torch.bmm(key, query.transpose(1, 2), out=out)
-        if self.mask is not None:
-            mask = self._of(self.mask, example, receivers)
-            if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, -torch.inf)
-            else:
-                scores += mask
-        if self.causal:
-            source = torch.arange(scores.shape[1], device=scores.device)
-            scores.masked_fill_(source[:, None] > source[None, receivers], -torch.inf)
-        return torch.softmax(scores, dim=1, out=scores)
-
-    def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
-        batch, heads, _, size = self.query.shape
-        example = torch.arange(batch, device=receivers.device)
-        query = (self.query[example, :, receivers] * self.scaling).reshape(batch, self.key.shape[1], -1, size)
-        scores = (query @ self.key.transpose(-1, -2)).reshape(batch, heads, -1)
-        if self.mask is not None:
-            row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
-            scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row
-        if self.causal:
-            source = torch.arange(self.tokens, device=scores.device)
-            scores = scores.masked_fill(source > receivers[:, None, None], -torch.inf)
-        return scores.softmax(dim=-1)
 
     @property
     def tokens(self) -> int:
@@ -117,6 +93,35 @@ class QueryKeyAttention:
         """In which it was computed."""
         return self.query.dtype
 
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        return self.query.numel() + self.key.numel()
+
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Return what gives its tiles, in `dtype`."""
+        it = self.to(dtype)
+        told = None if it.logsumexp is None else -it.logsumexp
+        return Scores(it.query, it.key, it.scaling, it.mask, it.causal, told)
+
+    def rows(self, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        batch, heads, _, size = self.query.shape
+        example = torch.arange(batch, device=receivers.device)
+        query = (self.query[example, :, receivers] * self.scaling).reshape(
+            -1, heads // self.key.shape[1], size
+        )
+        scores = torch.bmm(query, self.key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1)
+        if self.mask is not None:
+            row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
+            scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row
+        if self.causal:
+            source = torch.arange(self.tokens, device=scores.device)
+            scores = scores.masked_fill(source > receivers[:, None, None], -torch.inf)
+        if self.logsumexp is None:
+            return scores.softmax(dim=-1)
+        return (scores - self.logsumexp[example, :, receivers, None]).exp()
+
     def visible(self) -> Tensor | None:
         """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
         if self.mask is None:
@@ -126,14 +131,8 @@ class QueryKeyAttention:
 
     def to(self, dtype: torch.dtype) -> "QueryKeyAttention":
         """Return the same attention, computed in `dtype`."""
-        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype))
-
-    def _of(self, mask: Tensor, example: int, receivers: slice) -> Tensor:
-        """Return what `mask` holds for a tile, `(H or 1, N, R or 1)`."""
-        rows = mask[example if mask.shape[0] > 1 else 0]
-        if rows.shape[1] > 1:
-            rows = rows[:, receivers]
-        return rows.transpose(1, 2)
+        told = None if self.logsumexp is None else self.logsumexp.to(dtype)
+        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype), logsumexp=told)
 
 
 @dataclass(frozen=True)
@@ -148,18 +147,12 @@ class GivenAttention:
     probabilities: Tensor
     scores: Tensor | None = None
 
+    in_blocks = True
+
     @property
     def heads(self) -> int:
         """H."""
         return self.probabilities.shape[1]
-
-    def tile(self, example: int, receivers: slice, out: Tensor | None = None) -> Tensor:
-        """Return the probabilities `(H, N, R)` with which `receivers` attend to every source."""
-        return self.probabilities[example, :, receivers].transpose(1, 2).contiguous()
-
-    def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
-        return self.probabilities[torch.arange(len(receivers), device=receivers.device), :, receivers]
 
     @property
     def tokens(self) -> int:
@@ -170,6 +163,32 @@ class GivenAttention:
     def dtype(self) -> torch.dtype:
         """In which it was computed."""
         return self.probabilities.dtype
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        return self.probabilities.numel()
+
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Return what gives its tiles, in `dtype`."""
+        return self.to(dtype)
+
+    def seen(self, tile: Tile) -> Tile:
+        """Return the tile: nothing tells what is not seen."""
+        return tile
+
+    def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(b, H, S, R)` with which receivers attend to sources."""
+        rows = self.probabilities[tile.examples, :, tile.receivers, tile.sources]
+        return rows.transpose(2, 3).contiguous()
+
+    def own(self) -> Tensor:
+        """Return `(B, H, N)`, with which tokens attend to themselves."""
+        return self.probabilities.diagonal(dim1=2, dim2=3)
+
+    def rows(self, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        return self.probabilities[torch.arange(len(receivers), device=receivers.device), :, receivers]
 
     def visible(self) -> Tensor:
         """Return `(B, N)`: whether any receiver may see the source.
@@ -195,12 +214,3 @@ def _not_hidden(scores: Tensor) -> Tensor:
     lowest = torch.finfo(scores.dtype).min
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN)
-
-
-def share_heads(heads: Tensor, number: int) -> Tensor:
-    """Repeat each of the heads `(G, N, d)` for its group, giving `(number, N, d)`."""
-    groups, tokens, size = heads.shape
-    if groups == number:
-        return heads
-    shared = heads[:, None].expand(groups, number // groups, tokens, size)
-    return shared.reshape(number, tokens, size)

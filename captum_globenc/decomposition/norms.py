@@ -6,96 +6,138 @@ Gram matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^
 no vector of the size of a token is ever made for a pair of tokens. On the diagonal the residual
 joins in through its scalar products with u.
 
-Letters: B batch, N tokens, H heads, D hidden size, d head size, R receivers in a tile.
+Letters: B batch, N tokens, H heads, D hidden size, d head size, and of a tile b texts, S sources,
+R receivers.
 """
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.attention import share_heads
-from captum_globenc.decomposition.record import LayerRecord, Normalization
-from captum_globenc.decomposition.workspace import Workspace
+from captum_globenc.decomposition.reading import Reading
+from captum_globenc.decomposition.record import LayerRecord
+from captum_globenc.decomposition.weights import share_heads
+from captum_globenc.decomposition.workspace import Tile, Workspace, slices
 
-TILE = 128
-"""Receivers handled at once, and four times as many as sources: what a tile needs stays in the cache."""
+CANCELLED = 0.1
+"""A sum whose square is below this share of its parts' squares has lost digits."""
 
 
-def vector_norms(record: LayerRecord, mixing: str, workspace: Workspace) -> Tensor:
-    """Return the norms of T, R, or R through the layer's normalisations, `(B, N, N)`.
+class VectorNorms:
+    """Norms of T, R, or R through the layer's normalisations.
 
     Args:
-        record: one layer of one forward pass.
+        record: one layer of one forward pass; it is not held longer than it is needed.
         mixing: "N", "N-Res", "N-ResLN" or "N-Enc".
         workspace: memory to work in.
-
-    Returns:
-        `(B, N, N)`, [receiver, source]; what stands at padding is undefined.
+        own: `(B, H, N)`, with which tokens attend to themselves; None where tiles have to tell.
     """
-    fold = _Fold.of(record, mixing, workspace)
-    batch, tokens, size = record.stream.shape
-    by_head = fold.projection.reshape(size, fold.heads, -1).permute(1, 2, 0)
-    squares = record.stream.new_empty(batch, tokens, tokens)  # [source, receiver] while it is filled
-    gram = record.stream.new_empty(tokens, fold.heads, fold.heads)
-    crossed = record.stream.new_zeros(fold.heads, tokens)
-    for example in range(batch):
-        value = share_heads(record.value[example], fold.heads)
-        for sources in tiles(tokens, max(TILE // 4, 1)):
+
+    in_blocks = True
+
+    def __init__(self, record: LayerRecord, mixing: str, workspace: Workspace, own: Tensor | None) -> None:
+        readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
+        self._reading = Reading.of(readings, record.stream)
+        self._workspace = workspace
+        self._scale: Tensor | None = None
+        for reading in readings:
+            self._scale = reading.scale if self._scale is None else self._scale * reading.scale
+        self._record: LayerRecord | None = None if mixing == "N" else record
+        self._gram, self._crossed, self._images = self._products(record)
+        self._own: Tensor | None = None
+        if self._record is not None and own is not None:
+            tokens = slice(0, record.stream.shape[1])
+            self._own = self._squares_of_own(own, slice(0, len(own)), tokens)
+            self._record = self._crossed = self._images = None
+
+    def _products(self, record: LayerRecord) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the Gram matrices `(B, N, H, H)`, and what the residual's images add on the diagonal.
+
+        Returns:
+            Also `(B, N, H)`, the images' scalar products with u, and `(B, N)`, their squares; None where
+            sums on the diagonal are made as vectors.
+        """
+        batch, tokens, size = record.stream.shape
+        heads, workspace, like = record.attention.heads, self._workspace, record.stream
+        room = workspace.take("projection", record.output.shape, like=like)
+        projection = self._reading.of_matrix(record.output, out=room)
+        by_head = projection.reshape(size, heads, -1).permute(1, 2, 0)
+        values = share_heads(record.value, heads).transpose(0, 1).flatten(1, 2)
+        gram = like.new_empty(batch * tokens, heads, heads)
+        crossed = squares = images = None
+        if self._record is not None and not workspace.room.waits:
+            images = self._reading.of_vectors(like).flatten(0, 1)
+            squares = torch.linalg.vecdot(images, images).view(batch, tokens)
+            crossed = like.new_empty(batch * tokens, heads)
+        for sources in slices(
+            batch * tokens, max(workspace.room.cells // (heads * size), workspace.room.receivers // 4, 1)
+        ):
             count = sources.stop - sources.start
-            u = workspace.take("u", (fold.heads, count, size), like=gram)
-            torch.bmm(value[:, sources], by_head, out=u)
+            u = workspace.take("u", (heads, count, size), like=like)
+            torch.bmm(values[:, sources], by_head, out=u)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
-            if fold.images is not None:
-                crossed[:, sources] = u.mul_(fold.images[example, sources]).sum(dim=-1)
-        for receivers in tiles(tokens):
-            count = receivers.stop - receivers.start
-            room = workspace.take("weights", (fold.heads, tokens, count), like=gram)
-            weights = record.attention.tile(example, receivers, out=room)
-            by_source = weights.transpose(0, 1)
-            products = workspace.take("products", by_source.shape, like=gram)
-            tile = torch.bmm(gram, by_source, out=products).mul_(by_source).sum(dim=1).clamp_min_(0)
-            if fold.images is not None:
-                own = _diagonal(weights, receivers).T
-                _add_residual(
-                    _diagonal(tile, receivers),
-                    2 * torch.linalg.vecdot(own, crossed[:, receivers].T),
-                    own[:, :, None] * value[:, receivers].transpose(0, 1),
-                    fold.projection,
-                    fold.images[example, receivers],
-                )
-            squares[example][:, receivers] = tile
-    norms = squares.sqrt_()
-    if fold.scale is not None:
-        norms *= fold.scale[:, None, :]
-    return norms.transpose(1, 2)
+            if images is not None and crossed is not None:
+                crossed[sources] = u.mul_(images[sources]).sum(dim=-1).T
+        shaped = None if crossed is None else crossed.view(batch, tokens, heads)
+        return gram.view(batch, tokens, heads, heads), shaped, squares
+
+    def tile(self, weights: Tensor, tile: Tile) -> Tensor:
+        """Return the norms `(b, S, R)` of a tile, of attention `(b, H, S, R)`."""
+        by_source = weights.transpose(1, 2).flatten(0, 1)
+        gram = self._gram[tile.examples, tile.sources].flatten(0, 1)
+        products = self._workspace.take("products", by_source.shape, like=by_source)
+        products = torch.bmm(gram, by_source, out=products).mul_(by_source)
+        squares = products.sum(dim=1).clamp_min_(0).view(len(weights), -1, weights.shape[3])
+        tokens, own = tile.own(squares)
+        if own.shape[-1] and self._own is not None:
+            own.copy_(self._own[tile.examples, tokens])
+        elif own.shape[-1] and self._record is not None:
+            own.copy_(self._squares_of_own(tile.own(weights)[1], tile.examples, tokens))
+        norms = squares.sqrt_()
+        if self._scale is not None:
+            norms *= self._scale[tile.examples, None, tile.receivers]
+        return norms
+
+    def _squares_of_own(self, own: Tensor, examples: slice, tokens: slice) -> Tensor:
+        """Return the squared norms `(b, n)` of what tokens pass to themselves, the residual with it.
+
+        Where the two nearly cancel, the square of the sum has lost its digits: there, in few tokens if
+        any, the sum is made as a vector. Where to ask whether there are any would take longer, in all.
+
+        Args:
+            own: `(b, H, n)` attention.
+            examples: which texts.
+            tokens: which of their tokens.
+        """
+        weights = own.transpose(1, 2)
+        if self._crossed is None or self._images is None:
+            return self._squares_of_sums(weights, examples, tokens)
+        gram = self._gram[examples, tokens]
+        sent = ((gram @ weights[..., None])[..., 0] * weights).sum(dim=-1).clamp_min_(0)
+        apart = sent + self._images[examples, tokens]
+        together: Tensor = apart + 2 * torch.linalg.vecdot(weights, self._crossed[examples, tokens])
+        cancelled = together < CANCELLED * apart
+        if bool(cancelled.any()):
+            together[cancelled] = self._squares_of_sums(weights, examples, tokens, cancelled)
+        return together
+
+    def _squares_of_sums(
+        self, weights: Tensor, examples: slice, tokens: slice, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Return the squares of the vectors, for weights `(b, n, H)`: of all, or of those that are chosen."""
+        record = self._record
+        assert record is not None
+        value = share_heads(record.value[examples, :, tokens], weights.shape[2]).transpose(1, 2)
+        stream = record.stream[examples, tokens]
+        if chosen is not None:
+            weights, value, stream = weights[chosen], value[chosen], stream[chosen]
+        sent = (weights[..., None] * value).flatten(-2) @ record.output.T
+        sums = self._reading.of_vectors(sent + stream)
+        squares: Tensor = torch.linalg.vecdot(sums, sums)
+        return squares
 
 
-def _add_residual(squares: Tensor, crossed: Tensor, sent: Tensor, projection: Tensor, images: Tensor) -> None:
-    """Make squared norms of what receivers send to themselves those of its sum with the residual.
-
-    Where the two nearly cancel, the square of the sum has lost its digits: there, in few tokens if
-    any, the sum is made as a vector.
-
-    Args:
-        squares: `(R,)`, changed in place.
-        crossed: `(R,)`, twice the scalar product of what is sent and the residual.
-        sent: `(R, H, d)`, weighted value vectors.
-        projection: `(D, H*d)`.
-        images: `(R, D)` of the residual stream.
-    """
-    apart = squares + torch.linalg.vecdot(images, images)
-    together = apart + crossed
-    cancelled = together < 0.1 * apart
-    if bool(cancelled.any()):
-        sums = sent[cancelled].flatten(1) @ projection.T + images[cancelled]
-        together[cancelled] = torch.linalg.vecdot(sums, sums)
-    squares.copy_(together)
-
-
-def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
-    """Return how much of each receiver's mixture comes from other tokens than itself.
+class MixingRatios:
+    """How much of each receiver's mixture comes from other tokens than itself.
 
     Kobayashi et al. (2021), eq. 8: with Z the vectors whose norms `mixing` takes,
     `||sum_{j!=i} Z_ij|| / (||sum_{j!=i} Z_ij|| + ||Z_ii||)`. The scales of the receiver cancel.
@@ -103,99 +145,46 @@ def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
     Args:
         record: one layer of one forward pass.
         mixing: "N", "N-Res", "N-ResLN" or "N-Enc".
-
-    Returns:
-        `(B, N)`, between 0 and 1; 0 where there is no other token.
     """
-    fold = _Fold.of(record, mixing, Workspace())
-    ratios = record.stream.new_empty(record.stream.shape[:2])
-    batch, tokens = ratios.shape
-    for example in range(batch):
-        value = share_heads(record.value[example], fold.heads)
-        for receivers in tiles(tokens):
-            weights = record.attention.tile(example, receivers)
-            own = _diagonal(weights, receivers)
-            preserving = (own[:, :, None] * value[:, receivers]).transpose(0, 1).flatten(1)
-            own.zero_()
-            mixing_in = torch.bmm(weights.transpose(1, 2), value).transpose(0, 1).flatten(1)
-            preserved = preserving @ fold.projection.T
-            if fold.images is not None:
-                preserved += fold.images[example, receivers]
-            mixed = torch.linalg.vector_norm(mixing_in @ fold.projection.T, dim=-1)
-            ratios[example, receivers] = mixed / (mixed + torch.linalg.vector_norm(preserved, dim=-1))
-    return ratios
+
+    def __init__(self, record: LayerRecord, mixing: str) -> None:
+        readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
+        self._reading = Reading.of(readings, record.stream)
+        self._record = record
+        self._has_residual = mixing != "N"
+
+    def tile(self, weights: Tensor, tile: Tile) -> Tensor:
+        """Return the ratios `(b, R)` of receivers that the tile holds all sources of; 0 without another."""
+        record = self._record
+        value = share_heads(record.value[tile.examples], record.attention.heads)
+        tokens, own = tile.own(weights)
+        preserving = (own[..., None] * value[:, :, tokens]).transpose(1, 2).flatten(2) @ record.output.T
+        if self._has_residual:
+            preserving = preserving + record.stream[tile.examples, tokens]
+        others = weights.clone()
+        tile.own(others)[1].zero_()
+        mixing_in = (others.transpose(2, 3) @ value[:, :, tile.sources]).transpose(1, 2).flatten(2)
+        mixed, preserved = (
+            torch.linalg.vector_norm(self._reading.of_vectors(vectors), dim=-1)
+            for vectors in (mixing_in @ record.output.T, preserving)
+        )
+        ratios: Tensor = mixed / (mixed + preserved)
+        return ratios
 
 
-@dataclass(frozen=True)
-class _Fold:
-    """A mixing kind's linear map, folded into the output projection and applied to the stream.
+def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
+    """Return how much of each receiver's mixture comes from other tokens than itself.
 
     Args:
-        heads: number of attention heads.
-        projection: `(D, H*d)`.
-        images: `(B, N, D)` images of the residual stream, or None where the kind leaves it out.
-        scale: `(B, N)`, the factor of each receiver, or None for 1.
+        record: one layer of one forward pass.
+        mixing: "N", "N-Res", "N-ResLN" or "N-Enc".
+
+    Returns:
+        `(B, N)`, between 0 and 1; see :class:`MixingRatios`.
     """
-
-    heads: int
-    projection: Tensor
-    images: Tensor | None
-    scale: Tensor | None
-
-    @classmethod
-    def of(cls, record: LayerRecord, mixing: str, workspace: Workspace) -> "_Fold":
-        readings = {"N-ResLN": record.after_attention, "N-Enc": record.after_layer}.get(mixing, ())
-        images = scale = None
-        if mixing != "N":
-            images = workspace.take("images", record.stream.shape, like=record.stream)
-            images.copy_(record.stream)
-        for reading in readings:
-            if images is not None:
-                reading.linear_(images)
-            scale = reading.scale if scale is None else scale * reading.scale
-        return cls(
-            heads=record.attention.heads,
-            projection=_fold_projection(record.output, readings, workspace),
-            images=images,
-            scale=scale,
-        )
-
-
-def _fold_projection(projection: Tensor, readings: tuple[Normalization, ...], workspace: Workspace) -> Tensor:
-    """Return the readings' linear map times the projection `(D, E)`.
-
-    The map is a diagonal matrix less one of rank one for each centring, so that the projection is
-    written once however many readings there are.
-    """
-    size = projection.shape[0]
-    diagonal = projection.new_ones(size)
-    columns: list[Tensor] = []
-    rows: list[Tensor] = []
-    for reading in readings:
-        if reading.centred:
-            mean = diagonal @ projection / size
-            for column, row in zip(columns, rows, strict=True):
-                mean -= column.mean() * row
-            columns.append(projection.new_ones(size))
-            rows.append(mean)
-        if reading.gain is not None:
-            diagonal = diagonal * reading.gain
-            columns = [column * reading.gain for column in columns]
-    if not readings:
-        return projection
-    folded = workspace.take("projection", projection.shape, like=projection)
-    torch.mul(projection, diagonal[:, None], out=folded)
-    if columns:
-        folded.addmm_(torch.stack(columns, dim=1), torch.stack(rows), alpha=-1)
-    return folded
-
-
-def tiles(tokens: int, size: int | None = None) -> Iterator[slice]:
-    """Cut `tokens` into slices of at most `size`, or :data:`TILE`."""
-    size = TILE if size is None else size
-    return (slice(start, min(start + size, tokens)) for start in range(0, tokens, size))
-
-
-def _diagonal(tile: Tensor, receivers: slice) -> Tensor:
-    """Return a view of what the receivers of a tile `(..., N, R)` take from themselves, `(..., R)`."""
-    return tile[..., receivers, :].diagonal(dim1=-2, dim2=-1)
+    batch, tokens, _ = record.stream.shape
+    made = record.stream.new_empty(batch, tokens)
+    ratios, weights = MixingRatios(record, mixing), record.attention.weights(record.stream.dtype)
+    for tile in Workspace.on(made.device).columns(batch, tokens, record.attention.heads):
+        made[tile.examples, tile.receivers] = ratios.tile(weights.tile(tile), tile)
+    return made

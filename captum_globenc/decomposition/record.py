@@ -42,7 +42,8 @@ class Normalization:
 class LayerRecord:
     """What one encoder layer did in one forward pass, as far as its decomposition needs it.
 
-    All floating-point tensors share one dtype, at least float32.
+    All floating-point tensors but the attention's, which is as the model computed it, share one dtype, at
+    least float32.
 
     Args:
         index: the layer's number in the pass, from 0.

@@ -194,16 +194,22 @@ class Watch(TorchFunctionMode):
             if isinstance(output, Tensor) and output.dtype in HALF:
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
                 output = args[0].to(output.device).view_as(args[0])
+        if self._at_input and isinstance(output, Tensor) and not output.requires_grad:
+            raise ValueError(
+                f"{spelt(func)} has no gradient with these arguments, as where activations are quantised. "
+                "Take the model before it was quantised, or quantise its weights alone."
+            )
         if in_place:
-            self._tagged(args[0])
-            if args[0]._base is not None:
-                self._tagged(args[0]._base)
+            self._changed(args[0])
         return self._noted(output)
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
         """Write into a tensor in place, with what it depends on."""
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
+        return self._changed(target)
+
+    def _changed(self, target: Tensor) -> Tensor:
         if target._base is not None:
             self._tagged(target._base)
         return self._tagged(target)
@@ -250,10 +256,7 @@ class Watch(TorchFunctionMode):
             self._ledger.entries += [] if self._alone else [Entry(func, outputs=found)]
             return output
         other = self._next(func).outputs
-        if isinstance(found, Tensor):
-            same = isinstance(other, Tensor) and torch.equal(found, other)
-        else:
-            same = found == other
+        same = torch.equal(found, cast(Tensor, other)) if isinstance(found, Tensor) else found == other
         if not same:
             raise NotComparableError(
                 f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "

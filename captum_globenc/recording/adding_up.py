@@ -5,7 +5,7 @@ else with them, the parts of any receiver miss the whole. B batch, N tokens, H h
 d head size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,52 +23,93 @@ ROUNDINGS = 4
 """Steps of the stream's dtype that are lost where the block is read off as a difference of streams."""
 
 
-def check_sum(layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.Module) -> None:
-    """Hold the parts that one receiver of each example is sent against what was written into its stream.
+class Sums:
+    """The parts that one receiver of each example is sent, held against what was written into its stream.
 
     Args:
-        layer: what one layer did.
-        dtypes: in which it did it: those of the stream, of what attends, and of the values.
-        projection: the output projection that ran.
-
-    Raises:
-        RuntimeError: they do not add up, within what the dtypes allow.
+        shape: `(B, N)`.
+        real: `(B, N)`, False at padding; None where every token is real.
+        layers: how many there are, each with other receivers.
+        device: which one.
     """
-    batch, tokens = layer.stream.shape[:2]
-    example = torch.arange(batch, device=layer.stream.device)
-    receivers = _receivers(layer, batch, tokens)
-    weights = layer.attention.rows(receivers)
-    value = layer.value
-    # (B, G, H/G, N): the heads of a group share their values.
-    shared = weights.reshape(batch, value.shape[1], -1, tokens)
-    parts = (shared @ value).reshape(batch, -1) @ layer.output.T
-    stream, attended = layer.stream[example, receivers], layer.attended[example, receivers]
-    whole = attended - stream
-    if layer.output_bias is not None:
-        whole = whole - layer.output_bias
-    dtypes = tuple(dtypes)
-    allowed = max(ALLOWED.get(dtype, 0.0) for dtype in dtypes)
-    if torch.get_float32_matmul_precision() != "highest":
-        allowed = max(allowed, ALLOWED[torch.float16])
-    if rounds_to_integers(projection):
-        allowed = max(allowed, ALLOWED_IN_INTEGERS)
-    step = ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
-    largest = torch.maximum(_largest(parts), _largest(whole))
-    bound = allowed * largest + step * torch.maximum(_largest(stream), _largest(attended))
-    error = _largest(parts - whole)
-    wrong = ~(error <= bound)  # NaN is
-    if layer.real is not None:
-        wrong &= layer.real.any(dim=1)
-    if not bool(wrong.any()):
-        return
-    worst = int((error / bound).nan_to_num(torch.inf).where(wrong, 0).argmax())
-    raise RuntimeError(
-        f"In encoder layer {layer.index}, example {worst}, what the attention passes on does not add up to "
-        f"what it wrote: off by {float(error[worst] / largest[worst]):.1g} of the largest entry, where "
-        f"{float(bound[worst] / largest[worst]):.1g} is rounding. Something acts on it that cannot be seen: "
-        "a hook or an attention function of your own, several adapters in one batch, or a spec that "
-        "does not fit. Take it off, or see captum_globenc.check_encoder."
-    )
+
+    def __init__(self, shape: Sequence[int], real: Tensor | None, layers: int, device: torch.device) -> None:
+        batch, tokens = shape
+        self._example = torch.arange(batch, device=device)
+        self._judged = None if real is None else real.expand(batch, tokens).any(dim=1)
+        places = 3 + 7 * torch.arange(layers, device=device)[:, None]
+        if real is None:
+            self._receivers = (places % tokens).expand(layers, batch)
+        else:
+            real = real.expand(batch, tokens)
+            number = places % real.sum(dim=1).clamp(min=1) + 1
+            self._receivers = ((real.cumsum(dim=1) == number[..., None]) & real).int().argmax(dim=-1)
+        self._found: list[tuple[int, Tensor]] = []
+
+    def see(self, layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.Module) -> None:
+        """Measure one layer.
+
+        Args:
+            layer: what it did.
+            dtypes: in which it did it: those of the stream, of what attends, and of the values.
+            projection: the output projection that ran.
+        """
+        batch, tokens = layer.stream.shape[:2]
+        device = layer.stream.device
+        example = self._example.to(device)
+        receivers = self._receivers[layer.index % len(self._receivers)].to(device)
+        weights = layer.attention.to(layer.stream.dtype).rows(receivers)
+        value = layer.value
+        # (B G, H/G, N): the heads of a group share their values.
+        shared = weights.reshape(batch * value.shape[1], -1, tokens)
+        parts = torch.bmm(shared, value.flatten(0, 1)).view(batch, -1) @ layer.output.T
+        stream, attended = layer.stream[example, receivers], layer.attended[example, receivers]
+        whole = attended - stream
+        if layer.output_bias is not None:
+            whole = whole - layer.output_bias
+        dtypes = tuple(dtypes)
+        allowed = max(ALLOWED.get(dtype, 0.0) for dtype in dtypes)
+        if torch.get_float32_matmul_precision() != "highest":
+            allowed = max(allowed, ALLOWED[torch.float16])
+        if rounds_to_integers(projection):
+            allowed = max(allowed, ALLOWED_IN_INTEGERS)
+        step = ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
+        # (4, B): the largest entries, measured at once.
+        error, *others = torch.linalg.vector_norm(
+            torch.stack([parts - whole, parts, whole, stream, attended]), ord=torch.inf, dim=-1
+        )
+        largest = torch.maximum(*others[:2])
+        bound = allowed * largest + step * torch.maximum(*others[2:])
+        self._found.append((layer.index, torch.stack([error, bound, largest])))
+
+    def missed(self) -> tuple[Tensor, Callable[[int], RuntimeError]] | None:
+        """Return in which of the layers parts do not add up, and what makes the error of one.
+
+        Returns:
+            `(L,)`, which nobody has looked at; None where there is nothing.
+        """
+        if not self._found:
+            return None
+        device = self._example.device
+        error, bound, largest = torch.stack([found.to(device) for _, found in self._found], dim=1)
+        wrong = ~(error <= bound)  # NaN is
+        if self._judged is not None:
+            wrong &= self._judged
+
+        def make(number: int) -> RuntimeError:
+            worst = int(
+                (error[number] / bound[number]).nan_to_num(torch.inf).where(wrong[number], 0).argmax()
+            )
+            share = largest[number, worst]
+            return RuntimeError(
+                f"In encoder layer {self._found[number][0]}, example {worst}, what the attention passes on "
+                f"does not add up to what it wrote: off by {float(error[number, worst] / share):.1g} of the "
+                f"largest entry, where {float(bound[number, worst] / share):.1g} is rounding. Something acts "
+                "on it that cannot be seen: a hook or an attention function of your own, several adapters in "
+                "one batch, or a spec that does not fit. Take it off, or see captum_globenc.check_encoder."
+            )
+
+        return wrong.any(dim=1), make
 
 
 def rounds_to_integers(module: nn.Module) -> bool:
@@ -78,18 +119,3 @@ def rounds_to_integers(module: nn.Module) -> bool:
         if "quant" in type(part).__module__ or (isinstance(weight, Tensor) and not is_plain(weight)):
             return True
     return False
-
-
-def _receivers(layer: LayerRecord, batch: int, tokens: int) -> Tensor:
-    """Return one real token of each example, `(B,)`, another one in every layer."""
-    place = 3 + 7 * layer.index
-    if layer.real is None:
-        return torch.full((batch,), place % tokens, device=layer.stream.device)
-    real = layer.real.expand(batch, tokens)
-    number = real.sum(dim=1, keepdim=True)
-    return ((real.cumsum(dim=1) == place % number.clamp(min=1) + 1) & real).int().argmax(dim=1)
-
-
-def _largest(vectors: Tensor) -> Tensor:
-    largest: Tensor = torch.linalg.vector_norm(vectors, ord=torch.inf, dim=-1)
-    return largest

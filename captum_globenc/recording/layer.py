@@ -68,7 +68,7 @@ class OpenLayer:
             output_bias = None if output_bias is None else output_bias * scale
         return LayerRecord(
             index=index,
-            attention=self.attention.to(dtype),
+            attention=self.attention,
             value=value.to(dtype),
             output=output,
             output_bias=output_bias,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_globenc.decomposition.attention import Attention, GivenAttention, QueryKeyAttention
+from captum_globenc.recording.denominators import attend_telling
 
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
 """Names of the functions and methods that multiply matrices."""
@@ -37,11 +38,14 @@ class AttentionWatcher(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch, and take note of it."""
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
-            self._see_fused(*args, **kwargs)
-        elif name == "softmax":
+            told = attend_telling(*args, **kwargs)
+            output, logsumexp = (func(*args, **kwargs), None) if told is None else told
+            self._see_fused(logsumexp, *args, **kwargs)
+            return output
+        output = func(*args, **kwargs)
+        if name == "softmax":
             self._follow(output, args[0] if args else kwargs["input"])
         elif self._followed:
             self._see_any(name, (*args, *kwargs.values()), output)
@@ -52,6 +56,7 @@ class AttentionWatcher(TorchFunctionMode):
 
     def _see_fused(
         self,
+        logsumexp: Tensor | None,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -71,13 +76,14 @@ class AttentionWatcher(TorchFunctionMode):
             attn_mask = attn_mask.reshape((1,) * (4 - attn_mask.ndim) + attn_mask.shape)
         if self._tokens == 1 and query.shape[2] > 1:
             # For one token transformers lays the heads that share a key out as if they were tokens.
-            query, attn_mask = query.flatten(1, 2)[:, :, None], None
+            query, attn_mask, logsumexp = query.flatten(1, 2)[:, :, None], None, None
         attention = QueryKeyAttention(
             query=query,
             key=key,
             scaling=query.shape[-1] ** -0.5 if scale is None else scale,
             mask=attn_mask,
             causal=is_causal,
+            logsumexp=logsumexp,
         )
         self._see(attention, value)
 

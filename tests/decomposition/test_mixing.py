@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from captum_globenc.decomposition import norms as engine
+from captum_globenc.decomposition import workspace
 from captum_globenc.decomposition.attention import GivenAttention, QueryKeyAttention
-from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
+from captum_globenc.decomposition.mixing import MIXINGS, mix, mixing_norms
 from captum_globenc.decomposition.norms import mixing_ratio
 from captum_globenc.decomposition.record import LayerRecord, Normalization
 from reference import reference_mixing, reference_ratio
@@ -63,7 +63,22 @@ def local_window():
     return a_record(queries(mask=mask & near), real=real)
 
 
-RECORDS = {
+def telling(record):
+    """The same layer, its model's attention having told its denominators."""
+    query = record.attention
+    key = query.key.repeat_interleave(HEADS // query.key.shape[1], dim=1)
+    scores = query.query @ key.transpose(2, 3) * query.scaling
+    if query.mask is not None and query.mask.dtype == torch.bool:
+        scores = scores.masked_fill(~query.mask, -torch.inf)
+    elif query.mask is not None:
+        scores = scores + query.mask
+    if query.causal:
+        scores = scores.masked_fill(torch.ones(TOKENS, TOKENS).triu(1).bool(), -torch.inf)
+    told = scores.logsumexp(dim=-1).nan_to_num(neginf=0)  # as the kernel says of what sees nothing
+    return replace(record, attention=replace(query, logsumexp=told))
+
+
+PLAIN = {
     "plain": lambda: a_record(queries()),
     "padded": lambda: a_record(queries(mask=padded()[1]), real=padded()[0]),
     "additive -inf": lambda: additive(-torch.inf),
@@ -78,6 +93,11 @@ RECORDS = {
     "norm without weight": lambda: a_record(queries(), norms=(norm(gain=False), norm(gain=False))),
     "no norms": lambda: replace(a_record(queries()), after_attention=(), after_layer=()),
 }
+TELLING = ("plain", "padded", "mask without receivers", "local window", "causal", "position bias")
+RECORDS = PLAIN | {
+    f"{name}, denominators known": lambda name=name: telling(PLAIN[name]())
+    for name in (*TELLING, "grouped heads")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +105,19 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[4, 128], ids=["several tiles", "one tile"])
+ROOMS = {
+    "several tiles": workspace.Room(cells=1, receivers=4, sources=4, waits=False),
+    "one tile for each text": workspace.Room(
+        cells=HEADS * TOKENS**2, receivers=128, sources=512, waits=False
+    ),
+    "one tile": workspace.CPU,
+    "an accelerator's": workspace.ACCELERATOR,
+}
+
+
+@pytest.fixture(params=ROOMS)
 def _tile(request, monkeypatch):
-    monkeypatch.setattr(engine, "TILE", request.param)
+    monkeypatch.setattr(workspace, "CPU", ROOMS[request.param])
 
 
 @pytest.mark.usefixtures("_tile")
@@ -97,6 +127,36 @@ def test_norms_equal_the_definition(name, mixing):
     record = RECORDS[name]()
     expected = reference_mixing(record, mixing)
     assert (mixing_norms(record, mixing) - expected).abs().max() <= 1e-12 * expected.max()
+
+
+@pytest.mark.parametrize("room", ["several tiles", "an accelerator's"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "made anew"])
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("name", RECORDS)
+def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, room, monkeypatch):
+    for attention in (QueryKeyAttention, GivenAttention):
+        monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
+    record = RECORDS[name]()
+    mixture = mix(record, mixing, workspace.Workspace(ROOMS[room]))
+    mixture.settle()
+    real = record.real if record.real is not None else torch.ones(BATCH, TOKENS).bool()
+    expected = reference_mixing(record, mixing)
+    for weights in (random(BATCH, 3, TOKENS).abs(), torch.eye(TOKENS).double().expand(BATCH, -1, -1)[:, 4:6]):
+        rows = weights * real[:, None]
+        assert (mixture.carry(rows) - rows @ expected).abs().max() <= 1e-12 * expected.max() * TOKENS
+    assert (mixture.matrix() - expected).abs().max() <= 1e-12 * expected.max()
+
+
+def test_a_window_is_worked_on_in_its_band_only():
+    """Of 64 tokens that see 4 on each side, tiles of 8 receivers need 16 sources at most."""
+    near = (torch.arange(64)[:, None] - torch.arange(64)).abs() <= 4
+    attention = QueryKeyAttention(random(1, 2, 64, 3), random(1, 2, 64, 3), 1.0, mask=near[None, None])
+    room = workspace.Workspace(workspace.Room(cells=1, receivers=8, sources=64, waits=False))
+    weights = attention.weights(torch.float64)
+    tiles = [weights.seen(tile) for tile in room.columns(1, 64, 2)]
+    assert [tile.sources for tile in tiles] == [
+        slice(max(k - 4, 0), min(k + 12, 64)) for k in range(0, 64, 8)
+    ]
 
 
 @pytest.mark.usefixtures("_tile")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import get_overridable_functions, get_testing_overrides
 
-from captum_globenc.differences import LINEAR, QUADRATIC, compare, register_rule
+from captum_globenc.differences import LINEAR, QUADRATIC, compare, freeze, register_rule
 from captum_globenc.differences.kinds import DECISIONS, IDENTITIES, PLAIN
 from captum_globenc.differences.names import spelt
 from captum_globenc.differences.scalars import smooth
@@ -244,3 +244,23 @@ def test_a_look_up_by_other_numbers_is_no_source():
         [torch.zeros(1, 4).long()],
     )
     assert len(both.sources) == 1
+
+
+class Detached(nn.Parameter):
+    """A weight whose products have no gradient, as those with quantised activations."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            output = func(*args, **(kwargs or {}))
+            return output.detach() if func is nn.functional.linear else output
+
+
+@pytest.mark.parametrize(
+    "run", [lambda model: compare(model, [X[:, :3]], [X0[:, :3]]), lambda model: freeze(model, [X[:, :3]])]
+)
+def test_a_linear_function_without_a_gradient_is_refused(run):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
+    with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
+        run(model)

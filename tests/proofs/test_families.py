@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from captum_globenc import GlobEnc, reconstruction_error
-from captum_globenc.decomposition import norms
+from captum_globenc.decomposition import workspace
 from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
 from captum_globenc.encoders import find_encoder, supported_encoders
 from captum_globenc.recording.recorder import record
@@ -22,7 +22,7 @@ DEPTHS = (2, 3)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Let short inputs span several tiles, the last of them cut."""
-    monkeypatch.setattr(norms, "TILE", 4)
+    monkeypatch.setattr(workspace, "CPU", workspace.Room(cells=1, receivers=4, sources=4, waits=False))
 
 
 @pytest.fixture(autouse=True)

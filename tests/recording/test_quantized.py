@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from captum_globenc import DecompX, EncoderForward, TransformerDeepLift
 from models import SMALL, attribute, randomize, state_of
 
 
@@ -77,3 +78,34 @@ def test_quanto_of_weights_and_activations(batch):
         model(**batch)
     quanto.freeze(model)
     torch.testing.assert_close(attribute(model.eval(), batch), plain, rtol=0.2, atol=0.02)
+
+
+@pytest.mark.quantized
+@pytest.mark.parametrize("how", ["torchao, weights", "quanto, 8 bits", "quanto, 4 bits"])
+def test_contributions_of_quantised_weights_are_those_of_the_rounded_ones(how, batch):
+    pytest.importorskip("torchao", reason='needs the extra "quantized"')
+    plain = wide()
+    quantized = copy.deepcopy(plain)
+    QUANTIZED[how](quantized)
+    plain = dequantized(quantized.eval(), plain)
+    before = state_of(quantized)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    found, expected = (EncoderForward(model, ["attention_mask"]) for model in (quantized, plain))
+    for scores in (
+        lambda forward: TransformerDeepLift(forward).attribute(ids, 4, 1, (mask,)),
+        lambda forward: DecompX(forward).attribute(ids, 1, (mask,)),
+    ):
+        torch.testing.assert_close(scores(found), scores(expected), rtol=1e-3, atol=1e-4)
+    assert state_of(quantized) == before
+
+
+@pytest.mark.quantized
+def test_contributions_through_quantised_activations_are_refused(batch):
+    pytest.importorskip("torchao", reason='needs the extra "quantized"')
+    model = wide()
+    torchao_both(model)
+    forward = EncoderForward(model)
+    with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
+        TransformerDeepLift(forward).attribute(batch["input_ids"], 4, 1)
+    with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
+        DecompX(forward).attribute(batch["input_ids"], 1)
