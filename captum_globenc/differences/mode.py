@@ -195,7 +195,7 @@ class Watch(TorchFunctionMode):
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
                 output = args[0].to(output.device).view_as(args[0])
         if self._at_input and isinstance(output, Tensor) and not output.requires_grad:
-            raise ValueError(
+            raise NotComparableError(
                 f"{spelt(func)} has no gradient with these arguments, as where activations are quantised. "
                 "Take the model before it was quantised, or quantise its weights alone."
             )
@@ -297,5 +297,4 @@ class Watch(TorchFunctionMode):
         return ids
 
 
-LOST: Any = object()
-"""Stands for the places of ids that were reckoned with."""
+LOST: Any = object()  # the places of ids that were reckoned with
