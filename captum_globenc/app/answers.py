@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.texts.explaining import explain
 from captum_globenc.texts.explanation import Explanation
 from captum_globenc.texts.loading import Classifier, LoadingError
@@ -198,7 +199,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             baseline=form.baseline,
             tell=notes.append,
         )
-    except (LoadingError, ValueError, ProofError) as error:
+    except (LoadingError, ValueError, ProofError, RecordingError) as error:
         return Answer(message(str(error)))
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
