@@ -1,0 +1,291 @@
+"""Attributor: a batch of rows in, the same rows with predictions and scores out, on any engine.
+
+Letters: C classes, N tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from os import PathLike, fspath
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.datasets.digest import weights_digest
+from captum_globenc.datasets.methods import check_methods
+from captum_globenc.datasets.passes import Passes
+from captum_globenc.datasets.rows import Reader
+from captum_globenc.recording.training import drops_at_random
+from captum_globenc.texts.loading import load_classifier
+
+__all__ = ["COLUMNS", "Attributor"]
+
+COLUMNS = (
+    "input_ids",
+    "tokens",
+    "offsets",
+    "word_ids",
+    "words",
+    "prediction",
+    "explained",
+    "logits",
+    "windows",
+    "truncated",
+)
+"""What a row gets ahead of the scores, which have a column for each method, and of `error`."""
+
+PROBE = "a"
+
+
+class _Ready(NamedTuple):
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    names: list[str]
+    read: Reader
+    passes: Passes
+
+
+class Attributor:
+    """A callable that adds predictions and attributions to batches of rows.
+
+    For `datasets.Dataset.map(Attributor(...), batched=True)`, and for Ray Data's
+    `map_batches(Attributor, fn_constructor_kwargs={...}, concurrency=..., num_gpus=...)`, where each actor
+    loads the model once. Rows are sorted by length inside a call, and those of like length run
+    together; they come back in their order, and what a row gets does not depend on the engine.
+
+    A row that cannot be explained gets its reason in `error`, and empty columns otherwise.
+
+    Args:
+        model: a sequence classifier in eval mode; or the folder or name of one, which is loaded when the
+            first batch comes; left out, the embedded classifier.
+        tokenizer: its tokenizer, where `model` is an object.
+        methods: names from `captum_globenc.datasets.METHODS`.
+        target: the class that is explained by those that know classes, by name or index; left out, the one
+            that is predicted.
+        position: what GlobEnc explains: an index into every text, negative ones counting from its end,
+            "mean", or, left out, what the model's head reads.
+        windows: how many tokens neighbouring windows share, into which texts over the model's limit are cut:
+            the prediction is of the mean of the windows' logits, all windows are explained for its class,
+            and a token's score is the average over the windows that hold it; GlobEnc's are made to sum to 1
+            again. Left out, there are none.
+        cut: whether such texts lose their end otherwise, told by `truncated`; or are in error.
+        batch_tokens: how many tokens, padding included, run together at most.
+        text_column: the column of the texts.
+        pair_column: the column of second segments, used where there is one; None or "" in a row without it.
+        device: where a model that is loaded here goes; left out, the GPU if there is one.
+
+    Raises:
+        ValueError: an option is none of these.
+
+    Example:
+        >>> attribute = Attributor()
+        >>> rows = attribute({"text": ["A wonderful film.", None]})
+        >>> rows["prediction"], rows["words"][0], rows["error"]
+        (['POSITIVE', ''], ['A', 'wonderful', 'film', '.'], ['', 'the text is missing'])
+        >>> round(sum(rows["globenc"][0]), 4)
+        1.0
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str | PathLike[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        methods: Sequence[str] | str = ("globenc",),
+        *,
+        target: str | int | None = None,
+        position: int | Literal["mean"] | None = None,
+        windows: int | None = None,
+        cut: bool = True,
+        batch_tokens: int = 2048,
+        text_column: str = "text",
+        pair_column: str | None = "pair",
+        device: str | None = None,
+    ) -> None:
+        if isinstance(model, PreTrainedModel) != (tokenizer is not None):
+            raise ValueError("give the tokenizer with a model that is an object, and only then")
+        if not (position is None or position == "mean" or _is_whole(position)):
+            raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
+        if windows is not None and not (_is_whole(windows) and windows >= 0):
+            raise ValueError(f"windows is {windows!r}: give how many tokens they share, 0 or more")
+        if windows is not None and isinstance(position, int):
+            raise ValueError("windows have no position in common: leave one of the two out")
+        if not _is_whole(batch_tokens) or batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens!r}: give a whole number, 1 or more")
+        self.settings: dict[str, Any] = {
+            "model": fspath(model) if isinstance(model, PathLike) else model,
+            "tokenizer": tokenizer,
+            "methods": check_methods(methods),
+            "target": target,
+            "position": position,
+            "windows": windows,
+            "cut": cut,
+            "batch_tokens": batch_tokens,
+            "text_column": text_column,
+            "pair_column": pair_column,
+            "device": device,
+        }
+
+    # What it was made with, by the names of its arguments.
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods, in the order of their columns."""
+        methods: tuple[str, ...] = self.settings["methods"]
+        return methods
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the model's classes; loads it."""
+        return self._ready.names
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model; loads it."""
+        return self._ready.model
+
+    def __call__(self, batch: Any) -> Any:
+        """Explain rows.
+
+        Args:
+            batch: columns by name: lists or arrays, or a `pyarrow.Table`.
+
+        Returns:
+            All columns of the batch, and those of `COLUMNS`, one for each method and `error`: lists by name;
+            a `pyarrow.Table` where the batch was one, or had numpy's arrays, as Ray Data gives them.
+
+        Raises:
+            KeyError: the batch has no column of texts.
+            Exception: as :meth:`check` does.
+        """
+        if hasattr(batch, "column_names") and hasattr(batch, "to_pylist"):
+            from captum_globenc.datasets.layout import extend_table
+
+            return extend_table(batch, self._of(batch.to_pydict()), self.methods)
+        columns = {name: batch[name] for name in batch}
+        if columns and all(hasattr(column, "dtype") for column in columns.values()):
+            from captum_globenc.datasets.layout import extend_arrays
+
+            return extend_arrays(columns, self._of(columns), self.methods)
+        return {**columns, **self._of(columns)}
+
+    def _of(self, columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+        text_column, pair_column = self.settings["text_column"], self.settings["pair_column"]
+        if text_column not in columns:
+            known = ", ".join(columns) or "none"
+            raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
+        pairs = columns.get(pair_column) if pair_column else None
+        return self.explain(list(columns[text_column]), None if pairs is None else list(pairs))
+
+    def explain(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[Any] | None = None,
+        done: Callable[[float], None] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Explain texts, and return the new columns alone.
+
+        Args:
+            texts: one for each row.
+            pairs: the second segments, if there are any.
+            done: is told how many rows' worth of work is done since it was told last.
+
+        Raises:
+            Exception: as :meth:`check` does.
+        """
+        ready = self._ready
+        rows = ready.read(texts, pairs)
+        found = ready.passes(rows, done)
+        made: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *self.methods, "error")}
+        for text, scored in zip(rows, found, strict=True):
+            failed = bool(text.error) or scored.logits is None
+            logits = [] if failed or scored.logits is None else scored.logits.tolist()
+            row: dict[str, Any] = {
+                "input_ids": [] if failed else text.ids,
+                "tokens": [] if failed else text.tokens,
+                "offsets": [] if failed else text.offsets,
+                "word_ids": [] if failed else text.word_ids,
+                "words": [] if failed else text.words,
+                "prediction": "" if failed else ready.names[logits.index(max(logits))],
+                "explained": "" if failed else ready.names[ready.passes.explained(scored)],
+                "logits": logits,
+                "windows": 0 if failed else len(text.pieces),
+                "truncated": text.truncated and not failed,
+                **{name: [] if failed else scored.scores[name].tolist() for name in self.methods},
+                "error": text.error,
+            }
+            for name, value in row.items():
+                made[name].append(value)
+        return made
+
+    def check(self) -> None:
+        """Load the model and explain a short text, so that what no row could do about is told at once.
+
+        Raises:
+            ValueError: a method does not support the model, a class or a position is not known, the model is
+                in training mode, or windows share more tokens than they hold.
+            LoadingError: the model cannot be loaded.
+        """
+        (text,) = self._ready.read([PROBE])
+        self._ready.passes([text])
+        if text.error and not text.error.startswith("position "):
+            raise ValueError(text.error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings: what was loaded by name is loaded again where it is needed.
+
+        With a digest of the weights, so that a cache which goes by the pickle notices when these change.
+        """
+        by_name = not isinstance(self.settings["model"], PreTrainedModel)
+        return {"settings": self.settings, "weights": weights_digest(self.model) if by_name else ""}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.settings = state["settings"]
+
+    @cached_property
+    def _ready(self) -> _Ready:
+        settings = self.settings
+        model, tokenizer = settings["model"], settings["tokenizer"]
+        if not isinstance(model, PreTrainedModel):
+            model, tokenizer, _ = load_classifier(model)
+            device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+            model = cast("Any", model).to(device)  # whose `to` transformers wraps without types
+        if any(map(drops_at_random, model.modules())):
+            raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
+        labels = model.config.id2label or {}
+        names = [str(labels.get(index, index)) for index in range(model.config.num_labels)]
+        position = settings["position"]
+        reader = Reader(
+            model,
+            tokenizer,
+            cut=settings["cut"],
+            windows=settings["windows"],
+            position=position if isinstance(position, int) else None,
+        )
+        passes = Passes(
+            model,
+            tokenizer,
+            self.methods,
+            target=_class_of(settings["target"], names),
+            position=position,
+            tokens=settings["batch_tokens"],
+        )
+        return _Ready(model, tokenizer, names, reader, passes)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _class_of(target: str | int | None, names: Sequence[str]) -> int | None:
+    """Return the class that a name, in any case, or an index chooses."""
+    if target is None:
+        return None
+    lowered = [name.lower() for name in names]
+    text = str(target).lower()
+    if text in lowered:
+        return lowered.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise ValueError(f"target {target!r} is none of the model's classes: {', '.join(names)}")
