@@ -23,9 +23,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from captum_globenc.app.attribute import attribute_data
 from captum_globenc.app.command import CommandError, ModelOption, ModelsOption, PositionOption, load, note
 from captum_globenc.app.evaluate import evaluate_texts
 from captum_globenc.app.standard_input import read_texts
+from captum_globenc.app.summarize import summarize_data
 from captum_globenc.app.terminal import printable, show
 from captum_globenc.visualization.page import html_page
 
@@ -102,6 +104,8 @@ def _show_version(wanted: bool) -> None:
 
 
 app.command("evaluate")(evaluate_texts)
+app.command("attribute")(attribute_data)
+app.command("summarize")(summarize_data)
 
 
 @app.callback(invoke_without_command=True)

@@ -43,6 +43,7 @@ class _Ready(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     names: list[str]
+    missing: tuple[str, ...]
     read: Reader
     passes: Passes
 
@@ -139,6 +140,11 @@ class Attributor:
     def labels(self) -> list[str]:
         """The names of the model's classes; loads it."""
         return self._ready.names
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The weights that a model loaded by name lacks, so that its predictions are random; loads it."""
+        return self._ready.missing
 
     @property
     def model(self) -> PreTrainedModel:
@@ -246,9 +252,9 @@ class Attributor:
     @cached_property
     def _ready(self) -> _Ready:
         settings = self.settings
-        model, tokenizer = settings["model"], settings["tokenizer"]
+        model, tokenizer, missing = settings["model"], settings["tokenizer"], tuple[str, ...]()
         if not isinstance(model, PreTrainedModel):
-            model, tokenizer, _ = load_classifier(model)
+            model, tokenizer, missing = load_classifier(model)
             device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
             model = cast("Any", model).to(device)  # whose `to` transformers wraps without types
         if any(map(drops_at_random, model.modules())):
@@ -271,7 +277,7 @@ class Attributor:
             position=position,
             tokens=settings["batch_tokens"],
         )
-        return _Ready(model, tokenizer, names, reader, passes)
+        return _Ready(model, tokenizer, names, missing, reader, passes)
 
 
 def _is_whole(value: object) -> bool:

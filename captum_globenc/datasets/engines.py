@@ -46,8 +46,7 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
         kind = ray.remote(
             num_cpus=max(1, int(cpus // workers)), num_gpus=min(1.0, gpus / workers), max_restarts=2
         )(_Worker)
-        shared = ray.put(attributor)
-        idle = [kind.options(max_task_retries=2).remote(shared) for _ in range(workers)] * QUEUED
+        idle = [kind.options(max_task_retries=2).remote(attributor) for _ in range(workers)] * QUEUED
         running: dict[Any, tuple[Any, int, Block]] = {}
         while True:
             while idle and (following := next(blocks, None)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def summarize(
     tokens = TOKENS.format(
         label="explained" if METHODS[method].of_classes else "prediction",
         method=method,
-        files=[str(path) for path in shard_files(folder)],
+        files=f"[{', '.join(map(_quoted, shard_files(folder)))}]",
     )
     duckdb: Any = optional("duckdb", "datasets")
     with tempfile.TemporaryDirectory() as spilled, duckdb.connect() as database:
@@ -145,6 +146,12 @@ def summarize(
         WordWeight(label, word, mean, count, found.get((label, word), []))
         for label, word, mean, count in ordered
     ]
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as SQL has it, in which no character stands for others."""
+    plain = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")
+    return f"'{plain}'"
 
 
 def write_csv(weights: Iterable[WordWeight], path: Path) -> None:
