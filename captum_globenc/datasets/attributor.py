@@ -17,6 +17,7 @@ from captum_globenc.datasets.digest import weights_digest
 from captum_globenc.datasets.methods import check_methods
 from captum_globenc.datasets.passes import Passes
 from captum_globenc.datasets.rows import Reader
+from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import drops_at_random
 from captum_globenc.texts.loading import load_classifier
 
@@ -104,37 +105,30 @@ class Attributor:
         pair_column: str | None = "pair",
         device: str | None = None,
     ) -> None:
-        if isinstance(model, PreTrainedModel) != (tokenizer is not None):
-            raise ValueError("give the tokenizer with a model that is an object, and only then")
-        if not (position is None or position == "mean" or _is_whole(position)):
-            raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
-        if windows is not None and not (_is_whole(windows) and windows >= 0):
-            raise ValueError(f"windows is {windows!r}: give how many tokens they share, 0 or more")
-        if windows is not None and isinstance(position, int):
-            raise ValueError("windows have no position in common: leave one of the two out")
-        if not _is_whole(batch_tokens) or batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {batch_tokens!r}: give a whole number, 1 or more")
-        self.settings: dict[str, Any] = {
-            "model": fspath(model) if isinstance(model, PathLike) else model,
-            "tokenizer": tokenizer,
-            "methods": check_methods(methods),
-            "target": target,
-            "position": position,
-            "windows": windows,
-            "cut": cut,
-            "batch_tokens": batch_tokens,
-            "text_column": text_column,
-            "pair_column": pair_column,
-            "device": device,
-        }
-
-    # What it was made with, by the names of its arguments.
+        self.settings = Settings(
+            model=fspath(model) if isinstance(model, PathLike) else model,
+            tokenizer=tokenizer,
+            methods=check_methods(methods),
+            target=target,
+            position=position,
+            windows=windows,
+            cut=cut,
+            batch_tokens=batch_tokens,
+            text_column=text_column,
+            pair_column=pair_column,
+            device=device,
+        )
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of the methods, in the order of their columns."""
-        methods: tuple[str, ...] = self.settings["methods"]
-        return methods
+        return self.settings.methods
+
+    @property
+    def name(self) -> str:
+        """Where the model comes from: "embedded" for the one that is."""
+        model = self.settings.model
+        return str(getattr(getattr(model, "config", None), "_name_or_path", model or "embedded"))
 
     @property
     def labels(self) -> list[str]:
@@ -177,7 +171,7 @@ class Attributor:
         return {**columns, **self._of(columns)}
 
     def _of(self, columns: Mapping[str, Any]) -> dict[str, list[Any]]:
-        text_column, pair_column = self.settings["text_column"], self.settings["pair_column"]
+        text_column, pair_column = self.settings.text_column, self.settings.pair_column
         if text_column not in columns:
             known = ", ".join(columns) or "none"
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
@@ -243,7 +237,7 @@ class Attributor:
 
         With a digest of the weights, so that a cache which goes by the pickle notices when these change.
         """
-        by_name = not isinstance(self.settings["model"], PreTrainedModel)
+        by_name = not isinstance(self.settings.model, PreTrainedModel)
         return {"settings": self.settings, "weights": weights_digest(self.model) if by_name else ""}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -252,46 +246,30 @@ class Attributor:
     @cached_property
     def _ready(self) -> _Ready:
         settings = self.settings
-        model, tokenizer, missing = settings["model"], settings["tokenizer"], tuple[str, ...]()
+        model: Any = settings.model
+        tokenizer, missing = cast("PreTrainedTokenizerBase", settings.tokenizer), tuple[str, ...]()
         if not isinstance(model, PreTrainedModel):
             model, tokenizer, missing = load_classifier(model)
-            device = settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-            model = cast("Any", model).to(device)  # whose `to` transformers wraps without types
+            device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            model = model.to(device)
         if any(map(drops_at_random, model.modules())):
             raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
         labels = model.config.id2label or {}
         names = [str(labels.get(index, index)) for index in range(model.config.num_labels)]
-        position = settings["position"]
+        position = settings.position
         reader = Reader(
             model,
             tokenizer,
-            cut=settings["cut"],
-            windows=settings["windows"],
+            cut=settings.cut,
+            windows=settings.windows,
             position=position if isinstance(position, int) else None,
         )
         passes = Passes(
             model,
             tokenizer,
             self.methods,
-            target=_class_of(settings["target"], names),
+            target=settings.class_of(names),
             position=position,
-            tokens=settings["batch_tokens"],
+            tokens=settings.batch_tokens,
         )
         return _Ready(model, tokenizer, names, missing, reader, passes)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _class_of(target: str | int | None, names: Sequence[str]) -> int | None:
-    """Return the class that a name, in any case, or an index chooses."""
-    if target is None:
-        return None
-    lowered = [name.lower() for name in names]
-    text = str(target).lower()
-    if text in lowered:
-        return lowered.index(text)
-    if text.isdecimal() and int(text) < len(names):
-        return int(text)
-    raise ValueError(f"target {target!r} is none of the model's classes: {', '.join(names)}")

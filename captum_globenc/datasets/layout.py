@@ -48,7 +48,8 @@ class Layout(NamedTuple):
 
     Attributes:
         schema: the columns for a plan.
-        row: `(columns, plan) -> columns`, from what was read and made.
+        columns: `(columns, plan) -> columns`, from what was read and made: `idx`, `text`, maybe `pair` and
+            `label`, and what an attributor made.
         check: raises ValueError where a plan does not fit.
     """
 
@@ -60,11 +61,11 @@ class Layout(NamedTuple):
         """Return a `pyarrow.Table` of rows.
 
         Args:
-            columns: `idx`, `text`, maybe `pair` and `label`, and what an attributor made.
-            plan: what the columns depend on.
+            columns: what `self.columns` returned.
+            plan: what they depend on.
         """
-        chosen, schema = self.columns(columns, plan), self.schema(plan)
-        arrays = [_array(chosen[field.name], field.type) for field in schema]
+        schema = self.schema(plan)
+        arrays = [_array(columns[field.name], field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ def load_attributions(
         ImportError: the extra `datasets` is not installed.
     """
     datasets: Any = optional("datasets", "datasets")
-    files = [str(path) for path in shard_files(Path(folder))]
+    # What it takes for patterns are names here.
+    files = [escape(str(path)) for path in shard_files(Path(folder))]
     dataset: Dataset = datasets.Dataset.from_parquet(
         files, cache_dir=None if cache_dir is None else fspath(cache_dir)
     )

@@ -84,6 +84,8 @@ class Passes:
             One for each text.
         """
         found = [Scored() for _ in texts]
+        if done is not None:
+            done(sum(bool(text.error) for text in texts))
         stages: list[Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]]]
         stages = [lambda pieces: self._predicted(texts, pieces)]
         if self._second:

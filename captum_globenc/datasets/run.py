@@ -78,14 +78,14 @@ def attribute_files(
     chosen = LAYOUTS[layout]
     chosen.check(Plan(attributor.methods, dtype, ()))
     settings = attributor.settings
-    columns = {"text": settings["text_column"], "pair": settings["pair_column"], "label": label_column}
-    source = Source(Path(data), **columns)
+    columns = {"text": settings.text_column, "pair": settings.pair_column, "label": label_column}
+    source = Source(Path(data), text=settings.text_column, pair=settings.pair_column, label=label_column)
     survey = source.survey()
     attributor.check()
     plan = Plan(attributor.methods, dtype, tuple(attributor.labels), survey.label, survey.pairs)
     about = {
         "model": {
-            "name": settings["model"],
+            "name": attributor.name,
             "class": type(attributor.model).__name__,
             "labels": list(plan.labels),
             "weights": weights_digest(attributor.model),
@@ -93,7 +93,10 @@ def attribute_files(
         },
         "versions": versions(),
         "settings": {
-            **{name: settings[name] for name in ("target", "position", "windows", "cut", "batch_tokens")},
+            **{
+                name: getattr(settings, name)
+                for name in ("target", "position", "windows", "cut", "batch_tokens")
+            },
             "methods": list(plan.methods),
             "dtype": dtype,
             "layout": layout,
@@ -115,7 +118,8 @@ def attribute_files(
     if len(finished) < len(shards):
         blocks = _missing(source.blocks(rows_per_shard, survey.label), finished)
         for number, block, made in ENGINES[engine](attributor, blocks, workers, done):
-            rows, counts[number] = _rows(block, made)
+            rows = chosen.columns(_rows(block, made), plan)
+            counts[number] = _counts(made, rows["error"])
             shards.write(number, chosen.table(rows, plan), counts[number])
     total = Counts()
     for number in sorted(counts):
@@ -129,22 +133,25 @@ def _missing(blocks: Iterator[Block], finished: Mapping[int, Counts]) -> Iterato
     return ((number, block) for number, block in enumerate(blocks) if number not in finished)
 
 
-def _rows(block: Block, made: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Sequence[Any]], Counts]:
-    """Put what was read and what was made of it together, and count."""
+def _rows(block: Block, made: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Put what was read and what was made of it together."""
     errors = [block.problems.get(place, error) for place, error in enumerate(made["error"])]
     given = {name: list(column) for name, column in block.columns.items()}
     for name in ("text", "pair"):
         if name in given:
             given[name] = [_storable(text) for text in given[name]]
-    counts = Counts(
-        rows=len(block),
+    numbers = range(block.start, block.start + len(block))
+    return {"idx": numbers, **given, **made, "error": errors}
+
+
+def _counts(made: Mapping[str, Sequence[Any]], errors: Sequence[str]) -> Counts:
+    return Counts(
+        rows=len(errors),
         errors=sum(map(bool, errors)),
         cut=sum(made["truncated"]),
         windowed=sum(windows > 1 for windows in made["windows"]),
         first=next(filter(None, errors), ""),
     )
-    numbers = range(block.start, block.start + len(block))
-    return {"idx": numbers, **given, **made, "error": errors}, counts
 
 
 def _storable(text: Any) -> str | None:

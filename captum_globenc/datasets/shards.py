@@ -192,7 +192,8 @@ def _refuse_another(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
     """Refuse to mix attributions; the message says in words what differs."""
     old, new = dict(_flat(before)), dict(_flat(now))
     for name in dict.fromkeys([*new, *old]):
-        if name.startswith("finished") or old.get(name) == new.get(name):
+        # A model may have moved: its weights tell whether it is the same.
+        if name == "model.name" or name.startswith("finished") or old.get(name) == new.get(name):
             continue
         last = name.rpartition(".")[2]
         if last == "weights":

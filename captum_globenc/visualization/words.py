@@ -32,7 +32,7 @@ def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
 
     Example:
         >>> figure = plot_words({"POSITIVE": [("great", 0.4), ("dull", -0.1)]})
-        >>> [bar.get_width() for bar in figure.axes[0].patches]
+        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
         [0.4, -0.1]
     """
     # Built without pyplot, whose state belongs to the user.
@@ -46,7 +46,7 @@ def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
     most = max(map(len, classes.values()))
     figure = Figure(figsize=(1 + 3.2 * columns, lines * (1 + 0.2 * most)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    panels = figure.subplots(lines, columns, sharex=True, squeeze=False).flatten()
     for panel, (label, words) in zip(panels, classes.items(), strict=False):
         names, families = drawable([word[:LONGEST].replace("$", r"\$") for word, _ in words])
         scores = [score for _, score in words]
