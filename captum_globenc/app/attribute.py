@@ -25,8 +25,10 @@ class _Speed(ProgressColumn):
     """How many rows a second are done."""
 
     def render(self, task: Task) -> Text:
-        """Return the speed of the last half minute; of a task that is done, that of all of it."""
+        """Return the speed of the last half minute, and until that is known, of all of the run."""
         speed = task.finished_speed or task.speed
+        if speed is None and task.elapsed:
+            speed = (task.completed - task.fields["before"]) / task.elapsed
         return Text("" if speed is None else f"{speed:.3g} rows/s")
 
 
@@ -106,7 +108,10 @@ def attribute_data(
     captum_globenc.datasets.load_attributions, or sum them up with captum-globenc summarize.
     """
     try:
+        from torch import OutOfMemoryError
+
         from captum_globenc.datasets import METHODS, Attributor, attribute_files
+        from captum_globenc.datasets.engines import EngineError
     except ImportError as error:  # it says what to install
         raise CommandError(str(error)) from error
     from captum_globenc.texts.explaining import parse_position
@@ -126,14 +131,14 @@ def attribute_data(
         transient=True,
         disable=not terminal.is_terminal,
     )
-    task = bar.add_task("Attributing", total=None)
 
     def advance(done: float, rows: int) -> None:
-        if not bar.live.is_started and done < rows:
+        if not bar.tasks:
             if attributor.missing:
                 note(f"{model} lacks {', '.join(attributor.missing)}: its predictions are random")
+            bar.add_task("Attributing", completed=int(done), total=rows, before=done)
             bar.start()
-        bar.update(task, completed=int(done), total=rows)
+        bar.update(bar.tasks[0].id, completed=round(done))
 
     try:
         attributor = Attributor(
@@ -160,8 +165,10 @@ def attribute_data(
             workers=workers,
             progress=advance,
         )
-    except (ValueError, ImportError, LoadingError) as error:  # what attribute_files documents
+    except (ValueError, ImportError, LoadingError, EngineError) as error:  # what attribute_files documents
         raise CommandError(str(error)) from error
+    except OutOfMemoryError as error:
+        raise CommandError("the GPU has too little memory: lower --batch-tokens") from error
     except KeyboardInterrupt:
         bar.stop()
         note(f"stopped; the same command goes on from what is in {out}")
@@ -173,5 +180,6 @@ def attribute_data(
     if counts.windowed:
         note(f"{counts.windowed} of {counts.rows} texts explained in windows")
     if counts.errors:
-        note(f"{counts.errors} of {counts.rows} rows not explained; column error says why. {counts.first}")
+        first = f"The first: {counts.first}"
+        note(f"{counts.errors} of {counts.rows} rows not explained; column error says why. {first}")
     typer.echo(f"{counts.rows} rows in {out}")

@@ -10,7 +10,7 @@ from captum_globenc.datasets.attributor import Attributor
 from captum_globenc.datasets.reading import Block
 from captum_globenc.extras import optional
 
-__all__ = ["ENGINES", "check_engine"]
+__all__ = ["ENGINES", "EngineError", "check_engine"]
 
 Blocks = Iterator[tuple[int, Block]]
 Done = Callable[[float], None]
@@ -19,6 +19,10 @@ Made = Iterator[tuple[int, Block, dict[str, list[Any]]]]
 
 QUEUED = 2
 """Blocks that wait at each worker or run there: bounds the memory."""
+
+
+class EngineError(Exception):
+    """An engine that failed; the message says in one line what to do."""
 
 
 def _local(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:
@@ -61,7 +65,13 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
                 return
             (ready,), _ = ray.wait(list(running), num_returns=1)
             worker, number, block = running.pop(ready)
-            made = ray.get(ready)
+            try:
+                made = ray.get(ready)
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().split("\n")[-1]
+                raise EngineError(
+                    f"a worker of Ray failed ({reason}); what was done is kept, and the same call goes on"
+                ) from error
             idle.append(worker)
             done(len(block))
             yield number, block, made

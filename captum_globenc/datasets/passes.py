@@ -26,6 +26,9 @@ Piece = tuple[int, int]
 Done = Callable[[float], None]
 """Is told how many texts' worth of work is done since it was told last."""
 
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""Errors of a machine: no row is to blame, and the next ones would fail as well."""
+
 
 class Scored:
     """What is known of one text.
@@ -131,9 +134,9 @@ class Passes:
             return
         try:
             made = stage(alive)
-        except torch.OutOfMemoryError:
+        except FATAL:
             raise
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
             if len(alive) == 1:
                 texts[alive[0][0]].error = " ".join(str(error).split()) or type(error).__name__
                 return

@@ -60,6 +60,8 @@ def attribute_files(
         ValueError: an option is none of these, the data cannot be read, a method does not support the
             model, or `out` holds something else.
         LoadingError: the model cannot be loaded.
+        EngineError: a worker of Ray failed; what was done is kept.
+        torch.OutOfMemoryError: so many tokens do not fit the GPU; likewise.
         ImportError: a package of the extra `datasets` or `ray` is not installed.
 
     Example:

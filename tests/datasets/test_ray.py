@@ -1,10 +1,13 @@
 """Ray's workers give what this process gives: the command's engine, and Ray Data's own map_batches."""
 
+import shutil
 import warnings
 
 import pytest
 
 from captum_globenc.datasets import Attributor, attribute_files, load_attributions
+from captum_globenc.datasets.engines import EngineError
+from checkpoints import save_classifier
 from sentences import sentences, write_rows
 
 pytestmark = pytest.mark.ray
@@ -65,3 +68,18 @@ def test_more_workers_than_ray_has_are_refused(ray, folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS[:2]})
     with pytest.raises(ValueError, match="Ray has 2 CPUs for 3 workers: ask for fewer"):
         attribute_files(Attributor(folder), data, tmp_path / "out", engine="ray", workers=3)
+
+
+def test_a_worker_that_fails_is_told_in_one_line(ray, tmp_path):
+    model = save_classifier(tmp_path / "model")
+    data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS[:2]})
+    with pytest.raises(
+        EngineError, match=r"^a worker of Ray failed \(.*cannot load .*and the same call goes on$"
+    ):
+        attribute_files(
+            Attributor(str(model)),
+            data,
+            tmp_path / "out",
+            engine="ray",
+            progress=lambda *_: shutil.rmtree(model, ignore_errors=True),
+        )
