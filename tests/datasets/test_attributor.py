@@ -16,6 +16,7 @@ from captum_globenc.datasets import METHODS, Attributor
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.loading import LoadingError
 from checkpoints import LIMIT, save_classifier
+from pages import ROOT, python_blocks
 from sentences import LEXICON, sentences
 
 TEXTS = sentences(24)
@@ -301,3 +302,12 @@ def test_tables_and_arrays_are_answered_with_tables(kind, folder):
 def test_every_word_of_the_vocabulary_is_a_word(folder):
     rows = Attributor(folder)({"text": LEXICON})
     assert [words[0] for words in rows["words"]] == LEXICON
+
+
+def test_the_guide_runs():
+    names = {}
+    for block in python_blocks(ROOT / "docs/datasets.md"):
+        exec(block, names)
+    assert names["rows"]["prediction"] == names["explained"]["prediction"][:] == ["POSITIVE", "NEGATIVE"]
+    for name in ("globenc", "transformer-deep-lift"):
+        assert names["explained"][name][0] == pytest.approx(names["rows"][name][0], abs=1e-6)
