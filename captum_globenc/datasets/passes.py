@@ -160,7 +160,7 @@ class Passes:
             raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
-        return {"": list(logits.double().cpu().numpy()), **scores}
+        return {"": list(logits.cpu().double().numpy()), **scores}
 
     def _explained(
         self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
@@ -177,7 +177,7 @@ class Passes:
     def _scores(
         self, name: str, batch: Batch, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> list[NDArray[np.float64]]:
-        scores = self._scorers[name](batch).detach().double().cpu().numpy()
+        scores = self._scorers[name](batch).detach().cpu().double().numpy()
         if not np.isfinite(scores).all():
             raise ValueError(f"{name} gave scores that are NaN or infinite")
         return [

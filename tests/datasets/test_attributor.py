@@ -311,3 +311,17 @@ def test_the_guide_runs():
     assert names["rows"]["prediction"] == names["explained"]["prediction"][:] == ["POSITIVE", "NEGATIVE"]
     for name in ("globenc", "transformer-deep-lift"):
         assert names["explained"][name][0] == pytest.approx(names["rows"][name][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lists", "arrow", "numpy"])
+def test_no_rows_are_answered_with_no_rows_of_the_same_columns(kind, folder):
+    batches = {
+        "lists": {"text": []},
+        "arrow": pa.table({"text": pa.array([], pa.string())}),
+        "numpy": {"text": np.array([], dtype=object)},
+    }
+    attribute = Attributor(folder)
+    rows = attribute(batches[kind])
+    names = rows.column_names if kind != "lists" else list(rows)
+    assert names == list(attribute({"text": ["good"]}))
+    assert len(rows["globenc"]) == 0
