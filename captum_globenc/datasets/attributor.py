@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.digest import weights_digest
 from captum_globenc.datasets.methods import check_methods
-from captum_globenc.datasets.passes import Passes
-from captum_globenc.datasets.rows import Reader
+from captum_globenc.datasets.passes import Passes, Scored
+from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import drops_at_random
 from captum_globenc.texts.loading import load_classifier
@@ -36,6 +36,15 @@ COLUMNS = (
     "truncated",
 )
 """What a row gets ahead of the scores, which have a column for each method, and of `error`."""
+
+EMPTY: Mapping[str, type] = {
+    "prediction": str,
+    "explained": str,
+    "windows": int,
+    "truncated": bool,
+    "error": str,
+}
+"""What makes the values of a row in error, where these are no lists."""
 
 PROBE = "a"
 
@@ -198,26 +207,29 @@ class Attributor:
         rows = ready.read(texts, pairs)
         found = ready.passes(rows, done)
         made: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *self.methods, "error")}
-        for text, scored in zip(rows, found, strict=True):
-            failed = bool(text.error) or scored.logits is None
-            logits = [] if failed or scored.logits is None else scored.logits.tolist()
-            row: dict[str, Any] = {
-                "input_ids": [] if failed else text.ids,
-                "tokens": [] if failed else text.tokens,
-                "offsets": [] if failed else text.offsets,
-                "word_ids": [] if failed else text.word_ids,
-                "words": [] if failed else text.words,
-                "prediction": "" if failed else ready.names[logits.index(max(logits))],
-                "explained": "" if failed else ready.names[ready.passes.explained(scored)],
-                "logits": logits,
-                "windows": 0 if failed else len(text.pieces),
-                "truncated": text.truncated and not failed,
-                **{name: [] if failed else scored.scores[name].tolist() for name in self.methods},
-                "error": text.error,
-            }
-            for name, value in row.items():
-                made[name].append(value)
+        for row, scored in zip(rows, found, strict=True):
+            values = {"error": row.error} if row.error else self._values(row, scored)
+            for name, column in made.items():
+                column.append(values.get(name, EMPTY.get(name, list)()))
         return made
+
+    def _values(self, row: Text, scored: Scored) -> dict[str, Any]:
+        """Return what a row gets that ran."""
+        assert scored.logits is not None
+        names = self._ready.names
+        return {
+            "input_ids": row.ids,
+            "tokens": row.tokens,
+            "offsets": row.offsets,
+            "word_ids": row.word_ids,
+            "words": row.words,
+            "prediction": names[int(scored.logits.argmax())],
+            "explained": names[self._ready.passes.explained(scored)],
+            "logits": scored.logits.tolist(),
+            "windows": len(row.pieces),
+            "truncated": row.truncated,
+            **{name: scores.tolist() for name, scores in scored.scores.items()},
+        }
 
     def check(self) -> None:
         """Load the model and explain a short text, so that what no row could do about is told at once.
@@ -256,6 +268,10 @@ class Attributor:
             raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
         labels = model.config.id2label or {}
         names = [str(labels.get(index, index)) for index in range(model.config.num_labels)]
+        if model.config.problem_type == "regression" and len(names) > 1 and settings.target is None:
+            raise ValueError(
+                f"the model gives {len(names)} values: choose one with target, of {', '.join(names)}"
+            )
         position = settings.position
         reader = Reader(
             model,

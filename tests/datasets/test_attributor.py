@@ -233,6 +233,13 @@ def test_a_model_that_drops_at_random_is_refused(folder):
         Attributor(model, tokenizer).check()
 
 
+def test_a_model_of_several_values_needs_one_to_be_chosen(tmp_path):
+    folder = str(save_classifier(tmp_path / "model", problem_type="regression"))
+    with pytest.raises(ValueError, match="the model gives 2 values: choose one with target, of NEGATIVE"):
+        Attributor(folder).check()
+    assert Attributor(folder, target="POSITIVE")({"text": ["good"]})["explained"] == ["POSITIVE"]
+
+
 def test_a_model_that_is_not_there_is_told():
     with pytest.raises(LoadingError, match="cannot load no/such/model"):
         Attributor("no/such/model").check()
