@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -99,9 +100,11 @@ def rates(texts: list[str], methods: list[str]) -> None:
             seconds[name].append(time.perf_counter() - began)
     for name, spent in seconds.items():
         print(f"{name}: {len(texts) / sum(spent):.1f} rows/s")
-    shares = sorted(a / b for a, b in zip(seconds["predictions"], seconds["attributions"], strict=True))
-    total = sum(seconds["predictions"]) / sum(seconds["attributions"])
-    print(f"attributions at {total:.2f} of that; by blocks {shares[0]:.2f} to {shares[-1]:.2f}")
+    shares = [a / b for a, b in zip(seconds["predictions"], seconds["attributions"], strict=True)]
+    print(
+        f"attributions at {statistics.median(shares):.2f} of that, the median over {len(shares)} blocks; "
+        f"{min(shares):.2f} to {max(shares):.2f}"
+    )
 
 
 def predict(texts, tokenizer, forward) -> None:

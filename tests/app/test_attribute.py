@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from captum_globenc.datasets import Attributor, load_attributions
 from checkpoints import ENVIRONMENT, save_classifier
@@ -156,3 +157,12 @@ def test_a_bar_shows_rows_a_second_and_the_time_left(run, folder, data, tmp_path
     assert "rows/s" in err
     assert "left" in err
     assert "30/30" in err
+
+
+def test_too_little_memory_is_told_with_what_to_do(run, folder, data, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Attributor, "explain", full)
+    err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out", status=2)[1]
+    assert err == "error: the GPU has too little memory: lower --batch-tokens\n"

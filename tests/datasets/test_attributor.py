@@ -157,6 +157,32 @@ def test_a_text_that_the_model_fails_on_fails_alone(folder):
     assert [len(scores) for scores in rows["transformer-deep-lift"]] == [5, 0, 3]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_that_is_not_finite_is_an_error_of_its_row(method, folder):
+    model, tokenizer, _ = load_classifier(folder)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("red")] = torch.inf
+    rows = Attributor(model, tokenizer, method)({"text": ["bad", "a red film"]})
+    assert [bool(error) for error in rows["error"]] == [False, True]
+    assert [len(scores) for scores in rows[method]] == [3, 0]
+
+
+def test_too_little_memory_is_no_error_of_a_row(folder):
+    model, tokenizer, _ = load_classifier(folder)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Attributor(model, tokenizer)({"text": ["good", "bad"]})
+
+
+def test_a_model_that_tells_no_class_of_a_text_is_refused(tagger, folder):
+    with pytest.raises(ValueError, match=re.escape("gives logits (B, C), this model gives (1, 3, 5)")):
+        Attributor(tagger, load_classifier(folder).tokenizer, "decompx").check()
+
+
 def test_long_texts_are_cut_and_told(folder, alone):
     long = "good " * (LIMIT - 2)
     rows = Attributor(folder)({"text": [long + "bad film", "bad"]})
