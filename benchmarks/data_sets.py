@@ -35,7 +35,14 @@ from captum_globenc.texts import load_default
 
 BLOCK = 1000
 BATCH_TOKENS = 2048
-COMMAND = (sys.executable, "-m", "captum_globenc")
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys; from captum_globenc.app.cli import main; status = main(sys.argv[1:]);"
+    "print('peak', *[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]);"
+    "sys.exit(status)",
+)
+"""The command, which prints the peak of its memory as it ends."""
 
 
 class Ran(NamedTuple):
@@ -125,12 +132,10 @@ def predict(texts, tokenizer, forward) -> None:
 def ran(*arguments: str) -> Ran:
     """Run the command to its end."""
     began = time.perf_counter()
-    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process = subprocess.run([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}")
-    return Ran(time.perf_counter() - began, usage.ru_maxrss / 1024)
+    return Ran(time.perf_counter() - began, int(process.stdout.split("peak ")[-1]) / 1024)
 
 
 def killed(place: Path, command: tuple[str, ...]) -> None:
