@@ -34,7 +34,7 @@ from captum_globenc.evaluation import SENTENCES, read_examples
 from captum_globenc.texts import load_default
 
 BLOCK = 1000
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 COMMAND = (
     sys.executable,
     "-c",

@@ -94,8 +94,11 @@ def attribute_data(
         int, typer.Option(metavar="N", help="Rows of a file: what a kill loses at most.")
     ] = 1000,
     batch_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Tokens, padding included, that run together at most.")
-    ] = 2048,
+        int,
+        typer.Option(
+            metavar="N", help="Tokens, padding included, that run together at most; a GPU takes more."
+        ),
+    ] = 1024,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Such as cpu or cuda. Left out, the GPU if there is one."),

@@ -109,7 +109,7 @@ class Attributor:
         position: int | Literal["mean"] | None = None,
         windows: int | None = None,
         cut: bool = True,
-        batch_tokens: int = 2048,
+        batch_tokens: int = 1024,
         text_column: str = "text",
         pair_column: str | None = "pair",
         device: str | None = None,

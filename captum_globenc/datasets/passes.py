@@ -66,7 +66,7 @@ class Passes:
         *,
         target: int | None = None,
         position: int | Literal["mean"] | None = None,
-        tokens: int = 2048,
+        tokens: int = 1024,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._target, self._position, self._tokens = target, position, tokens
