@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
     from captum_globenc.visualization.page import html_page, strengths
     from captum_globenc.visualization.records import visualization_records, visualize_image
+    from captum_globenc.visualization.words import plot_words
 
 __all__ = [
     "html_page",
     "plot_comparison",
     "plot_layers",
     "plot_mixing",
+    "plot_words",
     "strengths",
     "visualization_records",
     "visualize_image",
@@ -22,6 +24,7 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
+        "plot_words": "words",
         "html_page": "page",
         "plot_comparison": "figures",
         "plot_layers": "figures",
