@@ -117,8 +117,8 @@ def attribute_data(
         from captum_globenc.datasets.engines import EngineError
     except ImportError as error:  # it says what to install
         raise CommandError(str(error)) from error
-    from captum_globenc.texts.position import parse_position
     from captum_globenc.texts.loading import LoadingError
+    from captum_globenc.texts.position import parse_position
 
     chosen = names(methods, METHODS, ("globenc",))
     quiet()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
-from captum.attr import LayerIntegratedGradients
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,10 +16,9 @@ from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward
+from captum_globenc.texts.embeddings import integrated_gradients
 
 __all__ = ["METHODS", "Batch", "Method", "Remembered", "check_methods"]
-
-INTEGRATION_STEPS = 50
 
 
 class Batch(NamedTuple):
@@ -32,7 +30,6 @@ class Batch(NamedTuple):
         blanks: `(B, N)`, the same ids with all but special tokens masked.
         classes: `(B,)`, what is explained; None for methods that know no class.
         position: `(B,)` tokens whose mixture is explained, "mean", or None for what the head reads.
-        tokens: how many tokens may run together.
     """
 
     inputs: Tensor
@@ -40,7 +37,6 @@ class Batch(NamedTuple):
     blanks: Tensor
     classes: Tensor | None
     position: Tensor | Literal["mean"] | None
-    tokens: int
 
 
 class Remembered(EncoderForward):
@@ -99,20 +95,12 @@ def _decompx(model: PreTrainedModel, forward: EncoderForward) -> Scorer:
 
 
 def _integrated_gradients(model: PreTrainedModel, forward: EncoderForward) -> Scorer:
-    method = LayerIntegratedGradients(forward, model.get_input_embeddings())
-
     def score(batch: Batch) -> Tensor:
-        rows, width = batch.inputs.shape
+        assert batch.classes is not None
         with torch.enable_grad():
-            scores: Tensor = method.attribute(
-                batch.inputs,
-                baselines=batch.blanks,
-                target=batch.classes,
-                additional_forward_args=batch.extra,
-                n_steps=INTEGRATION_STEPS,
-                internal_batch_size=max(rows, batch.tokens // width),
+            return integrated_gradients(
+                forward, model, batch.inputs, batch.blanks, batch.classes, batch.extra
             )
-        return scores.sum(-1)
 
     return score
 

@@ -212,7 +212,7 @@ class Passes:
         else:
             position = self._position
         blanks = self._forward.masked(filled, self._tokenizer) if classes is not None else inputs
-        return Batch(inputs, extra, blanks, classes, position, self._tokens)
+        return Batch(inputs, extra, blanks, classes, position)
 
     def _lay(
         self,
