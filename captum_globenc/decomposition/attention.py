@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.weights import Scores, Weights
+from captum_globenc.decomposition.weights import LOG2_E, Scores, Weights
 from captum_globenc.decomposition.workspace import Tile
 
 HIDDEN = 1e3
@@ -101,8 +101,9 @@ class QueryKeyAttention:
     def weights(self, dtype: torch.dtype) -> Weights:
         """Return what gives its tiles, in `dtype`."""
         it = self.to(dtype)
-        told = None if it.logsumexp is None else -it.logsumexp
-        return Scores(it.query, it.key, it.scaling, it.mask, it.causal, told)
+        if it.logsumexp is None:
+            return Scores(it.query * it.scaling, it.key, it.mask, it.causal, None)
+        return Scores(it.query * (it.scaling * LOG2_E), it.key, it.mask, it.causal, it.logsumexp * -LOG2_E)
 
     def rows(self, receivers: Tensor) -> Tensor:
         """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""

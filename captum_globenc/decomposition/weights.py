@@ -5,6 +5,7 @@ sources-major, `(b, H, S, R)`: the receivers are the fast axis, on which exponen
 forms of :mod:`captum_globenc.decomposition.norms` are vectorised.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.workspace import Tile
+
+LOG2_E = math.log2(math.e)
 
 
 class Weights(Protocol):
@@ -46,17 +49,16 @@ class Scores:
     """The tiles of queries and keys.
 
     Args:
-        query: `(B, H, N, d)`.
+        query: `(B, H, N, d)`, scaled.
         key: `(B, H or fewer, N, d)`.
-        scaling: factor of their products.
         mask: broadcastable to `(B, H, N, N)`, boolean or additive, or None.
         causal: whether receivers see only what stands before them.
         shift: `(B, H, N)`, less the logarithm of each receiver's denominator; None where it is not known.
+            To base 2, for which queries are scaled then: powers of 2 take half as long.
     """
 
     query: Tensor
     key: Tensor
-    scaling: float
     mask: Tensor | None
     causal: bool
     shift: Tensor | None
@@ -84,40 +86,33 @@ class Scores:
         query = self.query[tile.examples, :, tile.receivers]
         key = share_heads(self.key[tile.examples, :, tile.sources], query.shape[1])
         shape = (*key.shape[:3], query.shape[2])
-        added = query.new_zeros(1, 1, 1)
-        if self.shift is not None:
-            added = self.shift[tile.examples, :, tile.receivers].flatten(0, 1)[:, None]
-        scores = torch.baddbmm(
-            added,
-            key.flatten(0, 1),
-            query.flatten(0, 1).transpose(1, 2),
-            beta=0 if self.shift is None else 1,
-            alpha=self.scaling,
-            out=None if out is None else out.view(-1, *shape[2:]),
-        ).view(shape)
+        room = None if out is None else out.view(-1, *shape[2:])
+        scores = torch.bmm(key.flatten(0, 1), query.flatten(0, 1).transpose(1, 2), out=room).view(shape)
         if self.mask is not None:
-            mask = self._of(self.mask, tile)
-            if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, -torch.inf)
-            else:
-                scores += mask
+            self._hide(scores, self._of(self.mask, tile))
         if self.causal:
             place = torch.arange(self.query.shape[2], device=scores.device)
             scores.masked_fill_(place[tile.sources, None] > place[None, tile.receivers], -torch.inf)
-        return scores.exp_() if self.in_blocks else torch.softmax(scores, dim=2, out=scores)
+        if self.shift is None:
+            return torch.softmax(scores, dim=2, out=scores)
+        return scores.add_(self.shift[tile.examples, :, None, tile.receivers]).exp2_()
 
     def own(self) -> Tensor | None:
         """Return `(B, H, N)`, with which tokens attend to themselves; None where tiles have to tell."""
         if self.shift is None:
             return None
-        products = torch.linalg.vecdot(self.query, share_heads(self.key, self.query.shape[1]))
-        scores = products * self.scaling + self.shift
+        scores: Tensor = torch.linalg.vecdot(self.query, share_heads(self.key, self.query.shape[1]))
         if self.mask is not None:
             tokens = scores.shape[2]
-            mask = self.mask.expand(-1, -1, tokens, tokens).diagonal(dim1=2, dim2=3)
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        own: Tensor = scores.exp()
-        return own
+            self._hide(scores, self.mask.expand(-1, -1, tokens, tokens).diagonal(dim1=2, dim2=3))
+        return scores.add_(self.shift).exp2_()
+
+    def _hide(self, scores: Tensor, mask: Tensor) -> None:
+        """Apply the part of a mask that belongs to some scores."""
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, -torch.inf)
+        else:
+            scores.add_(mask, alpha=1 if self.shift is None else LOG2_E)
 
     def _of(self, mask: Tensor, tile: Tile) -> Tensor:
         """Return what `mask` holds for a tile, `(b or 1, H or 1, S or 1, R or 1)`."""
