@@ -1,4 +1,4 @@
-"""Imports that wait: the packages of the extra `evaluate`, and public names that cost seconds."""
+"""Imports that wait: the packages of extras, and public names that cost seconds."""
 
 import importlib
 import sys
@@ -7,11 +7,12 @@ from types import ModuleType
 from typing import Any
 
 
-def optional(name: str) -> ModuleType:
-    """Import a package of the extra `evaluate`.
+def optional(name: str, extra: str = "evaluate") -> ModuleType:
+    """Import a package of an extra.
 
     Args:
         name: the module.
+        extra: the extra that installs it.
 
     Returns:
         The module.
@@ -29,7 +30,7 @@ def optional(name: str) -> ModuleType:
     except ImportError as error:
         package = name.partition(".")[0]
         package = {"sklearn": "scikit-learn"}.get(package, package)
-        raise ImportError(f'{package} is not installed: pip install "captum_globenc[evaluate]"') from error
+        raise ImportError(f'{package} is not installed: pip install "captum_globenc[{extra}]"') from error
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -39,7 +40,8 @@ def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: its `__name__`.
-        homes: the module of each public name, from the package's own folder.
+        homes: the module of each public name, from the package's own folder; from the one that this lies in,
+            with a dot ahead.
 
     Returns:
         Both functions, as PEP 562 has them.
@@ -53,7 +55,7 @@ def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], A
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(f".{homes[name]}", package), name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})
