@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-wheel test-quantus test-quantized lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-wheel test-quantus test-ray test-quantized lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -35,6 +35,11 @@ test-wheel:
 test-quantus: $(VENV)/test
 	$(PIP) --editable '.[quantus]'
 	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
+
+# On its own, because Ray is large.
+test-ray: $(VENV)/test
+	$(PIP) --editable '.[ray]'
+	$(BIN)/python -m pytest -m ray tests/datasets/test_ray.py
 
 # On its own and last, because torchao makes every import of transformers slow and loud.
 test-quantized: $(VENV)/test

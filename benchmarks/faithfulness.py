@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients
+from captum._utils.models.linear_model import SkLearnRidge
+from captum.attr import DeepLift, FeatureAblation, InputXGradient, IntegratedGradients, Lime
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from transformers import (
@@ -28,6 +29,7 @@ from transformers import (
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.evaluation import SENTENCES, Example, evaluate, read_examples, sample
 from captum_globenc.evaluation.journal import EXAMPLE, METHOD
+from captum_globenc.evaluation.methods import LIME_SAMPLES, closeness
 from captum_globenc.texts import load_default
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -151,8 +153,10 @@ def image_rows(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]
         "feature-ablation": lambda: FeatureAblation(forward).attribute(
             images, target=targets, feature_mask=features
         ),
+        "lime": lambda: lime(forward, images, targets, features),
         "decompx": lambda: DecompX(forward).attribute(images, targets),
         "globenc": lambda: GlobEnc(forward).attribute(images),
+        "deep-lift": lambda: DeepLift(forward).attribute(images.clone(), 0.0, targets),
         "input-x-gradient": lambda: InputXGradient(forward).attribute(
             images.clone().requires_grad_(), targets
         ),
@@ -164,6 +168,19 @@ def image_rows(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]
         most, least = (drops(forward, images, targets, sign * scores) for sign in (1, -1))
         rows[name] = {"comprehensiveness": most, "most less least": most - least}
     return rows
+
+
+def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) -> Tensor:
+    """LIME as `evaluate` has it: 50 samples, ridge regression, one image after the other."""
+    method = Lime(forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+    torch.manual_seed(0)
+    options = {"feature_mask": features, "n_samples": LIME_SAMPLES, "perturbations_per_eval": LIME_SAMPLES}
+    return torch.cat(
+        [
+            method.attribute(image[None], target=target[None], **options)
+            for image, target in zip(images, targets, strict=True)
+        ]
+    )
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def test_the_page_leaves_no_family_behind():
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".encoders", ".evaluation", ".metrics", ".proofs", ".texts", ".visualization"]
+    "module", ["", ".datasets", ".encoders", ".evaluation", ".metrics", ".proofs", ".texts", ".visualization"]
 )
 def test_the_api_pages_hold_every_public_function_and_class(module):
     pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))

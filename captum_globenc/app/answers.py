@@ -12,6 +12,7 @@ from captum_globenc.attr.proof import ProofError
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.drawing.numbers import SHARE
 from captum_globenc.drawing.page import heat_map, legend, number_table, shaded_tokens
+from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
 from captum_globenc.texts.explaining import explain
@@ -199,7 +200,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             baseline=form.baseline,
             tell=notes.append,
         )
-    except (LoadingError, ValueError, ProofError) as error:
+    except (LoadingError, ValueError, ProofError, RecordingError) as error:
         return Answer(message(str(error)))
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +67,14 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
         raise CommandError(f"cannot write {path}: {error.strerror}") from error
 
 
+def quiet() -> None:
+    """Switch the messages of transformers off, but for its errors."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def load(model: str | None) -> Classifier:
     """Load a classifier without the library's own messages.
 
@@ -76,12 +84,9 @@ def load(model: str | None) -> Classifier:
     Raises:
         CommandError: it cannot be loaded.
     """
-    import transformers
-
     from captum_globenc.texts.loading import LoadingError, load_classifier
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet()
     try:
         classifier = load_classifier(model)
     except LoadingError as error:
@@ -89,3 +94,16 @@ def load(model: str | None) -> Classifier:
     if classifier.missing:
         note(f"{model} lacks {', '.join(classifier.missing)}: its predictions are random")
     return classifier
+
+
+def names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[str]) -> list[str]:
+    """Return the names that an option lists, separated by commas or given several times.
+
+    "all" stands for all that are known; "list" prints these and ends the command.
+    """
+    listed = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
+    if "list" in listed:
+        typer.echo("\n".join(known))
+        raise typer.Exit
+    every = list(known) if "all" in listed else []
+    return [*dict.fromkeys([*every, *(name for name in listed if name != "all")])] or list(default)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note
+from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, names, note
 
 
 def evaluate_texts(
@@ -79,8 +78,8 @@ def evaluate_texts(
     )
     from captum_globenc.texts.position import parse_position
 
-    chosen_methods = _names(methods, METHODS, DEFAULT_METHODS)
-    chosen_metrics = _names(metrics, METRICS, DEFAULT_METRICS)
+    chosen_methods = names(methods, METHODS, DEFAULT_METHODS)
+    chosen_metrics = names(metrics, METRICS, DEFAULT_METRICS)
     try:
         where = parse_position(position or "")
         read = read_examples(
@@ -132,16 +131,3 @@ def evaluate_texts(
     console = Console(highlight=False)
     console.print(f"Means over {len(examples)} texts; more in {out}", markup=False, soft_wrap=True)
     console.print(evaluation.table())
-
-
-def _names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[str]) -> list[str]:
-    """Return the names that an option lists, separated by commas or given several times.
-
-    "all" stands for all that are known; "list" prints these and ends the command.
-    """
-    names = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
-    if "list" in names:
-        typer.echo("\n".join(known))
-        raise typer.Exit
-    every = list(known) if "all" in names else []
-    return [*dict.fromkeys([*every, *(name for name in names if name != "all")])] or list(default)

@@ -149,6 +149,7 @@ def _explanations(
 ) -> Iterator[Explanation]:
     """Explain in batches, with a progress bar on standard error if there are several."""
     from captum_globenc.attr.proof import ProofError
+    from captum_globenc.recording.refusal import RecordingError
 
     notes = Console(stderr=True)
     progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
@@ -158,7 +159,7 @@ def _explanations(
         with progress:
             try:
                 found = run(texts[start : start + BATCH])
-            except (ValueError, ProofError) as error:  # what explain documents
+            except (ValueError, ProofError, RecordingError) as error:  # what explain documents
                 raise CommandError(str(error)) from error
             progress.advance(task, len(found))
         yield from found

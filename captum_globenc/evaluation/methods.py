@@ -159,9 +159,7 @@ def lime(subject: Subject, batch: Batch) -> Tensor:
     for one in batch.singles():
         # Special tokens and padding are their own baseline, so they may go with the first token.
         features = (one.mask.long().cumsum(dim=1) - 1).clamp(min=0) * one.mask
-        method = Lime(
-            subject.forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=_closeness
-        )
+        method = Lime(subject.forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
         rows.append(
             method.attribute(
                 one.inputs,
@@ -176,7 +174,7 @@ def lime(subject: Subject, batch: Batch) -> Tensor:
     return torch.cat(rows)
 
 
-def _closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) -> Tensor:
+def closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) -> Tensor:
     """Ribeiro et al. (2016), section 3.4: exp(-d^2 / width^2), d the cosine distance of what is present."""
     share = present.double().mean(dim=1)  # The squared cosine between `present` and all ones.
     return torch.exp(-((1 - share.sqrt()) ** 2) / 0.25**2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.recording.linear import is_plain
+from captum_globenc.recording.refusal import RecordingError
 
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 0.15}
 """How far off an attention block computed in a dtype may be, as a share of what it writes."""
@@ -82,7 +83,7 @@ class Sums:
         bound = allowed * largest + step * torch.maximum(*others[2:])
         self._found.append((layer.index, torch.stack([error, bound, largest])))
 
-    def missed(self) -> tuple[Tensor, Callable[[int], RuntimeError]] | None:
+    def missed(self) -> tuple[Tensor, Callable[[int], RecordingError]] | None:
         """Return in which of the layers parts do not add up, and what makes the error of one.
 
         Returns:
@@ -96,12 +97,12 @@ class Sums:
         if self._judged is not None:
             wrong &= self._judged
 
-        def make(number: int) -> RuntimeError:
+        def make(number: int) -> RecordingError:
             worst = int(
                 (error[number] / bound[number]).nan_to_num(torch.inf).where(wrong[number], 0).argmax()
             )
             share = largest[number, worst]
-            return RuntimeError(
+            return RecordingError(
                 f"In encoder layer {self._found[number][0]}, example {worst}, what the attention passes on "
                 f"does not add up to what it wrote: off by {float(error[number, worst] / share):.1g} of the "
                 f"largest entry, where {float(bound[number, worst] / share):.1g} is rounding. Something acts "

@@ -24,6 +24,7 @@ from captum_globenc.recording.fused import active, without_fused_attention
 from captum_globenc.recording.layer import OpenLayer
 from captum_globenc.recording.linear import refuse_meta
 from captum_globenc.recording.padding import real_tokens
+from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.recording.training import warn_of_dropout
 from captum_globenc.recording.watcher import AttentionWatcher
 
@@ -56,7 +57,7 @@ def record(
 
     Raises:
         ValueError: weights are on the meta device.
-        RuntimeError: `forward` never ran the encoder, or ran it more than once; what attends cannot be
+        RecordingError: `forward` never ran the encoder, or ran it more than once; what attends cannot be
             seen, or the parts of a layer do not add up.
     """
     refuse_meta(part for layer in encoder.layers for part in (layer.out, layer.norm1, layer.norm2))
@@ -74,7 +75,7 @@ def record(
     if recorder.error is not None:
         raise recorder.error
     if recorder.passes == 0:
-        raise RuntimeError(
+        raise RecordingError(
             f"forward_func never ran the encoder ({type(encoder.stack).__name__}) of `model`. "
             "Pass the model that forward_func really calls."
         )
@@ -121,7 +122,7 @@ class Recorder:
 
         Raises:
             ValueError: something is not finite.
-            RuntimeError: parts do not add up.
+            RecordingError: parts do not add up.
         """
         if not self._totals:
             return
@@ -191,7 +192,7 @@ class Recorder:
     def _enter_stack(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.passes += 1
         if self.passes > 1:
-            raise RuntimeError(
+            raise RecordingError(
                 f"forward_func ran the encoder ({type(module).__name__}) more than once in a pass; "
                 "an attribution explains one run. Split forward_func, one part for each run."
             )
@@ -227,7 +228,7 @@ class Recorder:
         if layer is None:
             return
         if layer.attention is None or layer.value is None:
-            raise RuntimeError(
+            raise RecordingError(
                 f"{type(layer.layer.attention).__name__} ran without showing its attention: neither "
                 "scaled_dot_product_attention nor a softmax and its product with the values was seen. Choose "
                 'another attention: model.set_attn_implementation("sdpa").'

@@ -23,6 +23,7 @@ from captum_globenc.attr.proof import ProofError
 from captum_globenc.differences import NotComparableError
 from captum_globenc.encoders import UnsupportedEncoderError
 from captum_globenc.forward import EncoderForward, special_tokens
+from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import OnEmbeddings, integrated_gradients
 
@@ -42,7 +43,7 @@ BASELINES = ("mask", "pad", "zero")
 TOKENS_AT_ONCE = 1024
 """Tokens that go through a backward pass together, which bounds the memory."""
 
-REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError)
+REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError, RecordingError)
 """What tells that a method does not hold for a model, whatever the text."""
 
 

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from captum_globenc.drawing.page import html_page
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
     from captum_globenc.visualization.records import visualization_records, visualize_image
+    from captum_globenc.visualization.words import plot_words
 
 __all__ = [
     "html_page",
     "plot_comparison",
     "plot_layers",
     "plot_mixing",
+    "plot_words",
     "strengths",
     "visualization_records",
     "visualize_image",
@@ -24,6 +26,7 @@ __getattr__, __dir__ = on_demand(
     __name__,
     {
         "html_page": ".drawing.page",
+        "plot_words": "words",
         "plot_comparison": "figures",
         "plot_layers": "figures",
         "plot_mixing": "figures",

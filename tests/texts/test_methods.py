@@ -385,6 +385,18 @@ def test_an_operation_without_a_rule_leaves_globenc(classifier):
         explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
 
 
+def test_what_globenc_cannot_see_leaves_exact_differences(classifier):
+    model, tokenizer = classifier
+    # Whatever is written into the stream behind its back, exact differences see as any other operation.
+    attention = model.bert.encoder.layer[1].attention.output.dense
+    attention.register_forward_hook(lambda module, args, output: output * 1.5)
+    with pytest.warns(UserWarning, match="globenc is left out: In encoder layer 1, .* does not add up"):
+        (explanation,) = explain(TEXTS[:1], model, tokenizer)
+    assert list(explanation.scores) == ["transformer-deep-lift"]
+    with pytest.raises(RuntimeError, match="does not add up"):
+        explain(TEXTS, model, tokenizer, methods=["globenc"])
+
+
 def test_where_no_method_holds_both_reasons_are_given(tokenizer):
     model = gpt2(pad_token_id=0).eval()
     model.transformer.h[0].mlp.act = Ruleless()

@@ -1,0 +1,188 @@
+"""``captum-globenc attribute``: attributions of whole data sets, written to a folder as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from captum_globenc.app.command import CommandError, ModelOption, PositionOption, names, note, quiet
+
+
+class _Speed(ProgressColumn):
+    """How many rows a second are done."""
+
+    def render(self, task: Task) -> Text:
+        """Return the speed of the last half minute, and until that is known, of all of the run."""
+        speed = task.finished_speed or task.speed
+        if speed is None and task.elapsed:
+            speed = (task.completed - task.fields["before"]) / task.elapsed
+        return Text("" if speed is None else f"{speed:.3g} rows/s")
+
+
+def attribute_data(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Texts: .parquet, .csv, .tsv or .jsonl, or a folder of such files, by their names.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Where the Parquet files go. A run that was stopped there is taken up where it stopped.",
+        ),
+    ],
+    model: ModelOption = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Methods; all takes every one, list shows them."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="The class that is explained. Left out, each text's highest."),
+    ] = None,
+    position: PositionOption = None,
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STRIDE",
+            help="Cut texts that are too long for the model into windows that share so many tokens, and lay "
+            "their scores together. Left out, such texts lose their end.",
+        ),
+    ] = None,
+    cut: Annotated[
+        bool, typer.Option("--cut/--no-cut", help="Cut such texts, or write an error in their place.")
+    ] = True,
+    text_column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
+    pair_column: Annotated[
+        str, typer.Option(metavar="NAME", help="The column of second segments, if there are any.")
+    ] = "pair",
+    label_column: Annotated[
+        str, typer.Option(metavar="NAME", help="The column of labels, if there are any; they are handed on.")
+    ] = "label",
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local: this process. ray: workers of Ray.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(metavar="N", help="Workers of Ray; each loads the model once.")] = 1,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="full: all that is known, a column for each method. thermostat: input_ids, attributions, "
+            "label, predictions, idx.",
+        ),
+    ] = "full",
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the scores: float32 or float16.")
+    ] = "float32",
+    rows_per_shard: Annotated[
+        int, typer.Option(metavar="N", help="Rows of a file: what a kill loses at most.")
+    ] = 1000,
+    batch_tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Tokens, padding included, that run together at most; a GPU takes more."
+        ),
+    ] = 1024,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Such as cpu or cuda. Left out, the GPU if there is one."),
+    ] = None,
+) -> None:
+    """Explain a classifier's predictions for all texts of a data set.
+
+    Killed at any moment and run again, the command goes on: no row is lost, doubled or written by half. Texts
+    that cannot be explained are written with their error and counted. Read the files with
+    captum_globenc.datasets.load_attributions, or sum them up with captum-globenc summarize.
+    """
+    try:
+        from torch import OutOfMemoryError
+
+        from captum_globenc.datasets import METHODS, Attributor, attribute_files
+        from captum_globenc.datasets.engines import EngineError
+    except ImportError as error:  # it says what to install
+        raise CommandError(str(error)) from error
+    from captum_globenc.texts.loading import LoadingError
+    from captum_globenc.texts.position import parse_position
+
+    chosen = names(methods, METHODS, ("globenc",))
+    quiet()
+    terminal = Console(stderr=True)
+    bar = Progress(
+        TextColumn("Attributing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
+
+    def advance(done: float, rows: int) -> None:
+        if not bar.tasks:
+            if attributor.missing:
+                note(f"{model} lacks {', '.join(attributor.missing)}: its predictions are random")
+            bar.add_task("Attributing", completed=int(done), total=rows, before=done)
+            bar.start()
+        bar.update(bar.tasks[0].id, completed=round(done))
+
+    try:
+        attributor = Attributor(
+            model,
+            methods=chosen,
+            target=target,
+            position=parse_position(position or ""),
+            windows=windows,
+            cut=cut,
+            batch_tokens=batch_tokens,
+            text_column=text_column,
+            pair_column=pair_column,
+            device=device,
+        )
+        counts = attribute_files(
+            attributor,
+            data,
+            out,
+            label_column=label_column,
+            rows_per_shard=rows_per_shard,
+            dtype=dtype,
+            layout=layout,
+            engine=engine,
+            workers=workers,
+            progress=advance,
+        )
+    except (ValueError, ImportError, LoadingError, EngineError) as error:  # what attribute_files documents
+        raise CommandError(str(error)) from error
+    except OutOfMemoryError as error:
+        raise CommandError("the GPU has too little memory: lower --batch-tokens") from error
+    except KeyboardInterrupt:
+        bar.stop()
+        note(f"stopped; the same command goes on from what is in {out}")
+        raise
+    finally:
+        bar.stop()
+    if counts.cut:
+        note(f"{counts.cut} of {counts.rows} texts cut at what this model takes; --windows explains the rest")
+    if counts.windowed:
+        note(f"{counts.windowed} of {counts.rows} texts explained in windows")
+    if counts.errors:
+        first = f"The first: {counts.first}"
+        note(f"{counts.errors} of {counts.rows} rows not explained; column error says why. {first}")
+    typer.echo(f"{counts.rows} rows in {out}")

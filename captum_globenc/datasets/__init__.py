@@ -1,0 +1,36 @@
+"""Attributions of whole data sets: a callable for `datasets` and Ray Data, shards on disk, summaries."""
+
+from typing import TYPE_CHECKING
+
+from captum_globenc.extras import on_demand
+
+if TYPE_CHECKING:
+    from captum_globenc.datasets.attributor import Attributor
+    from captum_globenc.datasets.loading import load_attributions
+    from captum_globenc.datasets.methods import METHODS
+    from captum_globenc.datasets.run import attribute_files
+    from captum_globenc.datasets.shards import Counts
+    from captum_globenc.datasets.summary import WordWeight, summarize
+
+__all__ = [
+    "METHODS",
+    "Attributor",
+    "Counts",
+    "WordWeight",
+    "attribute_files",
+    "load_attributions",
+    "summarize",
+]
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "METHODS": "methods",
+        "Attributor": "attributor",
+        "Counts": "shards",
+        "WordWeight": "summary",
+        "attribute_files": "run",
+        "load_attributions": "loading",
+        "summarize": "summary",
+    },
+)

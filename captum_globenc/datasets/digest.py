@@ -1,0 +1,62 @@
+"""What tells one run from another: digests of weights and files, and the versions of what computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+__all__ = ["file_digest", "versions", "weights_digest"]
+
+PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
+SHOWN = 16
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Return a digest of a model's weights and of what its config says of it."""
+    digest = hashlib.sha256()
+    origin = ("_name_or_path", "transformers_version", "dtype")
+    said = {name: repr(value) for name, value in model.config.to_dict().items() if name not in origin}
+    digest.update(repr(sorted(said.items())).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_content(value))
+    return digest.hexdigest()[:SHOWN]
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:SHOWN]
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of packages that are installed.
+
+    Example:
+        >>> sorted(versions(["torch", "no-such-package"]))
+        ['no-such-package', 'torch']
+    """
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "(not installed)"
+
+
+def _content(value: Any) -> bytes:
+    """Return what an entry of a state dict holds, and as what."""
+    if not isinstance(value, Tensor):  # a quantised module's, which says no more by itself
+        return b""
+    held = value.int_repr() if value.is_quantized else value
+    held = held.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return f"{value.dtype} {tuple(value.shape)}".encode() + held.numpy().tobytes()

@@ -1,0 +1,192 @@
+"""Columns as Arrow types them: those of the attributor, those of shards, and thermostat's.
+
+Letters: C classes, N tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from captum_globenc.extras import optional
+
+__all__ = ["DTYPES", "LAYOUTS", "Layout", "Plan", "extend_arrays", "extend_table"]
+
+pa: Any = optional("pyarrow", "datasets")
+
+DTYPES: Mapping[str, Any] = {"float32": pa.float32(), "float16": pa.float16()}
+"""What scores may be stored as."""
+
+LABELS: Mapping[str, Any] = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
+
+_IDS = pa.list_(pa.int32())
+_STRINGS = pa.list_(pa.string())
+
+
+class Plan(NamedTuple):
+    """What the columns of a data set depend on.
+
+    Attributes:
+        methods: their names.
+        dtype: of the scores, a name of `DTYPES`.
+        labels: the names of the model's classes.
+        label: of the data's labels, a name of `LABELS`; "" where there are none.
+        pairs: whether there are second segments.
+    """
+
+    methods: tuple[str, ...]
+    dtype: str
+    labels: tuple[str, ...]
+    label: str = ""
+    pairs: bool = False
+
+
+class Layout(NamedTuple):
+    """A way to write rows.
+
+    Attributes:
+        schema: the columns for a plan.
+        columns: `(columns, plan) -> columns`, from what was read and made: `idx`, `text`, maybe `pair` and
+            `label`, and what an attributor made.
+        check: raises ValueError where a plan does not fit.
+    """
+
+    schema: Callable[[Plan], Any]
+    columns: Callable[[Mapping[str, Sequence[Any]], Plan], Mapping[str, Sequence[Any]]]
+    check: Callable[[Plan], None]
+
+    def table(self, columns: Mapping[str, Sequence[Any]], plan: Plan) -> Any:
+        """Return a `pyarrow.Table` of rows.
+
+        Args:
+            columns: what `self.columns` returned.
+            plan: what they depend on.
+        """
+        schema = self.schema(plan)
+        arrays = [_array(columns[field.name], field.type) for field in schema]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def extend_table(table: Any, made: Mapping[str, Sequence[Any]], methods: Sequence[str]) -> Any:
+    """Return a `pyarrow.Table` with what an attributor made of its rows.
+
+    Args:
+        table: the rows.
+        made: the new columns; those of the same name are replaced.
+        methods: which of these hold scores.
+    """
+    for name, kind in _made(methods, pa.float32()):
+        column = _array(made[name], kind)
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, column)
+        else:
+            table = table.append_column(name, column)
+    return table
+
+
+def extend_arrays(
+    columns: Mapping[str, Any], made: Mapping[str, Sequence[Any]], methods: Sequence[str]
+) -> Any:
+    """As :func:`extend_table`, for rows in arrays of numpy."""
+    arrays = {
+        name: pa.array(column if column.ndim == 1 else column.tolist()) for name, column in columns.items()
+    }
+    return extend_table(pa.table(arrays), made, methods)
+
+
+def _made(methods: Sequence[str], scores: Any) -> list[tuple[str, Any]]:
+    """The columns that an attributor makes."""
+    return [
+        ("input_ids", _IDS),
+        ("tokens", _STRINGS),
+        ("offsets", pa.list_(_IDS)),
+        ("word_ids", _IDS),
+        ("words", _STRINGS),
+        ("prediction", pa.string()),
+        ("explained", pa.string()),
+        ("logits", pa.list_(pa.float32())),
+        ("windows", pa.int32()),
+        ("truncated", pa.bool_()),
+        *((name, pa.list_(scores)) for name in methods),
+        ("error", pa.string()),
+    ]
+
+
+def _array(values: Sequence[Any], kind: Any) -> Any:
+    if kind == pa.list_(pa.float16()):
+        values = [np.asarray(row, dtype=np.float16) for row in values]
+    return pa.array(values, type=kind)
+
+
+def _full_schema(plan: Plan) -> Any:
+    given = [("idx", pa.int64()), ("text", pa.string())]
+    if plan.pairs:
+        given.append(("pair", pa.string()))
+    if plan.label:
+        given.append(("label", LABELS[plan.label]))
+    return pa.schema([*given, *_made(plan.methods, DTYPES[plan.dtype])])
+
+
+def _thermostat_schema(plan: Plan) -> Any:
+    schema = pa.schema(
+        [
+            ("idx", pa.int64()),
+            ("input_ids", _IDS),
+            ("attributions", pa.list_(DTYPES[plan.dtype])),
+            ("label", pa.int64()),
+            ("predictions", pa.list_(pa.float32())),
+            ("error", pa.string()),
+        ]
+    )
+    datasets = optional("datasets", "datasets")
+    features = datasets.Features.from_arrow_schema(schema)
+    features["label"] = datasets.ClassLabel(names=list(plan.labels))
+    return schema.with_metadata(features.arrow_schema.metadata)
+
+
+def _thermostat_columns(columns: Mapping[str, Sequence[Any]], plan: Plan) -> Mapping[str, Sequence[Any]]:
+    labels, errors = [], list(columns["error"])
+    for row, label in enumerate(columns.get("label") or [None] * len(errors)):
+        number = _class_index(label, plan.labels)
+        if number is None and not errors[row]:
+            errors[row] = f"label {label!r} is none of the model's classes: {', '.join(plan.labels)}"
+        labels.append(-1 if number is None else number)
+    return {
+        "idx": columns["idx"],
+        "input_ids": columns["input_ids"],
+        "attributions": columns[plan.methods[0]],
+        "label": labels,
+        "predictions": columns["logits"],
+        "error": errors,
+    }
+
+
+def _class_index(label: Any, names: Sequence[str]) -> int | None:
+    """Return the class of a label, -1 where there is none, None where the model does not have it."""
+    if label is None or label == -1:
+        return -1
+    lowered = [name.lower() for name in names]
+    if isinstance(label, str) and label.lower() in lowered:
+        return lowered.index(label.lower())
+    try:
+        number = int(label)
+    except ValueError:
+        return None
+    return number if number == float(label) and 0 <= number < len(names) else None
+
+
+def _one_method(plan: Plan) -> None:
+    if len(plan.methods) > 1:
+        raise ValueError(
+            f"the layout thermostat holds one method, and {len(plan.methods)} are chosen: "
+            f"{', '.join(plan.methods)}"
+        )
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "full": Layout(_full_schema, lambda columns, _: columns, lambda _: None),
+    "thermostat": Layout(_thermostat_schema, _thermostat_columns, _one_method),
+}
+"""Ways to write rows by name: all that is known, with a column for each method; or thermostat's columns."""

@@ -1,0 +1,235 @@
+"""Passes of a model over texts: batches of like length, predictions, and scores laid on every text.
+
+Letters: B batch, N tokens, C classes, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.datasets.methods import METHODS, Batch, Remembered
+from captum_globenc.datasets.rows import Text
+from captum_globenc.datasets.windows import lay_together
+
+__all__ = ["Passes", "Scored"]
+
+Piece = tuple[int, int]
+"""The number of a text, and of a window of it."""
+
+Done = Callable[[float], None]
+"""Is told how many texts' worth of work is done since it was told last."""
+
+FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""Errors of a machine: no row is to blame, and the next ones would fail as well."""
+
+
+class Scored:
+    """What is known of one text.
+
+    Attributes:
+        logits: `(C,)`, the mean over its windows; None before it ran.
+        scores: `(N,)` by method.
+    """
+
+    def __init__(self) -> None:
+        self.logits: NDArray[np.float64] | None = None
+        self.scores: dict[str, NDArray[np.float64]] = {}
+
+
+class Passes:
+    """Runs a model and its methods over texts.
+
+    Args:
+        model: a sequence classifier in eval mode.
+        tokenizer: its tokenizer.
+        methods: names from `METHODS`.
+        target: the class that is explained; None for each text's highest.
+        position: what GlobEnc explains: an index, "mean", or None for what the head reads.
+        tokens: how many tokens, padding included, run together at most.
+
+    Raises:
+        ValueError: a method does not support the model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        methods: Sequence[str],
+        *,
+        target: int | None = None,
+        position: int | Literal["mean"] | None = None,
+        tokens: int = 1024,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._target, self._position, self._tokens = target, position, tokens
+        self._forward = Remembered(model)
+        self._scorers = {name: METHODS[name].make(model, self._forward) for name in methods}
+        # Those that know no class come first: their pass predicts what the others explain.
+        self._first = [name for name in methods if not METHODS[name].of_classes]
+        self._second = [name for name in methods if METHODS[name].of_classes]
+
+    def __call__(self, texts: Sequence[Text], done: Done | None = None) -> list[Scored]:
+        """Predict and score; what fails is written into the texts' `error`.
+
+        Args:
+            texts: those in error already are left alone.
+            done: is told of the work as it is done.
+
+        Returns:
+            One for each text.
+        """
+        found = [Scored() for _ in texts]
+        if done is not None:
+            done(sum(bool(text.error) for text in texts))
+        stages: list[Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]]]
+        stages = [lambda pieces: self._predicted(texts, pieces)]
+        if self._second:
+            stages.append(lambda pieces: self._explained(texts, found, pieces))
+        for stage in stages:
+            made: dict[Piece, dict[str, NDArray[np.float64]]] = {}
+            for pieces in self._batches(texts):
+                for piece, rows in self._tried(texts, pieces, stage):
+                    made[piece] = rows
+                if done is not None:
+                    done(sum(1 / len(texts[text].pieces) for text, _ in pieces) / len(stages))
+            self._lay(texts, made, found)
+        return found
+
+    def _batches(self, texts: Sequence[Text]) -> Iterator[list[Piece]]:
+        """Yield what runs together: the longest first, so that too little memory shows at once."""
+        pieces = [
+            (text, window)
+            for text, it in enumerate(texts)
+            if not it.error
+            for window in range(len(it.pieces))
+        ]
+        pieces.sort(key=lambda piece: -len(texts[piece[0]].pieces[piece[1]]))
+        batch: list[Piece] = []
+        for text, window in pieces:
+            longest = len(texts[batch[0][0]].pieces[batch[0][1]]) if batch else 0
+            if batch and longest * (len(batch) + 1) > self._tokens:
+                yield batch
+                batch = []
+            batch.append((text, window))
+        if batch:
+            yield batch
+
+    def _tried(
+        self,
+        texts: Sequence[Text],
+        pieces: Sequence[Piece],
+        stage: Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]],
+    ) -> Iterator[tuple[Piece, dict[str, NDArray[np.float64]]]]:
+        """Run a batch, and where that fails each of it alone, so that only what is at fault is lost."""
+        alive = [piece for piece in pieces if not texts[piece[0]].error]
+        if not alive:
+            return
+        try:
+            made = stage(alive)
+        except FATAL:
+            raise
+        except (ValueError, RuntimeError, IndexError) as error:
+            if len(alive) == 1:
+                texts[alive[0][0]].error = " ".join(str(error).split()) or type(error).__name__
+                return
+            for piece in alive:
+                yield from self._tried(texts, [piece], stage)
+            return
+        for number, piece in enumerate(alive):
+            yield piece, {name: rows[number] for name, rows in made.items()}
+
+    def _predicted(
+        self, texts: Sequence[Text], pieces: Sequence[Piece]
+    ) -> Mapping[str, list[NDArray[np.float64]]]:
+        batch = self._batch(texts, pieces, None)
+        scores = {name: self._scores(name, batch, texts, pieces) for name in self._first}
+        if not scores:
+            with torch.no_grad():
+                self._forward(batch.inputs, *batch.extra)
+        logits = self._forward.last
+        if logits is None or logits.dim() != 2:
+            shape = None if logits is None else tuple(logits.shape)
+            raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the model's output is NaN or infinite")
+        return {"": list(logits.cpu().double().numpy()), **scores}
+
+    def _explained(
+        self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
+    ) -> Mapping[str, list[NDArray[np.float64]]]:
+        chosen = [self.explained(found[text]) for text, _ in pieces]
+        batch = self._batch(texts, pieces, torch.tensor(chosen, device=self._model.device))
+        return {name: self._scores(name, batch, texts, pieces) for name in self._second}
+
+    def explained(self, scored: Scored) -> int:
+        """Return the class that is explained of a text which ran."""
+        assert scored.logits is not None
+        return int(scored.logits.argmax()) if self._target is None else self._target
+
+    def _scores(
+        self, name: str, batch: Batch, texts: Sequence[Text], pieces: Sequence[Piece]
+    ) -> list[NDArray[np.float64]]:
+        scores = self._scorers[name](batch).detach().cpu().double().numpy()
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{name} gave scores that are NaN or infinite")
+        return [
+            row[: len(texts[text].pieces[window])] for row, (text, window) in zip(scores, pieces, strict=True)
+        ]
+
+    def _batch(self, texts: Sequence[Text], pieces: Sequence[Piece], classes: Tensor | None) -> Batch:
+        """Pad texts, or windows, on the right to the longest."""
+        places = [texts[text].pieces[window] for text, window in pieces]
+        width, device = max(map(len, places)), self._model.device
+
+        def padded(rows: Sequence[Sequence[int]], blank: int) -> Tensor:
+            filled = [
+                [*(row[place] for place in kept), *[blank] * (width - len(kept))]
+                for row, kept in zip(rows, places, strict=True)
+            ]
+            return torch.tensor(filled, device=device)
+
+        rows = [texts[text] for text, _ in pieces]
+        filled = {
+            "input_ids": padded([row.ids for row in rows], self._tokenizer.pad_token_id or 0),
+            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+        }
+        types = [row.types for row in rows if row.types is not None]
+        if types:
+            filled["token_type_ids"] = padded(types, self._tokenizer.pad_token_type_id or 0)
+        inputs, extra = self._forward.arguments(filled)
+        position: Tensor | Literal["mean"] | None
+        if isinstance(self._position, int):
+            chosen = [self._position % len(kept) for kept in places]
+            position = torch.tensor(chosen, device=device)
+        else:
+            position = self._position
+        blanks = self._forward.masked(filled, self._tokenizer) if classes is not None else inputs
+        return Batch(inputs, extra, blanks, classes, position)
+
+    def _lay(
+        self,
+        texts: Sequence[Text],
+        made: Mapping[Piece, Mapping[str, NDArray[np.float64]]],
+        found: Sequence[Scored],
+    ) -> None:
+        """Lay windows together over the texts that ran as a whole."""
+        for number, (text, scored) in enumerate(zip(texts, found, strict=True)):
+            if text.error:
+                continue
+            rows = [made[number, window] for window in range(len(text.pieces))]
+            for name in rows[0]:
+                if not name:
+                    scored.logits = np.mean([row[name] for row in rows], axis=0)
+                    continue
+                laid = lay_together(len(text.ids), text.pieces, [row[name] for row in rows])
+                if len(rows) > 1 and not METHODS[name].of_classes:
+                    laid = laid / laid.sum()  # shares in the whole document
+                scored.scores[name] = laid

@@ -1,0 +1,208 @@
+"""Rows of a data set made ready for a model: tokens, words, and what is wrong with a row.
+
+Letters: N tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.datasets.windows import cut_windows
+from captum_globenc.texts.tokenizing import token_limit
+from captum_globenc.texts.words import find_words
+
+__all__ = ["Reader", "Text"]
+
+
+@dataclass
+class Text:
+    """A text as the model takes it, or why it does not.
+
+    Attributes:
+        ids: N ids.
+        types: N numbers of segments, where the tokenizer has them.
+        tokens: N tokens as the vocabulary writes them.
+        offsets: N beginnings and ends in the text, or in the pair; None of a tokenizer that cannot tell.
+        word_ids: N places in `words`, None for special tokens.
+        words: the words, without special tokens.
+        pieces: positions of what runs at once: all of the text, or each of its windows.
+        truncated: whether the end of the text is missing.
+        error: what is wrong with it; "" where nothing is.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    types: list[int] | None = None
+    tokens: list[str] = field(default_factory=list)
+    offsets: list[list[int]] | None = None
+    word_ids: list[int | None] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    pieces: list[list[int]] = field(default_factory=list)
+    truncated: bool = False
+    error: str = ""
+
+
+class Reader:
+    """Makes texts ready for a model.
+
+    Args:
+        model: what reads them.
+        tokenizer: its tokenizer.
+        cut: whether texts over the model's limit are cut; otherwise they are in error.
+        windows: how many tokens neighbouring windows share, into which such texts are cut instead.
+        position: an index that every text has to have, negative ones counting from its end.
+
+    Raises:
+        ValueError: windows cannot share so many tokens.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        cut: bool = True,
+        windows: int | None = None,
+        position: int | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._limit = token_limit(model, tokenizer)
+        self._embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+        self._cut, self._windows, self._position = cut, windows, position
+        if windows is not None and self._limit is not None:
+            room = self._limit - int(tokenizer.num_special_tokens_to_add())
+            if windows >= room:
+                raise ValueError(
+                    f"windows share {windows} tokens, and hold no more than {room} of a text: share fewer"
+                )
+
+    def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[Text]:
+        """Make texts ready.
+
+        Args:
+            texts: what the rows hold.
+            pairs: what they hold as second segments, None or "" where there is none.
+
+        Returns:
+            One for each row; nothing is raised for what a row holds.
+        """
+        seconds = [None] * len(texts) if pairs is None else [None if pair == "" else pair for pair in pairs]
+        found = [
+            Text(error=_mistake(text, "text") or ("" if pair is None else _mistake(pair, "second segment")))
+            for text, pair in zip(texts, seconds, strict=True)
+        ]
+        for paired in (False, True):
+            rows = [
+                row
+                for row, pair in enumerate(seconds)
+                if (pair is not None) == paired and not found[row].error
+            ]
+            given = [str(texts[row]) for row in rows]
+            others = [str(seconds[row]) for row in rows] if paired else None
+            for row, made in zip(rows, self._read(given, others), strict=True):
+                found[row] = made
+        return found
+
+    def _read(self, texts: list[str], pairs: list[str] | None) -> list[Text]:
+        if not texts:
+            return []
+        batch = self._tokenized(texts, pairs)
+        lengths = [len(ids) for ids in batch["input_ids"]]
+        long = [row for row, length in enumerate(lengths) if self._limit is not None and length > self._limit]
+        made = self._made(batch, texts, pairs)
+        if long and self._windows is None:
+            chosen = [texts[row] for row in long]
+            others = None if pairs is None else [pairs[row] for row in long]
+            if self._cut:
+                shorter = self._made(self._tokenized(chosen, others, self._limit), chosen, others)
+            else:
+                shorter = [
+                    Text(error=f"the text has {lengths[row]} tokens, and the model takes {self._limit}")
+                    for row in long
+                ]
+            for row, text in zip(long, shorter, strict=True):
+                made[row] = text
+                text.truncated = not text.error
+        for row, text in enumerate(made):
+            encodings = getattr(batch, "encodings", None)
+            try:
+                self._check(text)
+                if row in long and self._windows is not None:
+                    if encodings is None and pairs is not None:
+                        raise ValueError("this tokenizer does not tell two segments apart: no windows")
+                    special = batch["special_tokens_mask"][row]
+                    segments = (
+                        [None if it else 0 for it in special]
+                        if encodings is None
+                        else encodings[row].sequence_ids
+                    )
+                    text.pieces = cut_windows(segments, self._limit or 0, self._windows)
+                elif not text.error:
+                    text.pieces = [list(range(len(text.ids)))]
+            except ValueError as error:
+                made[row] = Text(error=str(error))
+        return made
+
+    def _tokenized(self, texts: list[str], pairs: list[str] | None, limit: int | None = None) -> Any:
+        return self._tokenizer(
+            texts,
+            pairs,
+            truncation=limit is not None,
+            max_length=limit,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+
+    def _made(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
+        encodings = getattr(batch, "encodings", None)
+        types = batch.get("token_type_ids")
+        made = []
+        for row, words in enumerate(find_words(batch, self._tokenizer, texts, pairs)):
+            ids = list(batch["input_ids"][row])
+            told = [word for word in words if not word.special]
+            places: list[int | None] = [None] * len(ids)
+            for number, word in enumerate(told):
+                for token in word.tokens:
+                    places[token] = number
+            made.append(
+                Text(
+                    ids=ids,
+                    types=None if types is None else list(types[row]),
+                    tokens=[str(token) for token in self._tokenizer.convert_ids_to_tokens(ids)],
+                    offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
+                    word_ids=places,
+                    words=[word.text for word in told],
+                )
+            )
+        return made
+
+    def _check(self, text: Text) -> None:
+        """Refuse what the model has no embedding for, and a position that the text does not have."""
+        if text.error:
+            return
+        highest, count = max(text.ids, default=0), len(text.ids)
+        if self._embeddings is not None and highest >= self._embeddings:
+            raise ValueError(
+                f"the tokenizer gives id {highest}, and the model has {self._embeddings} embeddings: they do "
+                "not belong together, or the embeddings were not resized"
+            )
+        if not count:
+            raise ValueError("the text has no tokens")
+        if self._position is not None and not -count <= self._position < count:
+            raise ValueError(f"position {self._position} is out of range: the text has {count} tokens")
+
+
+def _mistake(text: Any, what: str) -> str:
+    """Return what keeps a value from being a text; "" where nothing does."""
+    if text is None:
+        return f"the {what} is missing"
+    if not isinstance(text, str):
+        return f"the {what} is of type {type(text).__name__}, and no text"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"the {what} is not valid UTF-8"
+    return ""

@@ -1,0 +1,223 @@
+"""A folder of Parquet shards that survives being killed: each is there whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captum_globenc.extras import optional
+
+__all__ = ["ABOUT", "Counts", "Shards", "finished", "read_about", "shard_files"]
+
+pq: Any = optional("pyarrow.parquet", "datasets")
+
+ABOUT = "attributions.json"
+FORMAT = 1
+COUNTS = b"captum_globenc"
+"""The key of a shard's metadata that holds its counts."""
+
+
+class Counts(NamedTuple):
+    """What became of rows.
+
+    Attributes:
+        rows: how many.
+        errors: how many could not be explained.
+        cut: how many lost their end.
+        windowed: how many were explained in windows.
+        first: the first error; "" where there is none.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    cut: int = 0
+    windowed: int = 0
+    first: str = ""
+
+    def plus(self, other: Counts) -> Counts:
+        """Return the counts of both."""
+        return Counts(
+            rows=self.rows + other.rows,
+            errors=self.errors + other.errors,
+            cut=self.cut + other.cut,
+            windowed=self.windowed + other.windowed,
+            first=self.first or other.first,
+        )
+
+
+class Shards:
+    """The shards of one run.
+
+    Args:
+        folder: where; made if it is not there.
+        about: what the scores depend on; a folder takes shards of one such description.
+        rows: of all shards.
+        size: rows of a shard; the last may have fewer.
+
+    Raises:
+        ValueError: the folder cannot be used, or holds attributions of something else.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], rows: int, size: int) -> None:
+        self._folder, self._rows, self._size = folder, rows, size
+        self._about = {"format": FORMAT, **about, "rows": rows, "rows_per_shard": size}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / ABOUT).exists():
+                _refuse_another(folder, read_about(folder), self._about)
+            elif any(folder.glob("*.parquet")):
+                raise ValueError(f"{folder} holds files of something else: choose another folder")
+            else:
+                self._write_about({})
+        except OSError as error:
+            raise ValueError(f"cannot use {folder}: {error.strerror or error}") from error
+
+    def __len__(self) -> int:
+        return -(-self._rows // self._size)
+
+    def done(self) -> dict[int, Counts]:
+        """Return the counts of the shards that are there, by their number."""
+        found = {}
+        for number in range(len(self)):
+            counts = _counts(self._path(number))
+            if counts is not None and counts.rows == min(self._size, self._rows - number * self._size):
+                found[number] = counts
+        return found
+
+    def write(self, number: int, table: Any, counts: Counts) -> None:
+        """Write a shard under a temporary name, make sure that it is on the disk, and give it its own.
+
+        Args:
+            number: the shard's, from 0.
+            table: a `pyarrow.Table`.
+            counts: what became of its rows.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        path = self._path(number)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        table = table.replace_schema_metadata(
+            {**(table.schema.metadata or {}), COUNTS: json.dumps(counts._asdict())}
+        )
+        try:
+            with part.open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def finish(self, counts: Counts) -> None:
+        """Say in the folder's description what came out, and clear away what killed runs left."""
+        try:
+            for part in self._folder.glob("*.part"):
+                part.unlink(missing_ok=True)
+            self._write_about({"finished": counts._asdict()})
+        except OSError as error:
+            raise ValueError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.parquet"
+
+    def _write_about(self, more: Mapping[str, Any]) -> None:
+        part = self._folder / f"{ABOUT}.{os.getpid()}.part"
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps({**self._about, **more}, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._folder / ABOUT)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of its attributions.
+
+    Raises:
+        ValueError: it says nothing, or what cannot be read.
+    """
+    path = folder / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no attributions: there is no {ABOUT}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{path} is of something else, or of another version")
+    return about
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the shards of a finished run, in order.
+
+    Raises:
+        ValueError: there are no attributions, or some shards are missing.
+    """
+    about = read_about(folder)
+    count = -(-about["rows"] // about["rows_per_shard"])
+    paths = [folder / f"{number:06d}.parquet" for number in range(count)]
+    there = sum(path.exists() for path in paths)
+    if there < count:
+        raise ValueError(
+            f"{folder} holds {there} of {count} shards: the command that began it goes on when run again"
+        )
+    return paths
+
+
+def finished(folder: Path) -> Counts | None:
+    """Return what came out of a run, None where it is not done."""
+    counts = read_about(folder).get("finished")
+    return None if counts is None else Counts(**counts)
+
+
+def _counts(path: Path) -> Counts | None:
+    """Return the counts in a shard; None where there is none, or it is damaged."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return Counts(**json.loads(metadata[COUNTS]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _refuse_another(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to mix attributions; the message says in words what differs."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    for name in dict.fromkeys([*new, *old]):
+        # A model may have moved: its weights tell whether it is the same.
+        if name == "model.name" or name.startswith("finished") or old.get(name) == new.get(name):
+            continue
+        last = name.rpartition(".")[2]
+        if last == "weights":
+            raise ValueError(
+                f"{folder} holds attributions of a model with other weights: choose another folder"
+            )
+        if last == "sha256":
+            raise ValueError(f"{folder} holds attributions of other texts: choose another folder")
+        was, wanted = (_brief(values.get(name)) for values in (old, new))
+        raise ValueError(
+            f"{folder} holds attributions with {last} {was}, not {wanted}: choose another folder"
+        )
+
+
+def _flat(values: Mapping[str, Any], ahead: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{ahead}{name}.")
+        elif isinstance(value, list) and any(isinstance(it, dict) for it in value):
+            yield from _flat({str(place): it for place, it in enumerate(value)}, f"{ahead}{name}.")
+        else:
+            yield f"{ahead}{name}", value
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:56] + " ..."

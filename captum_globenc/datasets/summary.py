@@ -1,0 +1,169 @@
+"""Which words carry most weight for each class over a data set: grouped by DuckDB, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captum_globenc.datasets.methods import METHODS
+from captum_globenc.datasets.shards import read_about, shard_files
+from captum_globenc.extras import optional
+
+__all__ = ["Example", "WordWeight", "summarize", "write_csv"]
+
+
+class Example(NamedTuple):
+    """A row in which a word weighs much: its number, and its text."""
+
+    idx: int
+    text: str
+
+
+@dataclass(frozen=True)
+class WordWeight:
+    """What a word weighs for a class.
+
+    Attributes:
+        label: the class.
+        word: the word, in lower case.
+        mean: its mean score, with its sign; a word's score is the sum of its tokens'.
+        count: how often it occurs in rows of the class.
+        examples: the rows in which it scores highest.
+    """
+
+    label: str
+    word: str
+    mean: float
+    count: int
+    examples: list[Example]
+
+
+# Tokens of a word stand together: the first of them is that whose neighbour belongs to another.
+TOKENS = """
+SELECT *, lower(words[place + 1]) AS word FROM (
+    SELECT idx, text, {label} AS label, words, unnest(word_ids) AS place,
+           unnest([NULL::INTEGER] || word_ids[:-2]) AS before, unnest("{method}")::DOUBLE AS score
+    FROM read_parquet({files}) WHERE len(word_ids) > 0
+)
+WHERE place IS NOT NULL
+"""
+
+WEIGHTS = """
+SELECT label, word, sum(score) AS total, count(*) FILTER (before IS DISTINCT FROM place) AS occurrences
+FROM ({tokens}) GROUP BY label, word HAVING occurrences >= {least}
+QUALIFY row_number() OVER (PARTITION BY label ORDER BY total / occurrences DESC, word) <= {top}
+"""
+
+EXAMPLES = """
+SELECT label, word, max({{'score': score, 'before': -idx, 'text': text}}, {most}) AS rows
+FROM (
+    SELECT label, word, idx, max(score) AS score, any_value(text) AS text
+    FROM (
+        SELECT label, word, idx, sum(score) AS score, any_value(text) AS text
+        FROM ({tokens}) SEMI JOIN weights USING (label, word)
+        GROUP BY label, word, idx, place
+    )
+    GROUP BY label, word, idx
+)
+GROUP BY label, word
+"""
+
+
+def summarize(
+    folder: str | PathLike[str],
+    method: str | None = None,
+    *,
+    top: int = 20,
+    min_count: int = 5,
+    examples: int = 3,
+    memory: str = "1GB",
+) -> list[WordWeight]:
+    """Find the words that weigh most for each class, from the files of a run.
+
+    Rows count for the class that is explained; of GlobEnc, which knows none, for the one that is predicted.
+
+    Args:
+        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to,
+            in the layout "full".
+        method: whose scores; left out, the first.
+        top: how many words a class.
+        min_count: how often a word has to occur in rows of the class.
+        examples: how many rows a word.
+        memory: what DuckDB may use, such as "500MB"; what needs more goes to the disk for the while.
+
+    Returns:
+        The words of each class by their mean score, the highest first.
+
+    Raises:
+        ValueError: the folder holds no attributions, or not all of them, or they have another layout or no
+            such method, or a number is too low.
+        ImportError: the extra `datasets` is not installed.
+    """
+    for what, number, least in (("top", top, 1), ("min_count", min_count, 1), ("examples", examples, 0)):
+        if number < least:
+            raise ValueError(f"{what} is {number}: at least {least} is needed")
+    folder = Path(folder)
+    settings = read_about(folder)["settings"]
+    if settings["layout"] != "full":
+        raise ValueError(f"{folder} has the layout {settings['layout']}, which tells no words: use full")
+    methods = settings["methods"]
+    method = methods[0] if method is None else method
+    if method not in methods:
+        raise ValueError(f"{folder} holds no scores of {method}; it has {', '.join(methods)}")
+    tokens = TOKENS.format(
+        label="explained" if METHODS[method].of_classes else "prediction",
+        method=method,
+        files=f"[{', '.join(map(_quoted, shard_files(folder)))}]",
+    )
+    duckdb: Any = optional("duckdb", "datasets")
+    with tempfile.TemporaryDirectory() as spilled, duckdb.connect() as database:
+        database.execute("SET temp_directory = ?", [spilled])
+        try:
+            database.execute("SET memory_limit = ?", [memory])
+        except duckdb.Error as error:
+            raise ValueError(f"memory is {memory!r}: give a size such as 500MB") from error
+        database.execute("SET preserve_insertion_order = false")
+        weights = WEIGHTS.format(tokens=tokens, least=min_count, top=top)
+        database.execute(f"CREATE TEMP TABLE weights AS {weights}")
+        found: dict[tuple[str, str], list[Example]] = {}
+        if examples:
+            rows = database.execute(EXAMPLES.format(tokens=tokens, most=examples)).fetchall()
+            found = {
+                (label, word): [Example(-it["before"], it["text"] or "") for it in chosen]
+                for label, word, chosen in rows
+            }
+        ordered = database.execute(
+            "SELECT label, word, total / occurrences AS mean, occurrences FROM weights "
+            "ORDER BY label, mean DESC, word"
+        ).fetchall()
+    return [
+        WordWeight(label, word, mean, count, found.get((label, word), []))
+        for label, word, mean, count in ordered
+    ]
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as SQL has it, in which no character stands for others."""
+    plain = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")
+    return f"'{plain}'"
+
+
+def write_csv(weights: Iterable[WordWeight], path: Path) -> None:
+    """Write words as a table: class, word, mean, count, and the numbers of the rows of examples.
+
+    Args:
+        weights: what :func:`summarize` returned.
+        path: the file.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "word", "mean", "count", "examples"])
+        for it in weights:
+            numbers = " ".join(str(example.idx) for example in it.examples)
+            writer.writerow([it.label, it.word, repr(it.mean), it.count, numbers])

@@ -1,0 +1,168 @@
+"""The command writes every row once, whatever happens to it, and says what it could not do."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from captum_globenc.datasets import Attributor, load_attributions
+from checkpoints import ENVIRONMENT, save_classifier
+from sentences import sentences, write_rows
+
+TEXTS = sentences(30, seed=11)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_rows(tmp_path / "texts.csv", {"text": TEXTS, "label": [0, 1] * 15})
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+DYING = """
+import os, signal, sys
+from captum_globenc.app.cli import main
+from captum_globenc.datasets import shards
+
+write, number, last = shards.pq.write_table, iter(range(9)), int(sys.argv.pop(1))
+
+def dying(table, file, **options):
+    if next(number) == last:
+        file.write(b"PAR1, and no more")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(table, file, **options)
+
+shards.pq.write_table = dying
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, killed while it writes a shard."""
+
+
+def test_a_kill_in_the_middle_and_a_second_run_give_the_same_bytes(run, folder, tmp_path):
+    data = write_rows(tmp_path / "texts.jsonl", {"text": sentences(120, seed=11)})
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = ["attribute", "--model", folder, "--data", data, "--rows-per-shard", 20, "--out"]
+    dead = subprocess.run(
+        [sys.executable, "-c", DYING, "3", *map(str, command), str(out)],
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert dead.returncode == -signal.SIGKILL
+    killed = contents(out)
+    assert list(killed) == ["000000.parquet", "000001.parquet", "000002.parquet"]
+    assert [path.name.partition(".parquet.")[0] for path in out.glob("*.part")] == ["000003"]
+    assert run(*command, out)[0] == f"120 rows in {out}\n"
+    run(*command, whole)
+    assert killed.items() <= contents(out).items()
+    assert contents(out) == contents(whole)
+    assert len(contents(out)) == 6
+    assert list(out.glob("*.part")) == []
+    assert load_attributions(out, cache_dir=tmp_path / "cache")["idx"][:] == list(range(120))
+
+
+def test_options_reach_the_scores(run, folder, data, tmp_path):
+    out = tmp_path / "out"
+    run(
+        *("attribute", "--model", folder, "--data", data, "--out", out),
+        *("--methods", "decompx,transformer-deep-lift", "--target", "POSITIVE", "--batch-tokens", 100),
+    )
+    found = load_attributions(out, cache_dir=tmp_path / "cache")
+    made = Attributor(folder, methods=["decompx", "transformer-deep-lift"], target="POSITIVE")
+    expected = made({"text": TEXTS})
+    assert found["label"][:] == [0, 1] * 15
+    assert set(found["explained"][:]) == {"POSITIVE"}
+    for name in ("decompx", "transformer-deep-lift"):
+        for one, other in zip(found[name][:], expected[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_what_could_not_be_done_is_noted(run, folder, tmp_path):
+    data = write_rows(tmp_path / "texts.jsonl", {"text": ["good", None, "bad " * 40, "film " * 30]})
+    command = ("attribute", "--model", folder, "--data", data, "--out")
+    assert run(*command, tmp_path / "cut")[1].splitlines() == [
+        "note: 2 of 4 texts cut at what this model takes; --windows explains the rest",
+        "note: 1 of 4 rows not explained; column error says why. The first: the text is missing",
+    ]
+    assert run(*command, tmp_path / "windows", "--windows", 3)[1].splitlines()[0] == (
+        "note: 2 of 4 texts explained in windows"
+    )
+    assert run(*command, tmp_path / "errors", "--no-cut")[1].splitlines() == [
+        "note: 3 of 4 rows not explained; column error says why. The first: the text is missing"
+    ]
+
+
+def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    folder = save_classifier(tmp_path / "model")
+    BertForSequenceClassification.from_pretrained(folder).bert.save_pretrained(folder)
+    err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out")[1]
+    assert err == f"note: {folder} lacks classifier.bias, classifier.weight: its predictions are random\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "magic"], "no method magic; known: globenc, transformer-deep-lift"),
+        (["--engine", "steam"], "no engine 'steam'; known: local, ray"),
+        (["--workers", "3"], "the local engine is one process on all cores"),
+        (["--position", "first"], "position must be a whole number or mean, not 'first'"),
+        (["--windows", "-2"], "windows is -2: give how many tokens they share"),
+        (["--layout", "thermostat", "--methods", "all"], "the layout thermostat holds one method, and 4 are"),
+        (["--text-column", "review"], "has no column review; it has text, label"),
+        (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is none of the model's classes: NEGATIVE, POSITIVE"),
+        (["--model", "no/such"], "cannot load no/such: no such folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options, message, failing, folder, data, tmp_path):
+    model = [] if "--model" in options else ["--model", folder]
+    assert message in failing("attribute", *model, "--data", data, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_run_in_the_same_folder_is_refused(run, failing, folder, data, tmp_path):
+    command = ("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out")
+    run(*command)
+    assert "holds attributions with windows null, not 2: choose another folder" in failing(
+        *command, "--windows", 2
+    )
+
+
+def test_methods_are_listed(run):
+    assert run("attribute", "--data", "x", "--out", "y", "--methods", "list")[0].split() == [
+        "globenc",
+        "transformer-deep-lift",
+        "decompx",
+        "integrated-gradients",
+    ]
+
+
+def test_stopping_by_hand_says_how_to_go_on(run, folder, data, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Attributor, "explain", stop)
+    err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out", status=130)[1]
+    assert err == f"note: stopped; the same command goes on from what is in {tmp_path / 'out'}\n"
+
+
+def test_a_bar_shows_rows_a_second_and_the_time_left(run, folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out")[1]
+    assert "rows/s" in err
+    assert "left" in err
+    assert "30/30" in err
+
+
+def test_too_little_memory_is_told_with_what_to_do(run, folder, data, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Attributor, "explain", full)
+    err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out", status=2)[1]
+    assert err == "error: the GPU has too little memory: lower --batch-tokens\n"

@@ -1,0 +1,360 @@
+"""A batch of rows gets what each of its texts gets alone, whatever is around it, in the rows' order."""
+
+import pickle
+import re
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from captum.attr import LayerIntegratedGradients
+from datasets.fingerprint import Hasher
+
+from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc.datasets import METHODS, Attributor
+from captum_globenc.texts import load_classifier
+from captum_globenc.texts.loading import LoadingError
+from checkpoints import LIMIT, save_classifier
+from pages import ROOT, python_blocks
+from sentences import LEXICON, sentences
+
+TEXTS = sentences(24)
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    return load_classifier(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(classifier):
+    """Each method as its own class gives it for one text, and the logits; what is explained is `target`."""
+    model, tokenizer, _ = classifier
+    forward = EncoderForward(model)
+
+    def integrated(inputs, extra, blanks, target):
+        method = LayerIntegratedGradients(forward, model.get_input_embeddings())
+        return method.attribute(inputs, blanks, target, extra, n_steps=50).sum(-1)
+
+    methods = {
+        "globenc": lambda inputs, extra, blanks, target: GlobEnc(forward).attribute(
+            inputs, additional_forward_args=extra
+        ),
+        "transformer-deep-lift": lambda inputs, extra, blanks, target: TransformerDeepLift(forward).attribute(
+            inputs, blanks, target, extra
+        ),
+        "decompx": lambda inputs, extra, blanks, target: DecompX(forward).attribute(inputs, target, extra),
+        "integrated-gradients": integrated,
+    }
+
+    def alone(method, text, pair=None, target=None):
+        batch = tokenizer(text, pair, return_tensors="pt")
+        inputs, extra = forward.arguments(batch)
+        with torch.no_grad():
+            logits = forward(inputs, *extra)
+        blanks = forward.masked(batch, tokenizer)
+        scores = methods[method](inputs, extra, blanks, logits.argmax(-1) if target is None else target)
+        return scores[0].tolist(), logits[0].tolist()
+
+    return alone
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_and_logits_are_those_of_each_text_alone(method, folder, alone):
+    rows = Attributor(folder, methods=method, batch_tokens=64)({"text": TEXTS})
+    for text, scores, logits in zip(TEXTS, rows[method], rows["logits"], strict=True):
+        expected, outputs = alone(method, text)
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert logits == pytest.approx(outputs, abs=1e-5)
+
+
+def test_rows_come_back_in_their_order_with_what_they_had(folder):
+    rows = Attributor(folder)({"text": TEXTS, "label": list(range(24))})
+    assert rows["text"] == TEXTS
+    assert rows["label"] == list(range(24))
+    assert rows["error"] == [""] * 24
+    assert {len(column) for column in rows.values()} == {24}
+    for text, words, ids, scores in zip(
+        *map(rows.get, ("text", "words", "input_ids", "globenc")), strict=True
+    ):
+        assert " ".join(words) == text
+        assert len(ids) == len(scores)
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_words_and_offsets_say_where_tokens_stand(folder):
+    rows = Attributor(folder)({"text": ["A GOOD unhappy film"]})
+    assert rows["tokens"] == [["[CLS]", "a", "good", "un", "##happy", "film", "[SEP]"]]
+    assert rows["words"] == [["A", "GOOD", "unhappy", "film"]]
+    assert rows["word_ids"] == [[None, 0, 1, 2, 2, 3, None]]
+    assert rows["offsets"] == [[[0, 0], [0, 1], [2, 6], [7, 9], [9, 14], [15, 19], [0, 0]]]
+
+
+def test_what_a_row_gets_does_not_depend_on_the_rows_around_it(folder):
+    all_of_them = Attributor(folder, methods=["globenc", "decompx"])({"text": TEXTS})
+    few = Attributor(folder, methods=["globenc", "decompx"], batch_tokens=1)({"text": TEXTS[5:8]})
+    for method in ("globenc", "decompx"):
+        for one, other in zip(all_of_them[method][5:8], few[method], strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_globencs_own_pass_gives_the_prediction(classifier):
+    model, tokenizer, _ = classifier
+    attribute = Attributor(model, tokenizer)
+    attribute({"text": ["good"]})
+    widths = []
+    handle = model.register_forward_hook(lambda _, __, output: widths.append(len(output.logits)))
+    try:
+        attribute({"text": TEXTS})
+    finally:
+        handle.remove()
+    assert sum(widths) == len(TEXTS)
+
+
+def test_texts_with_and_without_a_pair_run_together(folder, alone):
+    pairs = ["bad plot", None, "", "the film is bad"]
+    rows = Attributor(folder)({"text": TEXTS[:4], "pair": pairs})
+    for text, pair, scores in zip(TEXTS, pairs, rows["globenc"], strict=False):
+        assert scores == pytest.approx(alone("globenc", text, pair or None)[0], abs=1e-5)
+    assert rows["words"][0][-2:] == ["bad", "plot"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, "the text is missing"),
+        (3.5, "the text is of type float, and no text"),
+        ("good \ud800", "the text is not valid UTF-8"),
+        ("good " * LIMIT, f"the text has {LIMIT + 2} tokens, and the model takes {LIMIT}"),
+    ],
+)
+def test_a_row_that_cannot_be_explained_says_why_and_harms_no_other(text, error, folder):
+    attribute = Attributor(folder, methods=["globenc", "decompx"], cut=False)
+    rows = attribute({"text": ["a good film", text, "bad"]})
+    assert rows["error"] == ["", error, ""]
+    empty = {name: column[1] for name, column in rows.items() if name not in ("text", "error")}
+    assert all(value in ([], "", 0, False) for value in empty.values()), empty
+    expected = attribute({"text": ["a good film", "bad"]})
+    assert [rows["decompx"][0], rows["decompx"][2]] == expected["decompx"]
+
+
+def test_a_pair_that_is_no_text_is_an_error(folder):
+    assert Attributor(folder)({"text": ["a"], "pair": [7]})["error"] == [
+        "the second segment is of type int, and no text"
+    ]
+
+
+def test_a_text_that_the_model_fails_on_fails_alone(folder):
+    model, tokenizer, _ = load_classifier(folder)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("red")] = torch.nan
+    rows = Attributor(model, tokenizer, ["globenc", "transformer-deep-lift"])(
+        {"text": ["a good film", "a red film", "bad"]}
+    )
+    assert [bool(error) for error in rows["error"]] == [False, True, False]
+    assert "NaN" in rows["error"][1]
+    assert [len(scores) for scores in rows["transformer-deep-lift"]] == [5, 0, 3]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_that_is_not_finite_is_an_error_of_its_row(method, folder):
+    model, tokenizer, _ = load_classifier(folder)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("red")] = torch.inf
+    rows = Attributor(model, tokenizer, method)({"text": ["bad", "a red film"]})
+    assert [bool(error) for error in rows["error"]] == [False, True]
+    assert [len(scores) for scores in rows[method]] == [3, 0]
+
+
+def test_too_little_memory_is_no_error_of_a_row(folder):
+    model, tokenizer, _ = load_classifier(folder)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Attributor(model, tokenizer)({"text": ["good", "bad"]})
+
+
+def test_a_model_that_tells_no_class_of_a_text_is_refused(tagger, folder):
+    with pytest.raises(ValueError, match=re.escape("gives logits (B, C), this model gives (1, 3, 5)")):
+        Attributor(tagger, load_classifier(folder).tokenizer, "decompx").check()
+
+
+def test_long_texts_are_cut_and_told(folder, alone):
+    long = "good " * (LIMIT - 2)
+    rows = Attributor(folder)({"text": [long + "bad film", "bad"]})
+    assert rows["truncated"] == [True, False]
+    assert rows["globenc"][0] == pytest.approx(alone("globenc", long.strip())[0], abs=1e-5)
+    assert rows["words"][0] == ["good"] * (LIMIT - 2)
+
+
+def test_tokens_that_the_model_has_no_embedding_for_are_an_error(folder):
+    model, tokenizer, _ = load_classifier(folder)
+    model.resize_token_embeddings(tokenizer.convert_tokens_to_ids("great"))
+    rows = Attributor(model, tokenizer)({"text": ["bad", "great"]})
+    assert rows["error"][0] == ""
+    assert rows["error"][1].startswith("the tokenizer gives id")
+
+
+@pytest.mark.parametrize("target", ["negative", "1", 1])
+def test_a_class_that_is_chosen_is_explained(target, folder, alone):
+    rows = Attributor(folder, methods="decompx", target=target)({"text": TEXTS[:3]})
+    number = 0 if target == "negative" else 1
+    assert rows["explained"] == [["NEGATIVE", "POSITIVE"][number]] * 3
+    for text, scores in zip(TEXTS, rows["decompx"], strict=False):
+        assert scores == pytest.approx(alone("decompx", text, target=number)[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("position", [-1, 1, "mean"])
+def test_globenc_explains_the_position_that_is_chosen(position, folder, classifier):
+    rows = Attributor(folder, position=position)({"text": TEXTS[:5]})
+    method = GlobEnc(EncoderForward(classifier.model))
+    for text, scores in zip(TEXTS, rows["globenc"], strict=False):
+        ids = classifier.tokenizer(text, return_tensors="pt")["input_ids"]
+        where = ids.shape[1] - 1 if position == -1 else position
+        assert scores == pytest.approx(method.attribute(ids, position=where)[0].tolist(), abs=1e-5)
+
+
+def test_a_position_that_a_text_does_not_have_is_an_error_of_its_row(folder):
+    rows = Attributor(folder, position=4)({"text": ["a good film", "bad"]})
+    assert rows["error"] == ["", "position 4 is out of range: the text has 3 tokens"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": []}, "no method is given; known: globenc"),
+        ({"methods": ["globenc", "magic"]}, "no method magic; known: globenc"),
+        ({"position": 1.5}, "position is 1.5"),
+        ({"windows": -1}, "windows is -1"),
+        ({"windows": 2, "position": 3}, "windows have no position in common"),
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"tokenizer": object()}, "give the tokenizer with a model that is an object, and only then"),
+    ],
+)
+def test_options_are_checked_before_anything_is_loaded(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Attributor("no/such/model", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "sideways"}, "target 'sideways' is none of the model's classes: NEGATIVE, POSITIVE"),
+        ({"windows": 22}, "windows share 22 tokens, and hold no more than 22 of a text"),
+    ],
+)
+def test_what_the_model_cannot_do_is_told_before_any_row(options, message, folder):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Attributor(folder, **options).check()
+
+
+def test_a_model_that_drops_at_random_is_refused(folder):
+    model, tokenizer, _ = load_classifier(folder)
+    model.train()
+    with pytest.raises(ValueError, match="training mode"):
+        Attributor(model, tokenizer).check()
+
+
+def test_a_model_of_several_values_needs_one_to_be_chosen(tmp_path):
+    folder = str(save_classifier(tmp_path / "model", problem_type="regression"))
+    with pytest.raises(ValueError, match="the model gives 2 values: choose one with target, of NEGATIVE"):
+        Attributor(folder).check()
+    assert Attributor(folder, target="POSITIVE")({"text": ["good"]})["explained"] == ["POSITIVE"]
+
+
+def test_a_model_that_is_not_there_is_told():
+    with pytest.raises(LoadingError, match="cannot load no/such/model"):
+        Attributor("no/such/model").check()
+
+
+def test_a_column_that_is_not_there_is_told(folder):
+    with pytest.raises(KeyError, match="no column 'text'"):
+        Attributor(folder)({"review": ["good"]})
+
+
+def test_dataset_map_gives_the_same_columns(folder):
+    attribute = Attributor(folder, methods=["globenc", "transformer-deep-lift"])
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    data = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 12}, features)
+    mapped = data.map(attribute, batched=True, batch_size=10)
+    expected = attribute({"text": TEXTS})
+    assert mapped.features["label"] == features["label"]
+    assert mapped["prediction"][:] == expected["prediction"]
+    assert mapped["words"][:] == expected["words"]
+    for name in ("globenc", "transformer-deep-lift"):
+        for one, other in zip(mapped[name][:], expected[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_cache_knows_it_by_its_settings_and_the_weights(tmp_path):
+    folder = str(save_classifier(tmp_path / "model"))
+    before = Hasher.hash(Attributor(folder))
+    assert Hasher.hash(Attributor(folder)) == before
+    assert Hasher.hash(Attributor(folder, methods="decompx")) != before
+    save_classifier(tmp_path / "model", initializer_range=0.5)
+    assert Hasher.hash(Attributor(folder)) != before
+
+
+def test_what_was_loaded_by_name_is_loaded_again_where_it_is_unpickled(folder):
+    attribute = Attributor(folder)
+    state = pickle.dumps(attribute)
+    assert len(state) < 2000
+    assert pickle.loads(state)({"text": TEXTS[:2]}) == attribute({"text": TEXTS[:2]})
+
+
+def test_a_model_that_was_given_goes_along(classifier):
+    attribute = Attributor(classifier.model, classifier.tokenizer)
+    assert pickle.loads(pickle.dumps(attribute))({"text": TEXTS[:2]}) == attribute({"text": TEXTS[:2]})
+
+
+@pytest.mark.parametrize("kind", ["arrow", "numpy"])
+def test_tables_and_arrays_are_answered_with_tables(kind, folder):
+    attribute = Attributor(folder)
+    columns = {"text": [*TEXTS[:3], None], "label": [1, 0, 1, 0]}
+    batch = (
+        pa.table(columns)
+        if kind == "arrow"
+        else {"text": np.array(columns["text"], dtype=object), "label": np.array(columns["label"])}
+    )
+    table = attribute(batch)
+    expected = attribute(columns)
+    assert isinstance(table, pa.Table)
+    assert table["label"].to_pylist() == expected["label"]
+    assert table["word_ids"].to_pylist() == expected["word_ids"]
+    assert table.schema.field("globenc").type == pa.list_(pa.float32())
+    for one, other in zip(table["globenc"].to_pylist(), expected["globenc"], strict=True):
+        assert one == pytest.approx(other, abs=1e-7)
+
+
+def test_every_word_of_the_vocabulary_is_a_word(folder):
+    rows = Attributor(folder)({"text": LEXICON})
+    assert [words[0] for words in rows["words"]] == LEXICON
+
+
+def test_the_guide_runs():
+    names = {}
+    for block in python_blocks(ROOT / "docs/datasets.md"):
+        exec(block, names)
+    assert names["rows"]["prediction"] == names["explained"]["prediction"][:] == ["POSITIVE", "NEGATIVE"]
+    for name in ("globenc", "transformer-deep-lift"):
+        assert names["explained"][name][0] == pytest.approx(names["rows"][name][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lists", "arrow", "numpy"])
+def test_no_rows_are_answered_with_no_rows_of_the_same_columns(kind, folder):
+    batches = {
+        "lists": {"text": []},
+        "arrow": pa.table({"text": pa.array([], pa.string())}),
+        "numpy": {"text": np.array([], dtype=object)},
+    }
+    attribute = Attributor(folder)
+    rows = attribute(batches[kind])
+    names = rows.column_names if kind != "lists" else list(rows)
+    assert names == list(attribute({"text": ["good"]}))
+    assert len(rows["globenc"]) == 0

@@ -1,0 +1,354 @@
+"""Files become shards: no row is lost or doubled, what differs is refused, what is bad is told."""
+
+import json
+import os
+import re
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from captum_globenc.datasets import Attributor, Counts, attribute_files, load_attributions
+from captum_globenc.datasets import run as runs
+from captum_globenc.datasets.reading import Source
+from captum_globenc.datasets.shards import read_about
+from checkpoints import LIMIT, save_classifier
+from sentences import sentences, write_rows
+
+TEXTS = sentences(25)
+LABELS = [number % 2 for number in range(25)]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Read attributions without leaving anything in a cache of the machine's."""
+    return lambda folder: load_attributions(folder, cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_rows(tmp_path / "texts.jsonl", {"text": TEXTS, "label": LABELS})
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+def test_rows_of_every_kind_of_file_are_those_of_the_attributor(suffix, folder, tmp_path, load):
+    path = write_rows(tmp_path / f"texts{suffix}", {"text": TEXTS, "label": LABELS})
+    attribute = Attributor(folder, methods=["globenc", "transformer-deep-lift"])
+    counts = attribute_files(attribute, path, tmp_path / "out", rows_per_shard=10)
+    assert counts == Counts(rows=25)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".json"] != []
+    found = load(tmp_path / "out")
+    expected = attribute({"text": TEXTS})
+    assert found["idx"][:] == list(range(25))
+    assert found["text"][:] == TEXTS
+    assert found["label"][:] == LABELS
+    for name in ("input_ids", "tokens", "offsets", "word_ids", "words", "prediction", "windows", "error"):
+        assert found[name][:] == expected[name]
+    for name in ("logits", "globenc", "transformer-deep-lift"):
+        for one, other in zip(found[name][:], expected[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_folder_is_all_its_files_by_their_names(folder, tmp_path, load):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    write_rows(texts / "b.csv", {"text": ["bad"], "label": [3]})
+    write_rows(texts / "a.parquet", {"text": ["good", "great"], "label": [1, 2]})
+    write_rows(texts / "c.jsonl", {"text": ["red"]})
+    (texts / "README.md").write_text("not a table")
+    attribute_files(Attributor(folder), texts, tmp_path / "out", rows_per_shard=2)
+    found = load(tmp_path / "out")
+    assert found["text"][:] == ["good", "great", "bad", "red"]
+    assert found["label"][:] == [1, 2, 3, None]
+
+
+def test_texts_of_csv_have_quotes_commas_and_lines(folder, tmp_path, load):
+    texts = ['the "good" film,', "a\nplot", "007", ""]
+    path = write_rows(tmp_path / "texts.csv", {"review": texts})
+    attribute_files(Attributor(folder, text_column="review"), path, tmp_path / "out")
+    assert load(tmp_path / "out")["text"][:] == texts
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        ([1, 2], [1, 2]),
+        ([1, None], [1, None]),
+        ([1, 2.5], [1.0, 2.5]),
+        (["good", 3], ["good", "3"]),
+        ([True, ["a", "b"]], ["true", '["a", "b"]']),
+        ([2**70, 1], [str(2**70), "1"]),
+    ],
+)
+def test_labels_are_kept_in_the_one_type_that_holds_all(labels, kept, folder, tmp_path, load):
+    path = write_rows(tmp_path / "texts.jsonl", {"text": ["good", "bad"], "label": labels})
+    attribute_files(Attributor(folder), path, tmp_path / "out")
+    assert load(tmp_path / "out")["label"][:] == kept
+
+
+def test_rows_that_cannot_be_read_are_written_with_their_error(folder, tmp_path, load):
+    path = tmp_path / "texts.jsonl"
+    lines = [
+        b'{"text": "good"}',
+        b'{"text": ',
+        b"[1]",
+        b"\xff",
+        b"",
+        b'{"text": null}',
+        b'{"text": "\\ud800"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    counts = attribute_files(Attributor(folder), path, tmp_path / "out")
+    assert counts == Counts(rows=6, errors=5, first="line 2 of texts.jsonl is not valid JSON")
+    found = load(tmp_path / "out")
+    assert found["error"][:] == [
+        "",
+        "line 2 of texts.jsonl is not valid JSON",
+        "line 3 of texts.jsonl is no JSON object",
+        "line 4 of texts.jsonl is not valid UTF-8",
+        "the text is missing",
+        "the text is not valid UTF-8",
+    ]
+    assert found["text"][:] == ["good", None, None, None, None, None]
+
+
+def test_a_row_of_csv_that_is_not_utf8_costs_itself_alone(folder, tmp_path, load):
+    (tmp_path / "texts.csv").write_bytes(b"text,label\ngood,1\nb\xe4d,0\nred,1\n")
+    attribute_files(Attributor(folder), tmp_path / "texts.csv", tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found["error"][:] == ["", "the row is not valid UTF-8", ""]
+    assert found["label"][:] == [1, None, 1]
+
+
+def test_rows_are_counted_by_what_became_of_them(folder, tmp_path):
+    long = "good " * 40
+    path = write_rows(tmp_path / "texts.jsonl", {"text": ["good", long, None, long]})
+    assert attribute_files(Attributor(folder), path, tmp_path / "cut") == Counts(
+        rows=4, errors=1, cut=2, first="the text is missing"
+    )
+    assert attribute_files(Attributor(folder, windows=4), path, tmp_path / "windows") == Counts(
+        rows=4, errors=1, windowed=2, first="the text is missing"
+    )
+    assert attribute_files(Attributor(folder, cut=False), path, tmp_path / "errors") == Counts(
+        rows=4, errors=3, first=f"the text has 42 tokens, and the model takes {LIMIT}"
+    )
+
+
+def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(folder, data, tmp_path, monkeypatch):
+    attribute_files(Attributor(folder), data, tmp_path / "whole", rows_per_shard=4)
+    out = tmp_path / "out"
+    written = []
+
+    def stopping(self, number, *arguments, original=runs.Shards.write):
+        if len(written) == 3:
+            written.clear()
+            (out / "000099.parquet.1.part").write_bytes(b"PAR1 and no more")
+            raise KeyboardInterrupt
+        written.append(number)
+        original(self, number, *arguments)
+
+    monkeypatch.setattr(runs.Shards, "write", stopping)
+    for done in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            attribute_files(Attributor(folder), data, out, rows_per_shard=4)
+        assert len(contents(out)) == done
+        with pytest.raises(ValueError, match=f"holds {done} of 7 shards"):
+            load_attributions(out)
+    attribute_files(Attributor(folder), data, out, rows_per_shard=4)
+    assert written == [6]
+    assert contents(out) == contents(tmp_path / "whole")
+    assert list(out.glob("*.part")) == []
+
+
+def test_a_run_that_is_done_runs_nothing(folder, data, tmp_path, monkeypatch):
+    first = attribute_files(Attributor(folder), data, tmp_path / "out")
+    monkeypatch.setattr(Attributor, "explain", lambda *_: pytest.fail("it ran again"))
+    assert attribute_files(Attributor(folder), data, tmp_path / "out") == first
+    assert read_about(tmp_path / "out")["finished"]["rows"] == 25
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda _: b"", lambda _: b"PAR1PAR1"])
+def test_a_damaged_shard_is_made_again(damage, folder, data, tmp_path):
+    attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=10)
+    before = contents(tmp_path / "out")
+    path = tmp_path / "out" / "000001.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=10)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "message"),
+    [
+        ({"methods": ["globenc", "decompx"]}, {}, 'methods ["globenc"], not ["globenc", "decompx"]'),
+        ({"windows": 3}, {}, "windows null, not 3"),
+        ({}, {"dtype": "float16"}, 'dtype "float32", not "float16"'),
+        ({}, {"layout": "thermostat"}, 'layout "full", not "thermostat"'),
+        ({}, {"rows_per_shard": 7}, "rows_per_shard 1000, not 7"),
+    ],
+)
+def test_a_folder_takes_shards_of_one_run_alone(options, others, message, folder, data, tmp_path):
+    attribute_files(Attributor(folder), data, tmp_path / "out")
+    message = f"{tmp_path / 'out'} holds attributions with {message}: choose another folder"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attribute_files(Attributor(folder, **options), data, tmp_path / "out", **others)
+
+
+def test_a_folder_takes_no_shards_of_other_texts_or_weights(folder, data, tmp_path):
+    model = str(shutil.copytree(folder, tmp_path / "model"))
+    attribute_files(Attributor(model), data, tmp_path / "out")
+    save_classifier(tmp_path / "model", initializer_range=0.5)
+    with pytest.raises(ValueError, match="of a model with other weights: choose another folder"):
+        attribute_files(Attributor(model), data, tmp_path / "out")
+    shutil.copytree(folder, model, dirs_exist_ok=True)
+    write_rows(data, {"text": TEXTS[::-1], "label": LABELS})
+    with pytest.raises(ValueError, match="of other texts: choose another folder"):
+        attribute_files(Attributor(model), data, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(folder, data, tmp_path):
+    write_rows(tmp_path / "mine.parquet", {"text": ["good"]})
+    with pytest.raises(ValueError, match="holds files of something else"):
+        attribute_files(Attributor(folder), data, tmp_path)
+    out = tmp_path / "damaged"
+    out.mkdir()
+    (out / "attributions.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        attribute_files(Attributor(folder), data, out)
+    (out / "attributions.json").write_text("{}")
+    with pytest.raises(ValueError, match="of something else, or of another version"):
+        load_attributions(out)
+    with pytest.raises(ValueError, match="there is no attributions.json"):
+        load_attributions(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written_to_is_told(folder, data, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(ValueError, match="cannot use .*Permission denied"):
+        attribute_files(Attributor(folder), data, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_of_a_shard(folder, data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("captum_globenc.datasets.shards.os.fsync", full)
+    with pytest.raises(ValueError, match="No space left on device"):
+        attribute_files(Attributor(folder), data, tmp_path / "out")
+    assert contents(tmp_path / "out") == {}
+
+
+def test_float16_holds_the_scores_to_its_precision(folder, data, tmp_path, load):
+    for dtype in ("float32", "float16"):
+        attribute_files(Attributor(folder, methods="decompx"), data, tmp_path / dtype, dtype=dtype)
+    kind = pq.read_schema(tmp_path / "float16" / "000000.parquet").field("decompx").type
+    assert kind == pa.list_(pa.float16())
+    precise, rounded = (load(tmp_path / dtype)["decompx"][:] for dtype in ("float32", "float16"))
+    for one, other in zip(precise, rounded, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-6)
+
+
+def test_thermostats_columns(folder, tmp_path, load):
+    texts, labels = [*TEXTS[:4], None], ["POSITIVE", "negative", None, "sideways", "POSITIVE"]
+    path = write_rows(tmp_path / "texts.jsonl", {"text": texts, "label": labels})
+    attribute = Attributor(folder, methods="decompx")
+    counts = attribute_files(attribute, path, tmp_path / "out", layout="thermostat")
+    found = load(tmp_path / "out")
+    assert set(found.column_names) == {
+        "idx",
+        "input_ids",
+        "attributions",
+        "label",
+        "predictions",
+        "error",
+    }
+    assert found.features["label"].names == ["NEGATIVE", "POSITIVE"]
+    assert found["label"][:] == [1, 0, -1, -1, 1]
+    expected = attribute({"text": texts})
+    assert found["input_ids"][:] == expected["input_ids"]
+    for one, other in zip(found["attributions"][:], expected["decompx"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    assert found["predictions"][0] == pytest.approx(expected["logits"][0], abs=1e-6)
+    assert found["error"][3] == "label 'sideways' is none of the model's classes: NEGATIVE, POSITIVE"
+    assert counts.errors == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "steam"}, "no engine 'steam'; known: local, ray"),
+        ({"workers": 0}, "workers is 0"),
+        ({"workers": 2}, "the local engine is one process"),
+        ({"dtype": "int8"}, "no dtype 'int8'; known: float32, float16"),
+        ({"layout": "round"}, "no layout 'round'; known: full, thermostat"),
+        ({"rows_per_shard": 0}, "rows_per_shard is 0"),
+        ({"layout": "thermostat"}, "the layout thermostat holds one method, and 2 are chosen"),
+        ({"label_column": "stars"}, "texts.jsonl has no column stars; it has text"),
+    ],
+)
+def test_options_and_data_are_checked_before_a_model_is_loaded(options, message, data, tmp_path):
+    attribute = Attributor("no/such/model", methods=["globenc", "decompx"])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attribute_files(attribute, data, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nowhere.csv", None, "no such file or folder"),
+        ("texts.txt", b"good", "is none of .parquet, .csv, .tsv, .jsonl, and no folder of such files"),
+        ("texts.csv", b"review,label\ngood,1\n", "has no column text; it has review, label"),
+        ("texts.csv", b"", "cannot read"),
+        ("texts.csv", b"text,label\n", "there are no rows in"),
+        ("texts.csv", b"text,label\ngood,1,2,3\n", "cannot read"),
+        ("texts.jsonl", b'{"review": "good"}\n', "has no column text; it has none"),
+        ("texts.jsonl", b"", "there are no rows in"),
+        ("texts.parquet", b"PAR1 but no more", "cannot read"),
+    ],
+)
+def test_data_that_cannot_be_read_is_told(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Source(tmp_path / name).survey()
+
+
+def test_a_column_that_holds_no_texts_is_told(tmp_path):
+    path = write_rows(tmp_path / "texts.parquet", {"text": [1, 2]})
+    with pytest.raises(ValueError, match=r"column text of .*texts.parquet holds int64, not texts"):
+        Source(path).survey()
+
+
+def test_a_folder_without_tables_is_told(tmp_path):
+    with pytest.raises(ValueError, match="holds no file of .parquet, .csv, .tsv, .jsonl"):
+        Source(tmp_path)
+
+
+def test_progress_ends_with_all_rows(folder, data, tmp_path):
+    told = []
+    attribute_files(
+        Attributor(folder, methods=["globenc", "decompx"]),
+        data,
+        tmp_path / "out",
+        rows_per_shard=10,
+        progress=lambda done, rows: told.append((done, rows)),
+    )
+    assert told[0] == (0, 25)
+    assert told[-1] == (pytest.approx(25), 25)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_the_description_says_what_the_scores_depend_on(folder, data, tmp_path):
+    attribute_files(Attributor(folder), data, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "attributions.json").read_text())
+    assert about["model"]["name"] == folder
+    assert about["model"]["labels"] == ["NEGATIVE", "POSITIVE"]
+    assert about["data"]["files"][0] | {"sha256": ""} == {"name": "texts.jsonl", "rows": 25, "sha256": ""}
+    assert set(about["versions"]) == {"captum_globenc", "captum", "torch", "transformers"}

@@ -1,0 +1,25 @@
+"""Bars stand for words as they are given, a panel a class."""
+
+import pytest
+
+from captum_globenc.visualization import plot_words
+
+WORDS = {"no": [("dull", 0.5), ("great $5", -0.25)], "yes": [("film", 0.125)]}
+
+
+def test_every_class_has_a_panel_with_its_words_from_above():
+    panels = plot_words(WORDS).axes
+    assert [panel.get_title() for panel in panels] == ["no", "yes"]
+    assert [[bar.get_width() for bar in panel.patches] for panel in panels] == [[0.5, -0.25], [0.125]]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["dull", r"great \$5"]
+    assert panels[0].yaxis_inverted()
+
+
+def test_words_for_and_against_have_colours_of_their_own():
+    one, other = plot_words(WORDS).axes[0].patches
+    assert one.get_facecolor() != other.get_facecolor()
+
+
+def test_nothing_to_draw_is_told():
+    with pytest.raises(ValueError, match="there are no words to draw"):
+        plot_words({})
