@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-quantus test-ray test-quantized lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-wheel test-quantus test-ray test-quantized lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -18,6 +18,18 @@ web: $(VENV)/test
 # Tests that look at a page are left out where there is no chromium; PYTEST_ARGUMENTS=--require-browser insists.
 test: $(VENV)/test lint
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+# What is published: built, looked through, installed where nothing else is, and run away from the sources.
+test-wheel:
+	rm -rf build dist
+	$(PYTHON) -m venv dist/tools
+	dist/tools/bin/pip install --quiet build twine
+	dist/tools/bin/python -m build --outdir dist .
+	dist/tools/bin/twine check --strict dist/*.tar.gz dist/*.whl
+	$(PYTHON) -m venv dist/empty
+	dist/empty/bin/pip install --quiet --no-compile --constraint constraints.txt "$$(ls dist/*.whl)[embedded]"
+	cd dist && empty/bin/python -I ../scripts/check_installed.py
+	cd dist && empty/bin/captum-globenc explain "A wonderful film."
 
 # On its own, because Quantus brings OpenCV and scikit-image along.
 test-quantus: $(VENV)/test

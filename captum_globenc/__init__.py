@@ -11,14 +11,20 @@ if TYPE_CHECKING:
     from captum_globenc.forward import Contrast, EncoderForward
     from captum_globenc.proofs.checks import check_encoder
     from captum_globenc.proofs.reconstruction import reconstruction_error
+    from captum_globenc.results.explanation import Explanation
+    from captum_globenc.results.explanations import Explanations
+    from captum_globenc.texts.explaining import explain
 
 __all__ = [
     "Contrast",
     "DecompX",
     "EncoderForward",
+    "Explanation",
+    "Explanations",
     "GlobEnc",
     "TransformerDeepLift",
     "check_encoder",
+    "explain",
     "reconstruction_error",
 ]
 
@@ -28,9 +34,12 @@ __getattr__, __dir__ = on_demand(
         "Contrast": "forward",
         "DecompX": "attr.decompx",
         "EncoderForward": "forward",
+        "Explanation": "results.explanation",
+        "Explanations": "results.explanations",
         "GlobEnc": "attr.globenc",
         "TransformerDeepLift": "attr.deep_lift",
         "check_encoder": "proofs.checks",
+        "explain": "texts.explaining",
         "reconstruction_error": "proofs.reconstruction",
     },
 )

@@ -40,7 +40,8 @@ def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: its `__name__`.
-        homes: the module of each public name, from the package's own folder.
+        homes: the module of each public name, from the package's own folder; from the one that this lies in,
+            with a dot ahead.
 
     Returns:
         Both functions, as PEP 562 has them.
@@ -54,7 +55,7 @@ def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], A
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(f".{homes[name]}", package), name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from captum_globenc.app.terminal import show
+from captum_globenc.results.terminal import show
 from captum_globenc.texts import Explanation, explain, load_default
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from captum_globenc import Explanations
 from captum_globenc.encoders.audio import AUDIO_ENCODERS
 from captum_globenc.encoders.text import TEXT_ENCODERS
 from captum_globenc.encoders.vision import VISION_ENCODERS
@@ -11,10 +12,17 @@ from captum_globenc.evaluation import METHODS
 from pages import ROOT, python_blocks
 
 
-def test_the_quickstart_runs_and_says_what_it_claims():
+def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     for block in python_blocks(ROOT / "README.md"):
         exec(block, names)
+    assert Explanations.load("found.jsonl.gz") == names["found"]
+    assert names["first"].top(1)[0][0] == "wonderful"
+    assert names["first"].spans([(0, 17)])[0][0] == "The plot is thin,"
+    assert names["contrast"].headline.endswith("explained: POSITIVE, less NEGATIVE")
+    assert len(names["table"]) == 2 * sum(len(it.tokens) for it in names["found"])
+    assert "wonderful" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert names["scores"].shape == names["compared"].shape == names["inputs"].shape
     assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
     tokens = names["batch"].tokens(0)

@@ -10,14 +10,15 @@ from urllib.parse import urlencode
 
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.drawing.numbers import SHARE
+from captum_globenc.drawing.page import heat_map, legend, number_table, shaded_tokens
 from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.words import merge_scores
 from captum_globenc.texts.explaining import explain
-from captum_globenc.texts.explanation import Explanation
 from captum_globenc.texts.loading import Classifier, LoadingError
 from captum_globenc.texts.methods import BASELINES, DEFAULT_METHODS, METHODS
 from captum_globenc.texts.position import parse_position
-from captum_globenc.texts.words import merge_scores
-from captum_globenc.visualization.page import SHARE, heat_map, legend, number_table, shaded_tokens
 
 __all__ = ["LONGEST_TEXT", "Answer", "Form", "answer", "linked", "message", "shown"]
 
@@ -110,7 +111,7 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
     Returns:
         Both as HTML, escaped.
     """
-    words = [word for word in explanation.words if form.special or not word.special]
+    words = [word for word in explanation.groups if form.special or not word.special]
     # Each piece alone is what a word of one token is.
     if form.words:
         tokens = [word.text for word in words]

@@ -23,8 +23,9 @@ from captum_globenc.app.attribute import attribute_data
 from captum_globenc.app.command import CommandError, ModelsOption
 from captum_globenc.app.evaluate import evaluate_texts
 from captum_globenc.app.explain import explain_texts
+from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
-from captum_globenc.app.terminal import printable
+from captum_globenc.results.terminal import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What writing fails with where there is no room, or no device."""
@@ -95,6 +96,7 @@ def _show_version(wanted: bool) -> None:
 
 app.command("evaluate")(evaluate_texts)
 app.command("explain")(explain_texts)
+app.command("show")(show_saved)
 app.command("attribute")(attribute_data)
 app.command("summarize")(summarize_data)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,22 @@ class CommandError(Exception):
 def note(message: str) -> None:
     """Tell something on standard error, where it does not mix with results."""
     typer.echo(f"note: {message}", err=True)
+
+
+def write(path: Path, how: Callable[[Path], object]) -> None:
+    """Write a file.
+
+    Args:
+        path: Where to.
+        how: What writes it.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    try:
+        how(path)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from error
 
 
 def quiet() -> None:

@@ -12,9 +12,9 @@ from captum_globenc.app.answers import LONGEST_TEXT, Answer, Form, answer, linke
 from captum_globenc.app.deadline import Deadline
 from captum_globenc.app.offered import Classifiers
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts.explanation import Explanation
+from captum_globenc.drawing.style import DARK, LIGHT, RULES
+from captum_globenc.results.explanation import Explanation
 from captum_globenc.texts.methods import BASELINES, METHODS
-from captum_globenc.visualization.style import DARK, LIGHT, RULES
 
 if TYPE_CHECKING:
     import gradio

@@ -12,13 +12,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note
-from captum_globenc.app.page import draw_page
+from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note, write
 from captum_globenc.app.standard_input import read_texts
-from captum_globenc.app.terminal import show
+from captum_globenc.results.terminal import show
 
 if TYPE_CHECKING:
-    from captum_globenc.texts.explanation import Explanation
+    from captum_globenc.results.explanation import Explanation
 
 BATCH = 8
 
@@ -73,6 +72,14 @@ def explain_texts(
         ),
     ] = "mask",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write them to a file as well, which captum-globenc show draws again; .gz packs it.",
+            dir_okay=False,
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
@@ -83,9 +90,12 @@ def explain_texts(
     GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
     predicted class, or the one that is chosen.
     """
-    if html is not None and not html.resolve().parent.is_dir():
-        raise CommandError(f"cannot write {html}: no such folder")
-    from captum_globenc.texts.explaining import check_options, explain
+    for path in (html, save):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise CommandError(f"cannot write {path}: no such folder")
+    from captum_globenc.results.explanations import Explanations
+    from captum_globenc.texts.explaining import explain
+    from captum_globenc.texts.options import check_options
     from captum_globenc.texts.position import parse_position
     from captum_globenc.texts.tokenizing import token_limit
 
@@ -120,22 +130,22 @@ def explain_texts(
         else:
             show(console, explanation)
         cut += explanation.truncated
-        if html is not None:
+        if html is not None or save is not None:
             kept.append(explanation)
     for message in told:
         note(message)
     if cut:
         limit = token_limit(classifier, tokenizer)
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+    made = Explanations(kept)
+    if save is not None:
+        write(save, made.save)
     if html is not None:
-        try:
-            html.write_text(draw_page(kept), encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"cannot write {html}: {error.strerror}") from error
+        write(html, made.to_html)
 
 
 def _explanations(
-    texts: Sequence[str], run: Callable[[Sequence[str]], list[Explanation]]
+    texts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Explanation]]
 ) -> Iterator[Explanation]:
     """Explain in batches, with a progress bar on standard error if there are several."""
     from captum_globenc.attr.proof import ProofError

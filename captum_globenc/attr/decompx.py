@@ -14,6 +14,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
+from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
@@ -89,7 +90,8 @@ class DecompX(Attribution):
         Args:
             inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or pixels `(B, C, H, W)`; or a tuple of one.
             target: the output that is explained, as for every Captum method.
-            additional_forward_args: further arguments of `forward_func`, after `inputs`.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`: the attention mask,
+                where ids hold padding. Padding that no mask covers is warned of.
 
         Returns:
             Signed scores in the shape of `inputs`; a token's is spread evenly over what feeds it. Exactly 0
@@ -148,8 +150,10 @@ class DecompX(Attribution):
                 return _run_forward(self.forward_func, tensors, None, arguments)
 
         numbers = RandomNumbers([tensor])
+        masks = MaskWatch(self.model, [tensor])
         with seen_into(encoder.stack, self):
-            run = freeze(function, [tensor.detach()])
+            with masks.watched():
+                run = freeze(function, [tensor.detach()])
             stream = first.stream
 
             def plain() -> Any:
@@ -157,6 +161,7 @@ class DecompX(Attribution):
                     return _run_forward(self.forward_func, (tensor,), None, arguments)
 
             self._proof.check(run, plain, self.model)
+        masks.warn()
         real = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
         grid = grid_on(tensor, encoder, real)
         return [first.scores(run, output) for output in choose(run.output)], tensor, grid

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
+from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.proof import Proof, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
@@ -90,8 +91,8 @@ class TransformerDeepLift(Attribution):
             baselines: what the inputs are compared with, of their shape, with a first dimension of 1, or one
                 number; or a tuple of such. Numbers default to 0, ids need one (`EncoderForward.masked`).
             target: the output that is explained, as for every Captum method.
-            additional_forward_args: further arguments of `forward_func`, after `inputs`; the same in both
-                runs.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`, the same in both
+                runs: the attention mask, where ids hold padding. Padding that no mask covers is warned of.
             return_convergence_delta: whether to return as well how far the sum is off.
             n_steps: into how many segments the straight line from the baseline to the inputs is cut. Each is
                 exact, so their sum is; many segments are Integrated Gradients.
@@ -216,8 +217,10 @@ class TransformerDeepLift(Attribution):
                 return _run_forward(self.forward_func, tensors, None, arguments)
 
         numbers = RandomNumbers(inputs)
+        masks = MaskWatch(self.model, inputs)
         with seen_into(self.model, self):
-            compared = compare(function, inputs, baselines)
+            with masks.watched():
+                compared = compare(function, inputs, baselines)
             if not compared.sources:
                 raise RuntimeError(
                     "forward_func never looked up an embedding by the ids: exact differences need to see "
@@ -229,6 +232,7 @@ class TransformerDeepLift(Attribution):
                     return _run_forward(self.forward_func, inputs, None, arguments)
 
             self._proof.check(compared, plain, self.model)
+        masks.warn()
         return compared
 
     def _segments(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.position import Position, explained
-from captum_globenc.attr.run import Run, finite, run
+from captum_globenc.attr.run import Run, finite, finite_scores, run
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.encoders import find_encoder
@@ -111,7 +111,8 @@ class GlobEnc(Attribution):
             target: which output is explained, as for every Captum method. It is checked, and chooses
                 the position where the output is per token, `(B, N, C)` with `(position, class)`;
                 otherwise the scores do not depend on it.
-            additional_forward_args: further arguments of `forward_func`, after `inputs`.
+            additional_forward_args: further arguments of `forward_func`, after `inputs`: the attention mask,
+                where ids hold padding. Padding that no mask covers is warned of.
             position: the token whose representation is explained: an index, or a LongTensor `(B,)` of
                 them; or the average of several: a slice, a list of indices for each text, weights
                 `(B, N)`, or "mean" for all real tokens. Left out: what `target` says, else what the
@@ -149,7 +150,7 @@ class GlobEnc(Attribution):
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
-        gathered = finite(gather(ran.mixtures, start, self.aggregation, normalize), ran.mixtures)
+        gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran)
         rows = gathered[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
             scores = _laid_out(rows, ran)
@@ -185,7 +186,7 @@ class GlobEnc(Attribution):
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
-        return _laid_out(finite(rows, ran.mixtures), ran)
+        return _laid_out(finite_scores(rows, ran), ran)
 
     def mixing_matrices(
         self,

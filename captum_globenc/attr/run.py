@@ -12,6 +12,7 @@ import torch
 from captum._utils.common import _format_tensor_into_tuples, _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
 from captum_globenc.decomposition.mixing import mix
 from captum_globenc.decomposition.mixture import Mixture
 from captum_globenc.decomposition.record import LayerRecord
@@ -33,6 +34,7 @@ class Run:
         output: what the forward function returned.
         mixtures: what each layer passes from source to receiver.
         real: `(B, N)`, False at padding.
+        unmasked: `(B, N)`, True at padding that no mask covers; None where none can be told.
     """
 
     encoder: Encoder
@@ -41,6 +43,7 @@ class Run:
     output: Any
     mixtures: Sequence[Mixture]
     real: Tensor
+    unmasked: Tensor | None = None
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -89,7 +92,11 @@ def run(
     real = (
         torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
     )
-    return Run(encoder, tensor, grid_on(tensor, encoder, real), output, mixtures, real)
+    unmasked = None
+    grid = grid_on(tensor, encoder, real)
+    if not tensor.is_floating_point():
+        unmasked = unmasked_padding(tensor, model, real, additional_forward_args)
+    return Run(encoder, tensor, grid, output, mixtures, real, unmasked)
 
 
 def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
@@ -101,6 +108,24 @@ def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
     if not bool(values.isfinite().all()):
         broken = (it for it, mixture in enumerate(mixtures) if not bool(mixture.matrix().isfinite().all()))
         raise not_finite(next(broken, len(mixtures) - 1))
+    return values
+
+
+def finite_scores(values: Tensor, ran: Run) -> Tensor:
+    """Return scores `(B, ..., N)` that were made of mixtures; warn where padding has some of them.
+
+    Raises:
+        ValueError: as `finite` does.
+    """
+    if ran.unmasked is None:
+        return finite(values, ran.mixtures)
+    scored = values.flatten(1, -2).ne(0).any(1) & ran.unmasked.to(values.device)
+    # One look at both, because looking waits for the device.
+    whole, padded = torch.stack([values.isfinite().all(), scored.any()]).tolist()
+    if not whole:
+        return finite(values, ran.mixtures)
+    if padded:
+        warn_of_padding()
     return values
 
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
+    from captum_globenc.results.explanation import Explanation
+    from captum_globenc.results.explanations import Explanations
     from captum_globenc.texts.default import load_default
     from captum_globenc.texts.explaining import explain
-    from captum_globenc.texts.explanation import Explanation
     from captum_globenc.texts.loading import load_classifier
     from captum_globenc.texts.methods import BASELINES, METHODS
     from captum_globenc.texts.pieces import readable_tokens
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "REDUCTIONS",
     "Explanation",
+    "Explanations",
     "Word",
     "explain",
     "find_words",
@@ -35,7 +37,8 @@ __getattr__, __dir__ = on_demand(
         "BASELINES": "methods",
         "METHODS": "methods",
         "REDUCTIONS": "words",
-        "Explanation": "explanation",
+        "Explanation": ".results.explanation",
+        "Explanations": ".results.explanations",
         "Word": "words",
         "explain": "explaining",
         "find_words": "words",

@@ -11,37 +11,35 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from textwrap import shorten
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.forward import EncoderForward
-from captum_globenc.texts.classes import VALUE, class_names, class_of, probabilities, problem_of
-from captum_globenc.texts.explanation import Explanation
-from captum_globenc.texts.methods import (
-    BASELINES,
-    DEFAULT_METHODS,
-    METHODS,
-    REFUSALS,
-    NoLayersError,
-    Question,
-)
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.explanations import Explanations
+from captum_globenc.texts.classes import class_names, probabilities
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, REFUSALS, NoLayersError, Question
+from captum_globenc.texts.options import check_options, chosen_classes, model_and_tokenizer
+from captum_globenc.texts.origin import find_offsets, installed_versions
 from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.scores import token_scores
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
 
-__all__ = ["check_options", "explain"]
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+__all__ = ["explain"]
 
 
 def explain(
     texts: Sequence[str],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Pipeline,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     pair: str | Sequence[str | None] | None = None,
     position: int | Literal["mean"] | None = None,
@@ -52,7 +50,7 @@ def explain(
     against: str | int | None = None,
     baseline: str = "mask",
     tell: Callable[[str], None] | None = None,
-) -> list[Explanation]:
+) -> Explanations:
     """Explain the predictions of a sequence classifier: which tokens were used, and what for.
 
     All texts run as one batch: cut long lists into pieces. A model without a padding token takes them one
@@ -60,8 +58,8 @@ def explain(
 
     Args:
         texts: B texts.
-        model: A Hugging Face sequence classifier, in eval mode.
-        tokenizer: Its tokenizer.
+        model: A Hugging Face sequence classifier, in eval mode, or a text-classification pipeline.
+        tokenizer: Its tokenizer; a pipeline has one.
         pair: A second segment that goes with every text, or one for each, None where a text has none.
         position: The token whose mixture GlobEnc explains: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools.
@@ -80,7 +78,7 @@ def explain(
         B explanations, in the order of `texts`.
 
     Raises:
-        TypeError: `texts` is one string.
+        TypeError: `texts` is one string, or there is no tokenizer.
         ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
             model or none does, it gives no (B, C) logits, a name is not known, a class is held against
             itself, a position lies outside of a text, a text is not valid Unicode or has tokens that the
@@ -103,7 +101,8 @@ def explain(
         raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
     check_options(methods, mixing=mixing, baseline=baseline, target=target, against=against)
     if not texts:
-        return []
+        return Explanations()
+    model, tokenizer = model_and_tokenizer(model, tokenizer)
     run = partial(
         _explained,
         model=model,
@@ -130,34 +129,7 @@ def explain(
             warnings.warn(message, stacklevel=2)
         else:
             tell(message)
-    return made
-
-
-def check_options(
-    methods: Sequence[str] | None = None,
-    *,
-    mixing: str = "N-Enc",
-    baseline: str = "mask",
-    target: str | int | None = None,
-    against: str | int | None = None,
-) -> None:
-    """Check what can be checked before there is a model: see `explain`.
-
-    Raises:
-        ValueError: A name is not known, no method is chosen, or a class is held against itself.
-    """
-    if isinstance(methods, str) or (methods is not None and not methods):
-        raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
-    for what, names, known in (
-        ("method", methods or (), METHODS),
-        ("mixing", [mixing], MIXINGS),
-        ("baseline", [baseline], BASELINES),
-    ):
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"no {what} {', '.join(map(str, unknown))}; known: {', '.join(known)}")
-    if None not in (target, against) and str(target).lower() == str(against).lower():
-        raise ValueError(f"{against} is held against itself: choose two classes")
+    return Explanations(made)
 
 
 def _explained(
@@ -183,7 +155,7 @@ def _explained(
         logits = _checked(forward(inputs, *extra))
     names = class_names(model.config, logits.shape[1])
     highest = logits.argmax(-1)
-    classes, other = _classes(highest, names, target, against, model.config, texts)
+    classes, other = chosen_classes(highest, names, target, against, model.config, texts)
     lengths = batch["attention_mask"].sum(-1)
     where = resolve_position(position, lengths, texts) if isinstance(position, int) else position
     question = Question(model, tokenizer, batch, classes, other, baseline, mixing, where)
@@ -194,6 +166,9 @@ def _explained(
     shares = probabilities(logits, model.config)
     explained = logits.gather(1, classes[:, None])[:, 0]
     explained = explained if other is None else explained - logits[:, other]
+    whose = {"name": str(model.config.name_or_path or ""), "class": type(model).__name__}
+    settings = {"mixing": mixing, "baseline": baseline}
+    versions = installed_versions()
     pooled = _pooled(model) if position is None and "globenc" in found else None
     return [
         Explanation(
@@ -210,7 +185,12 @@ def _explained(
             tokens=tokens[i],
             scores={name: rows[i] for name, rows in scores.items()},
             layers={name: rows[i, :, : lengths[i]].tolist() for name, rows in depths.items()},
-            words=words[i],
+            kinds={name: METHODS[name].kind for name in scores},
+            groups=words[i],
+            offsets=find_offsets(batch, i),
+            model=whose,
+            settings=settings,
+            versions=versions,
             truncated=truncated[i],
         )
         for i, (text, best) in enumerate(zip(texts, highest.tolist(), strict=True))
@@ -242,32 +222,6 @@ def _answers(
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
     return found, depths
-
-
-def _classes(
-    highest: Tensor,
-    names: Sequence[str],
-    target: str | int | None,
-    against: str | int | None,
-    config: PreTrainedConfig,
-    texts: Sequence[str],
-) -> tuple[Tensor, int | None]:
-    """Return the class of each text that is explained, `(B,)`, and the one that it is held against."""
-    chosen = highest if target is None else torch.full_like(highest, class_of(target, names, "target"))
-    if against is None:
-        return chosen, None
-    if problem_of(config) == VALUE or len(names) == 1:
-        raise ValueError("the model gives a value: there is no class to hold against another")
-    other = class_of(against, names, "against")
-    if target is not None and int(chosen[0]) == other:
-        raise ValueError(f"{names[other]} is held against itself: choose two classes")
-    for text, one in zip(texts, chosen.tolist(), strict=True):
-        if one == other:
-            raise ValueError(
-                f"{names[other]} is what is predicted for {shorten(text, 40)!r}, and would be held against "
-                "itself: choose a target as well"
-            )
-    return chosen, other
 
 
 def _pooled(model: PreTrainedModel) -> int | Literal["mean"] | None:

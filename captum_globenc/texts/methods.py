@@ -24,6 +24,7 @@ from captum_globenc.differences import NotComparableError
 from captum_globenc.encoders import UnsupportedEncoderError
 from captum_globenc.forward import EncoderForward, special_tokens
 from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import OnEmbeddings, integrated_gradients
 
 __all__ = [
@@ -225,19 +226,17 @@ class Method(NamedTuple):
     Attributes:
         scores: From what is asked to scores `(B, N)`.
         layers: Likewise to the scores at every depth, `(B, L, N)`, of a method that has them.
-        signed: Whether scores speak for and against a class, instead of being shares of all that was used.
-        adds_up: Whether they add up to the output's difference from that of the baseline.
+        kind: What its scores are, a name of `captum_globenc.results.record.KINDS`.
     """
 
     scores: Callable[[Question], Tensor]
     layers: Callable[[Question], Tensor] | None = None
-    signed: bool = True
-    adds_up: bool = False
+    kind: Kind = "signed"
 
 
 METHODS: Mapping[str, Method] = {
-    "globenc": Method(_globenc, _globenc_layers, signed=False),
-    "transformer-deep-lift": Method(_deep_lift, _deep_lift_layers, adds_up=True),
+    "globenc": Method(_globenc, _globenc_layers, "shares"),
+    "transformer-deep-lift": Method(_deep_lift, _deep_lift_layers, "contributions"),
     "decompx": Method(_decompx),
     "integrated-gradients": Method(_integrated_gradients),
 }

@@ -10,12 +10,12 @@ Shapes: B texts, N tokens with padding.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from captum_globenc.results.words import REDUCTIONS, Word, merge_scores
 from captum_globenc.texts.pieces import (
     BLANK,
     CUT_CHARACTER,
@@ -33,28 +33,6 @@ __all__ = ["REDUCTIONS", "Word", "find_words", "merge_scores"]
 
 Source = str | Sequence[str]
 """A text, or the words of one that the caller cut: what a tokenizer takes."""
-
-REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "sum": math.fsum,
-    "mean": lambda scores: math.fsum(scores) / len(scores),
-    "max": lambda scores: max(scores, key=abs),
-}
-"""How the scores of a word's tokens become one; "max" is the largest magnitude, with its sign."""
-
-
-class Word(NamedTuple):
-    """A word of a text, or a special token.
-
-    Attributes:
-        text: What it reads: in the text it came from, where `find_words` was given that; otherwise as
-            far as its tokens tell, and an uncased tokenizer's words have no capitals.
-        tokens: The positions of its tokens in the padded row of N, in order.
-        special: Whether the tokenizer put it there: [CLS], [SEP], but no padding, which is no word.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    special: bool
 
 
 def find_words(
@@ -109,30 +87,6 @@ def find_words(
         text = _Row(tokenizer, begins, row, encoding, sources)
         found.append(text.words([index for index, real in enumerate(mask) if real]))
     return found
-
-
-def merge_scores(scores: Sequence[float], words: Iterable[Word], reduce: str = "sum") -> list[float]:
-    """Score words by their tokens; sums add up to what the tokens add up to.
-
-    Args:
-        scores: N scores of tokens.
-        words: The words of the same text.
-        reduce: One of `REDUCTIONS`: "sum", "mean" or "max".
-
-    Returns:
-        One score a word.
-
-    Raises:
-        ValueError: ``reduce`` is not known.
-
-    Example:
-        >>> words = [Word("unhappy", (0, 1), False), Word(".", (2,), False)]
-        >>> merge_scores([0.5, -0.75, 0.25], words), merge_scores([0.5, -0.75, 0.25], words, "max")
-        ([-0.25, 0.25], [-0.75, 0.25])
-    """
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"no way {reduce!r} to score a word; known: {', '.join(REDUCTIONS)}")
-    return [float(REDUCTIONS[reduce]([scores[token] for token in word.tokens])) for word in words]
 
 
 class _Place(NamedTuple):

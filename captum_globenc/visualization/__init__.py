@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
+    from captum_globenc.drawing.numbers import strengths
+    from captum_globenc.drawing.page import html_page
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
-    from captum_globenc.visualization.page import html_page, strengths
     from captum_globenc.visualization.records import visualization_records, visualize_image
     from captum_globenc.visualization.words import plot_words
 
@@ -24,12 +25,12 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
+        "html_page": ".drawing.page",
         "plot_words": "words",
-        "html_page": "page",
         "plot_comparison": "figures",
         "plot_layers": "figures",
         "plot_mixing": "figures",
-        "strengths": "page",
+        "strengths": ".drawing.numbers",
         "visualization_records": "records",
         "visualize_image": "records",
     },

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from captum_globenc.drawing.numbers import strengths
 from captum_globenc.texts.scores import token_scores
-from captum_globenc.visualization.page import strengths
 
 if TYPE_CHECKING:
     from captum.attr._utils.visualization import VisualizationDataRecord

@@ -209,7 +209,7 @@ def test_what_was_explained_stays_until_explain_is_pressed(page, address, expect
     page.get_by_label("Merge pieces into words").check()
     page.locator("#tokens .tokens span", has_text="unfathomably").first.wait_for()
     names, _ = tokens(page)
-    assert len(names) == len(expected.words)
+    assert len(names) == len(expected.groups)
     link = page.get_by_role("link", name="Link to this input")
     assert link.get_attribute("href") == f"?{urlencode({'text': TEXT, 'words': 1})}"
 

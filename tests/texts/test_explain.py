@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -10,6 +11,7 @@ from transformers import (
     BertModel,
     T5Config,
     T5ForSequenceClassification,
+    pipeline,
 )
 
 from captum_globenc import EncoderForward, GlobEnc
@@ -63,7 +65,7 @@ def test_words_are_spelt_as_in_the_texts(pair, classifier):
     texts = ["The  PLOT is 😀", "Unhappy, but"]
     pairs = ["", ""] if pair is None else [pair] * 2 if isinstance(pair, str) else pair
     for explanation, *sources in zip(explain(texts, *classifier, pair=pair), texts, pairs, strict=True):
-        words = [word.text for word in explanation.words if not word.special]
+        words = [word.text for word in explanation.groups if not word.special]
         assert "".join(words) == "".join(" ".join(sources).split())
 
 
@@ -160,7 +162,7 @@ def test_positions_that_start_after_the_padding_row_leave_less_room(classifier):
 
 
 def test_no_texts_have_no_explanations(classifier):
-    assert explain([], *classifier) == []
+    assert list(explain([], *classifier)) == []
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,9 @@ def test_an_output_that_is_not_finite_is_refused(classifier):
 def test_what_was_not_asked_for_is_not_in_the_json(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier)
     always = [
-        "text", "prediction", "probability", "value", "probabilities", "target", "against", "explained",
-        "position", "tokens", "scores", "sums", "truncated",
+        "format", "text", "prediction", "probability", "value", "probabilities", "target", "against",
+        "explained", "position", "tokens", "scores", "sums", "kinds", "groups", "offsets", "model",
+        "settings", "versions", "truncated",
     ]  # fmt: skip
     assert list(json.loads(json.dumps(explanation.to_dict()))) == always
 
@@ -235,3 +238,45 @@ def test_texts_and_pairs_that_do_not_fit_are_told(folder, texts, pair, error, me
     model, tokenizer, _ = load_classifier(folder)
     with pytest.raises(error, match=message):
         explain(texts, model, tokenizer, pair=pair)
+
+
+@pytest.mark.parametrize("pair", [None, "A 😀 Script, unhappy"])
+def test_offsets_say_where_each_token_stands(classifier, pair):
+    texts = ["The  PLOT is 😀 unhappy .", "Bad"]
+    for explanation in explain(texts, *classifier, pair=pair):
+        assert len(explanation.offsets) == len(explanation.tokens)
+        for token, place in zip(explanation.tokens, explanation.offsets, strict=True):
+            assert (place is None) == (token in ("[CLS]", "[SEP]"))
+            if place is not None:
+                read = explanation.sources[place.segment][place.start : place.stop]
+                assert token == "[UNK]" or read.lower() == token.removeprefix("##")
+        given = {place.segment for place in explanation.offsets if place}
+        assert given == ({0} if pair is None else {0, 1})
+
+
+def test_an_explanation_says_what_made_it(classifier, folder):
+    (explanation,) = explain(TEXTS[:1], *classifier, mixing="N", baseline="pad", position=1)
+    assert explanation.model == {"name": folder, "class": "BertForSequenceClassification"}
+    assert explanation.settings == {"mixing": "N", "baseline": "pad"}
+    assert explanation.versions["torch"] == torch.__version__
+    assert explanation.versions["transformers"] == transformers.__version__
+    assert set(explanation.versions) == {"captum_globenc", "captum", "torch", "transformers"}
+    assert explanation.position == 1
+
+
+def test_a_pipeline_is_explained_as_its_model_and_tokenizer_are(classifier, folder):
+    model, tokenizer = classifier
+    pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    found, expected = explain(TEXTS, pipe), explain(TEXTS, model, tokenizer)
+    assert found == expected
+    assert [it.prediction for it in found] == [answer["label"] for answer in pipe(TEXTS)]
+    assert [it.probability for it in found] == pytest.approx([it["score"] for it in pipe(TEXTS)], rel=1e-6)
+    with pytest.raises(TypeError, match="a pipeline has a tokenizer of its own"):
+        explain(TEXTS, pipe, AutoTokenizer.from_pretrained(folder))
+
+
+def test_what_is_no_model_and_no_pipeline_is_told(classifier, folder):
+    with pytest.raises(TypeError, match=r"no tokenizer: pass explain\(texts, model, tokenizer\)"):
+        explain(TEXTS, classifier[0])
+    with pytest.raises(TypeError, match="model is a str: pass a model and its tokenizer, or a"):
+        explain(TEXTS, folder)

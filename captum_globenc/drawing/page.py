@@ -10,48 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from captum_globenc.visualization.style import DARK, LIGHT, RULES
+from captum_globenc.drawing.numbers import SHARE, is_signed, number, strengths
+from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
-__all__ = [
-    "SHARE",
-    "heat_map",
-    "html_page",
-    "is_signed",
-    "legend",
-    "number",
-    "number_table",
-    "shaded_tokens",
-    "strengths",
-]
-
-SHARE = "%"
-"""The unit of scores that are shares of a whole."""
-
-
-def strengths(scores: Sequence[float]) -> list[float]:
-    """Scale the scores of one text to -1..1 by the largest magnitude; zeros stay zeros.
-
-    Example:
-        >>> strengths([0.1, -0.4, 0.2])
-        [0.25, -1.0, 0.5]
-    """
-    largest = max(map(abs, scores), default=0.0)
-    return [score / largest if largest else 0.0 for score in scores]
-
-
-def number(score: float, unit: str | None = None) -> str:
-    """Write a score in a unit: a share in per cent, what speaks for and against with its sign.
-
-    Example:
-        >>> number(0.125, "%"), number(0.125, "logit"), number(-1e-9, "logit"), number(0.125)
-        ('12.5', '+0.125', '0.000', '0.1250')
-    """
-    if unit is None:
-        return f"{score:.4f}"
-    if unit == SHARE:
-        return f"{100 * score:.1f}"
-    text = f"{score:+.3f}"
-    return text if text.strip("+-0.") else "0.000"
+__all__ = ["heat_map", "html_page", "html_part", "legend", "number_table", "shaded_tokens"]
 
 
 def html_page(
@@ -89,46 +51,44 @@ def html_page(
         >>> "&lt;b&gt;" in page, "<b>" in page
         (True, False)
     """
-    if headings is None:
-        headings = [f"Text {index}" for index in range(1, len(tokens) + 1)]
-    if len(headings) != len(tokens):
-        raise ValueError(f"{len(headings)} headings for {len(tokens)} texts")
-    notes, units = notes or {}, units or {}
-    for name, rows in methods.items():
-        if len(rows) != len(tokens):
-            raise ValueError(f"{name} has scores for {len(rows)} texts, not {len(tokens)}")
-    for name, lines in notes.items():
-        if len(lines) != len(tokens):
-            raise ValueError(f"{name} has notes for {len(lines)} texts, not {len(tokens)}")
-    sections = []
-    kinds = set()
-    for index, words in enumerate(tokens):
-        given = {name: rows[index] for name, rows in methods.items()}
-        scores = {name: [float(it) for it in row] for name, row in given.items() if row is not None}
-        for name, row in scores.items():
-            if len(row) != len(words):
-                raise ValueError(
-                    f"{name} has {len(row)} scores for the {len(words)} tokens of text {index + 1}"
-                )
-            kinds.add(is_signed(row, units.get(name)))
-        said = {name: notes[name][index] for name in scores if name in notes}
-        sections.append(_section(headings[index], words, scores, said, units))
-    return _PAGE.format(
-        title=escape(title),
-        style=_STYLE,
-        legend=legend(shares=False in kinds, signed=True in kinds),
-        sections="\n".join(sections),
-    )
+    key, sections = _sections(tokens, methods, headings, notes or {}, units or {})
+    return _PAGE.format(title=escape(title), style=PAGE_STYLE, legend=key, sections=sections)
 
 
-def is_signed(scores: Sequence[float], unit: str | None = None) -> bool:
-    """Whether scores speak for and against something, rather than being shares.
+def html_part(
+    tokens: Sequence[Sequence[str]],
+    methods: Mapping[str, Sequence[Iterable[float] | None]],
+    *,
+    headings: Sequence[str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> str:
+    """Draw the same as a part of somebody else's page, such as a notebook's output.
+
+    It brings its own rules, which reach nothing outside of it.
+
+    Args:
+        tokens: As `html_page` takes them, like the others.
+        methods: Likewise.
+        headings: Likewise.
+        notes: Likewise.
+        units: Likewise.
+
+    Returns:
+        An element.
+
+    Raises:
+        ValueError: There are not as many headings or notes as texts, or scores as tokens.
 
     Example:
-        >>> is_signed([0.5, 0.5]), is_signed([0.5, 0.5], "logit"), is_signed([0.5, -0.5])
-        (False, True, True)
+        >>> html_part([["a"]], {"GlobEnc": [[1.0]]}).startswith('<div class="globenc-part"><style>')
+        True
     """
-    return min(scores, default=0.0) < 0 if unit is None else unit != SHARE
+    key, sections = _sections(tokens, methods, headings, notes or {}, units or {})
+    return (
+        f'<div class="globenc-part"><style>{PART_STYLE}</style>\n'
+        f'{sections}\n<p class="legend">{key}</p>\n</div>'
+    )
 
 
 def shaded_tokens(tokens: Sequence[str], scores: Sequence[float], unit: str | None = None) -> str:
@@ -226,6 +186,40 @@ def _hover(score: float, unit: str | None) -> str:
     return f"{100 * score:.4g} %" if unit == SHARE else f"{score:+.4g} {escape(unit)}"
 
 
+def _sections(
+    tokens: Sequence[Sequence[str]],
+    methods: Mapping[str, Sequence[Iterable[float] | None]],
+    headings: Sequence[str] | None,
+    notes: Mapping[str, Sequence[str]],
+    units: Mapping[str, str],
+) -> tuple[str, str]:
+    """Return the legend, and a section for each text; see `html_page`."""
+    if headings is None:
+        headings = [f"Text {index}" for index in range(1, len(tokens) + 1)]
+    if len(headings) != len(tokens):
+        raise ValueError(f"{len(headings)} headings for {len(tokens)} texts")
+    for name, rows in methods.items():
+        if len(rows) != len(tokens):
+            raise ValueError(f"{name} has scores for {len(rows)} texts, not {len(tokens)}")
+    for name, lines in notes.items():
+        if len(lines) != len(tokens):
+            raise ValueError(f"{name} has notes for {len(lines)} texts, not {len(tokens)}")
+    sections = []
+    kinds = set()
+    for index, words in enumerate(tokens):
+        given = {name: rows[index] for name, rows in methods.items()}
+        scores = {name: [float(it) for it in row] for name, row in given.items() if row is not None}
+        for name, row in scores.items():
+            if len(row) != len(words):
+                raise ValueError(
+                    f"{name} has {len(row)} scores for the {len(words)} tokens of text {index + 1}"
+                )
+            kinds.add(is_signed(row, units.get(name)))
+        said = {name: notes[name][index] for name in scores if name in notes}
+        sections.append(_section(headings[index], words, scores, said, units))
+    return legend(shares=False in kinds, signed=True in kinds), "\n".join(sections)
+
+
 def _section(
     heading: str,
     tokens: Sequence[str],
@@ -244,19 +238,6 @@ def _section(
         f"{number_table(tokens, scores, units)}</details>\n</section>"
     )
 
-
-_STYLE = f"""
-:root {{ color-scheme: light dark; {LIGHT} }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ {DARK} }}
-}}
-body {{ margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--page);
-  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }}
-h3 {{ font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }}
-section {{ border-top: 1px solid var(--line); padding: 1.2rem 0; }}
-details {{ margin-top: .8rem; }} summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; }}
-{RULES}"""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

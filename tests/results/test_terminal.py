@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from captum_globenc.app import terminal
-from captum_globenc.texts.explanation import Explanation
+from captum_globenc.results import terminal
+from captum_globenc.results.explanation import Explanation
 from colours import contrast
 
 STEPS = [step / 200 for step in range(201)]
@@ -28,6 +28,7 @@ def explanation(**options):
         "position": 0,
         "tokens": ["[CLS]", "not", "bad"],
         "scores": {"globenc": [0.125, 0.5, 0.375], "transformer-deep-lift": [0.0, 5.1, -1.0]},
+        "kinds": {"globenc": "shares", "transformer-deep-lift": "contributions"},
     }
     return Explanation(**{**usual, **options})
 

@@ -1,6 +1,6 @@
 """How token attributions in HTML look: the colours of two themes, and the rules for all the parts."""
 
-__all__ = ["DARK", "LIGHT", "RULES"]
+__all__ = ["DARK", "LIGHT", "PAGE_STYLE", "PART_STYLE", "RULES"]
 
 # Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
 # apart for readers who do not tell red from green, and what speaks against is underlined as well.
@@ -36,3 +36,32 @@ RULES = """
 .numbers tr:first-child th, .heat tr:first-child th { font-weight: 600; }
 """
 """The rules for all the parts, whatever page they are put on: it has to define the colours."""
+
+_SECTIONS = """h3 { font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }
+section { border-top: 1px solid var(--line); padding: 1.2rem 0; }
+details { margin-top: .8rem; } summary { cursor: pointer; color: var(--quiet); font-size: .85rem; }
+"""
+
+PAGE_STYLE = f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ {DARK} }}
+}}
+body {{ margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--page);
+  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }}
+{_SECTIONS}{RULES}"""
+"""How a standalone page looks."""
+
+# A notebook has a theme of its own, which cannot be known: so the part has a ground of its own, too.
+PART_STYLE = f"""
+.globenc-part {{ {LIGHT} background: var(--page); color: var(--text); padding: .4rem .8rem; }}
+@media (prefers-color-scheme: dark) {{
+  .globenc-part {{ {DARK} }}
+}}
+.globenc-part {{
+h2 {{ font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }}
+{_SECTIONS}.numbers {{ margin: 0; }} :is(table, tr, th, td) {{ border: 0; background: none; color: inherit; }}
+{RULES}}}
+"""
+"""How a part of somebody else's page looks: rules within one of its elements."""

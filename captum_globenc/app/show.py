@@ -1,0 +1,42 @@
+"""``captum-globenc show``: explanations that were saved, drawn again without their model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from captum_globenc.app.command import CommandError, write
+from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.terminal import show
+
+
+def show_saved(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="What captum-globenc explain wrote with --save or --json, packed (.gz) or not.",
+            show_default=False,
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a standalone HTML page instead.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Show explanations that were saved, in the terminal or as a page."""
+    try:
+        found = Explanations.load(file)
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:  # what load documents
+        raise CommandError(str(error)) from error
+    if html is not None:
+        write(html, found.to_html)
+        return
+    console = Console(highlight=False)
+    for explanation in found:
+        show(console, explanation)

@@ -1,0 +1,1 @@
+"""Tokens, scores and numbers as HTML: knows strings and numbers alone."""

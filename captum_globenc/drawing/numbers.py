@@ -1,0 +1,46 @@
+"""Scores as numbers that are read: in their unit, with their sign, and how strong they are among others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["SHARE", "is_signed", "number", "strengths"]
+
+SHARE = "%"
+"""The unit of scores that are shares of a whole."""
+
+
+def strengths(scores: Sequence[float]) -> list[float]:
+    """Scale the scores of one text to -1..1 by the largest magnitude; zeros stay zeros.
+
+    Example:
+        >>> strengths([0.1, -0.4, 0.2])
+        [0.25, -1.0, 0.5]
+    """
+    largest = max(map(abs, scores), default=0.0)
+    return [score / largest if largest else 0.0 for score in scores]
+
+
+def number(score: float, unit: str | None = None) -> str:
+    """Write a score in a unit: a share in per cent, what speaks for and against with its sign.
+
+    Example:
+        >>> number(0.125, "%"), number(0.125, "logit"), number(-1e-9, "logit"), number(0.125)
+        ('12.5', '+0.125', '0.000', '0.1250')
+    """
+    if unit is None:
+        return f"{score:.4f}"
+    if unit == SHARE:
+        return f"{100 * score:.1f}"
+    text = f"{score:+.3f}"
+    return text if text.strip("+-0.") else "0.000"
+
+
+def is_signed(scores: Sequence[float], unit: str | None = None) -> bool:
+    """Whether scores speak for and against something, rather than being shares.
+
+    Example:
+        >>> is_signed([0.5, 0.5]), is_signed([0.5, 0.5], "logit"), is_signed([0.5, -0.5])
+        (False, True, True)
+    """
+    return min(scores, default=0.0) < 0 if unit is None else unit != SHARE

@@ -1,0 +1,208 @@
+"""An explanation of one text, and what can be done with it: parts, differences, files, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from captum_globenc.results.files import fields_of, to_json, write_lines
+from captum_globenc.results.page import draw_page, draw_part
+from captum_globenc.results.parts import Part, score_spans, sentence_spans
+from captum_globenc.results.record import Kind, Record, Span
+from captum_globenc.results.table import to_frame
+from captum_globenc.results.words import merge_scores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Explanation"]
+
+OF = ("tokens", "words", "sentences")
+"""What `Explanation.top` ranks."""
+
+
+class Explanation(Record):
+    """One text's prediction and the scores of its tokens: what `captum_globenc.explain` makes.
+
+    Its attributes are those of :class:`captum_globenc.results.record.Record`: `text`, `tokens`, `offsets`,
+    `scores` by the name of the method, `probabilities`, `target`, `model`, `versions` and so on. Where a
+    `method` is left out, it is the first that speaks for and against a class.
+
+    Example:
+        >>> from captum_globenc import explain
+        >>> from captum_globenc.texts import load_default
+        >>> explanation = explain(["A wonderful film. We saw it."], *load_default())[0]
+        >>> explanation.top(1)[0][0], [text for text, _ in explanation.sentences()]
+        ('wonderful', ['A wonderful film.', 'We saw it.', ''])
+    """
+
+    def words(self, method: str | None = None, *, reduce: str = "sum", special: bool = True) -> list[Part]:
+        """Return what each word reads and scores.
+
+        Args:
+            method: Whose scores.
+            reduce: How those of its tokens become one: "sum", "mean" or "max", the largest magnitude.
+            special: Whether special tokens such as [CLS] are words too, so that sums are kept.
+
+        Returns:
+            `(text, score)` of each, in the order of the text.
+
+        Raises:
+            ValueError: There is no such method or way, or the words are not known.
+        """
+        scores = self.scores[self.chosen(method)]
+        if self.tokens and not self.groups:
+            raise ValueError("the words of this explanation are not known")
+        words = [word for word in self.groups if special or not word.special]
+        return [*zip((word.text for word in words), merge_scores(scores, words, reduce), strict=True)]
+
+    def sentences(self, method: str | None = None) -> list[Part]:
+        """Return what each sentence of the text, and of its pair, reads and scores, and at last the rest.
+
+        Sentences are told by punctuation. Sums are kept: special tokens are in the rest, which reads "".
+
+        Raises:
+            ValueError: There is no such method, or the tokenizer does not tell where tokens stand.
+        """
+        spans = [
+            span for segment, source in enumerate(self.sources) for span in sentence_spans(source, segment)
+        ]
+        return score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans)
+
+    def spans(
+        self, spans: Sequence[tuple[int, int]], method: str | None = None, *, segment: int = 0
+    ) -> list[Part]:
+        """Return what spans of characters read and score, and at last what none of them holds.
+
+        Args:
+            spans: From which character up to which, each; a token counts where most of it stands.
+            method: Whose scores.
+            segment: 0 for spans of the text, 1 for those of its pair.
+
+        Returns:
+            `(text, score)` of each, and of the rest, which reads "": sums are kept.
+
+        Raises:
+            ValueError: There is no such method, spans overlap or lie outside of the text, or the tokenizer
+                does not tell where tokens stand.
+        """
+        scores = self.scores[self.chosen(method)]
+        wanted = [Span(start, stop, segment) for start, stop in spans]
+        return score_spans(self.sources, self.offsets, scores, wanted)
+
+    def top(
+        self, k: int = 5, method: str | None = None, *, of: str = "tokens", special: bool = True
+    ) -> list[Part]:
+        """Return the tokens, words or sentences of the largest scores, for or against, the largest first.
+
+        Args:
+            k: How many.
+            method: Whose scores.
+            of: "tokens", "words" or "sentences".
+            special: Whether special tokens count; in no sentence they do.
+
+        Returns:
+            `(text, score)` of each.
+
+        Raises:
+            ValueError: `k` is less than 1, or a name is not known.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}: at least 1")
+        if of not in OF:
+            raise ValueError(f"of is {of!r}: one of {', '.join(OF)}")
+        if of == "tokens":
+            left_out = {
+                token for word in self.groups if word.special and not special for token in word.tokens
+            }
+            scored = zip(self.tokens, self.scores[self.chosen(method)], strict=True)
+            parts = [part for index, part in enumerate(scored) if index not in left_out]
+        else:
+            parts = self.words(method, special=special) if of == "words" else self.sentences(method)[:-1]
+        return sorted(parts, key=lambda part: -abs(part[1]))[:k]
+
+    def difference(self, other: Explanation) -> Explanation:
+        """Return this explanation less another of the same tokens: two classes, two models, two texts.
+
+        Args:
+            other: What is taken away.
+
+        Returns:
+            This one, with the differences of the scores by all methods that both have. Those of
+            contributions add up to the difference of what both add up to.
+
+        Raises:
+            ValueError: The tokens are not the same, or there is no method that both have.
+        """
+        if self.tokens != other.tokens:
+            raise ValueError(
+                f"{shorten(self.text, 40)!r} and {shorten(other.text, 40)!r} are not of the same tokens: "
+                "what differs can be told token by token only where they are"
+            )
+        both = [name for name in self.scores if self.kinds[name] == other.kinds.get(name)]
+        if not both:
+            names = f"{', '.join(self.scores)} and {', '.join(other.scores)}"
+            raise ValueError(f"no method is in both: {names}")
+        kinds: dict[str, Kind] = {
+            name: "difference" if self.kinds[name] == "shares" else self.kinds[name] for name in both
+        }
+        layers = {
+            name: [_less(*rows) for rows in zip(self.layers[name], other.layers[name], strict=True)]
+            for name in both
+            if len(self.layers.get(name, ())) == len(other.layers.get(name, ())) > 0
+        }
+        whose = "" if self.model == other.model else f" by {other.model.get('name') or 'another model'}"
+        where = "" if self.sources == other.sources else f" in {shorten(other.text, 40)!r}"
+        made = {
+            "scores": {name: _less(self.scores[name], other.scores[name]) for name in both},
+            "kinds": kinds,
+            "layers": layers,
+            "explained": self.explained - other.explained,
+            "position": self.position if self.position == other.position else None,
+            "truncated": self.truncated or other.truncated,
+            "less": f"{other.subject}{whose}{where}",
+        }
+        return type(self)(**{**vars(self), **made})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; ``pair``, ``layers`` and ``less`` only where there are some."""
+        return to_json(self)
+
+    @classmethod
+    def from_dict(cls, made: object) -> Explanation:
+        """Return the explanation that `to_dict` made this of.
+
+        Raises:
+            ValueError: It is none, or of another version.
+        """
+        return cls(**fields_of(made))
+
+    def to_pandas(self) -> Any:
+        """Return a table with a row for each token and method; see `Explanations.to_pandas`."""
+        return to_frame([self])
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """Return a standalone page that shows this, and write it to `path` where that is given."""
+        page = draw_page([self])
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write this as a line of JSON, packed where the name ends in ``.gz``: see `Explanations.load`."""
+        write_lines([self], path)
+
+    def _repr_html_(self) -> str:
+        return draw_part([self])
+
+    def __rich__(self) -> RenderableType:
+        from captum_globenc.results.terminal import Shown
+
+        return Shown(self)
+
+
+def _less(row: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(row, other, strict=True)]

@@ -1,0 +1,185 @@
+"""Explanations as JSON lines, and back: nothing is lost, every float comes back as it was."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from captum_globenc.results.record import Record, Span
+from captum_globenc.results.words import Word
+
+__all__ = ["FORMAT", "FileFormatError", "fields_of", "read_lines", "to_json", "write_lines"]
+
+FORMAT = "captum_globenc.explanation/1"
+"""What every object says that it is."""
+
+T = TypeVar("T")
+
+LARGEST = 1e300
+"""What no number reaches, so that sums of them are numbers, too."""
+
+LEFT_OUT = ("pair", "layers", "less")
+"""What an object lacks where there is none of it."""
+
+
+class FileFormatError(ValueError):
+    """A file that holds no explanations, or not those of this version; the message names the line."""
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Return what JSON can hold of an explanation, and what its contributions come to, in words."""
+    made: dict[str, Any] = {"format": FORMAT}
+    for it in fields(record):
+        value = getattr(record, it.name)
+        if it.name in LEFT_OUT and not value and value != "":
+            continue
+        made[it.name] = dict(value) if isinstance(value, Mapping) else value
+        if it.name == "scores":
+            made["sums"] = record.sums
+    made["groups"] = [[word.text, list(word.tokens), word.special] for word in record.groups]
+    made["offsets"] = [place if place is None else list(place) for place in record.offsets]
+    return made
+
+
+def fields_of(made: object) -> dict[str, Any]:
+    """Return the fields of an explanation from what `to_json` made of it.
+
+    Raises:
+        FileFormatError: It is none, or something in it is missing or of another type.
+    """
+    if not isinstance(made, dict) or not str(made.get("format", "")).startswith(
+        FORMAT.partition("/")[0] + "/"
+    ):
+        raise FileFormatError(f'this is no explanation: an object with "format": {FORMAT!r} is expected')
+    if made["format"] != FORMAT:
+        raise FileFormatError(f"format {made['format']!r} is of another version: this one reads {FORMAT!r}")
+    found: dict[str, Any] = {}
+    for it in fields(Record):
+        if it.name not in made:
+            if it.name not in LEFT_OUT and it.default is MISSING and it.default_factory is MISSING:
+                raise FileFormatError(f"an explanation without {it.name!r}")
+            if it.name == "pair":
+                found["pair"] = None
+            continue
+        value = made[it.name]
+        if not CHECKS[it.name](value):
+            raise FileFormatError(f"{it.name!r} is not what an explanation has there: {str(value)[:40]}")
+        found[it.name] = value
+    if "groups" in found:
+        found["groups"] = [Word(text, tuple(tokens), special) for text, tokens, special in found["groups"]]
+    if "offsets" in found:
+        found["offsets"] = [place if place is None else Span(*place) for place in found["offsets"]]
+    return found
+
+
+def write_lines(records: Iterable[Record], path: str | PathLike[str]) -> None:
+    """Write an object a line; packed by gzip where the name ends in ``.gz``.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    lines = "".join(f"{json.dumps(to_json(it), allow_nan=False, ensure_ascii=False)}\n" for it in records)
+    written = lines.encode()
+    if Path(path).suffix == ".gz":
+        written = gzip.compress(written, mtime=0)
+    Path(path).write_bytes(written)
+
+
+def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """Yield what is made of the fields of each explanation of a file that `write_lines` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        FileFormatError: A line holds no explanation.
+    """
+    read = Path(path).read_bytes()
+    try:
+        text = (gzip.decompress(read) if Path(path).suffix == ".gz" else read).decode()
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: {error}: this is no file of explanations") from error
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield make(fields_of(json.loads(line, parse_constant=_refused)))
+        except ValueError as error:
+            reason = "this is no JSON" if isinstance(error, json.JSONDecodeError) else error
+            raise FileFormatError(f"{path}, line {number}: {reason}") from error
+
+
+def _refused(name: str) -> float:
+    raise FileFormatError(f"{name} is no score")
+
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < (LARGEST if isinstance(value, float) else 2**53)  # NaN is not, either
+
+
+def _index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _list(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _by_name(check: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _each(*checks: Check) -> Check:
+    return lambda value: (
+        isinstance(value, list)
+        and len(value) == len(checks)
+        and all(check(it) for check, it in zip(checks, value, strict=True))
+    )
+
+
+CHECKS: Mapping[str, Check] = {
+    "text": _text,
+    "pair": _or_none(_text),
+    "prediction": _text,
+    "probability": _or_none(_number),
+    "value": _number,
+    "probabilities": _by_name(_number),
+    "target": _text,
+    "against": _or_none(_text),
+    "explained": _number,
+    "position": lambda value: value is None or value == "mean" or _index(value),
+    "tokens": _list(_text),
+    "scores": _by_name(_list(_number)),
+    "kinds": _by_name(_text),
+    "layers": _by_name(_list(_list(_number))),
+    "groups": _list(_each(_text, _list(_index), _flag)),
+    "offsets": _list(_or_none(_each(_index, _index, _index))),
+    "model": _by_name(_text),
+    "settings": _by_name(_text),
+    "versions": _by_name(_text),
+    "truncated": _flag,
+    "less": _or_none(_text),
+}
+"""What each field of an explanation is in JSON."""

@@ -1,0 +1,93 @@
+"""What parts of a text score: spans and sentences, by the tokens that stand in them. Sums are kept.
+
+N tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from captum_globenc.results.record import Span
+
+__all__ = ["Part", "score_spans", "sentence_spans"]
+
+Part = tuple[str, float]
+"""What a part reads, and what it scores."""
+
+_MARKS, _WIDE_MARKS = r".!?\u2026", r"\u3002\uff01\uff1f"
+_CLOSING = r"\"'\u201d\u2019\u00bb)\]\u300d\u300f"
+# A mark ends a sentence where white space follows, or where the script puts none; so does the end of a line.
+_SENTENCE = re.compile(
+    rf"\S(?:[^\n]*?(?:(?<![{_MARKS}])[{_MARKS}]++[{_CLOSING}]*+(?=\s|$)|[{_WIDE_MARKS}]++[{_CLOSING}]*+)|[^\n]*)"
+)
+
+
+def sentence_spans(text: str, segment: int = 0) -> list[Span]:
+    """Cut a text into sentences: at marks that end one, and at the ends of lines.
+
+    By punctuation alone: "e.g. this" is two. Spans of a better splitter are for `score_spans`.
+
+    Example:
+        >>> [(it.start, it.stop) for it in sentence_spans("Dull. Is it? No")]
+        [(0, 5), (6, 12), (13, 15)]
+    """
+    found = _SENTENCE.finditer(text)
+    return [Span(it.start(), it.start() + len(it.group().rstrip()), segment) for it in found]
+
+
+def score_spans(
+    sources: Sequence[str],
+    offsets: Sequence[Span | None],
+    scores: Sequence[float],
+    spans: Sequence[Span],
+) -> list[Part]:
+    """Share the scores of tokens out among spans: each token counts where most of its characters are.
+
+    Args:
+        sources: The text, and its pair.
+        offsets: Where the N tokens stand.
+        scores: N scores.
+        spans: Which do not overlap.
+
+    Returns:
+        What each span reads and scores, in the order of `spans`, and at last what none of them holds, which
+        reads "". They add up to what the tokens add up to.
+
+    Raises:
+        ValueError: Spans overlap or lie outside of the texts, or no offsets are known.
+
+    Example:
+        >>> score_spans(["ab cd"], [None, Span(0, 2), Span(3, 5)], [0.5, 1.0, 2.0], [Span(3, 5)])
+        [('cd', 2.0), ('', 1.5)]
+    """
+    if not offsets:
+        raise ValueError("where the tokens stand is not known: explain with a tokenizer that is a fast one")
+    for span in spans:
+        if span.segment not in range(len(sources)):
+            raise ValueError(f"there is no segment {span.segment}: 0 is the text, 1 its pair")
+        length = len(sources[span.segment])
+        if not 0 <= span.start < span.stop <= length:
+            raise ValueError(f"span ({span.start}, {span.stop}) is none of a text of {length} characters")
+    for before, after in pairwise(sorted(spans, key=lambda it: (it.segment, it.start))):
+        if before.segment == after.segment and after.start < before.stop:
+            raise ValueError(
+                f"spans {tuple(before[:2])} and {tuple(after[:2])} overlap: a token would count twice"
+            )
+    held: list[list[float]] = [[] for _ in spans]
+    rest: list[float] = []
+    for score, place in zip(scores, offsets, strict=True):
+        shared = {index: size for index, size in _overlaps(place, spans) if size > 0}
+        # The first of those that hold as much of it.
+        (held[max(shared, key=lambda index: shared[index])] if shared else rest).append(score)
+    read = [sources[span.segment][span.start : span.stop] for span in spans]
+    return [*zip(read, map(math.fsum, held), strict=True), ("", math.fsum(rest))]
+
+
+def _overlaps(place: Span | None, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield how many characters of a token each span holds."""
+    for index, span in enumerate(spans):
+        if place is not None and place.segment == span.segment:
+            yield index, min(place.stop, span.stop) - max(place.start, span.start)

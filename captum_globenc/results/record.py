@@ -1,0 +1,208 @@
+"""What is known of one text: what a classifier predicts, and what every token had to do with it. Plain data.
+
+N tokens, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from captum_globenc.results.words import Word
+
+__all__ = ["KINDS", "Kind", "Record", "Span"]
+
+Kind = Literal["shares", "signed", "contributions", "difference"]
+
+KINDS: Mapping[Kind, str] = {
+    "shares": "of what was used, which sum to 1",
+    "signed": "for and, where negative, against a class",
+    "contributions": "signed, and adding up to what the output differs from that of the baseline",
+    "difference": "shares, less other shares",
+}
+"""What the scores of a method may be."""
+
+
+class Span(NamedTuple):
+    """Where something stands: from which character up to which, of the text (0) or its pair (1)."""
+
+    start: int
+    stop: int
+    segment: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Record:
+    """One text's prediction and the scores of its tokens, special tokens included.
+
+    Attributes:
+        text: The text.
+        pair: The second segment, if there is one.
+        prediction: The name of the predicted class; of a regression model, of its output.
+        probability: The predicted class's probability; None for a regression model.
+        value: The model's output for `prediction`: a logit, or what a regression model predicts.
+        probabilities: Those of all classes by name; empty for a regression model.
+        target: The name of the class that is explained: `prediction` unless another was chosen.
+        against: The class that it is held against, if there is one.
+        explained: The output that is explained: that of `target`, less that of `against`.
+        position: The token whose mixture GlobEnc explains, "mean" for the average of all, or None where
+            the model's head reads something else, or GlobEnc did not run.
+        tokens: N tokens, without padding.
+        scores: N scores by the name of each method.
+        kinds: By method, what they are: a name of `KINDS`.
+        layers: By method, the rows of N scores at every depth. GlobEnc's: what the explained position has
+            gathered after each of L layers, `scores` the last. TransformerDeepLift's: L + 1, of what enters
+            each layer and of what leaves the last, each adding up to the same. Empty unless asked for.
+        groups: The words that the tokens make up, special tokens among them.
+        offsets: Where each of the N tokens stands, None for special tokens; empty where the tokenizer does
+            not tell, being written in Python.
+        model: Its "name", as it was loaded, and its "class".
+        settings: What else the scores depend on: the "mixing" of GlobEnc, the "baseline".
+        versions: Of the packages that made them, by name.
+        truncated: Whether the text was longer than the model takes, so that its end is missing.
+        less: What another explanation is of, whose scores were taken away; None where none were.
+
+    Raises:
+        ValueError: There are not as many scores or offsets as tokens, a position or a word lies outside of
+            them, or a kind is missing or not known.
+    """
+
+    text: str
+    pair: str | None
+    prediction: str
+    probability: float | None
+    value: float
+    probabilities: Mapping[str, float]
+    target: str
+    against: str | None
+    explained: float
+    position: int | Literal["mean"] | None
+    tokens: list[str]
+    scores: Mapping[str, list[float]]
+    kinds: Mapping[str, Kind]
+    layers: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    groups: list[Word] = field(default_factory=list)
+    offsets: list[Span | None] = field(default_factory=list)
+    model: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    truncated: bool = False
+    less: str | None = None
+
+    def __post_init__(self) -> None:
+        rows = [("scores", name, row) for name, row in self.scores.items()]
+        rows += [("layers", name, row) for name, layers in self.layers.items() for row in layers]
+        for what, name, row in rows:
+            if len(row) != len(self.tokens):
+                raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
+        if self.offsets and len(self.offsets) != len(self.tokens):
+            raise ValueError(f"{len(self.offsets)} offsets for {len(self.tokens)} tokens")
+        places = [token for word in self.groups for token in word.tokens]
+        places += [self.position] if isinstance(self.position, int) else []
+        if not all(0 <= place < len(self.tokens) for place in places):
+            raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
+        for name in (*self.scores, *self.layers):
+            if self.kinds.get(name) not in KINDS:
+                raise ValueError(f"kind of {name}: {self.kinds.get(name)!r} is none of {', '.join(KINDS)}")
+
+    def __repr__(self) -> str:
+        methods = ", ".join(self.scores) or "no method"
+        text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
+        return f"<{type(self).__name__} {text!r}: {self.headline}; {len(self.tokens)} tokens by {methods}>"
+
+    @property
+    def headline(self) -> str:
+        """The prediction in a few words, such as ``POSITIVE (98.1%)``, and what else is explained."""
+        if self.probability is None:
+            said = f"{self.prediction} = {self.value:.4g}"
+        else:
+            said = f"{self.prediction} ({self.probability:.1%})"
+        if self.less is not None:
+            return f"{said}, explained: {self.subject}, less {self.less}"
+        asked = self.target != self.prediction or self.against is not None
+        return f"{said}, explained: {self.subject}" if asked and self._knows_classes else said
+
+    @property
+    def subject(self) -> str:
+        """The class that is explained, and which it is held against."""
+        return self.target if self.against is None else f"{self.target} rather than {self.against}"
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """What the scores of each method are, such as ``for and against POSITIVE``."""
+        signed = f"for and against {self.subject}"
+        if self.probability is None:
+            signed = f"for and against a higher value of {self.target}"
+        less = "" if self.less is None else f", less the same of {self.less}"
+        shares = {"shares", "difference"}
+        return {name: (self._shares if self.kinds[name] in shares else signed) + less for name in self.scores}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """What the scores of each method are counted in: ``%`` of a whole, or as the output is."""
+        unit = "value" if self.probability is None else "logit"
+        known = {"shares": "%", "difference": "share"}
+        return {name: known.get(self.kinds[name], unit) for name in self.scores}
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """What the scores of methods that add up come to: ``0.80 baseline + 4.10 tokens = 4.90 ...``.
+
+        Rounded so that what is shown adds up as well.
+        """
+        if self.probability is None:
+            unit = "value"
+        else:
+            unit = f"logit of {self.target}"
+            unit += f" less that of {self.against}" if self.against is not None else ""
+        unit += f", less {self.less}" if self.less is not None else ""
+        whole = round(self.explained, 2)
+        made = {}
+        for name, row in self.scores.items():
+            if self.kinds[name] == "contributions":
+                tokens = round(math.fsum(row), 2)
+                sign = "-" if tokens < 0 else "+"
+                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} tokens"
+                made[name] = f"{parts} = {whole:z.2f} {unit}"
+        return made
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What is to say of the scores of each method in one line: what they are, and add up to."""
+        sums = self.sums
+        return {
+            name: f"{caption}: {sums[name]}" if name in sums else caption
+            for name, caption in self.captions.items()
+        }
+
+    def chosen(self, method: str | None = None) -> str:
+        """Return the name of a method: that which is given, or else the first that speaks for and against.
+
+        Raises:
+            ValueError: There are no scores of it.
+        """
+        if method is None:
+            signed = [name for name in self.scores if self.kinds[name] in ("signed", "contributions")]
+            return next(iter([*signed, *self.scores]))
+        if method not in self.scores:
+            raise ValueError(f"no scores of {method!r}: there are those of {', '.join(self.scores)}")
+        return method
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """The text, and the pair if there is one: what the segments of offsets count."""
+        return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    @property
+    def _knows_classes(self) -> bool:
+        return any(self.kinds[name] in ("signed", "contributions") for name in self.scores)
+
+    @property
+    def _shares(self) -> str:
+        if self.position == "mean":
+            return "share of each token in what all tokens have mixed in, on average"
+        if self.position is None:
+            return "share of each token in what the head reads"
+        return f"share of each token in what {self.tokens[self.position]} has mixed in"

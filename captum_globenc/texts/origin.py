@@ -1,0 +1,51 @@
+"""Where an explanation comes from: where its tokens stand in the texts, and which packages made it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from transformers import BatchEncoding
+
+from captum_globenc.results.record import Span
+
+__all__ = ["find_offsets", "installed_versions"]
+
+
+def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
+    """Return where the tokens of a text stand, padding left out.
+
+    Args:
+        batch: What the tokenizer returned, padded on the right.
+        index: The number of the text.
+
+    Returns:
+        A span of each token, None of a special one; nothing where the tokenizer does not tell.
+
+    Example:
+        >>> from captum_globenc.texts.default import load_default
+        >>> _, tokenizer = load_default()
+        >>> find_offsets(tokenizer(["Not bad"]), 0)[1:3]
+        [Span(start=0, stop=3, segment=0), Span(start=4, stop=7, segment=0)]
+    """
+    if not batch.encodings:
+        return []
+    encoding = batch.encodings[index]
+    told = zip(encoding.offsets, encoding.sequence_ids, encoding.attention_mask, strict=True)
+    return [
+        None if segment is None or start == stop else Span(start, stop, segment)
+        for (start, stop), segment, real in told
+        if real
+    ]
+
+
+@cache
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that scores depend on, by name."""
+    found = {}
+    for name in ("captum_globenc", "torch", "transformers", "captum"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            found[name] = "unknown"
+    return found

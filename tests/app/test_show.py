@@ -1,0 +1,48 @@
+"""Explanations that the command line saved, drawn again: the same, and without their model."""
+
+import gzip
+import json
+import os
+
+import pytest
+
+from captum_globenc import Explanations
+
+TEXTS = ("the plot is bad", "unhappy but [red] good , great")
+
+
+@pytest.mark.parametrize("name", ["saved.jsonl", "saved.jsonl.gz"])
+def test_a_saved_file_is_drawn_again_as_it_was(run, folder, tmp_path, name):
+    saved, page = tmp_path / name, tmp_path / "page.html"
+    out, err = run(
+        "explain", *TEXTS, "--model", folder, "--layers", "--pair", "a film", "--save", saved, "--html", page
+    )
+    assert err == ""
+    assert run("show", saved) == (out, "")
+    again = tmp_path / "again.html"
+    assert run("show", saved, "--html", again) == ("", "")
+    assert again.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_json_lines_are_what_is_saved(run, folder, tmp_path):
+    saved = tmp_path / "saved.jsonl.gz"
+    out, _ = run("explain", *TEXTS, "--model", folder, "--json", "--save", saved)
+    printed = tmp_path / "printed"
+    printed.write_text(out, encoding="utf-8")
+    assert Explanations.load(printed) == Explanations.load(saved)
+    lines = gzip.decompress(saved.read_bytes()).decode().splitlines()
+    assert list(map(json.loads, lines)) == list(map(json.loads, out.splitlines()))
+
+
+def test_what_cannot_be_read_or_written_is_told_in_one_line(failing, run, folder, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "a"}\n')
+    assert failing("show", tmp_path / "none") == f"error: cannot read {tmp_path / 'none'}: {os.strerror(2)}\n"
+    assert failing("show", other).startswith(f"error: {other}, line 1: this is no explanation")
+    lost = tmp_path / "no" / "file"
+    assert failing("explain", "good", "--model", folder, "--save", lost) == (
+        f"error: cannot write {lost}: no such folder\n"
+    )
+    saved = tmp_path / "saved"
+    run("explain", "good", "--model", folder, "--save", saved)
+    assert failing("show", saved, "--html", lost) == f"error: cannot write {lost}: {os.strerror(2)}\n"

@@ -1,0 +1,133 @@
+"""Explanations that are saved come back as they were; what is no file of them is refused by its line."""
+
+import gzip
+import json
+import math
+import subprocess
+import sys
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_explanation import SIGNED, explanation
+
+from captum_globenc import Explanation, Explanations
+from captum_globenc.results.files import CHECKS
+from captum_globenc.results.record import Record
+from checkpoints import ENVIRONMENT
+
+FOUND = Explanations(
+    [
+        explanation(),
+        explanation(
+            text="a\u2028b\n\r😀 </script>", pair=None, probability=None, probabilities={}, position="mean"
+        ),
+        explanation(layers={SIGNED: [[0.1 + 0.2] * 10, [5e-324] * 10]}, against="NEGATIVE", truncated=True),
+        explanation(offsets=[], groups=[], position=None, pair=""),
+        explanation().difference(explanation(target="NEGATIVE")),
+    ]
+)
+
+
+@pytest.mark.parametrize("name", ["saved.jsonl", "saved.jsonl.gz"])
+def test_what_is_saved_comes_back_equal(tmp_path, name):
+    path = tmp_path / name
+    FOUND.save(path)
+    assert Explanations.load(path) == FOUND
+    assert path.read_bytes()[:2] == (b"\x1f\x8b" if name.endswith("gz") else b'{"')
+    again = tmp_path / f"again-{name}"
+    Explanations.load(str(path)).save(str(again))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_line_holds_one_explanation(tmp_path):
+    FOUND.save(tmp_path / "all")
+    lines = (tmp_path / "all").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == len(FOUND) + 1
+    assert [Explanation.from_dict(json.loads(line)) for line in lines[:-1]] == list(FOUND)
+    assert [json.loads(line) for line in lines[:-1]] == json.loads(json.dumps(FOUND.to_dict()))
+    FOUND[0].save(tmp_path / "one")
+    assert (tmp_path / "one").read_text(encoding="utf-8").split("\n")[0] == lines[0]
+
+
+@given(st.lists(st.floats(-1e299, 1e299), min_size=10, max_size=10))
+def test_every_float_comes_back_as_it_was(tmp_path_factory, row):
+    path = tmp_path_factory.mktemp("floats") / "x"
+    Explanations([explanation(scores={SIGNED: row})]).save(path)
+    (found,) = Explanations.load(path)
+    assert [value.hex() for value in found.scores[SIGNED]] == [value.hex() for value in row]
+
+
+def test_every_field_is_checked():
+    assert set(CHECKS) == set(Record.__dataclass_fields__)
+
+
+def without(name):
+    made = explanation().to_dict()
+    del made[name]
+    return json.dumps(made)
+
+
+def changed(**fields):
+    return json.dumps({**explanation().to_dict(), **fields})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "this is no JSON"),
+        ("[1]", "this is no explanation"),
+        ('{"text": "a"}', "this is no explanation"),
+        (changed(format="captum_globenc.explanation/99"), "is of another version: this one reads"),
+        (without("scores"), "an explanation without 'scores'"),
+        (changed(tokens="abc"), "'tokens' is not what an explanation has there: abc"),
+        (changed(value=True), "'value' is not what"),
+        (changed(value=math.nan), "NaN is no score"),
+        (changed(value=10**400), "'value' is not what"),
+        (changed().replace("0.75", "1e999", 1), "'probability' is not what"),
+        (changed(position=-1), "'position' is not what"),
+        (changed(position=10), "lies outside of the 10 tokens"),
+        (changed(groups=[["a", [99], False]]), "lies outside of the 10 tokens"),
+        (changed(offsets=[[1, 2]] * 10), "'offsets' is not what"),
+        (changed(scores={SIGNED: [1.0]}), "scores of transformer-deep-lift: 1 for 10 tokens"),
+        (changed(kinds={}), "kind of globenc"),
+    ],
+)
+def test_what_is_no_explanation_is_refused_by_its_line(tmp_path, line, message):
+    path = tmp_path / "file"
+    path.write_text(f"{changed()}\n\n{line}\n")
+    with pytest.raises(ValueError, match=message) as caught:
+        Explanations.load(path)
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.gz", b"{}"),
+        ("b.gz", gzip.compress(b"{}" * 99)[:-9]),
+        ("c.gz", gzip.compress(b"{}" * 99)[:10] + b"\xff" * 20),
+        ("d", zlib.compress(b"x")),
+        ("e", b"\xff\xfe"),
+    ],
+)
+def test_what_is_packed_otherwise_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: .*: this is no file of explanations"):
+        Explanations.load(tmp_path / name)
+
+
+def test_a_saved_file_is_read_without_torch(tmp_path):
+    FOUND.save(tmp_path / "x")
+    script = (
+        "import sys\n"
+        "from captum_globenc import Explanations\n"
+        f"found = Explanations.load({str(tmp_path / 'x')!r})\n"
+        "found.to_html(), found[0].sentences()\n"
+        "print([name for name in ('torch', 'transformers', 'captum') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert done.stdout.strip() == "[]"
