@@ -54,8 +54,8 @@ def unmasked_padding(
     others = [getattr(config, role, None) for role in ROLES]
     fewest = 2 if any(pad in it if isinstance(it, list) else pad == it for it in others) else 1
     padding = ids.reshape(-1, ids.shape[-1]).eq(pad)
-    if real is not None:
-        padding = padding & real.to(ids.device).reshape(padding.shape)
+    if real is not None:  # where some are hidden, a mask said what is padding
+        padding = padding & real.to(ids.device).all()
     found = padding[:, :fewest].all(-1)
     if not (config.model_type in CAUSAL or _causal(model)):
         found = found | padding[:, -fewest:].all(-1)
