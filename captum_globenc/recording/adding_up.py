@@ -75,7 +75,7 @@ class Sums:
         if rounds_to_integers(projection):
             allowed = max(allowed, ALLOWED_IN_INTEGERS)
         step = ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
-        # (4, B): the largest entries, measured at once.
+        # (5, B): the largest entries, measured at once.
         error, *others = torch.linalg.vector_norm(
             torch.stack([parts - whole, parts, whole, stream, attended]), ord=torch.inf, dim=-1
         )

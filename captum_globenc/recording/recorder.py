@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -132,10 +132,12 @@ class Recorder:
         if missed is not None:
             flags.append(missed[0].to(device))
         found = torch.cat(flags).tolist()
-        for number in range(len(self._totals)):
-            if found[number]:
+        count = len(self._totals)
+        # The last layer may have no sum, where an error came before it.
+        for number, (infinite, wrong) in enumerate(zip_longest(found[:count], found[count:])):
+            if infinite:
                 raise not_finite(number)
-            if missed is not None and any(found[len(self._totals) + number :][:1]):
+            if wrong and missed is not None:
                 raise missed[1](number)
 
     @contextmanager
