@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.datasets.digest import weights_digest
 from captum_globenc.datasets.methods import check_methods
 from captum_globenc.datasets.passes import Passes, Scored
 from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import drops_at_random
+from captum_globenc.texts.digest import weights_digest
 from captum_globenc.texts.loading import load_classifier
 
 __all__ = ["COLUMNS", "Attributor"]

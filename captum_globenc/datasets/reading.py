@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captum_globenc.datasets.digest import file_digest
 from captum_globenc.extras import optional
+from captum_globenc.texts.digest import file_digest
 
 __all__ = ["KINDS", "Block", "Source", "Survey"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.datasets.attributor import Attributor
-from captum_globenc.datasets.digest import versions, weights_digest
 from captum_globenc.datasets.engines import ENGINES, check_engine
 from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
 from captum_globenc.datasets.reading import Block, Source
 from captum_globenc.datasets.shards import Counts, Shards
+from captum_globenc.texts.digest import versions, weights_digest
 
 __all__ = ["attribute_files"]
 

@@ -1,16 +1,14 @@
 """The run of an evaluation: every method and metric on every text, batch by batch."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
@@ -23,9 +21,8 @@ from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.training import drops_at_random
 from captum_globenc.texts.classes import VALUE
+from captum_globenc.texts.digest import config_text, content, digest, versions
 from captum_globenc.texts.position import resolve_position
-
-PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 
 
 def evaluate(
@@ -134,12 +131,12 @@ def evaluate(
         "target": target,
         "position": position,
         "texts": len(examples),
-        "data": _digest(repr([(e.number, e.text, e.pair, e.label) for e in examples]).encode()),
-        "tokens": _digest(repr(ids).encode()),
+        "data": digest([repr([(e.number, e.text, e.pair, e.label) for e in examples]).encode()]),
+        "tokens": digest([repr(ids).encode()]),
         "model": type(model).__name__,
-        "config": _digest(repr(sorted(_said(model.config).items())).encode()),
-        "weights": _digest(*map(_content, model.state_dict().values())),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "config": digest([config_text(model.config)]),
+        "weights": digest(map(content, model.state_dict().values())),
+        "versions": versions(),
     }
     journal = Journal(
         out,
@@ -221,32 +218,3 @@ def _check_names(what: str, names: Sequence[str], known: Collection[str]) -> Non
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"no {what} {', '.join(unknown) or 'is given'}; known: {', '.join(known)}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "(not installed)"
-
-
-def _said(config: PreTrainedConfig) -> dict[str, str]:
-    """Return what a config says of the model, not of where it came from."""
-    origin = ("_name_or_path", "transformers_version", "dtype")
-    return {name: repr(value) for name, value in config.to_dict().items() if name not in origin}
-
-
-def _content(value: Any) -> bytes:
-    """Return what an entry of a state dict holds, and as what."""
-    if not isinstance(value, Tensor):  # a quantised module's, which says no more by itself
-        return b""
-    held = value.int_repr() if value.is_quantized else value
-    held = held.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return f"{value.dtype} {tuple(value.shape)}".encode() + held.numpy().tobytes()
-
-
-def _digest(*parts: bytes) -> str:
-    digest: Any = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return str(digest.hexdigest()[:16])

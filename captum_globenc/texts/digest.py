@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["file_digest", "versions", "weights_digest"]
+__all__ = ["config_text", "content", "digest", "file_digest", "versions", "weights_digest"]
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 SHOWN = 16
 
 
+def digest(parts: Iterable[bytes]) -> str:
+    """Return a digest of parts that follow one another, of which one at a time is held."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part)
+    return made.hexdigest()[:SHOWN]
+
+
 def weights_digest(model: PreTrainedModel) -> str:
     """Return a digest of a model's weights and of what its config says of it."""
-    digest = hashlib.sha256()
-    origin = ("_name_or_path", "transformers_version", "dtype")
-    said = {name: repr(value) for name, value in model.config.to_dict().items() if name not in origin}
-    digest.update(repr(sorted(said.items())).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(_content(value))
-    return digest.hexdigest()[:SHOWN]
+
+    def parts() -> Iterable[bytes]:
+        yield config_text(model.config)
+        for name, value in model.state_dict().items():
+            yield name.encode()
+            yield content(value)
+
+    return digest(parts())
 
 
 def file_digest(path: Path) -> str:
@@ -53,7 +61,14 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-def _content(value: Any) -> bytes:
+def config_text(config: PreTrainedConfig) -> bytes:
+    """Return what a config says of the model, not of where it came from."""
+    origin = ("_name_or_path", "transformers_version", "dtype")
+    said = {name: repr(value) for name, value in config.to_dict().items() if name not in origin}
+    return repr(sorted(said.items())).encode()
+
+
+def content(value: Any) -> bytes:
     """Return what an entry of a state dict holds, and as what."""
     if not isinstance(value, Tensor):  # a quantised module's, which says no more by itself
         return b""
