@@ -26,6 +26,10 @@ from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.differences.frozen import Rules
+from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.context import alti, value_zeroing
+from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.extras import optional
 from captum_globenc.texts.embeddings import integrated_gradients as over_embeddings
@@ -89,6 +93,27 @@ def decompx(subject: Subject, batch: Batch) -> Tensor:
     """DecompX without biases."""
     scores: Tensor = DecompX(subject.forward).attribute(batch.inputs, batch.target, batch.extra)
     return scores
+
+
+def by_rules(subject: Subject, batch: Batch, rules: Rules) -> Tensor:
+    """A peer's multipliers, times what enters the first layer."""
+    return relevance(subject.forward, batch.inputs, batch.extra, batch.target, rules)
+
+
+def libragrad(subject: Subject, batch: Batch) -> Tensor:
+    """LibraGrad's FullGrad+."""
+    return fullgrad_plus(subject.forward, batch.inputs, batch.extra, batch.target)
+
+
+def gim(subject: Subject, batch: Batch) -> Tensor:
+    """GIM from the text all masked, on word embeddings."""
+    inputs, blanks = (subject.embed(ids) for ids in (batch.inputs, batch.blanks))
+    return gradient_interactions(subject.forward, inputs, blanks, batch.extra, batch.target).sum(-1)
+
+
+def rolled_out(subject: Subject, batch: Batch, method: Callable[..., Tensor]) -> Tensor:
+    """What a peer says that layers mix, rolled out for what the model's head reads, or the position."""
+    return method(subject.forward, batch.inputs, batch.extra, batch.position)
 
 
 def on_embeddings(
@@ -197,6 +222,13 @@ METHODS: dict[str, Method] = {
     "transformer-deep-lift": partial(transformer_deep_lift, n_steps=1),
     "transformer-deep-lift/2": partial(transformer_deep_lift, n_steps=2),
     "decompx": decompx,
+    "attn-lrp": partial(by_rules, rules=ATTN_LRP),
+    "conservative-propagation": partial(by_rules, rules=CONSERVATIVE),
+    "libragrad": libragrad,
+    "gim": gim,
+    "attention-rollout": partial(globenc, mixing="W-FixedRes", aggregation="rollout"),
+    "value-zeroing": partial(rolled_out, method=value_zeroing),
+    "alti": partial(rolled_out, method=alti),
     "integrated-gradients": integrated_gradients,
     "input-x-gradient": partial(on_embeddings, method=InputXGradient, has_baseline=False),
     "saliency": partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm),
