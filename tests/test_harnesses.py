@@ -8,7 +8,8 @@ import torch
 
 from captum_globenc import explain
 from captum_globenc.harnesses import ferret_explainer, interpreto_explainer
-from captum_globenc.texts import load_classifier
+from captum_globenc.texts import load_classifier, load_default
+from pages import ROOT, python_blocks
 
 TEXTS = ["the plot is bad but great .", "good film !"]
 
@@ -93,3 +94,16 @@ def test_interpreto_takes_one_text_or_one_class_for_all(loaded):
     assert loaded[0].config.id2label[int(left_out.targets)] == predicted.prediction
     with pytest.raises(ValueError, match="3 targets for 2 texts"):
         explainer(TEXTS, [0, 1, 0])
+
+
+@pytest.mark.harnesses
+@pytest.mark.parametrize("package", ["interpreto", "ferret"])
+def test_the_guide_feeds_them(package):
+    pytest.importorskip(package, reason=f"needs {package}")
+    blocks = [it for it in python_blocks(ROOT / "docs/evaluation.md") if f"from {package}" in it]
+    names = dict(zip(("model", "tokenizer"), load_default(), strict=True))
+    exec(blocks[0], names)
+    if package == "interpreto":
+        assert 0 < names["area"] < 1
+    else:
+        assert {it.name for it in names["measured"][0].evaluation_scores} >= {"aopc_compr", "aopc_suff"}

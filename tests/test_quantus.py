@@ -121,7 +121,7 @@ def test_quantus_redraws_weights_and_asks_for_other_classes(setting, attribution
 @pytest.mark.quantus
 def test_the_guide_feeds_quantus():
     pytest.importorskip("quantus", reason='needs the extra "quantus"')
-    _, model_and_ids, in_quantus = python_blocks(ROOT / "docs/evaluation.md")
+    _, model_and_ids, in_quantus, *_ = python_blocks(ROOT / "docs/evaluation.md")
     names = {}
     exec(model_and_ids, names)
     exec(in_quantus, names)
