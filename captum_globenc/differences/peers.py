@@ -45,7 +45,7 @@ gamma rule that the paper takes for images is left out.
 """
 
 CONSERVATIVE = Rules({**FROZEN.table, **GRADIENTS, **PRODUCTS}, slopes=False)
-"""Conservative propagation, Ali et al. 2022 (arXiv 2202.07304), section 4.
+"""Conservative propagation, Ali et al. 2022 (arXiv 2202.07304).
 
 Gradient times input, with attention (AH rule) and the deviations of norms (LN rule) as constants.
 """

@@ -27,7 +27,7 @@ __all__ = ["alti", "value_zeroing", "with_whole_layers"]
 def alti(
     forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], position: Position | None = None
 ) -> Tensor:
-    """ALTI, Ferrando et al. 2022 (arXiv 2203.04212), section 3: how near each part comes to its whole.
+    """ALTI, Ferrando et al. 2022 (arXiv 2203.04212): how near each part comes to its whole.
 
     y is what the first normalisation after attention gives, T_ij what of it comes from token j:
     c_ij = max(0, |y_i| - |y_i - T_ij|), by the L1 norm, and rows are made to sum to 1.
@@ -42,7 +42,8 @@ def alti(
         `(B, N)`.
 
     Raises:
-        ValueError: the encoder is not supported, or it is not known what its head reads.
+        ValueError: the encoder is not supported, it is not known what its head reads, or its norms see tokens
+            in chunks.
     """
     ran = run(forward, forward.model, inputs, tuple(extra), "W")
     post = ran.encoder.spec.order == "post-LN"
@@ -62,6 +63,8 @@ def alti(
 
 def _proximity(layer: LayerRecord, output: Tensor) -> Tensor:
     """Return max(0, |y_i| - |y_i - T_ij|), `(B, N, N)`; text by text, as there is a vector for each pair."""
+    if output.shape != layer.stream.shape:
+        raise ValueError("ALTI needs norms that see all tokens at once: set chunk_size_feed_forward to 0")
     heads, tokens = layer.attention.heads, layer.stream.shape[1]
     weights = layer.attention.weights(layer.stream.dtype)
     values = share_heads(layer.value, heads)
@@ -85,7 +88,7 @@ def _proximity(layer: LayerRecord, output: Tensor) -> Tensor:
 def value_zeroing(
     forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], position: Position | None = None
 ) -> Tensor:
-    """Value Zeroing, Mohebbi et al. 2023 (arXiv 2301.12971), section 3, rolled out.
+    """Value Zeroing, Mohebbi et al. 2023 (arXiv 2301.12971), rolled out.
 
     How far, by the cosine, a layer's output of a token moves when the value vector of another is zero;
     rows are made to sum to 1. A run of the layer for each token.

@@ -131,7 +131,7 @@ def test_attn_lrp_conserves_relevance_but_for_softmax():
 
 @pytest.mark.parametrize("rules", [CONSERVATIVE, FROZEN], ids=["conservative", "libragrad"])
 def test_without_biases_relevance_is_conserved(layer, rules):
-    """Ali et al. 2022, section 4; Mehri et al. 2025, corollary 3. Of activations, ReLU has no gate."""
+    """Ali et al. 2022; Mehri et al. 2025, corollary 3. Of activations, ReLU has no gate."""
     for name, parameter in layer.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()

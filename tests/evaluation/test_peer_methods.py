@@ -281,6 +281,11 @@ def test_what_they_refuse():
             METHODS[method](EncoderForward(xlm, OF["xlm"].arguments), batch.inputs, batch.extra)
     with pytest.raises(ValueError, match="in_proj_bias"):
         Biases([nn.MultiheadAttention(4, 2)])
+    chunked = OF["roberta-prelayernorm"]
+    model = chunked.make(kind=chunked.classifier, chunk_size_feed_forward=1)
+    batch = chunked.batch("right")
+    with pytest.raises(ValueError, match="chunk_size_feed_forward"):
+        alti(EncoderForward(model, chunked.arguments), batch.inputs, batch.extra)
     unused = Biases([nn.Linear(2, 2)])
     with pytest.raises(ValueError, match="not added to tokens"):
         unused.seen()
