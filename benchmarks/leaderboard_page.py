@@ -14,13 +14,13 @@ from captum_globenc.texts.digest import versions
 
 OURS = ("globenc", "transformer-deep-lift")
 REMOVAL = {
-    "embedded": "The embedded classifier: MiniLM, six layers, fine-tuned on sentences as they are. Masked tokens "
-    "are news to its head.",
-    "masked": "The same, fine-tuned on the sentences that are not measured here, up to half of their tokens masked: "
-    "masked texts are known to it.",
+    "embedded": "The embedded classifier: MiniLM, six layers, fine-tuned on sentences as they are, these "
+    "among them. Masked tokens are news to its head.",
+    "masked": "The same encoder, fine-tuned on the other sentences with up to half of their tokens masked: "
+    "texts with masked tokens are known to it.",
     "pre-ln": "A pre-LN encoder of four layers, trained from scratch in the same way.",
-    "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked; 10 to 50 % of the "
-    "patches are blanked. Methods that are here for texts alone are left out.",
+    "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. Removed are "
+    "10 to 50 % of the patches. Methods that are made for texts alone are left out.",
 }
 SHORTCUTS = {
     "token": "A rare word, a BERT of four layers trained from scratch.",
@@ -36,13 +36,13 @@ MAIN = {**dict.fromkeys(REMOVAL, "most less least"), **dict.fromkeys(SHORTCUTS, 
 
 FIGURE = "leaderboard.png"
 QUESTIONS = """\
-Two questions are asked. **Removal**: what does the prediction lose when the tokens with the highest scores are
-masked, less what it loses with the lowest? That is about this prediction, and about what the model makes of texts
-with holes; it favours methods that compare with the mask, as most here do. **Planted words**: are the highest
-scores at the words that decide? That is about what the model has learned to look at, and no text with holes is
-needed; where the order of two words decides, each alone says nothing, and removing one leaves a text that the
-model never saw. So a method can lead in one and be last in the other, and the question at hand says which table
-to read.
+Two questions are asked. **Removal**: what does the prediction lose without the tokens that have the highest
+scores, less what it loses without those that have the lowest? That is about one prediction, and about what
+the model makes of texts with holes; it favours methods that compare with the mask, as most here do. **Planted
+words**: are the highest scores at the words that decide? That is about what the model looks at, and asks it
+about no text with holes. Where the order of two words decides, neither says anything by itself, and without
+one of them the text is of a kind that the model never saw. So a method can lead in one table and trail in
+the other: the question at hand says which one to read.
 """
 
 
@@ -97,25 +97,24 @@ def write(path: Path, outcomes: Mapping[str, Outcome], commit: str) -> None:
 def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
     """Yield the lines of the page."""
     minutes = sum(it.seconds for it in outcomes.values()) / 60
-    texts = sorted({it.texts for it in outcomes.values()})
     yield "# Leaderboard\n"
     yield losses(outcomes) + "\n"
     yield QUESTIONS
     yield (
-        f"`OMP_NUM_THREADS=1 python benchmarks/leaderboard.py` makes this page; it was made at commit {commit}, seed "
-        f"0, on {' to '.join(map(str, (texts[0], texts[-1])[: len(texts)]))} texts a model that no model but "
-        f"the embedded one was trained on, in {minutes:.0f} minutes of one core. "
+        f"Made by `OMP_NUM_THREADS=1 python benchmarks/leaderboard.py` at commit {commit}, with seed 0, in "
+        f"{minutes:.0f} minutes of one core, the training of the models included; "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + ". Means with standard errors; differences are taken text by text. Of the kinds of GlobEnc those are "
-        "here that are compared by default. rxnmapper's ALBERT has no head for classes, and is not here.\n"
+        + ". Means with standard errors; differences are taken text by text. Of the kinds of GlobEnc those "
+        "are here that `evaluate` compares by default. rxnmapper's ALBERT, which has no head for classes, "
+        "is not here.\n"
     )
     yield f"![Faithfulness against cost, a point a method]({FIGURE})\n"
     yield "## When tokens are removed\n"
     yield (
-        "The predicted class's probability, one to five tokens masked one after the other (AOPC), most important "
-        "first and least important first, and the difference of both. Completeness error: how far the scores' "
-        "sum is from the difference of the logit to that of the text all masked, in logits, for methods that "
-        "claim to add up to it. Cost: in forward passes, timed in the same process.\n"
+        "What the predicted class's probability loses as one to five tokens are masked, one after the other "
+        "(AOPC): most important first, least important first, and the difference of both. Completeness "
+        "error: how far the scores are from adding up to the logit less that of the text all masked, in "
+        "logits, for methods that claim it. Cost: in forward passes, timed in the same process.\n"
     )
     for name, what in REMOVAL.items():
         yield f"### {name}\n\n{what} {outcomes[name].texts} {'images' if name == 'vit' else 'texts'}.\n"
@@ -123,9 +122,10 @@ def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
         yield ""
     yield "## Planted words\n"
     yield (
-        "Share of the planted words among as many highest scores as words are marked; rank of the first; share "
-        "of texts in which the decoy, another planted word, is among them. By score, and by size (absolute "
-        "value), which is the question for methods with a sign.\n"
+        "`marked-precision` is the share of the highest scores, as many as there are words that decide, "
+        "that are at these; `marked-rank` the rank of the first of them; `decoy-named` the share of texts "
+        "in which the decoy, a planted word without effect, is among the highest. By score, and by size "
+        "(absolute value): which words were used is told by size.\n"
     )
     for name, what in SHORTCUTS.items():
         outcome = outcomes[name]
@@ -154,16 +154,16 @@ def sanity_lines(outcome: Outcome) -> Iterator[str]:
     """Yield the sanity checks."""
     yield f"## Sanity checks\n\nThe pre-LN encoder of above, {outcome.texts} texts.\n"
     yield (
-        "Spearman's correlation of the scores with those after weights were drawn anew, from the top down to the "
-        "part that heads the column (Adebayo et al. 2018). What stays near 1 when all is drawn anew says little "
-        "of the model.\n"
+        "Spearman's correlation of the scores with those after weights were drawn anew, from the top down to "
+        "the part that heads the column (Adebayo et al. 2018). What stays near 1 when all are drawn anew "
+        "says little of the model.\n"
     )
     yield from table(outcome.rows, [])
     yield ""
     yield (
-        "Largest change of a score, in parts of the largest score, where nothing that is computed changes: heads in "
-        "another order, gains of LayerNorms moved into the next matrix, a token added that no other sees. 0 is "
-        "right. Methods that draw at random draw others where there is a token more.\n"
+        "Largest change of a score, in parts of the largest score, where what is computed stays the same: "
+        "heads in another order, gains of LayerNorms moved into the next matrix, a token added that no "
+        "other sees. 0 is right. Methods that draw at random draw otherwise where there is a token more.\n"
     )
     yield from table(outcome.checks, [])
 
@@ -188,13 +188,13 @@ def losses(outcomes: Mapping[str, Outcome]) -> str:
             else:
                 level.append(f"{name} ({-gap:+.3f} ± {error:.3f} to `{best}`)")
         parts.append(
-            f"`{ours}` loses to another method on {', '.join(behind) or 'none of the models'}; it is ahead of "
-            f"all others, or level with the best, on {', '.join(level) or 'none of them'}."
+            f"`{ours}` loses to another method on {', '.join(behind) or 'none of the models'}; it is level "
+            f"with the best of the others, or ahead, on {', '.join(level) or 'none of them'}."
         )
     return " ".join(parts) + (
-        " Losing is being behind by more than two standard errors of the differences, where tokens are removed in "
-        "what the most important take away less what the least important do, and where words are planted in the "
-        "share of them that is named by size."
+        " To lose is to be behind the best by more than two standard errors of the differences text by text: "
+        "where tokens are removed, in what the most important take away less what the least important do; "
+        "where words are planted, in the share of them that is named by size."
     )
 
 

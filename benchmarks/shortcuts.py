@@ -3,8 +3,8 @@
     python benchmarks/shortcuts.py [--models token,context,pair,minilm-pair] [--limit 300]
 
 Each model is trained on sentences in which planted words decide the label (Bastings et al. 2022): a BERT of
-four layers from scratch, or MiniLM. That it relies on them is verified first, and that the decoy has no effect.
-Seeds are fixed; with one thread (OMP_NUM_THREADS=1) the models come out alike.
+four layers from scratch, or MiniLM. That it relies on them is verified first, and that the decoy has no
+effect. Seeds are fixed; with one thread (OMP_NUM_THREADS=1) the models come out alike.
 """
 
 import argparse

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -123,8 +122,16 @@ def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
     assert torch.equal(trainer.masked(trainer.batch(every), generator)["input_ids"], plain)
 
 
-def test_what_ships_is_not_written_over_by_another_classifier():
-    command = [sys.executable, ROOT / "scripts/train_default.py", "--mask", "0.5"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 2
-    assert "--out is needed" in answer.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "0.5"], "--out is needed"),
+        (["--data", "other.tsv"], "--out is needed"),
+        (["--mask", "2"], "0 to 1"),
+    ],
+)
+def test_what_ships_is_not_written_over_by_another_classifier(bench, monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["train_default.py", *options])
+    with pytest.raises(SystemExit):
+        bench("train_default").main()
+    assert message in capsys.readouterr().err
