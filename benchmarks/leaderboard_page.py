@@ -20,7 +20,7 @@ REMOVAL = {
     "texts with masked tokens are known to it.",
     "pre-ln": "A pre-LN encoder of four layers, trained from scratch in the same way.",
     "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. Removed are "
-    "10 to 50 % of the patches. Methods that are made for texts alone are left out.",
+    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows.",
 }
 SHORTCUTS = {
     "token": "A rare word, a BERT of four layers trained from scratch.",

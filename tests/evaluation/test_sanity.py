@@ -89,6 +89,15 @@ def test_what_adds_up_agrees_with_the_weights_of_a_bag_of_words(bag, method):
     assert METRICS["completeness-error"].measure(subject, batch, scores).max() < 1e-5
 
 
+def test_occlusion_is_the_mean_of_the_two_windows_over_a_token(bag):
+    subject, batch, truth = bag
+    # What two neighbours add; a token at either end lies in one window alone.
+    windows = truth[:, 1:] + truth[:, :-1]
+    expected = torch.cat([windows[:, :1], (windows[:, 1:] + windows[:, :-1]) / 2, windows[:, -1:]], dim=1)
+    scores = attribute("occlusion", subject, batch)
+    assert torch.allclose(scores.double(), expected * batch.mask, atol=1e-6)
+
+
 def test_metrics_tell_the_truth_from_its_reverse_and_from_chance(bag, monkeypatch):
     subject, batch, truth = bag
     chance = attribute("random", subject, batch)
