@@ -34,11 +34,9 @@ from trained import Loaded, digits_vit, masked_minilm, pre_ln, split
 from captum_globenc.evaluation import (
     Evaluation,
     Example,
+    SanityChecks,
     Subject,
-    added_token,
     evaluate,
-    invariance,
-    randomization,
     with_folded_gains,
     with_permuted_heads,
 )
@@ -106,20 +104,21 @@ def digits(folder: Path, options: Options) -> dict[str, Any]:
 
 def sanity(folder: Path, options: Options) -> dict[str, Any]:
     """Draw weights anew, give the same function other weights, and add a token without effect."""
-    model, tokenizer = loaded = pre_ln(folder / "model", options.training)
+    model, tokenizer = pre_ln(folder / "model", options.training)
     examples, methods = split()[1][: options.limit], compared_methods()
     batch = tokenizer([it.text for it in examples[:16]], padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
-    parts = dict(randomization(*loaded, examples, methods))
-    checks = {
-        "heads permuted": invariance(model, with_permuted_heads(model), tokenizer, examples, methods),
-        "gains folded": invariance(model, with_folded_gains(model, batch), tokenizer, examples, methods),
-        "token added": added_token(*loaded, examples, methods, token=tokenizer.unk_token_id),
+    checks = SanityChecks(model, tokenizer, examples, methods)
+    parts = dict(checks.randomization())
+    found = {
+        "heads permuted": checks.invariance(with_permuted_heads(model)),
+        "gains folded": checks.invariance(with_folded_gains(model, batch)),
+        "token added": checks.added_token(tokenizer.unk_token_id),
     }
     return {
         "texts": len(examples),
         "rows": listed({method: {part: parts[part][method] for part in parts} for method in methods}),
-        "checks": listed({method: {name: checks[name][method] for name in checks} for method in methods}),
+        "checks": listed({method: {name: found[name][method] for name in found} for method in methods}),
     }
 
 

@@ -6,7 +6,7 @@ from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, 
 from captum_globenc.evaluation.planted import SHORTCUTS, plant, without
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.run import evaluate
-from captum_globenc.evaluation.sanity import added_token, invariance, randomization
+from captum_globenc.evaluation.sanity import SanityChecks
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.evaluation.variants import redrawn, with_folded_gains, with_permuted_heads
 
@@ -22,12 +22,10 @@ __all__ = [
     "Example",
     "Method",
     "Metric",
+    "SanityChecks",
     "Subject",
-    "added_token",
     "evaluate",
-    "invariance",
     "plant",
-    "randomization",
     "read_examples",
     "redrawn",
     "register_method",

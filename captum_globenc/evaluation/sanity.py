@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
@@ -23,169 +24,140 @@ SAME = 1e-3
 """Outputs of two models, in logits, that are no further apart count as the same."""
 
 
-def randomization(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    methods: Sequence[str],
-    *,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> Iterator[tuple[str, Found]]:
-    """Compare scores with those after weights were drawn anew, part by part from the top.
-
-    Adebayo et al. (2018), section 3: a method whose scores stay what they are says nothing of the model.
+class SanityChecks:
+    """Scores of methods, and what becomes of them as the model changes, or only seems to.
 
     Args:
         model: the classifier, in eval mode; left as it is.
         tokenizer: its tokenizer.
-        examples: the T texts. The class that is explained stays the one that the whole model predicts.
+        examples: the T texts. The class that is explained is always the one that this model predicts.
         methods: names of :data:`~captum_globenc.evaluation.METHODS`.
         batch_size: texts that run together.
-        seed: of everything that is random; methods draw alike before and after.
-
-    Yields:
-        The part that was drawn last, as :func:`redrawn` names them, and Spearman's correlation of the scores
-        with those of the model as it was, NaN where scores are constant.
+        seed: of everything that is random; methods draw alike each time.
 
     Example:
+        >>> from captum_globenc.evaluation import with_permuted_heads
         >>> from captum_globenc.texts import load_default
+        >>> model, tokenizer = load_default()
         >>> texts = [Example(0, "A wonderful film."), Example(1, "The plot is thin, but not the acting.")]
-        >>> name, found = next(randomization(*load_default(), texts, ["globenc", "random"]))
-        >>> name, [f"{value:.3f}" for value in found["random"].tolist()]
-        ('head', ['1.000', '1.000'])
+        >>> checks = SanityChecks(model, tokenizer, texts, ["transformer-deep-lift", "random"])
+        >>> bool((checks.invariance(with_permuted_heads(model))["transformer-deep-lift"] < 1e-3).all())
+        True
     """
-    before = _scored(Subject(model, tokenizer, seed=seed), examples, methods, batch_size)
-    for name, changed in redrawn(model, seed):
-        after = _scored(Subject(changed, tokenizer, seed=seed), examples, methods, batch_size, before)
-        yield name, _compared(spearman, before, after, methods)
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Example],
+        methods: Sequence[str],
+        *,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self._subject = Subject(model, tokenizer, seed=seed)
+        self._methods = methods
+        starts = range(0, len(examples), batch_size)
+        self._texts = [examples[start : start + batch_size] for start in starts]
+        self._batches = [self._subject.batch(index, some) for index, some in enumerate(self._texts)]
+        self._score(self._subject, self._batches)
 
-def invariance(
-    model: PreTrainedModel,
-    same: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    methods: Sequence[str],
-    *,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> Found:
-    """Compare the scores of two models that compute the same function by other weights.
+    def randomization(self) -> Iterator[tuple[str, Found]]:
+        """Compare scores with those after weights were drawn anew, part by part from the top.
 
-    "Implementation invariance" of Sundararajan et al. (2017), section 2.2.
+        Adebayo et al. (2018), section 3: a method whose scores stay what they are says nothing of the model.
 
-    Args:
-        model: the classifier, in eval mode.
-        same: another with its outputs: of :func:`with_permuted_heads`, say, or :func:`with_folded_gains`.
-        tokenizer: of both.
-        examples: the T texts.
-        methods: names of :data:`~captum_globenc.evaluation.METHODS`.
-        batch_size: texts that run together.
-        seed: of everything that is random; methods draw alike on both.
+        Yields:
+            The part that was drawn last, as :func:`redrawn` names them, and Spearman's correlation of the
+            scores with those of the model as it was, NaN where scores are constant.
+        """
+        for name, changed in redrawn(self._subject.model, self._subject.seed):
+            yield name, self._compared(spearman, self._of(changed))
 
-    Returns:
-        The largest change of a score, in parts of the largest score by size: 0 where all are the same.
+    def invariance(self, same: PreTrainedModel) -> Found:
+        """Compare with the scores of another model that computes the same function by other weights.
 
-    Raises:
-        ValueError: the outputs differ.
-    """
-    before = _scored(Subject(model, tokenizer, seed=seed), examples, methods, batch_size)
-    after = _scored(Subject(same, tokenizer, seed=seed), examples, methods, batch_size, before)
-    _check_outputs(before, after)
-    return _compared(_change, before, after, methods)
+        "Implementation invariance" of Sundararajan et al. (2017), section 2.2.
 
+        Args:
+            same: has the model's outputs: of :func:`with_permuted_heads`, say, or :func:`with_folded_gains`.
 
-def added_token(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    methods: Sequence[str],
-    *,
-    token: int,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> Found:
-    """Add a token that has no effect: does it get a score, or change those of others?
+        Returns:
+            The largest change of a score, in parts of the largest score by size: 0 where all are the same.
 
-    It stands behind the text, and the attention mask hides it from all other tokens. "Sensitivity (b)" of
-    Sundararajan et al. (2017), section 3.
+        Raises:
+            ValueError: the outputs differ.
+        """
+        after = self._of(same)
+        self._check_outputs(after)
+        return self._compared(_change, after)
 
-    Args:
-        model: the classifier, in eval mode.
-        tokenizer: its tokenizer.
-        examples: the T texts.
-        methods: names of :data:`~captum_globenc.evaluation.METHODS`.
-        token: the id of the token.
-        batch_size: texts that run together.
-        seed: of everything that is random.
+    def added_token(self, token: int) -> Found:
+        """Add a token that has no effect: does it get a score, or change those of others?
 
-    Returns:
-        The largest change of a score, that of the added token counted from 0, in parts of the largest score
-        by size.
+        It stands behind the text, and the attention mask hides it from all other tokens. "Sensitivity (b)"
+        of Sundararajan et al. (2017), section 3.
 
-    Raises:
-        ValueError: the token changes the output.
-    """
-    subject = Subject(model, tokenizer, seed=seed)
-    before = _scored(subject, examples, methods, batch_size)
-    after = [_with_hidden(subject, batch, token) for batch in before]
-    _check_outputs(before, after)
-    for batch in after:
-        for method in methods:
-            attribute(method, subject, batch)
-    return _compared(_change, before, after, methods)
+        Args:
+            token: its id.
 
+        Returns:
+            The largest change of a score, that of the added token counted from 0, in parts of the largest
+            score by size.
 
-def _scored(
-    subject: Subject,
-    examples: Sequence[Example],
-    methods: Sequence[str],
-    size: int,
-    like: Sequence[Batch] | None = None,
-) -> list[Batch]:
-    """Return batches with their scores, for the classes that are explained in batches `like` them."""
-    starts = range(0, len(examples), size)
-    batches = [subject.batch(index, examples[start : start + size]) for index, start in enumerate(starts)]
-    if like is not None:
-        batches = [replace(new, target=old.target) for new, old in zip(batches, like, strict=True)]
-    for batch in batches:
-        for method in methods:
-            attribute(method, subject, batch)
-    return batches
+        Raises:
+            ValueError: the token changes the output.
+        """
+        after = [_with_hidden(self._subject, batch, token) for batch in self._batches]
+        self._check_outputs(after)
+        self._score(self._subject, after)
+        return self._compared(_change, after)
 
+    def _of(self, model: PreTrainedModel) -> list[Batch]:
+        """Return the batches with another model's scores, for the classes of the first."""
+        subject = replace(self._subject, model=model)
+        batches = [
+            replace(subject.batch(index, some), target=self._batches[index].target)
+            for index, some in enumerate(self._texts)
+        ]
+        self._score(subject, batches)
+        return batches
 
-def _compared(
-    statistic: Callable[[Tensor, Tensor, Tensor], Tensor],
-    before: Sequence[Batch],
-    after: Sequence[Batch],
-    methods: Sequence[str],
-) -> Found:
-    """Return a statistic of old scores, new scores and the mask of the new, `(T,)` by method."""
-    pairs = list(zip(before, after, strict=True))
-    return {
-        method: torch.cat([statistic(old.scores[method], new.scores[method], new.mask) for old, new in pairs])
-        for method in methods
-    }
+    def _score(self, subject: Subject, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            for method in self._methods:
+                attribute(method, subject, batch)
+
+    def _compared(
+        self, statistic: Callable[[Tensor, Tensor, Tensor], Tensor], after: Sequence[Batch]
+    ) -> Found:
+        """Return a statistic of old scores, new scores and the mask of the new, `(T,)` by method."""
+        pairs = list(zip(self._batches, after, strict=True))
+        return {
+            method: torch.cat(
+                [statistic(old.scores[method], new.scores[method], new.mask) for old, new in pairs]
+            )
+            for method in self._methods
+        }
+
+    def _check_outputs(self, after: Sequence[Batch]) -> None:
+        pairs = zip(self._batches, after, strict=True)
+        gap = max(float((new.outputs - old.outputs).abs().max()) for old, new in pairs)
+        if gap > SAME:
+            raise ValueError(f"outputs differ by up to {gap:.2g}: what is compared does not compute the same")
 
 
 def _change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
     """Return the largest change of a score `(B,)`; what was added to the new is compared with 0."""
-    old = torch.nn.functional.pad(old.double(), (0, new.shape[1] - old.shape[1]))
+    old = pad(old.double(), (0, new.shape[1] - old.shape[1]))
     return (new - old).abs().amax(dim=1) / old.abs().amax(dim=1)
-
-
-def _check_outputs(before: Sequence[Batch], after: Sequence[Batch]) -> None:
-    gap = max(float((new.outputs - old.outputs).abs().max()) for old, new in zip(before, after, strict=True))
-    if gap > SAME:
-        raise ValueError(f"outputs differ by up to {gap:.2g}: what is compared does not compute the same")
 
 
 def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
     """Return a batch, not yet scored, with a token behind each text that no other attends to."""
 
     def longer(rows: Tensor, value: int | bool) -> Tensor:
-        return torch.nn.functional.pad(rows, (0, 1), value=value)
+        return pad(rows, (0, 1), value=value)
 
     mask, *others = batch.extra
     inputs, extra = (

@@ -11,10 +11,8 @@ from captum_globenc.evaluation import (
     METHODS,
     METRICS,
     Example,
+    SanityChecks,
     Subject,
-    added_token,
-    invariance,
-    randomization,
     redrawn,
     with_folded_gains,
     with_permuted_heads,
@@ -156,7 +154,8 @@ def test_scores_that_do_not_look_at_a_part_stay_and_others_change(loaded, monkey
         for *_, (_, last) in [redrawn(loaded[0], seed)]
         if all(last.get_parameter(name).flatten()[0].sign() == -sign for name, sign in signs.items())
     )
-    found = dict(randomization(*loaded, TEXTS, [head, first, "random"], batch_size=2, seed=seed))
+    checks = SanityChecks(*loaded, TEXTS, [head, first, "random"], batch_size=2, seed=seed)
+    found = dict(checks.randomization())
     turned = {
         part: [round(values[name].mean().item()) for name in (head, first)] for part, values in found.items()
     }
@@ -166,7 +165,8 @@ def test_scores_that_do_not_look_at_a_part_stay_and_others_change(loaded, monkey
 
 def test_scores_of_methods_change_when_all_is_drawn_anew(loaded):
     # Without the first text, whose four words may well stay in their order.
-    *_, (_, found) = randomization(*loaded, TEXTS[1:], ["globenc", "transformer-deep-lift"])
+    checks = SanityChecks(*loaded, TEXTS[1:], ["globenc", "transformer-deep-lift"])
+    *_, (_, found) = checks.randomization()
     assert all(bool((values < 0.9).all()) for values in found.values())
 
 
@@ -177,7 +177,8 @@ def test_two_equal_functions_score_alike_and_a_method_that_reads_weights_does_no
         METHODS, "a-weight", lambda subject, batch: batch.inputs * subject.model.get_parameter(weight)[0, 0]
     )
     same = with_permuted_heads(model, seed=1)
-    found = invariance(model, same, tokenizer, TEXTS, [*DETERMINISTIC, "lime", "a-weight"], batch_size=2)
+    checks = SanityChecks(model, tokenizer, TEXTS, [*DETERMINISTIC, "lime", "a-weight"], batch_size=2)
+    found = checks.invariance(same)
     ratio = same.get_parameter(weight)[0, 0] / model.get_parameter(weight)[0, 0]
     assert ratio != 1
     assert found.pop("a-weight").tolist() == pytest.approx([abs(ratio.item() - 1)] * 3)
@@ -196,6 +197,15 @@ def test_gains_go_into_the_next_matrix_and_the_function_stays():
     assert len(plain) == 2 * SMALL["num_hidden_layers"]
 
 
+def test_what_adds_up_does_not_care_where_gains_stand(loaded):
+    model, tokenizer = pre_layer_norm(), loaded[1]
+    batch = tokenizer([it.text for it in TEXTS], padding=True, return_tensors="pt")
+    checks = SanityChecks(model, tokenizer, TEXTS, [*COMPLETE, "saliency", "globenc", "decompx"])
+    found = {name: it.max().item() for name, it in checks.invariance(with_folded_gains(model, batch)).items()}
+    # GlobEnc measures vectors ahead of the gains or behind them, DecompX credits a value's bias to its token.
+    assert {name for name, change in found.items() if change > 1e-5} == {"globenc", "decompx"}
+
+
 def test_a_model_whose_norms_go_into_the_residual_stream_is_refused(loaded):
     state = {name: it.clone() for name, it in loaded[0].state_dict().items()}
     with pytest.raises(ValueError, match="no LayerNorm"):
@@ -206,7 +216,7 @@ def test_a_model_whose_norms_go_into_the_residual_stream_is_refused(loaded):
 def test_models_that_do_not_compute_the_same_are_refused(loaded):
     *_, (_, other) = redrawn(loaded[0])
     with pytest.raises(ValueError, match="outputs differ"):
-        invariance(loaded[0], other, loaded[1], TEXTS, ["random"])
+        SanityChecks(*loaded, TEXTS, ["random"]).invariance(other)
 
 
 def test_a_token_without_effect_gets_nothing_and_changes_nothing(loaded, monkeypatch):
@@ -217,9 +227,8 @@ def test_a_token_without_effect_gets_nothing_and_changes_nothing(loaded, monkeyp
     )
     model, tokenizer = loaded
     state = state_of(model)
-    found = added_token(
-        model, tokenizer, TEXTS, [*DETERMINISTIC, "spread"], token=VOCABULARY["red"], batch_size=2
-    )
+    checks = SanityChecks(model, tokenizer, TEXTS, [*DETERMINISTIC, "spread"], batch_size=2)
+    found = checks.added_token(VOCABULARY["red"])
     # 1 / n each, and with a token more 1 / (n + 1), the new one's too: n / (n + 1) of what it was. The first
     # two texts are padded to the longer one's 12 tokens, the third has 11.
     assert found.pop("spread").tolist() == pytest.approx([12 / 13, 12 / 13, 11 / 12])
