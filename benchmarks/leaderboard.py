@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/leaderboard.py
 
-writes docs/leaderboard.md and its figure. Models are trained first; seeds are fixed. Two models are worked on
-at a time, each by a process of one thread (`--jobs`). What is done is kept in a folder, `--out`, and the same
-command goes on where it was stopped. `--quick` does all of it on a few texts with models that are hardly
-trained, and writes its page into that folder.
+writes docs/leaderboard.md and its figure, in about half an hour on two cores. Models are trained first;
+seeds are fixed. Two models are worked on at a time, each by a process of one thread (`--jobs`). What is
+done is kept in a folder, `--out`, and the same command goes on where it was stopped. `--quick` does all of
+it on a few texts with models that are hardly trained, and writes its page into that folder.
 """
 
 import argparse

@@ -211,11 +211,15 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
         )
         for method in outcomes[models[0]].rows
     }
+    _, chance = points.pop("random")
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     costs, heights = zip(*points.values(), strict=True)
-    axes.scatter(costs, heights, color="#c44e00", s=18, zorder=3)
+    colours = ["#c44e00" if method in OURS else "#606060" for method in points]
+    axes.scatter(costs, heights, color=colours, s=20, zorder=3)
+    axes.axhline(chance, color="#606060", linestyle=":", linewidth=1)
+    axes.text(min(costs), chance, "random", fontsize=7, va="bottom")
     axes.set_xscale("log")
     axes.set_xlabel("cost, forward passes")
     axes.set_ylabel(f"lost with the most important tokens less with the least,\nmean of {', '.join(models)}")

@@ -24,6 +24,9 @@ MODELS: Mapping[str, Callable[..., Loaded]] = {
     **{kind: partial(small_with_shortcut, kind) for kind in ("token", "context", "pair")},
     **{f"minilm-{kind}": partial(minilm_with_shortcut, kind) for kind in ("token", "context", "pair")},
 }
+SLACK = 0.05
+"""The share of texts in which a model may do otherwise than its shortcut says, or heed the decoy."""
+
 METRICS = [name + suffix for name in KNOWN_TRUTH for suffix in ("", "/size")]
 
 
@@ -66,11 +69,12 @@ def naming(loaded: Loaded, examples: list[Example], out: Path | None = None) -> 
 
 
 def said(found: Mapping[str, float]) -> str:
-    """Say in a line what shows that a model relies on the planted words."""
+    """Say what shows that a model relies on the planted words, or that it does not."""
+    relies = found["with"] >= 1 - SLACK and found["decoy"] <= SLACK
     return (
         f"The label that the planted words make is predicted for {found['with']:.1%} of the texts, and for "
         f"{found['without']:.1%} once they are cut out; without the decoy {found['decoy']:.1%} of the "
-        "predictions change."
+        "predictions change." + ("" if relies else " **That is no reliance that methods could be held to.**")
     )
 
 

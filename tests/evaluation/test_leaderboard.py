@@ -99,7 +99,11 @@ def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, 
 
     monkeypatch.setattr(shortcuts, "predictions", by_rule)
     ones = sum(it.label for it in texts) / 40
-    assert shortcuts.reliance(None, texts) == pytest.approx({"with": 1, "without": 1 - ones, "decoy": 0})
+    found = shortcuts.reliance(None, texts)
+    assert found == pytest.approx({"with": 1, "without": 1 - ones, "decoy": 0})
+    assert "no reliance" not in shortcuts.said(found)
+    for changed in ({"with": 0.9}, {"decoy": 0.1}):
+        assert "no reliance" in shortcuts.said({**found, **changed})
 
 
 def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
