@@ -123,10 +123,10 @@ def sanity(folder: Path, options: Options) -> dict[str, Any]:
 
 
 PARTS: Mapping[str, Callable[[Path, Options], dict[str, Any]]] = {
+    "sanity": sanity,
     "minilm-pair": partial(shortcut, "minilm-pair"),
     "masked": partial(removal, masked_minilm),
     "embedded": partial(removal, lambda folder, training: load_default()),
-    "sanity": sanity,
     "pre-ln": partial(removal, pre_ln),
     **{kind: partial(shortcut, kind) for kind in ("context", "pair", "token")},
     "vit": digits,

@@ -163,7 +163,9 @@ def sanity_lines(outcome: Outcome) -> Iterator[str]:
     yield (
         "Largest change of a score, in parts of the largest score, where what is computed stays the same: "
         "heads in another order, gains of LayerNorms moved into the next matrix, a token added that no "
-        "other sees. 0 is right. Methods that draw at random draw otherwise where there is a token more.\n"
+        "other sees. 0 is right. Methods that take a layer apart (GlobEnc's kinds, ALTI, DecompX) may "
+        "depend on how it is put together; those that draw at random draw otherwise where there is a token "
+        "more.\n"
     )
     yield from table(outcome.checks, [])
 
