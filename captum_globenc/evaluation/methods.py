@@ -18,6 +18,7 @@ from captum.attr import (
     GradientShap,
     InputXGradient,
     Lime,
+    Occlusion,
     Saliency,
 )
 from torch import Tensor, nn
@@ -162,15 +163,18 @@ def gradient_shap(subject: Subject, batch: Batch) -> Tensor:
     )
 
 
-def feature_ablation(subject: Subject, batch: Batch) -> Tensor:
-    """Leave one out: what the class's logit loses when a token is masked."""
+def feature_ablation(
+    subject: Subject, batch: Batch, method: type[Any] = FeatureAblation, **options: Any
+) -> Tensor:
+    """Leave one out: what the class's logit loses when a token is masked; or tokens side by side."""
     at_once = max(1, TEXTS_AT_ONCE // len(batch.examples))
-    scores: Tensor = FeatureAblation(subject.forward).attribute(
+    scores: Tensor = method(subject.forward).attribute(
         batch.inputs,
         baselines=batch.blanks,
         target=batch.target,
         additional_forward_args=batch.extra,
         perturbations_per_eval=min(at_once, batch.inputs.shape[1]),
+        **options,
     )
     return scores
 
@@ -235,6 +239,7 @@ METHODS: dict[str, Method] = {
     "gradient-shap": gradient_shap,
     "deep-lift": partial(on_embeddings, method=DeepLift),
     "feature-ablation": feature_ablation,
+    "occlusion": partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2,)),
     "lime": lime,
     "random": random,
 }
