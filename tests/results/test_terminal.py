@@ -210,9 +210,10 @@ def test_what_the_model_does_not_read_as_it_is_written_is_said():
     assert not any(UNREAD in line for line in cut)
 
 
-@pytest.mark.parametrize(
-    "text", ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "a\u00a0b", "\u200f\u05e9"]
-)
+LETTERS = ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "a\u00a0b", "\u200f\u05e9"]
+
+
+@pytest.mark.parametrize("text", LETTERS)
 def test_what_joins_and_parts_letters_is_left_in_words(text):
     assert terminal.printable(text) == text
 
