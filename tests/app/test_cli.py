@@ -158,6 +158,49 @@ def test_options_are_checked_before_a_model_is_loaded(failing, options, message)
     assert message in failing("explain", "good", "--model", "no/such/folder", *options)
 
 
+def test_compared_methods_are_shown_in_the_order_of_their_names(run, folder):
+    asked = ("explain", "the plot is bad", "good film", "-m", folder, "--method", "lime,globenc,saliency")
+    found = [json.loads(line) for line in run(*asked, "--json")[0].splitlines()]
+    assert [list(it["scores"]) for it in found] == [["lime", "globenc", "saliency"]] * 2
+    out, err = run(*asked, "--layers")
+    assert err == ""
+    assert "saliency · share of each token in the sum of all, for or against\n" in out
+    alone, err = run("explain", "good", "-m", folder, "--method", "feature-ablation", "--json")
+    assert (list(json.loads(alone)["scores"]), err) == (["feature-ablation"], "")
+
+
+def test_words_are_shown_or_tokens_with_and_without_special_ones(run, folder):
+    asked = ("explain", "Unhappy  film", "-m", folder, "--method", "globenc")
+    words, hidden, tokens = (
+        run(*asked, *options)[0].splitlines() for options in ((), ("--no-special",), ("--tokens",))
+    )
+    assert words[2] == tokens[2] == "[CLS] Unhappy  film [SEP]"
+    assert hidden[2] == "Unhappy  film"
+    assert [line.split()[0] for line in words[6:10]] == ["[CLS]", "Unhappy", "film", "[SEP]"]
+    assert [line.split()[0] for line in hidden[6:9]] == ["Unhappy", "film", "2"]
+    assert [line.split()[2] for line in tokens[6:11]] == ["[CLS]", "un", "##happy", "film", "[SEP]"]
+
+
+def test_the_strongest_are_shown_alone(run, folder):
+    asked = ("explain", "the plot is bad", "-m", folder)
+    found = json.loads(run(*asked, "--json")[0])
+    scores = dict(zip(found["tokens"], found["scores"]["transformer-deep-lift"], strict=True))
+    strongest = sorted(scores, key=lambda token: -abs(scores[token]))[:2]
+    lines = [line.split() for line in run(*asked, "--top", "2")[0].splitlines()]
+    start = next(index for index, line in enumerate(lines) if "globenc," in line) + 2
+    assert [line[0] for line in lines[start : start + 2]] == strongest
+    assert lines[start + 2][:3] == ["4", "other", "tokens"]
+
+
+def test_a_line_of_status_is_shown_in_a_terminal_alone(folder):
+    arguments = ["explain", "good film", "--model", folder]
+    shown = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": None})
+    for message in ("Loading torch and transformers", f"Loading {folder}", "Explaining"):
+        assert message in shown.stderr
+        assert message not in shown.stdout
+    assert CliRunner().invoke(app, arguments, env={"FORCE_COLOR": None}).stderr == ""
+
+
 def test_a_regression_model_shows_its_value(run, tmp_path):
     folder = save_classifier(tmp_path, num_labels=1, id2label={0: "STARS"}, label2id={"STARS": 0})
     explanation = json.loads(run("explain", "good", "--model", folder, "--json")[0])
