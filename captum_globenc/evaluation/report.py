@@ -169,28 +169,30 @@ class _Means:
         parts: list[list[list[str]]] = [[]]
         left = room
         for column in self._columns:
-            wide = max(map(len, column)) + 2
+            wide = max(map(len, column)) + 3
             if wide > left and parts[-1]:
                 parts.append([])
                 left = room
             parts[-1].append(column)
             left -= wide
         for columns in parts:
-            table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 2), pad_edge=False)
+            table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 2), pad_edge=False, show_edge=False)
             table.add_column(METHOD, no_wrap=True)
             for head, *_ in columns:
                 table.add_column(Text(head), justify="right", overflow="fold")
             for name, *cells in zip(self._methods[1:], *(column[1:] for column in columns), strict=True):
                 table.add_row(Text(name), *(Text(it, "bold" if BEST in it else "") for it in cells))
             yield table
+            yield Text()
         yield Text(f"{BEST} the best mean of its column, ± its standard error; ↑ higher is better, ↓ lower")
 
 
 def _best(metric: str, means: Sequence[float]) -> float:
-    """Return the best of some means; NaN, which is equal to none, where no one is known."""
+    """Return the best of some means; NaN, which is equal to none, where none is better than another."""
     known = [mean for mean in means if not math.isnan(mean)]
-    choose = max if METRICS[metric].better == "higher" else min
-    return choose(known, default=math.nan)
+    if len(set(known)) < 2:
+        return math.nan
+    return max(known) if METRICS[metric].better == "higher" else min(known)
 
 
 def _cell(values: Sequence[float]) -> Cell:
