@@ -1,6 +1,7 @@
 """Attribution methods compared on a model and texts: `evaluate`, and the registries it chooses from."""
 
 from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sample
+from captum_globenc.evaluation.explaining import explain_by
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, Method, register_method
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric
 from captum_globenc.evaluation.planted import SHORTCUTS, plant, without
@@ -25,6 +26,7 @@ __all__ = [
     "SanityChecks",
     "Subject",
     "evaluate",
+    "explain_by",
     "plant",
     "read_examples",
     "redrawn",

@@ -25,7 +25,7 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less")
+LEFT_OUT = ("pair", "layers", "less", "ids", "unknown")
 """What an object lacks where there is none of it."""
 
 
@@ -181,5 +181,7 @@ CHECKS: Mapping[str, Check] = {
     "versions": _by_name(_text),
     "truncated": _flag,
     "less": _or_none(_text),
+    "ids": _list(_index),
+    "unknown": _list(_index),
 }
 """What each field of an explanation is in JSON."""

@@ -23,7 +23,7 @@ from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts.classes import class_names, probabilities
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, REFUSALS, NoLayersError, Question
 from captum_globenc.texts.options import check_options, chosen_classes, model_and_tokenizer
-from captum_globenc.texts.origin import find_offsets, installed_versions
+from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
 from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.scores import token_scores
 from captum_globenc.texts.tokenizing import encode
@@ -162,6 +162,7 @@ def _explained(
     scores = {name: token_scores(batch, tokenizer, made)[1] for name, made in found.items()}
     tokens, _ = token_scores(batch, tokenizer, next(iter(found.values())))
     words = find_words(batch, tokenizer, texts, [pair for pair in pairs if pair is not None] or None)
+    ids = [row[:length].tolist() for row, length in zip(batch["input_ids"], lengths.tolist(), strict=True)]
     shares = probabilities(logits, model.config)
     explained = logits.gather(1, classes[:, None])[:, 0]
     explained = explained if other is None else explained - logits[:, other]
@@ -191,6 +192,8 @@ def _explained(
             settings=settings,
             versions=versions,
             truncated=truncated[i],
+            ids=ids[i],
+            unknown=find_unknown(ids[i], words[i], tokenizer),
         )
         for i, (text, best) in enumerate(zip(texts, highest.tolist(), strict=True))
     ]
