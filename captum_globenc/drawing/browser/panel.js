@@ -1,0 +1,120 @@
+// Where a piece came from: what it is in the text, its tokens, and its course over the layers.
+
+const AROUND = 60;
+const CHART = { width: 320, height: 90, left: 6, right: 314, top: 8, bottom: 74 };
+
+const panel = make("aside", { id: "panel", role: "dialog", "aria-labelledby": "panel-head", tabindex: "-1", hidden: "" });
+document.body.append(panel);
+let opened = null;
+
+function openPanel(piece) {
+  hideTip();
+  if (opened) closePanel();
+  opened = piece;
+  reach(piece);
+  for (const it of sameAs(piece)) it.classList.add("opened");
+  const article = piece.closest("article");
+  const record = recordOf(article);
+  const tokens = tokensOf(article)[placeOf(piece)];
+  panel.replaceChildren(
+    button("×", closePanel, { class: "close", "aria-label": "Close" }),
+    make("h2", { id: "panel-head", dir: "auto" }, piece.textContent),
+    ...(piece.dataset.note ? [make("p", { class: "note" }, piece.dataset.note)] : []),
+    stands(record, tokens),
+    tokenTable(article, tokens),
+    ...courses(article, tokens),
+  );
+  panel.hidden = false;
+  panel.scrollTop = 0;
+  panel.focus({ preventScroll: true });
+}
+
+function closePanel() {
+  if (!opened) return;
+  const piece = opened;
+  opened = null;
+  for (const it of sameAs(piece)) it.classList.remove("opened");
+  panel.hidden = true;
+  piece.focus({ preventScroll: true });
+}
+
+/** Where tokens stand in the text, with what is around them. */
+function stands(record, tokens) {
+  const places = tokens.map((token) => record.offsets[token]).filter(Boolean);
+  if (!places.length) {
+    const why = record.offsets.length ? "It stands nowhere in the text: the tokenizer put it there." :
+      "The tokenizer does not tell where in the text it stands.";
+    return make("p", {}, why);
+  }
+  const segment = places[0][2];
+  const start = Math.min(...places.map((it) => it[0]));
+  const stop = Math.max(...places.map((it) => it[1]));
+  const all = charactersOf(record)[segment];
+  const part = (from, to) => all.slice(Math.max(0, from), to).join("");
+  const which = record.pair === undefined ? "text" : segment ? "second text" : "first text";
+  return make(
+    "p",
+    {},
+    make("span", { class: "around", dir: "auto" },
+      start > AROUND ? "…" : "", part(start - AROUND, start), make("mark", {}, part(start, stop)),
+      part(stop, stop + AROUND), stop + AROUND < all.length ? "…" : ""),
+    make("span", { class: "note" }, `characters ${start} to ${stop} of the ${which}`),
+  );
+}
+
+/** The tokens of a piece: which, the word they are of, where they stand, what each scores. */
+function tokenTable(article, tokens) {
+  const record = recordOf(article);
+  const methods = methodsOf(article);
+  const word = (token) => record.groups.find((it) => it[1].includes(token))?.[0] ?? "";
+  const score = (them) => methods.map((it) => number(total(record.scores[it.name], them), it.unit));
+  const rows = tokens.map((token) => {
+    const place = record.offsets[token];
+    const ids = record.ids ? [record.ids[token]] : [];
+    return [record.tokens[token], token, ...ids, word(token), place ? `${place[0]}–${place[1]}` : "", ...score([token])];
+  });
+  if (tokens.length > 1) rows.push(["together", "", ...(record.ids ? [""] : []), "", "", ...score(tokens)]);
+  const heads = ["token", "number", ...(record.ids ? ["id"] : []), "word", "characters"];
+  return scrolled("Tokens", table("numbers", [...heads, ...methods.map((it) => `${it.name}, ${it.unit}`)], rows));
+}
+
+/** A region that scrolls sideways, and is reached by keyboard. */
+function scrolled(label, content) {
+  return make("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, content);
+}
+
+/** The course of a piece over the layers: a line for each method, and all the numbers. */
+function courses(article, tokens) {
+  const record = recordOf(article);
+  const deep = methodsOf(article).filter((it) => depthsOf(record, it).length);
+  if (!deep.length) return [];
+  const charts = deep.map((it) => {
+    const row = depthsOf(record, it).map((scores) => total(scores, tokens));
+    return make("figure", {}, make("figcaption", {}, `${it.name}, ${it.unit} after layer`), chart(row, it));
+  });
+  return [make("h3", {}, "Over the layers"), ...charts, scrolled("Over the layers", numbersOf(article, tokens))];
+}
+
+function chart(row, method) {
+  const { width, height, left, right, top, bottom } = CHART;
+  const high = Math.max(0, ...row);
+  const low = Math.min(0, ...row);
+  const x = (index) => left + ((right - left) * index) / Math.max(1, row.length - 1);
+  const y = (score) => bottom - ((bottom - top) * (score - low)) / (high - low || 1);
+  const points = row.map((score, index) => `${x(index).toFixed(1)},${y(score).toFixed(1)}`);
+  const dot = (score, index) =>
+    draw("circle", { cx: x(index), cy: y(score), r: 3, class: shade(score, method.unit).class },
+      draw("title", {}, `layer ${index + method.first}: ${number(score, method.unit)}`));
+  const end = (index, anchor) =>
+    draw("text", { x: x(index), y: height - 4, "text-anchor": anchor }, String(index + method.first));
+  return draw(
+    "svg",
+    { class: "course", viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": `From ${number(row[0], method.unit)} to ${number(row.at(-1), method.unit)}` },
+    draw("line", { x1: left, x2: right, y1: y(0), y2: y(0) }),
+    draw("polyline", { points: points.join(" ") }),
+    ...row.map(dot),
+    end(0, "start"),
+    ...(row.length > 1 ? [end(row.length - 1, "end")] : []),
+  );
+}
