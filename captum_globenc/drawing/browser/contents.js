@@ -114,6 +114,7 @@ tools.addEventListener("submit", (event) => {
   nextFound();
 });
 tools.hidden = false;
+if (matchMedia("(max-width: 50rem)").matches) document.querySelector("#contents details")?.removeAttribute("open");
 document.getElementById("unscripted").hidden = true;
 // What else sticks to the top does so below.
 new ResizeObserver(() => {

@@ -47,6 +47,9 @@ const charactersOf = remembered((record) => [record.text, record.pair ?? ""].map
 /** What some tokens score together. */
 const total = (row, tokens) => tokens.reduce((sum, token) => sum + row[token], 0);
 
+/** What a method's scores are called at the head of a column. */
+const named = (method) => `${method.name}, ${method.unit}`;
+
 /** Every depth of a method, or none. */
 const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
 

@@ -39,7 +39,7 @@ function toPlainText(article) {
   const rows = tokensOf(article).map((tokens, place) => [
     pieces[place].textContent.replaceAll(/\s/g, " "), ...methods.map((it) => number(total(record.scores[it.name], tokens), it.unit)),
   ]);
-  const heads = ["", ...methods.map((it) => `${it.name}, ${it.unit}`)];
+  const heads = ["", ...methods.map(named)];
   return [article.querySelector("h2").textContent, ...[heads, ...rows].map((row) => row.join("\t"))].join("\n");
 }
 

@@ -23,10 +23,14 @@ function openPanel(piece) {
     stands(record, tokens),
     tokenTable(article, tokens),
     ...courses(article, tokens),
+    scrolled("Scores", numbersOf(article, tokens)),
   );
   panel.hidden = false;
   panel.scrollTop = 0;
   panel.focus({ preventScroll: true });
+  // What it tells of is to be seen above it.
+  const hidden = piece.getBoundingClientRect().bottom + 8 - panel.getBoundingClientRect().top;
+  if (panel.offsetWidth === document.documentElement.clientWidth && hidden > 0) scrollBy(0, hidden);
 }
 
 function closePanel() {
@@ -62,20 +66,20 @@ function stands(record, tokens) {
   );
 }
 
-/** The tokens of a piece: which, the word they are of, where they stand, what each scores. */
+/** The tokens of a piece, a column each: which, the word they are of, where they stand, what each scores. */
 function tokenTable(article, tokens) {
   const record = recordOf(article);
-  const methods = methodsOf(article);
   const word = (token) => record.groups.find((it) => it[1].includes(token))?.[0] ?? "";
-  const score = (them) => methods.map((it) => number(total(record.scores[it.name], them), it.unit));
-  const rows = tokens.map((token) => {
-    const place = record.offsets[token];
-    const ids = record.ids ? [record.ids[token]] : [];
-    return [record.tokens[token], token, ...ids, word(token), place ? `${place[0]}–${place[1]}` : "", ...score([token])];
-  });
-  if (tokens.length > 1) rows.push(["together", "", ...(record.ids ? [""] : []), "", "", ...score(tokens)]);
-  const heads = ["token", "number", ...(record.ids ? ["id"] : []), "word", "characters"];
-  return scrolled("Tokens", table("numbers", [...heads, ...methods.map((it) => `${it.name}, ${it.unit}`)], rows));
+  const place = (token) => record.offsets[token]?.slice(0, 2).join(" to ") ?? "";
+  const row = (name, tell) => [name, ...tokens.map(tell)];
+  const rows = [
+    row("number", (token) => token),
+    ...(record.ids ? [row("id", (token) => record.ids[token])] : []),
+    row("word", word),
+    row("characters", place),
+    ...methodsOf(article).map((it) => row(named(it), (token) => number(record.scores[it.name][token], it.unit))),
+  ];
+  return scrolled("Tokens", table("numbers", ["token", ...tokens.map((token) => record.tokens[token])], rows));
 }
 
 /** A region that scrolls sideways, and is reached by keyboard. */
@@ -83,16 +87,13 @@ function scrolled(label, content) {
   return make("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, content);
 }
 
-/** The course of a piece over the layers: a line for each method, and all the numbers. */
+/** The course of a piece over the layers, a line for each method that has them. */
 function courses(article, tokens) {
   const record = recordOf(article);
-  const deep = methodsOf(article).filter((it) => depthsOf(record, it).length);
-  if (!deep.length) return [];
-  const charts = deep.map((it) => {
+  return methodsOf(article).filter((it) => depthsOf(record, it).length).map((it) => {
     const row = depthsOf(record, it).map((scores) => total(scores, tokens));
-    return make("figure", {}, make("figcaption", {}, `${it.name}, ${it.unit} after layer`), chart(row, it));
+    return make("figure", {}, make("figcaption", {}, `${named(it)} after layer`), chart(row, it));
   });
-  return [make("h3", {}, "Over the layers"), ...charts, scrolled("Over the layers", numbersOf(article, tokens))];
 }
 
 function chart(row, method) {

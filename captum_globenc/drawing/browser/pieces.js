@@ -17,7 +17,7 @@ function numbersOf(article, tokens) {
     });
     rows.push([`after layer ${layer}`, ...cells]);
   }
-  return table("numbers", ["", ...methods.map((it) => `${it.name}, ${it.unit}`)], rows);
+  return table("numbers", ["", ...methods.map(named)], rows);
 }
 
 /** The same piece as every method shows it. */

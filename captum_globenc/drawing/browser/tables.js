@@ -25,7 +25,7 @@ function tokenNumbers(article) {
     record.tokens[token], token, ...ids(token), make("td", { dir: "auto" }, words.get(token) ?? ""),
     ...methods.map((it) => number(record.scores[it.name][token], it.unit)),
   ]);
-  const heads = ["token", "number", ...(record.ids ? ["id"] : []), "word", ...methods.map((it) => `${it.name}, ${it.unit}`)];
+  const heads = ["token", "number", ...(record.ids ? ["id"] : []), "word", ...methods.map(named)];
   return [...said, scrolled("Numbers", table("numbers", heads, rows))];
 }
 
