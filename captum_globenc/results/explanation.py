@@ -168,7 +168,7 @@ class Explanation(Record):
         return type(self)(**{**vars(self), **made})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; what there may be none of, such as a pair or layers, is left out then."""
+        """Return what JSON can hold; what there may be none of, such as a pair, is left out then."""
         return to_json(self)
 
     @classmethod

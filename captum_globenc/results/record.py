@@ -68,8 +68,8 @@ class Record:
         unknown: Which tokens stand for what the vocabulary has not, such as [UNK].
 
     Raises:
-        ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside of
-            them, or a kind is missing or not known.
+        ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
+            of them, or a kind is missing or not known.
     """
 
     text: str
@@ -208,9 +208,9 @@ class Record:
             of: "words", where they are known, or "tokens".
 
         Returns:
-            The pieces of each of `sources`, in order: words or tokens, gaps between them, and special tokens with
-            the text ahead of them. All but the special ones join to the text, letter by letter. Where the
-            tokenizer does not tell where tokens stand, they are what was read, with spaces between.
+            The pieces of each of `sources`, in order: words or tokens, gaps between them, and special tokens
+            with the text ahead of them. All but the special ones join to the text, letter by letter. Where
+            the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
 
         Raises:
             ValueError: `of` is something else.

@@ -26,9 +26,10 @@ class Piece(NamedTuple):
     """A piece of a text that is shaded as one, a gap between two of them, or a special token.
 
     Attributes:
-        text: As it is in the text: all pieces of a text but special tokens join to it. A special token's name.
-        tokens: The tokens whose scores it has, which `captum_globenc.results.words.merge_scores` makes one of:
-            several where they make up a word or stand for the same characters, none of a gap.
+        text: As it is in the text: all pieces of a text but special tokens join to it. Of a special token its
+            name.
+        tokens: The tokens whose scores it has, which `captum_globenc.results.words.merge_scores` makes one
+            of: several where they make up a word or stand for the same characters, none of a gap.
         special: Whether it is a special token such as [CLS], which is no part of the text.
         unknown: Whether one of its tokens stands for what the vocabulary has not, such as [UNK].
         note: What has to be known of it; mostly nothing.
@@ -51,20 +52,20 @@ def cut_into_pieces(
 ) -> list[list[Piece]]:
     """Cut texts into pieces: a unit each, and what lies between two of them.
 
-    White space around a unit is no part of it. Units that stand for the same characters are one piece, and one
-    that stands for none is a part of the next.
+    White space around a unit is no part of it. Units that stand for the same characters are one piece, and
+    one that stands for none is a part of the next.
 
     Args:
         sources: The text, and its pair.
         units: Words or single tokens, in the order of the tokens.
-        places: Where each of the N tokens stands: from which character up to which, of which text. None where it
-            does not; empty where that is not known.
+        places: Where each of the N tokens stands: from which character up to which, of which text. None where
+            it does not; empty where that is not known.
         unknown: The tokens that stand for what the vocabulary has not, and what they are called.
         truncated: Whether the texts were too long.
 
     Returns:
-        The pieces of each text, special tokens with the text ahead of them. Where no places are known, units read
-        as they say, with a space between them.
+        The pieces of each text, special tokens with the text ahead of them. Where no places are known, units
+        read as they say, with a space between them.
 
     Example:
         >>> units = [Word("[CLS]", (0,), True), Word("not", (1,), False), Word("bad", (2,), False)]

@@ -41,9 +41,7 @@ def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
     ]
 
 
-def find_unknown(
-    ids: Sequence[int], words: Iterable[Word], tokenizer: PreTrainedTokenizerBase
-) -> list[int]:
+def find_unknown(ids: Sequence[int], words: Iterable[Word], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return which tokens of a text stand for what the vocabulary has not, such as [UNK].
 
     Args:
