@@ -13,7 +13,7 @@ from captum_globenc.drawing.page import heat_map, number_table
 from captum_globenc.results.files import to_json
 from captum_globenc.results.record import Record
 from captum_globenc.results.shading import Piece
-from captum_globenc.results.words import Word, merge_scores
+from captum_globenc.results.words import merge_scores
 
 __all__ = ["draw_page", "draw_part"]
 
@@ -44,7 +44,7 @@ def _section(record: Record) -> Section:
     scored = [piece for text in pieces for piece in text if piece.tokens]
     lines = []
     for name, scores in record.scores.items():
-        merged = iter(merge_scores(scores, _words(scored)))
+        merged = iter(merge_scores(scores, scored))
         texts = [[_part(piece, next(merged) if piece.tokens else None) for piece in text] for text in pieces]
         lines.append(Line(name, units[name], texts, notes[name], _first(record, name)))
     return Section(
@@ -60,10 +60,6 @@ def _section(record: Record) -> Section:
 
 def _part(piece: Piece, score: float | None) -> Part:
     return Part(piece.text, score, piece.special, piece.note)
-
-
-def _words(pieces: Iterable[Piece]) -> list[Word]:
-    return [Word(it.text, it.tokens, it.special) for it in pieces]
 
 
 def _first(record: Record, name: str) -> int:
@@ -82,11 +78,11 @@ def _likely(record: Record) -> str:
 def _tables(record: Record) -> str:
     """Return the numbers of all tokens, and what every word scores after every layer."""
     tables = {"Numbers": number_table(record.tokens, record.scores, record.units)}
-    words = _words(piece for text in record.pieces() for piece in text if piece.tokens)
+    scored = [piece for text in record.pieces() for piece in text if piece.tokens]
     for name, layers in record.layers.items():
-        merged = [merge_scores(row, words) for row in layers]
-        names = [word.text for word in words]
-        tables[f"Layers of {name}"] = heat_map(names, merged, record.units[name], first=_first(record, name))
+        merged = [merge_scores(row, scored) for row in layers]
+        texts = [piece.text for piece in scored]
+        tables[f"Layers of {name}"] = heat_map(texts, merged, record.units[name], first=_first(record, name))
     return "".join(
         f"\n<details><summary>{escape(name)}</summary>{made}</details>" for name, made in tables.items()
     )
