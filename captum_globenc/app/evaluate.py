@@ -11,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, names, note
 
+EXAMPLES = """Examples:
+
+captum-globenc evaluate --limit 200
+
+captum-globenc evaluate -m ./my-classifier --data reviews.csv --methods globenc,lime,random -o compared
+"""
+
 
 def evaluate_texts(
     model: ModelOption = None,

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
-from textwrap import shorten
 from typing import NamedTuple
 
 from captum_globenc.drawing.numbers import SHARE, strengths
@@ -183,13 +182,19 @@ def _legend(sections: Iterable[Section]) -> str:
 def _contents(sections: Sequence[Section]) -> str:
     entries = "\n".join(
         f'<li><a href="#text-{number}"><span>{number}</span> <b>{escape(it.heading)}</b> '
-        f'<span dir="auto">{escape(shorten(it.text, ENTRY, placeholder="…"))}</span></a></li>'
+        f'<span dir="auto">{escape(_short(it.text))}</span></a></li>'
         for number, it in enumerate(sections, 1)
     )
     return (
         '<nav id="contents" aria-label="Contents"><details open><summary>Contents</summary>\n'
         f"<ol>\n{entries}\n</ol></details></nav>"
     )
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a text in one line."""
+    line = " ".join(text[: 2 * ENTRY].split())
+    return line if len(line) <= ENTRY else f"{line[: ENTRY - 1]}…"
 
 
 def _article(number: int, section: Section) -> str:

@@ -15,10 +15,11 @@ from captum_globenc.results.words import Word
 
 __all__ = ["KINDS", "Kind", "Record", "Span"]
 
-Kind = Literal["shares", "signed", "contributions", "difference"]
+Kind = Literal["shares", "sizes", "signed", "contributions", "difference"]
 
 KINDS: Mapping[Kind, str] = {
     "shares": "of what was used, which sum to 1",
+    "sizes": "of no sign, which sum to 1: how much, but not for what",
     "signed": "for and, where negative, against a class",
     "contributions": "signed, and adding up to what the output differs from that of the baseline",
     "difference": "shares, less other shares",
@@ -142,14 +143,18 @@ class Record:
         if self.probability is None:
             signed = f"for and against a higher value of {self.target}"
         less = "" if self.less is None else f", less the same of {self.less}"
-        shares = {"shares", "difference"}
-        return {name: (self._shares if self.kinds[name] in shares else signed) + less for name in self.scores}
+        said = {
+            "shares": self._shares,
+            "difference": self._shares,
+            "sizes": "share of each token in the sum of all, for or against",
+        }
+        return {name: said.get(self.kinds[name], signed) + less for name in self.scores}
 
     @property
     def units(self) -> dict[str, str]:
         """What the scores of each method are counted in: ``%`` of a whole, or as the output is."""
         unit = "value" if self.probability is None else "logit"
-        known = {"shares": "%", "difference": "share"}
+        known = {"shares": "%", "sizes": "%", "difference": "share"}
         return {name: known.get(self.kinds[name], unit) for name in self.scores}
 
     @property

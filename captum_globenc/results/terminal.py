@@ -247,8 +247,12 @@ def _shade(strength: float, signed: bool) -> str:
 
 
 def _in_table(text: str) -> str:
-    """Return a word in one line that is not too long."""
-    text = printable(text if text.strip() else BLANK)
+    """Return a word in one line that is not too long, and not invisible."""
+    if not text.strip():
+        text = BLANK
+    elif not any(char.isprintable() for char in text):
+        text = " ".join(f"U+{ord(char):04X}" for char in text)
+    text = printable(text)
     return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
 
 

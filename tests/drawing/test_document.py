@@ -14,14 +14,11 @@ from markup import HOSTILE, Page
 BREAKING = HOSTILE + "<!--\u2028</SCRIPT >\"'&"
 
 
-def section(text="not bad", unit="logit", **options):
-    first, last = (Part(word, score) for word, score in zip(text.split(), (-0.5, 2.0), strict=False))
-    line = Line(
-        "deep", unit, [[Part("[CLS]", 1.0, special=True), first, Part("  "), last]], "for and against"
-    )
-    return Section(
-        **{"heading": "POSITIVE (98.1%)", "label": "POSITIVE", "text": text, "lines": [line], **options}
-    )
+def section(**options):
+    parts = [Part("[CLS]", 1.0, special=True), Part("not", -0.5), Part("  "), Part("bad", 2.0)]
+    lines = [Line("deep", "logit", [parts], "for and against")]
+    usual = {"heading": "POSITIVE (98.1%)", "label": "POSITIVE", "text": "not  bad", "lines": lines}
+    return Section(**{**usual, **options})
 
 
 def scripts(page):
@@ -103,6 +100,15 @@ def test_contents_and_choices_are_there_where_there_is_something_to_choose(count
     assert hidden == (["form", "label", "label", "span", "output"] if count == 1 else ["form"])
     options = re.findall(r'<option value="(\w*)">([^<]*)', made)
     assert (("NEGATIVE", "NEGATIVE (1)") in options) is (count == 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [("a\n b", "a b"), ("x" * 70, "x" * 70), ("x" * 71, "x" * 69 + "…"), ("ab " * 99, "ab " * 23 + "…")],
+)
+def test_contents_show_the_beginning_of_a_text_in_one_line(text, entry):
+    made = document.document([section(text=text)] * 2, ["{}"] * 2, {})
+    assert f'<span dir="auto">{entry}</span>' in made
 
 
 def test_tokens_of_each_part_are_named():

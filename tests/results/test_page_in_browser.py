@@ -465,3 +465,12 @@ def test_it_fits_and_can_be_read(show, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for element in (piece(page, "Unhappy"), page.locator("#panel td").first, page.locator(".note").first):
         assert contrast(*element.evaluate(COLOURS)) > 4.5
+
+
+def test_a_picture_of_a_word_that_is_broken_over_lines_has_all_its_letters(show):
+    page = show(plain("x" * 300), viewport={"width": 390, "height": 844})
+    _, content = downloaded(page, "SVG", page.get_by_role("article"))
+    letters = [it for it in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text") if it.text == "x"]
+    assert len(letters) == 300
+    assert len({it.get("y") for it in letters}) > 5
+    assert all(0 <= float(it.get("x")) <= 390 for it in letters)

@@ -70,6 +70,18 @@ async function copy(article) {
   }
 }
 
+/** The words of a text that are seen and where each stands; of one that is broken over lines, the letters. */
+function* wordsOf(node, pattern = /\S+/gu, from = 0, to = node.length) {
+  for (const { 0: text, index } of node.data.slice(from, to).matchAll(pattern)) {
+    const range = new Range();
+    range.setStart(node, from + index);
+    range.setEnd(node, from + index + text.length);
+    const rects = [...range.getClientRects()].filter((it) => it.width);
+    if (rects.length > 1 && text.length > 2) yield* wordsOf(node, /./gsu, from + index, from + index + text.length);
+    else if (rects.length) yield [text, rects[0]];
+  }
+}
+
 /** Draw an article as it is seen: every shade where it lies, every word where it stands. */
 function toSvg(article) {
   const frame = article.getBoundingClientRect();
@@ -95,17 +107,12 @@ function toSvg(article) {
     const node = walk.currentNode;
     if (node.parentElement.closest("details, .actions, .overview")) continue;
     const style = getComputedStyle(node.parentElement);
-    for (const word of node.data.matchAll(/\S+/gu)) {
-      const range = new Range();
-      range.setStart(node, word.index);
-      range.setEnd(node, word.index + word[0].length);
-      const rect = range.getClientRects()[0];
-      if (!rect?.width) continue;
+    for (const [text, rect] of wordsOf(node)) {
       const box = at(rect);
       made.append(draw("text", {
         x: box.x + box.width / 2, y: box.y + 0.79 * box.height, "text-anchor": "middle", textLength: box.width,
         lengthAdjust: "spacingAndGlyphs", "font-size": style.fontSize, "font-weight": style.fontWeight, fill: style.color,
-      }, word[0].replace(NOT_XML, "\ufffd")));
+      }, text.replace(NOT_XML, "\ufffd")));
     }
   }
   return new XMLSerializer().serializeToString(made);
