@@ -220,6 +220,19 @@ def test_a_click_tells_where_a_word_came_from(show):
     assert page.locator(".opened").all_inner_texts() == ["[CLS]", "[CLS]"]
 
 
+@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+def test_what_is_asked_for_stays_in_sight(show, options):
+    page = show(plain("a fine film " * 120 + "end"), **options)
+    for place in (2, 5, 9, 13, 200, 350):
+        word = page.locator(".shaded .for").nth(place)
+        word.click()
+        box, over = word.bounding_box(), page.get_by_role("dialog").bounding_box()
+        beside = box["x"] + box["width"] <= over["x"] or box["x"] >= over["x"] + over["width"]
+        assert beside or box["y"] + box["height"] <= over["y"]
+        assert 0 <= box["y"] < page.viewport_size["height"]
+        page.keyboard.press("Escape")
+
+
 def test_characters_are_counted_as_python_counts_them(show):
     page = show(plain("😀😀 good 👩\u200d🚀"))
     panel = page.get_by_role("dialog")

@@ -28,9 +28,17 @@ function openPanel(piece) {
   panel.hidden = false;
   panel.scrollTop = 0;
   panel.focus({ preventScroll: true });
-  // What it tells of is to be seen above it.
-  const hidden = piece.getBoundingClientRect().bottom + 8 - panel.getBoundingClientRect().top;
-  if (panel.offsetWidth === document.documentElement.clientWidth && hidden > 0) scrollBy(0, hidden);
+  giveSight(piece);
+}
+
+/** See to it that the panel does not cover what it tells of: it goes to the left, or the piece above it. */
+function giveSight(piece) {
+  panel.classList.remove("left");
+  const [it, over] = [piece.getClientRects()[0], panel.getBoundingClientRect()];
+  if (it.bottom + 8 < over.top || it.right < over.left) return;
+  if (it.left > over.width + 16) return panel.classList.add("left");
+  document.body.style.paddingBottom = `${over.height}px`; // so that the end of the page gets there, too
+  scrollBy(0, it.bottom + 8 - over.top);
 }
 
 function closePanel() {
@@ -39,6 +47,7 @@ function closePanel() {
   opened = null;
   for (const it of sameAs(piece)) it.classList.remove("opened");
   panel.hidden = true;
+  document.body.style.paddingBottom = "";
   piece.focus({ preventScroll: true });
 }
 
