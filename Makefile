@@ -85,4 +85,4 @@ $(VENV)/docs: $(VENV)/embedded
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build docs/tutorials docs/jupyter_execute
+	rm -rf $(VENV) docs/_build docs/tutorials docs/command-line.md docs/jupyter_execute

@@ -203,8 +203,11 @@ class Contrast(nn.Module):
 
     Args:
         forward: the forward function, which returns `(B, C)`.
-        one: the class that is explained.
+        one: the class that is explained, its index.
         other: the class that it is held against.
+
+    Raises:
+        TypeError: a class is not a whole number.
 
     Example:
         >>> contrast = Contrast(nn.Linear(3, 4), 0, 2)
@@ -214,6 +217,9 @@ class Contrast(nn.Module):
 
     def __init__(self, forward: Callable[..., Any], one: int, other: int) -> None:
         super().__init__()
+        for index in (one, other):
+            if not isinstance(index, int):
+                raise TypeError(f"class {index!r} is no index: take it from config.label2id[{index!r}]")
         self.function = forward  # a part of this module where it is one itself
         self.one = one
         self.other = other

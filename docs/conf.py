@@ -1,6 +1,8 @@
 """The documentation site: pages and tutorials by MyST, the API from docstrings. Built without a network."""
 
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -49,6 +51,15 @@ def copy_tutorials(app):
         (target / notebook.name).write_text(text, encoding="utf-8")
 
 
+def write_commands(app):
+    """Make the reference of the command line of its own help."""
+    command = [sys.executable, "-m", "typer", "captum_globenc.app.cli", "utils", "docs"]
+    text = subprocess.run(
+        [*command, "--name", "captum-globenc"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    (HERE / "command-line.md").write_text(text.replace("# `captum-globenc`", "# The command line", 1))
+
+
 def keep_links_inside(app, name, source):
     """Point links to the README of the data, outside of the folder, to the page that includes it."""
     source[0] = source[0].replace("](../captum_globenc/data/README.md", "](default-model.md")
@@ -57,4 +68,5 @@ def keep_links_inside(app, name, source):
 def setup(app):
     """Hook both in ahead of reading."""
     app.connect("builder-inited", copy_tutorials)
+    app.connect("builder-inited", write_commands)
     app.connect("source-read", keep_links_inside)

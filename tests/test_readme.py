@@ -1,5 +1,6 @@
 """What the README and the pages in docs/ show runs as it stands."""
 
+import doctest
 import re
 
 import pytest
@@ -38,6 +39,12 @@ def test_the_guide_on_evaluation_runs(capsys):
     table = capsys.readouterr().out
     assert [line.split()[1] for line in table.splitlines() if "±" in line] == ["globenc", "rare-words"]
     exec(over_ids, {})
+
+
+def test_the_guide_on_choosing_a_method_is_what_comes_out():
+    found = doctest.testfile(str(ROOT / "docs/choosing.md"), module_relative=False)
+    assert found.attempted > 30
+    assert found.failed == 0
 
 
 def test_the_supported_families_are_the_ones_it_lists():

@@ -103,9 +103,11 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
 
 
 def quiet() -> None:
-    """Switch the messages of transformers off, but for its errors."""
+    """Switch the messages of transformers and of the hub off, but for errors."""
     import transformers
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
 
 BATCH = 8
+EVERY = (*METHODS, *(name for name in COMPARED if name not in METHODS))
+"""Methods that a text is explained by: those of texts, and those that are compared."""
 
 EXAMPLES = """Examples:
 
@@ -82,7 +84,7 @@ def explain_texts(
             help="globenc (shares of what was used), transformer-deep-lift (for and against a class, adds "
             "up), decompx, integrated-gradients, or any that captum-globenc evaluate compares; list shows "
             "them. Left out, the first two.",
-            autocompletion=completing(COMPARED),
+            autocompletion=completing(EVERY),
         ),
     ] = None,
     target: Annotated[
@@ -129,8 +131,8 @@ def explain_texts(
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
-    chosen = names(methods, COMPARED, ())
-    check_names("method", chosen, COMPARED)
+    chosen = names(methods, EVERY, ())
+    check_names("method", chosen, EVERY)
     check_names("mixing", [mixing], MIXINGS)
     check_names("baseline", [baseline], BASELINES)
     others = [name for name in chosen if name not in METHODS]

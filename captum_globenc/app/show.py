@@ -18,13 +18,17 @@ def show_saved(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="What captum-globenc explain wrote with --save or --json, packed (.gz) or not.",
+            help="What captum-globenc explain wrote with --save or --json, packed (.gz) or not; or a folder "
+            "of captum-globenc attribute.",
             show_default=False,
         ),
     ],
     words: WordsOption = True,
     top: TopOption = None,
     special: SpecialOption = True,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", help="Show the first N.", min=1)
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -34,10 +38,15 @@ def show_saved(
 ) -> None:
     """Show explanations that were saved, in the terminal or as a page."""
     try:
-        found = Explanations.load(file)
+        if file.is_dir():
+            from captum_globenc.datasets import load_explanations
+
+            found = load_explanations(file, limit=limit)
+        else:
+            found = Explanations.load(file)[:limit]
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:  # what load documents
+    except (ImportError, ValueError) as error:  # what both document
         raise CommandError(str(error)) from error
     if html is not None:
         write(html, found.to_html)

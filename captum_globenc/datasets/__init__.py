@@ -6,6 +6,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.datasets.attributor import Attributor
+    from captum_globenc.datasets.explanations import load_explanations
     from captum_globenc.datasets.loading import load_attributions
     from captum_globenc.datasets.methods import METHODS
     from captum_globenc.datasets.run import attribute_files
@@ -19,6 +20,7 @@ __all__ = [
     "WordWeight",
     "attribute_files",
     "load_attributions",
+    "load_explanations",
     "summarize",
 ]
 
@@ -31,6 +33,7 @@ __getattr__, __dir__ = on_demand(
         "WordWeight": "summary",
         "attribute_files": "run",
         "load_attributions": "loading",
+        "load_explanations": "explanations",
         "summarize": "summary",
     },
 )

@@ -102,6 +102,7 @@ def _made(methods: Sequence[str], scores: Any) -> list[tuple[str, Any]]:
         ("input_ids", _IDS),
         ("tokens", _STRINGS),
         ("offsets", pa.list_(_IDS)),
+        ("segments", _IDS),
         ("word_ids", _IDS),
         ("words", _STRINGS),
         ("prediction", pa.string()),

@@ -200,6 +200,7 @@ class Passes:
         filled = {
             "input_ids": padded([row.ids for row in rows], self._tokenizer.pad_token_id or 0),
             "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+            "special_tokens_mask": padded([row.special for row in rows], 1),
         }
         types = [row.types for row in rows if row.types is not None]
         if types:

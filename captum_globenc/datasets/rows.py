@@ -25,8 +25,11 @@ class Text:
     Attributes:
         ids: N ids.
         types: N numbers of segments, where the tokenizer has them.
+        special: N numbers, 1 at what the tokenizer put there, such as [CLS], and 0 at what is of the text.
         tokens: N tokens as the vocabulary writes them.
         offsets: N beginnings and ends in the text, or in the pair; None of a tokenizer that cannot tell.
+        segments: N numbers of what a token is of, 0 the text and 1 the pair, None for special tokens; None of
+            a tokenizer that cannot tell.
         word_ids: N places in `words`, None for special tokens.
         words: the words, without special tokens.
         pieces: positions of what runs at once: all of the text, or each of its windows.
@@ -36,8 +39,10 @@ class Text:
 
     ids: list[int] = field(default_factory=list)
     types: list[int] | None = None
+    special: list[int] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     offsets: list[list[int]] | None = None
+    segments: list[int | None] | None = None
     word_ids: list[int | None] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     pieces: list[list[int]] = field(default_factory=list)
@@ -171,8 +176,10 @@ class Reader:
                 Text(
                     ids=ids,
                     types=None if types is None else list(types[row]),
+                    special=list(batch["special_tokens_mask"][row]),
                     tokens=[str(token) for token in self._tokenizer.convert_ids_to_tokens(ids)],
                     offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
+                    segments=None if encodings is None else list(encodings[row].sequence_ids),
                     word_ids=places,
                     words=[word.text for word in told],
                 )

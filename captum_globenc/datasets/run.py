@@ -11,7 +11,9 @@ from captum_globenc.datasets.engines import ENGINES, check_engine
 from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
 from captum_globenc.datasets.reading import Block, Source
 from captum_globenc.datasets.shards import Counts, Shards
+from captum_globenc.texts.classes import ACTIVATIONS, problem_of
 from captum_globenc.texts.digest import versions, weights_digest
+from captum_globenc.texts.position import pooled_token
 
 __all__ = ["attribute_files"]
 
@@ -90,6 +92,8 @@ def attribute_files(
             "name": attributor.name,
             "class": type(attributor.model).__name__,
             "labels": list(plan.labels),
+            "activation": ACTIVATIONS[problem_of(attributor.model.config)],
+            "pooled": pooled_token(attributor.model) if "globenc" in plan.methods else None,
             "weights": weights_digest(attributor.model),
             "device": attributor.model.device.type,
         },

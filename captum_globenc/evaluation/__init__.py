@@ -1,6 +1,7 @@
 """Attribution methods compared on a model and texts: `evaluate`, and the registries it chooses from."""
 
 from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sample
+from captum_globenc.evaluation.explaining import explain_by
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, Method, register_method
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric
 from captum_globenc.evaluation.report import Evaluation
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "Subject",
     "evaluate",
+    "explain_by",
     "read_examples",
     "register_method",
     "register_metric",

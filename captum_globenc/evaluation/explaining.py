@@ -24,8 +24,11 @@ from captum_globenc.texts.classes import class_of
 
 __all__ = ["explain_by"]
 
-UNSIGNED = {"saliency", "random", "attention-rollout", "value-zeroing", "alti"}
-"""Methods whose scores say how much, not for what; so do those of GlobEnc's kinds."""
+MIXED = {"globenc", *MIXINGS, "attention-rollout", "value-zeroing", "alti"}
+"""Methods that say what layers mix, special tokens too, whatever the class; some with "/" and more behind."""
+
+UNSIGNED = {*MIXED, "saliency", "random"}
+"""Methods whose scores say how much, not for what."""
 
 
 def explain_by(
@@ -38,8 +41,8 @@ def explain_by(
 ) -> Explanations:
     """Add the scores of methods that are compared to explanations of the same model.
 
-    All explain the class that the explanations do, and compare with the text all masked. What has no sign is
-    shown as shares of the sum.
+    All explain the class that the explanations do, and compare with the text all masked, special tokens kept;
+    these get 0 but by what tells of mixing. What has no sign is shown as shares of the sum.
 
     Args:
         methods: names from :data:`captum_globenc.evaluation.METHODS`.
@@ -80,7 +83,7 @@ def explain_by(
         raise ValueError("the explanations are of other tokens than the tokenizer makes of the texts")
     classes = [class_of(it.target, subject.names, "target") for it in explanations]
     batch = replace(batch, target=torch.tensor(classes, device=batch.inputs.device))
-    kinds: dict[str, Kind] = {name: "sizes" if _is_unsigned(name) else "signed" for name in methods}
+    kinds: dict[str, Kind] = {name: _kind(name) for name in methods}
     made = {name: _scores(name, subject, batch, real) for name in methods}
     return Explanations(
         type(it)(
@@ -94,17 +97,22 @@ def explain_by(
     )
 
 
-def _is_unsigned(name: str) -> bool:
-    return name in UNSIGNED or name == "globenc" or name.partition("/")[0] in MIXINGS
+def _kind(name: str) -> Kind:
+    return "sizes" if name.partition("/")[0] in UNSIGNED else "signed"
 
 
 def _scores(name: str, subject: Subject, batch: Batch, real: Tensor) -> list[list[float]]:
-    """Return what a method says of all but padding, `(B, N)`; without a sign, as shares of the sum."""
+    """Return what a method says of each token, `(B, N)`: without a sign, as shares of the sum.
+
+    Special tokens, which all but what tells of mixing leave as they are, get 0 then.
+    """
     with seeded(f"{subject.seed} {name} {batch.index}"):
-        scores: Tensor = METHODS[name](subject, batch).detach().double() * real
+        scores: Tensor = METHODS[name](subject, batch).detach().double()
     if not bool(scores.isfinite().all()):
         raise ValueError(f"{name} gave scores that are NaN or infinite")
-    if _is_unsigned(name):
-        scores = scores / scores.sum(-1, keepdim=True)
+    scores = scores * (real if name.partition("/")[0] in MIXED else batch.mask)
+    if _kind(name) == "sizes":
+        total = scores.sum(-1, keepdim=True)
+        scores = scores / total.where(total != 0, 1)
     rows: list[list[float]] = scores.tolist()
     return rows

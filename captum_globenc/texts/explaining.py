@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.encoders import find_encoder
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
@@ -25,7 +24,7 @@ from captum_globenc.texts.classes import class_names, probabilities
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, REFUSALS, NoLayersError, Question
 from captum_globenc.texts.options import check_options, chosen_classes, model_and_tokenizer
 from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
-from captum_globenc.texts.position import resolve_position
+from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.scores import token_scores
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
@@ -170,7 +169,7 @@ def _explained(
     whose = {"name": str(model.config.name_or_path or ""), "class": type(model).__name__}
     settings = {"mixing": mixing, "baseline": baseline}
     versions = installed_versions()
-    pooled = _pooled(model) if position is None and "globenc" in found else None
+    pooled = pooled_token(model) if position is None and "globenc" in found else None
     return [
         Explanation(
             text=text,
@@ -225,14 +224,6 @@ def _answers(
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
     return found, depths
-
-
-def _pooled(model: PreTrainedModel) -> int | Literal["mean"] | None:
-    """Return the token that the model's head reads, or that it reads the mean, where it is one of these."""
-    pooled = find_encoder(model).pooled
-    if pooled == "mean":
-        return "mean"
-    return pooled if isinstance(pooled, int) and pooled >= 0 else None
 
 
 def _place(where: Tensor | Literal["mean"], index: int) -> int | Literal["mean"]:

@@ -11,8 +11,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-__all__ = ["parse_position", "resolve_position"]
+from captum_globenc.encoders import find_encoder
+
+__all__ = ["parse_position", "pooled_token", "resolve_position"]
 
 
 def parse_position(text: str) -> int | Literal["mean"] | None:
@@ -59,3 +62,15 @@ def resolve_position(position: int, lengths: Tensor, texts: Sequence[str]) -> Te
                 f"0 to {length - 1}"
             )
     return lengths + position if position < 0 else torch.full_like(lengths, position)
+
+
+def pooled_token(model: PreTrainedModel) -> int | Literal["mean"] | None:
+    """Return the token that the model's head reads, "mean" where it reads the average of all, or neither.
+
+    Raises:
+        UnsupportedEncoderError: The model has no encoder that is known.
+    """
+    pooled = find_encoder(model).pooled
+    if pooled == "mean":
+        return "mean"
+    return pooled if isinstance(pooled, int) and pooled >= 0 else None

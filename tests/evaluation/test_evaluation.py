@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import math
+import re
 import signal
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,6 +58,10 @@ def loaded(folder):
 
 def without_seconds(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def without_last_column(out):
+    return [line.rstrip().rpartition(" ")[0].rstrip() for line in out.splitlines()]
 
 
 def results(folder):
@@ -140,23 +146,42 @@ def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
 
 
 def drawn(evaluation, width=100):
+    """What a terminal shows, but for the seconds, which no two runs share."""
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(evaluation.table())
+    rows = [{**row, "seconds": 0.25} for row in evaluation.rows]
+    console.print(replace(evaluation, rows=rows).table())
     return console.export_text()
 
 
-def test_the_table_of_all_defaults_fits_a_terminal():
+@pytest.mark.parametrize("width", [60, 80, 120, 300])
+def test_the_table_has_whole_words_and_every_mean_however_wide_the_terminal(width):
     values = dict.fromkeys(DEFAULT_METRICS, -1.2345)
-    rows = [{"method": method, **values} for method in DEFAULT_METHODS]
-    evaluation = Evaluation(DEFAULT_METHODS, DEFAULT_METRICS, rows)
-    narrow, wide = (
-        [line.split() for line in drawn(evaluation, width).splitlines() if "─" not in line]
-        for width in (80, 300)
-    )
-    assert narrow == wide  # Nothing is folded.
-    for name, metric in (("compre- hensive- ness", "comprehensiveness"), ("suffi- ciency", "sufficiency")):
-        assert name.replace("- ", "") == metric
-        assert set(name.split()) <= {word for line in narrow for word in line}
+    rows = [{"method": method, **values} for method in DEFAULT_METHODS for _ in range(2)]
+    lines = drawn(Evaluation(DEFAULT_METHODS, DEFAULT_METRICS, rows), width).splitlines()[:-1]
+    assert max(map(len, lines)) <= width
+    heads = [line for line in lines if line.startswith("method ")]
+    assert re.findall(r"\S+ [↑↓]", " ".join(heads)) == [
+        f"{metric} {'↑' if METRICS[metric].better == 'higher' else '↓'}" for metric in DEFAULT_METRICS
+    ]
+    assert len(heads) == {60: 7, 80: 4, 120: 2, 300: 1}[width]
+    for method in DEFAULT_METHODS:
+        cells = [line.removeprefix(method) for line in lines if line.startswith(f"{method}  ")]
+        assert " ".join(cells).split() == [*["-1.234", "±", "0.000"] * len(DEFAULT_METRICS), "0.25"]
+
+
+def test_the_best_mean_of_a_metric_is_marked_with_its_error_and_what_it_took():
+    found = {"globenc": [(0.5, 0.1), (0.7, 0.5)], "random": [(0.9, 0.0), (0.9, math.nan)]}
+    rows = [
+        {"method": method, "comprehensiveness": high, "sufficiency": low, "seconds": 0.125}
+        for method, values in found.items()
+        for high, low in values
+    ]
+    evaluation = Evaluation(tuple(found), ("comprehensiveness", "sufficiency"), rows)
+    assert evaluation.seconds() == {"globenc": 0.125, "random": 0.125}
+    lines = [line.split() for line in drawn(evaluation).splitlines()]
+    # The standard error of 0.5 and 0.7 is 0.1; of one value there is none.
+    assert ["globenc", "0.600", "±", "0.100", "0.300", "±", "0.200", "0.25"] in lines
+    assert ["random", "*0.900", "±", "0.000", "*0.000", "±", "nan", "0.25"] in lines
 
 
 def interrupt(done, total):
@@ -227,7 +252,7 @@ def test_a_killed_command_goes_on_and_prints_the_same_table(folder, tmp_path):
     assert not (tmp_path / "a/out/summary.csv").exists()
     again, whole = start(tmp_path / "a", "live"), start(tmp_path / "b", "live")
     assert again.returncode == whole.returncode == 0, again.stderr
-    assert again.stdout == whole.stdout
+    assert without_last_column(again.stdout) == without_last_column(whole.stdout)
     assert f"Means over {len(WORDS)} texts" in whole.stdout
 
 
@@ -244,18 +269,18 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
             evaluate(*loaded, EXAMPLES[:2], **{**QUICK, **change}, out=tmp_path / "a")
     with pytest.raises(ValueError, match="with texts 2, not 3"):
         evaluate(*loaded, EXAMPLES[:3], **QUICK, out=tmp_path / "a")
-    with pytest.raises(ValueError, match="with data"):
+    with pytest.raises(ValueError, match="of other texts: choose another folder"):
         evaluate(*loaded, EXAMPLES[1:3], **QUICK, out=tmp_path / "a")
     loaded[0].classifier.weight.data[-1, -1] += 1
-    with pytest.raises(ValueError, match="with weights"):
+    with pytest.raises(ValueError, match="with other weights: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     loaded[0].classifier.weight.data[-1, -1] -= 1
     loaded[0].config.problem_type = "multi_label_classification"
-    with pytest.raises(ValueError, match="with config"):
+    with pytest.raises(ValueError, match="with another config: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     loaded[0].config.problem_type = None
     loaded[1].model_max_length = 4
-    with pytest.raises(ValueError, match="with tokens"):
+    with pytest.raises(ValueError, match="tokenized otherwise: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     (tmp_path / "a" / "settings.json").write_text("[]")
     with pytest.raises(ValueError, match="is of something else"):
@@ -268,6 +293,38 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     with pytest.raises(ValueError, match="cannot use"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a" / "results.csv")
+
+
+def test_an_evaluation_of_its_own_takes_the_first_folder_that_is_free_or_its_own(loaded, tmp_path):
+    def run(**change):
+        made = evaluate(*loaded, EXAMPLES[:2], **{**QUICK, **change}, out=tmp_path / "a", fresh=True)
+        return made.folder.relative_to(tmp_path).name
+
+    assert [run(), run(seed=1), run(), run(seed=2), run(seed=1)] == ["a", "a-2", "a", "a-3", "a-2"]
+    (tmp_path / "a-4").write_text("something else")
+    (tmp_path / "a-5").mkdir()
+    (tmp_path / "a-5" / "results.csv").write_text("something else")
+    (tmp_path / "a-6").mkdir()
+    assert run(seed=3) == "a-6"
+
+
+def test_the_command_takes_a_folder_of_its_own_for_other_settings(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("text\ngood film\nbad plot\n")
+    quick = ("--model", folder, "--data", "x.csv", "--methods", "random", "--metrics", "accuracy")
+    for seed, out in ((0, "globenc-evaluation"), (1, "globenc-evaluation-2"), (0, "globenc-evaluation")):
+        said = run("evaluate", *quick, "--seed", seed)[0].splitlines()[0]
+        assert said == f"Means over 2 texts; more in {out}"
+        assert (tmp_path / out / "summary.json").exists()
+
+
+def test_progress_is_told_after_each_method_and_goes_up(loaded):
+    told = []
+    evaluate(*loaded, EXAMPLES, **QUICK, batch_size=3, progress=lambda done, _: told.append(done))
+    assert told == sorted(told)
+    # Three methods that score and are measured, of each of the two batches, and the end of both.
+    assert len(told) == 2 * (2 * 3 + 1)
+    assert {3, 5} <= set(told)
 
 
 def test_a_folder_in_which_nothing_was_measured_is_free(loaded, tmp_path):
@@ -487,7 +544,7 @@ def test_samples_are_drawn_again_alike():
         (["--metrics", "magic"], "no metric magic; known: comprehensiveness"),
         (["--removal", "magic"], "no removal magic; known: mask, delete, pad"),
         (["--limit", "0"], "limit is 0"),
-        (["--batch-size", "0"], "batch size"),
+        (["--batch-size", "0"], "--batch-size"),
         (["--data", "no/such.csv"], "cannot read no/such.csv: No such file"),
         (["--model", "no/such"], "cannot load no/such"),
         (["--seed", "x"], "--seed"),

@@ -1,0 +1,140 @@
+"""Attributions of a data set as explanations, which can be shown, compared and saved as any others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captum_globenc.datasets.shards import read_about, shard_files
+from captum_globenc.extras import optional
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.record import Kind, Span
+from captum_globenc.results.words import Word
+from captum_globenc.texts.methods import METHODS
+
+__all__ = ["load_explanations"]
+
+
+def load_explanations(
+    folder: str | PathLike[str], rows: Iterable[int] | None = None, *, limit: int | None = None
+) -> Explanations:
+    """Read attributions as the object that :func:`captum_globenc.explain` gives.
+
+    Rows in error are left out. Scores have the precision that they were stored with.
+
+    Args:
+        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to,
+            with the layout "full".
+        rows: their numbers in the data set, `idx`, in the order that is wanted; left out, all.
+        limit: how many at most; left out, all.
+
+    Raises:
+        ValueError: the folder holds no attributions, not all of them yet, or those of another layout.
+        IndexError: there is no row of a number.
+        ImportError: the extra `datasets` is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from captum_globenc.datasets import Attributor, attribute_files
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "films.jsonl").write_text('{"text": "A wonderful film."}')
+        >>> _ = attribute_files(Attributor(), folder / "films.jsonl", folder / "out")
+        >>> load_explanations(folder / "out")[0].top(1)[0][0]
+        'wonderful'
+    """
+    about = read_about(Path(folder))
+    layout = about["settings"]["layout"]
+    if layout != "full":
+        raise ValueError(f"{folder} has the layout {layout}, without the texts: write it with layout full")
+    found = _rows(Path(folder), about, None if rows is None else list(rows))
+    return Explanations(islice((_explanation(row, about) for row in found if not row["error"]), limit))
+
+
+def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Iterator[dict[str, Any]]:
+    """Give rows of the shards, one shard in memory at a time."""
+    parquet: Any = optional("pyarrow.parquet", "datasets")
+    files, size = shard_files(folder), about["rows_per_shard"]
+    if rows is None:
+        for file in files:
+            yield from parquet.read_table(file).to_pylist()
+        return
+    number, table = -1, None
+    for row in rows:
+        if not 0 <= row < about["rows"]:
+            raise IndexError(f"there is no row {row}: {folder} has {about['rows']}")
+        if table is None or row // size != number:
+            number = row // size
+            table = parquet.read_table(files[number])
+        yield table.slice(row % size, 1).to_pylist()[0]
+
+
+def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanation:
+    names, settings = about["model"]["labels"], about["settings"]
+    logits = np.array(row["logits"], dtype=np.float64)
+    shares = _probabilities(logits, about["model"]["activation"])
+    best, explained = names.index(row["prediction"]), names.index(row["explained"])
+    place = about["model"]["pooled"] if settings["position"] is None else settings["position"]
+    if isinstance(place, int):
+        place %= len(row["tokens"])
+    return Explanation(
+        text=row["text"],
+        pair=row.get("pair") or None,
+        prediction=row["prediction"],
+        probability=None if shares is None else float(shares[best]),
+        value=float(logits[best]),
+        probabilities={} if shares is None else dict(zip(names, shares.tolist(), strict=True)),
+        target=row["explained"],
+        against=None,
+        explained=float(logits[explained]),
+        position=place if "globenc" in settings["methods"] else None,
+        tokens=row["tokens"],
+        scores={name: row[name] for name in settings["methods"]},
+        kinds={name: _kind(name, row["windows"]) for name in settings["methods"]},
+        groups=_groups(row),
+        offsets=_offsets(row),
+        model={"name": about["model"]["name"], "class": about["model"]["class"]},
+        settings={"mixing": "N-Enc", "baseline": "mask"},
+        versions=about["versions"],
+        truncated=row["truncated"],
+    )
+
+
+def _probabilities(logits: Any, activation: str) -> Any:
+    """Return what logits `(C,)` mean as probabilities; None where they are values."""
+    if activation == "sigmoid":
+        return 1 / (1 + np.exp(-logits))
+    if activation == "none":
+        return None
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def _kind(method: str, windows: int) -> Kind:
+    """Return what scores are: those of several windows add up in none of them."""
+    kind = METHODS[method].kind
+    return "signed" if kind == "contributions" and windows > 1 else kind
+
+
+def _groups(row: Mapping[str, Any]) -> list[Word]:
+    tokens: dict[int, list[int]] = {}
+    for token, word in enumerate(row["word_ids"]):
+        tokens.setdefault(-1 - token if word is None else word, []).append(token)
+    return [
+        Word(row["tokens"][places[0]] if word < 0 else row["words"][word], tuple(places), word < 0)
+        for word, places in tokens.items()
+    ]
+
+
+def _offsets(row: Mapping[str, Any]) -> list[Span | None]:
+    if row["offsets"] is None or row["segments"] is None:
+        return []
+    return [
+        None if segment is None or start == stop else Span(start, stop, segment)
+        for (start, stop), segment in zip(row["offsets"], row["segments"], strict=True)
+    ]

@@ -1,0 +1,121 @@
+"""Names that are known before torch is: the same as those that it comes with, and completed by shells."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from captum_globenc.app import choices
+from captum_globenc.app.cli import app
+from captum_globenc.app.explain import EVERY
+from captum_globenc.decomposition.aggregation import AGGREGATIONS
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.evaluation import METHODS as COMPARED
+from captum_globenc.evaluation import METRICS
+from captum_globenc.metrics import REMOVALS
+from captum_globenc.texts import BASELINES, METHODS
+from checkpoints import ENVIRONMENT
+
+LISTS = {
+    "AGGREGATIONS": AGGREGATIONS,
+    "BASELINES": BASELINES,
+    "COMPARED": COMPARED,
+    "METHODS": METHODS,
+    "METRICS": METRICS,
+    "MIXINGS": MIXINGS,
+    "REMOVALS": REMOVALS,
+}
+
+
+@pytest.mark.parametrize("name", choices.__all__)
+def test_the_names_are_those_of_what_they_name(name):
+    assert sorted(getattr(choices, name)) == sorted(LISTS[name])
+
+
+COMPLETED = {
+    "explain --method transf": ["transformer-deep-lift", "transformer-deep-lift/2"],
+    "explain --method lime,fea": ["lime,feature-ablation"],
+    "explain --mixing N-R": ["N-Res", "N-ResLN"],
+    "explain --baseline ": ["mask", "pad", "zero"],
+    "evaluate --metrics acc": ["accuracy"],
+    "evaluate --removal d": ["delete"],
+    "attribute --methods d": ["decompx"],
+    "explain --no-sp": ["--no-special"],
+    "su": ["summarize"],
+}
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_a_shell_completes(typed):
+    words = f"captum-globenc {typed}"
+    asked = {
+        "_CAPTUM_GLOBENC_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_TYPER_COMPLETE_ARGS": words,
+    }
+    result = CliRunner().invoke(app, [], env=asked, prog_name="captum-globenc")
+    assert result.stdout.split() == COMPLETED[typed]
+
+
+def test_a_script_for_the_shell_is_shown():
+    result = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="captum-globenc")
+    assert "_CAPTUM_GLOBENC_COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize("command", [it.name or it.callback.__name__ for it in app.registered_commands])
+def test_every_command_has_a_short_help(command):
+    result = CliRunner().invoke(app, [command, "-h"])
+    assert result.exit_code == 0
+    assert f" {command} [OPTIONS]" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["explain", "evaluate"])
+def test_the_help_has_examples_that_parse(command):
+    out = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    shown = [line.strip() for line in out.partition("Examples:")[2].splitlines() if line.strip()]
+    assert len(shown) >= 2
+    click = typer.main.get_command(app)
+    for line in shown:
+        program, name, *arguments = shlex.split(line.partition("<")[0])
+        assert (program, name) == ("captum-globenc", command)
+        click.commands[name].make_context(name, arguments)
+
+
+MISTAKES = [
+    ("explain good --method magic", "no method magic; known: globenc, transformer-deep-lift,"),
+    ("explain good --mixing magic", "no mixing magic; known: W, "),
+    ("explain good --baseline magic", "no baseline magic; known: mask, pad, zero"),
+    ("explain good --top 0", "--top"),
+    ("explain good --method lime --baseline pad", "lime compare with the text all masked"),
+    ("explain good --method lime --against 1", "lime cannot hold a class against another"),
+    ("explain good -o no/such/page.html", "cannot write no/such/page.html: no such folder"),
+    ("explain ' '", "a text is empty"),
+    ("evaluate --methods magic", "no method magic; known: globenc"),
+    ("evaluate --metrics magic", "no metric magic; known: comprehensiveness"),
+    ("evaluate --removal magic", "no removal magic; known: mask, delete, pad"),
+    ("evaluate --batch-size 0", "--batch-size"),
+    ("attribute --data x --out y --methods magic", "no method magic; known: globenc"),
+]
+
+
+def test_mistakes_are_told_before_torch_is_imported():
+    script = (
+        "import sys\n"
+        "from captum_globenc.app.cli import main\n"
+        f"status = [main(arguments) for arguments in {[shlex.split(typed) for typed, _ in MISTAKES]!r}]\n"
+        "print(set(status), {'torch', 'transformers', 'captum'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    for line, (typed, message) in zip(done.stderr.splitlines(), MISTAKES, strict=True):
+        assert message in line, typed
+    assert done.stdout == "{2} set()\n"
+
+
+def test_every_name_can_be_listed(run):
+    assert run("explain", "good", "--method", "list")[0].split() == list(EVERY)
