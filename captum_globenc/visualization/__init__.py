@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from captum_globenc.drawing.numbers import strengths
     from captum_globenc.drawing.page import html_page
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
+    from captum_globenc.visualization.pairs import plot_pairs
     from captum_globenc.visualization.records import visualization_records, visualize_image
     from captum_globenc.visualization.words import plot_words
 
@@ -16,6 +17,7 @@ __all__ = [
     "plot_comparison",
     "plot_layers",
     "plot_mixing",
+    "plot_pairs",
     "plot_words",
     "strengths",
     "visualization_records",
@@ -30,6 +32,7 @@ __getattr__, __dir__ = on_demand(
         "plot_comparison": "figures",
         "plot_layers": "figures",
         "plot_mixing": "figures",
+        "plot_pairs": "pairs",
         "strengths": ".drawing.numbers",
         "visualization_records": "records",
         "visualize_image": "records",
