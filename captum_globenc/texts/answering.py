@@ -5,7 +5,9 @@ Letters: R rows, N tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -19,17 +21,31 @@ __all__ = ["ask_answers"]
 LONGEST = 15
 """How many tokens an answer has at most, as in the pipeline of transformers."""
 
+CANDIDATES = 12
+"""How many stretches are looked at: those that read alike, once they are whole words, count together."""
+
 ENDS = ("start", "end")
 """What may be explained of an answer by itself, in the order of the model's outputs."""
 
 
 class _Answer(NamedTuple):
-    """An answer: how likely it is, its row, and the tokens that it begins and ends with."""
+    """An answer.
+
+    Attributes:
+        probability: of all stretches that read like it.
+        row: where it is found.
+        start: the token that it begins with.
+        end: the token that it ends with.
+        span: where its words stand.
+        text: what they read.
+    """
 
     probability: float
     row: int
     start: int
     end: int
+    span: Span
+    text: str
 
 
 def ask_answers(given: Given) -> list[Asked]:
@@ -53,8 +69,7 @@ def ask_answers(given: Given) -> list[Asked]:
 
 
 def _asked(given: Given, text: int, rows: Sequence[int]) -> Asked:
-    best = max((_best(given, row) for row in rows), key=lambda it: it.probability)
-    span, read = _words(given, text, best)
+    best = max((_best(given, text, row) for row in rows), key=lambda it: it.probability)
     ends: dict[str, Picks] = {"start": {(best.start, 0): 1.0}, "end": {(best.end, 1): 1.0}}
     both = {**ends["start"], **ends["end"]}
     one = str(given.options.single or "")
@@ -63,18 +78,32 @@ def _asked(given: Given, text: int, rows: Sequence[int]) -> Asked:
         text=text,
         rows=[best.row],
         picks=picks,
-        prediction=read,
+        prediction=best.text,
         probability=best.probability,
         value=given.sum_of([best.row], both),
-        target=f"the {one} of {read}" if one else read,
+        target=f"the {one} of {best.text}" if one else best.text,
         explained=given.sum_of([best.row], picks),
-        tokens=[place for place, _ in picks],
-        span=span,
+        tokens=list(dict.fromkeys(place for place, _ in picks)),
+        span=best.span,
     )
 
 
-def _best(given: Given, row: int) -> _Answer:
-    """Return the likeliest answer of a row: a stretch of the second segment that is not too long.
+def _best(given: Given, text: int, row: int) -> _Answer:
+    """Return the likeliest answer of a row."""
+    by_text: dict[str, list[_Answer]] = {}
+    for probability, start, end in _stretches(given, row):
+        span = _words(given, text, row, start, end)
+        read = str(given.pairs[text])[span.start : span.stop]
+        by_text.setdefault(read.lower(), []).append(_Answer(probability, row, start, end, span, read))
+    if not by_text:
+        raise ValueError(f"the model finds no answer at all in {shorten(str(given.pairs[text]), 40)!r}")
+    chances = {read: math.fsum(it.probability for it in alike) for read, alike in by_text.items()}
+    best = max(chances, key=lambda read: chances[read])
+    return by_text[best][0]._replace(probability=chances[best])
+
+
+def _stretches(given: Given, row: int) -> list[tuple[float, int, int]]:
+    """Return the likeliest stretches of the second segment, the first the likeliest: tokens from, up to.
 
     What takes part in the softmax next to that segment is the token that stands for no answer, [CLS].
     """
@@ -86,22 +115,19 @@ def _best(given: Given, row: int) -> _Answer:
     if none is not None:
         counted = inside | (given.encoded.batch["input_ids"][row, : len(places)].cpu() == none)
     outputs = given.outputs[row, : len(places)].double().cpu()
-    start, end = (
-        outputs.masked_fill(~counted[:, None], -torch.inf).softmax(0).masked_fill(~inside[:, None], 0).T
-    )
-    likely: Tensor = (start[:, None] * end).triu().tril(LONGEST - 1)
-    best = int(likely.argmax())
-    first, last = divmod(best, len(places))
-    return _Answer(float(likely[first, last]), row, first, last)
+    chances = outputs.masked_fill(~counted[:, None], -torch.inf).softmax(0).masked_fill(~inside[:, None], 0)
+    likely: Tensor = (chances[:, :1] * chances[:, 1]).triu().tril(LONGEST - 1).flatten()
+    best = likely.topk(min(CANDIDATES, len(likely)))
+    found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [(chance, *divmod(index, len(places))) for chance, index in found if chance > 0]
 
 
-def _words(given: Given, text: int, answer: _Answer) -> tuple[Span, str]:
-    """Return where the words of an answer stand, and what they read."""
+def _words(given: Given, text: int, row: int, start: int, end: int) -> Span:
+    """Return where the words stand that a stretch of tokens is part of."""
     encoding: Any = (given.encoded.whole.encodings or [])[text]
-    tokens, told = given.encoded.places[answer.row], given.spans(answer.row)
+    tokens, told = given.encoded.places[row], given.spans(row)
     ends = []
-    for token in (answer.start, answer.end):
+    for token in (start, end):
         word = encoding.token_to_word(tokens[token])
         ends.append(told[token] if word is None else Span(*encoding.word_to_chars(word, 1)))
-    span = Span(ends[0].start, ends[1].stop, 1)
-    return span, str(given.pairs[text])[span.start : span.stop]
+    return Span(ends[0].start, ends[1].stop, 1)
