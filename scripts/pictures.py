@@ -1,4 +1,4 @@
-"""Draw the README's pictures: the terminal, the heat map over the layers, and the web demo.
+"""Draw the pictures of README and guides: the terminal, layers, classes, two texts, and the web demo.
 
 python scripts/pictures.py docs
 """
@@ -17,10 +17,13 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from captum_globenc.results.terminal import show
-from captum_globenc.texts import Explanation, explain, load_default
+from captum_globenc.texts import Explanation, explain, load_default, similarity_matrix
+from captum_globenc.texts.default import encoder_folder
+from captum_globenc.visualization import plot_pairs
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
 
 SENTENCE = "The plot is thin, but the acting is simply wonderful."
+ALIKE = ("A cat sleeps on the warm sofa.", "The kitten is taking a nap on the couch.")
 PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
 
@@ -45,6 +48,30 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
         f"TransformerDeepLift: {explanation.captions['transformer-deep-lift']}", loc="left", fontsize=9
     )
     plot_comparison(explanation.scores, explanation.tokens, ax=below)
+    figure.savefig(path, dpi=110)
+
+
+def draw_classes(explanation: Explanation, path: Path) -> None:
+    """Draw what the words say for and against each of several classes."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    words = [word.text for word in explanation.groups]
+    classes = {
+        target: [score for _, score in explanation.words(name)]
+        for name, (target, _) in explanation.outputs.items()
+    }
+    ax = plot_comparison(classes, words, ax=figure.subplots(), relative=False)
+    ax.set_ylabel("contribution to the logit")
+    figure.savefig(path, dpi=110)
+
+
+def draw_similarity(path: Path) -> None:
+    """Draw which word of one sentence meets which word of another."""
+    from sentence_transformers import SentenceTransformer
+
+    matrix = similarity_matrix(*ALIKE, SentenceTransformer(str(encoder_folder()), device="cpu"))
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    ax = plot_pairs(matrix.scores, matrix.tokens, matrix.others, ax=figure.subplots())
+    ax.set_title(f"cosine {matrix.similarity:.3f}, and what pairs of tokens add", loc="left", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -79,6 +106,9 @@ def main() -> None:
     draw_terminal(explanation, folder / "explain.svg")
     (explanation,) = explain([SENTENCE], *load_default(), layers=True)
     draw_layers(explanation, folder / "layers.png")
+    (explanation,) = explain([SENTENCE], *load_default(), target="all")
+    draw_classes(explanation, folder / "classes.png")
+    draw_similarity(folder / "similarity.png")
     draw_demo(folder / "demo.png")
 
 

@@ -57,7 +57,11 @@ def explain_texts(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The class that is explained. Left out, the predicted one."),
+        typer.Option(
+            metavar="CLASS",
+            help="What is explained: a class, all for all side by side, a label, a word, or start or end "
+            "of an answer. Left out, what is predicted.",
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -71,6 +75,14 @@ def explain_texts(
             "of zero.",
         ),
     ] = "mask",
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            min=0,
+            help="Cut texts that are too long for the model into windows that share so many tokens.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
     save: Annotated[
         Path | None,
@@ -85,10 +97,11 @@ def explain_texts(
         typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Show what a classifier predicts for each TEXT, which tokens it used, and what speaks for and against.
+    """Show what a model predicts for each TEXT, which tokens it used, and what speaks for and against.
 
     GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
-    predicted class, or the one that is chosen.
+    predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
+    language model mask by mask, and a model that answers questions by its answer in --pair.
     """
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
@@ -101,11 +114,18 @@ def explain_texts(
 
     try:
         where = parse_position(position or "")
-        check_options(methods, mixing=mixing, baseline=baseline, target=target, against=against)
+        check_options(
+            methods,
+            mixing=mixing,
+            baseline=baseline,
+            target=target,
+            against=against,
+            windows=windows,
+        )
     except ValueError as error:
         raise CommandError(str(error)) from error
     wanted = list(read_texts(texts or ["-"]))
-    classifier, tokenizer, _ = load(model)
+    classifier, tokenizer, _ = load(model, any_task=True)
     told: dict[str, None] = {}
     run = partial(
         explain,
@@ -119,6 +139,7 @@ def explain_texts(
         target=target,
         against=against,
         baseline=baseline,
+        windows=windows,
         tell=lambda message: told.setdefault(message),
     )
     console = Console(highlight=False)
@@ -161,5 +182,5 @@ def _explanations(
                 found = run(texts[start : start + BATCH])
             except (ValueError, ProofError, RecordingError) as error:  # what explain documents
                 raise CommandError(str(error)) from error
-            progress.advance(task, len(found))
+            progress.advance(task, len(texts[start : start + BATCH]))
         yield from found
