@@ -83,6 +83,18 @@ def explain_texts(
             help="Cut texts that are too long for the model into windows that share so many tokens.",
         ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="Explain an image instead; may be given repeatedly."),
+    ] = None,
+    sounds: Annotated[
+        list[Path] | None,
+        typer.Option("--audio", metavar="FILE", help="Explain a sound (WAV) instead; likewise."),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw an explained image or sound, as PNG or SVG.", dir_okay=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
     save: Annotated[
         Path | None,
@@ -103,6 +115,16 @@ def explain_texts(
     predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
     language model mask by mask, and a model that answers questions by its answer in --pair.
     """
+    if images or sounds or picture is not None:
+        texts_only = (texts, pair, position, layers, against, windows, save, html)
+        if any(it is not None and it is not False for it in texts_only):
+            raise CommandError(
+                "--image and --audio go with --model, --method, --target, --picture and --json"
+            )
+        from captum_globenc.app.media import explain_files
+
+        explain_files(images, sounds, model, methods, target, picture, as_json=as_json)
+        return
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
