@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from captum_globenc.encoders import registry
 from captum_globenc.encoders.refused import REFUSED
@@ -54,7 +55,18 @@ def test_the_page_leaves_no_family_behind():
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".datasets", ".encoders", ".evaluation", ".metrics", ".proofs", ".texts", ".visualization"]
+    "module",
+    [
+        "",
+        ".datasets",
+        ".encoders",
+        ".evaluation",
+        ".media",
+        ".metrics",
+        ".proofs",
+        ".texts",
+        ".visualization",
+    ],
 )
 def test_the_api_pages_hold_every_public_function_and_class(module):
     pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
@@ -99,6 +111,18 @@ def hub(tmp_path, monkeypatch):
         torch.manual_seed(0)
         getattr(transformers, kind)(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
+    vision = transformers.ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    name = tmp_path / "google/vit-base-patch16-224"
+    transformers.ViTForImageClassification(vision).save_pretrained(name)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
+    Image.new("RGB", (40, 40), "teal").save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
 
 
@@ -119,5 +143,6 @@ def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
     assert (names["it"].target, names["it"].against) == ("heart", "capital")
     assert not names["whole"].truncated
     assert len(names["whole"].tokens) > token_limit(names["model"], names["tokenizer"])
+    assert names["cat"].scores["transformer-deep-lift"].shape == (1, 3, 32, 32)
     best = [text for text, _ in names["whole"].top(2, of="sentences")]
     assert best == ["A wonderful film at first.", "By then it is dull, a waste of two hours."]
