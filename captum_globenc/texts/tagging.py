@@ -34,11 +34,13 @@ def ask_entities(given: Given) -> list[Asked]:
         One for each entity of each text, in their order.
 
     Raises:
-        ValueError: the outputs are not (R, N, C), the tokenizer does not tell where tokens stand, or the
-            labels of the model have no such group.
+        ValueError: the outputs are not (R, N, C), a text has a pair, the tokenizer does not tell where tokens
+            stand, or the labels of the model have no such group.
     """
     if given.outputs.dim() != 3:
         raise ValueError(f"a token classifier gives (B, N, C), this model gives {tuple(given.outputs.shape)}")
+    if any(pair is not None for pair in given.pairs):
+        raise ValueError("entities are of one text: leave pair out")
     pipeline = _pipeline(given)
     names = class_names(given.subject.model.config, given.outputs.shape[2])
     asked = []
@@ -142,7 +144,8 @@ def _labels(group: str | int, names: Sequence[str], outputs: Tensor) -> list[int
 
 def _name(group: str | int, names: Sequence[str]) -> str:
     """Return a group as the model spells it."""
-    if isinstance(group, int) and 0 <= group < len(names):
-        return names[group]
+    text = str(group)
+    if text.isdecimal() and int(text) < len(names) and text not in names:
+        return names[int(text)]
     spelt = {it.lower(): it for name in names for it in (name.partition("-")[2], name)}
-    return spelt.get(str(group).lower(), str(group))
+    return spelt.get(text.lower(), text)

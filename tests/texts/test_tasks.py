@@ -167,11 +167,15 @@ def entity_tokens(explanation):
     ]
 
 
-@pytest.mark.parametrize(("target", "against"), [(None, None), ("PER", None), ("I-ORG", "O"), (0, "per")])
-def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, target, against):
+@pytest.mark.parametrize(
+    ("target", "against"), [(None, None), ("PER", None), ("I-ORG", "O"), (0, "per"), ("4", None)]
+)
+def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, tmp_path, target, against):
     model, tokenizer = tagger
     found = explain(TEXTS, model, tokenizer, methods=[SIGNED], target=target, against=against)
     assert len(found) > 2
+    found.save(tmp_path / "saved")
+    assert Explanations.load(tmp_path / "saved") == found
     for it in found:
         tokens = entity_tokens(it)
         with torch.no_grad():
@@ -190,7 +194,7 @@ def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, target,
             value = best(it.target).mean()
             return value if it.against is None else value - best(it.against).mean()
 
-        assert it.target == {None: it.prediction, 0: "O"}.get(target, target)
+        assert it.target == {None: it.prediction, 0: "O", "4": "I-ORG"}.get(target, target)
         assert sum(it.scores[SIGNED]) == pytest.approx(compared(model, tokenizer, it, mean), abs=1e-6)
 
 
@@ -220,6 +224,8 @@ def test_a_text_without_entities_is_told(tagger):
     told = []
     assert list(explain(TEXTS, pipe, tell=told.append)) == []
     assert told == [f"no entity is found in {text!r}" for text in TEXTS]
+    with pytest.raises(ValueError, match="entities are of one text: leave pair out"):
+        explain(TEXTS, model, tokenizer, pair="a")
     with pytest.raises(ValueError, match="label 'LOC' is none of the model's: O, B-PER"):
         explain(TEXTS, model, tokenizer, target="LOC")
     with pytest.raises(ValueError, match="only the classes of a sequence classifier are shown side by side"):
