@@ -138,7 +138,7 @@ class Picked(nn.Module):
         *others, places, weights = arguments
         outputs = self.function(*others).flatten(1)
         chosen = outputs.gather(1, places.squeeze(-1))
-        return cast(Tensor, (chosen * weights.to(chosen.dtype)).sum(-1))
+        return cast(Tensor, (chosen * weights).sum(-1))
 
 
 def picked_tensors(picks: Sequence[Picks], outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,16 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForTokenClassification,
     pipeline,
 )
 
 from captum_globenc import EncoderForward, Explanations, GlobEnc, explain
 from captum_globenc.results.record import Span
 from checkpoints import save_classifier
+from vocabularies import TOKENIZERS
 
 TEXTS = ["The plot is BAD, unhappy film", "Good but not great !", "a"]
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
@@ -157,6 +161,28 @@ def test_entities_are_those_of_the_pipeline(tagger, strategy):
             count += 1
     assert next(found, None) is None
     assert count > 3
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_entities_and_answers_stand_where_any_tokenizer_says(name):
+    tokenizer, text = TOKENIZERS[name](), "the fox, café  the unhappy fox"
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, pad_token_id=1, initializer_range=0.6, id2label={0: "O", 1: "B-A", 2: "I-A"},
+        label2id={"O": 0, "B-A": 1, "I-A": 2},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForTokenClassification(config).eval()
+    pipe = pipeline(
+        "ner", model=model, tokenizer=tokenizer, device="cpu", aggregation_strategy="simple", ignore_labels=[]
+    )
+    found = explain([text], pipe, methods=[SIGNED])
+    expected = [(it["start"], it["end"], it["entity_group"]) for it in pipe(text)]
+    assert [(it.span.start, it.span.stop, it.prediction) for it in found] == expected
+    assert len(expected) > 1
+    config.num_labels = 2
+    (answer,) = explain(["the"], BertForQuestionAnswering(config).eval(), tokenizer, pair=text)
+    assert answer.part == answer.prediction == text[answer.span.start : answer.span.stop].strip()
 
 
 def entity_tokens(explanation):
