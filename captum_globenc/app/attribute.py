@@ -18,7 +18,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError, ModelOption, PositionOption, names, note, quiet
+from captum_globenc.app.choices import METHODS
+from captum_globenc.app.command import (
+    CommandError,
+    ModelOption,
+    PositionOption,
+    check_names,
+    completing,
+    names,
+    note,
+    quiet,
+    status,
+)
 
 
 class _Speed(ProgressColumn):
@@ -43,6 +54,8 @@ def attribute_data(
     out: Annotated[
         Path,
         typer.Option(
+            "--out",
+            "-o",
             metavar="DIR",
             help="Where the Parquet files go. A run that was stopped there is taken up where it stopped.",
         ),
@@ -50,7 +63,11 @@ def attribute_data(
     model: ModelOption = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="Methods; all takes every one, list shows them."),
+        typer.Option(
+            metavar="NAME,...",
+            help="Methods; all takes every one, list shows them.",
+            autocompletion=completing(METHODS),
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -110,17 +127,19 @@ def attribute_data(
     that cannot be explained are written with their error and counted. Read the files with
     captum_globenc.datasets.load_attributions, or sum them up with captum-globenc summarize.
     """
+    chosen = names(methods, METHODS, ("globenc",))
+    check_names("method", chosen, METHODS)
     try:
-        from torch import OutOfMemoryError
+        with status("Loading torch and transformers"):
+            from torch import OutOfMemoryError
 
-        from captum_globenc.datasets import METHODS, Attributor, attribute_files
-        from captum_globenc.datasets.engines import EngineError
+            from captum_globenc.datasets import Attributor, attribute_files
+            from captum_globenc.datasets.engines import EngineError
     except ImportError as error:  # it says what to install
         raise CommandError(str(error)) from error
     from captum_globenc.texts.loading import LoadingError
     from captum_globenc.texts.position import parse_position
 
-    chosen = names(methods, METHODS, ("globenc",))
     quiet()
     terminal = Console(stderr=True)
     bar = Progress(

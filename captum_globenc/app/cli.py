@@ -20,8 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.app.attribute import attribute_data
-from captum_globenc.app.command import CommandError, ModelsOption
+from captum_globenc.app.command import CONTEXT, CommandError, ModelsOption
+from captum_globenc.app.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from captum_globenc.app.evaluate import evaluate_texts
+from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
@@ -34,9 +36,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings=CONTEXT,
     pretty_exceptions_enable=False,
-    help="Explain Hugging Face encoders with GlobEnc token attribution.",
+    help="Show which tokens a Hugging Face model used, and what speaks for and against its answers.",
+    epilog='Try: captum-globenc explain "The plot is thin, but the acting is simply wonderful."',
 )
 
 
@@ -94,9 +97,9 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app.command("evaluate")(evaluate_texts)
-app.command("explain")(explain_texts)
+app.command("explain", epilog=EXPLAIN_EXAMPLES)(explain_texts)
 app.command("show")(show_saved)
+app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate_texts)
 app.command("attribute")(attribute_data)
 app.command("summarize")(summarize_data)
 

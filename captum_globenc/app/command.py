@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     str | None,
     typer.Option(
+        "--model",
+        "-m",
         metavar="PATH_OR_NAME",
         help="A sequence classifier, from a folder or the Hugging Face hub. "
         "Left out, a small English sentiment model.",
@@ -25,6 +29,7 @@ ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
+        "-m",
         metavar="PATH_OR_NAME",
         help="A sequence classifier, from a folder or the Hugging Face hub; may be given repeatedly. "
         "Left out, a small English sentiment model.",
@@ -41,6 +46,25 @@ PositionOption = Annotated[
 ]
 """The option `--position` of every command that explains."""
 
+WordsOption = Annotated[
+    bool,
+    typer.Option("--words/--tokens", help="Show whole words, or the model's tokens with their ids."),
+]
+"""The option `--words` of every command that shows explanations, like those below."""
+
+TopOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Show the N strongest in the tables, and one row for all others."),
+]
+
+SpecialOption = Annotated[
+    bool,
+    typer.Option("--special/--no-special", help="Show special tokens such as [CLS], or leave them out."),
+]
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command."""
+
 
 class CommandError(Exception):
     """A mistake of the user's, to be told in one line."""
@@ -49,6 +73,17 @@ class CommandError(Exception):
 def note(message: str) -> None:
     """Tell something on standard error, where it does not mix with results."""
     typer.echo(f"note: {message}", err=True)
+
+
+@contextmanager
+def status(message: str) -> Iterator[None]:
+    """Show what takes a while in a line on standard error, where that is a terminal, and clear it."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(message):
+        yield
 
 
 def write(path: Path, how: Callable[[Path], object]) -> None:
@@ -68,9 +103,11 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
 
 
 def quiet() -> None:
-    """Switch the messages of transformers off, but for its errors."""
+    """Switch the messages of transformers and of the hub off, but for errors."""
     import transformers
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -108,3 +145,29 @@ def names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[s
         raise typer.Exit
     every = list(known) if "all" in listed else []
     return [*dict.fromkeys([*every, *(name for name in listed if name != "all")])] or list(default)
+
+
+def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what completes the last of several names, separated by commas, in a shell.
+
+    Example:
+        >>> completing(["lime", "random"])("lime,ra")
+        ['lime,random']
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in known if name.startswith(begun)]
+
+    return complete
+
+
+def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse names that are not known, before anything that takes a while is imported.
+
+    Raises:
+        CommandError: one is not known.
+    """
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise CommandError(f"no {what} {', '.join(unknown)}; known: {', '.join(known)}")

@@ -9,7 +9,28 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, names, note
+from captum_globenc.app.choices import COMPARED, METRICS, REMOVALS
+from captum_globenc.app.command import (
+    CommandError,
+    ModelOption,
+    PositionOption,
+    check_names,
+    completing,
+    load,
+    names,
+    note,
+    status,
+)
+
+OWN = Path("globenc-evaluation")
+"""Where results go unless it is said, with a number behind."""
+
+EXAMPLES = """Examples:
+
+captum-globenc evaluate --limit 200
+
+captum-globenc evaluate -m ./my-classifier --data reviews.csv --methods globenc,lime,random -o compared
+"""
 
 
 def evaluate_texts(
@@ -33,19 +54,32 @@ def evaluate_texts(
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="Methods to compare; all takes every one, list shows them."),
+        typer.Option(
+            metavar="NAME,...",
+            help="Methods to compare; all takes every one, list shows them.",
+            autocompletion=completing(COMPARED),
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="Metrics; all takes every one, list shows them."),
+        typer.Option(
+            metavar="NAME,...",
+            help="Metrics; all takes every one, list shows them.",
+            autocompletion=completing(METRICS),
+        ),
     ] = None,
     removal: Annotated[
-        str, typer.Option(metavar="HOW", help="How metrics remove a token: mask, delete or pad.")
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="How metrics remove a token: mask, delete or pad.",
+            autocompletion=completing(REMOVALS),
+        ),
     ] = "mask",
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Evaluate on N texts, drawn at random.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Texts that run together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Texts that run together.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything that is random.")] = 0,
     target: Annotated[
         str | None,
@@ -53,33 +87,37 @@ def evaluate_texts(
     ] = None,
     position: PositionOption = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="DIR",
-            help="Where results.csv, summary.csv, summary.json and summary.png go. "
-            "An unfinished evaluation there is taken up where it stopped.",
+            help="Where results.csv, summary.csv, summary.json and summary.png go. An unfinished evaluation "
+            "there is taken up where it stopped. Left out, globenc-evaluation, with a number behind where "
+            "that holds another one.",
         ),
-    ] = Path("globenc-evaluation"),
+    ] = None,
 ) -> None:
     """Measure how faithful attribution methods are to a classifier.
 
     Every method explains what the model predicts, or the class that is chosen. The metrics look at
     what becomes of it when tokens go, and at how far methods agree.
     """
-    from captum_globenc.evaluation import (
-        DEFAULT_METHODS,
-        DEFAULT_METRICS,
-        METHODS,
-        METRICS,
-        SENTENCES,
-        evaluate,
-        read_examples,
-        sample,
-    )
-    from captum_globenc.texts.position import parse_position
-
-    chosen_methods = names(methods, METHODS, DEFAULT_METHODS)
-    chosen_metrics = names(metrics, METRICS, DEFAULT_METRICS)
+    chosen_methods = names(methods, COMPARED, ())
+    chosen_metrics = names(metrics, METRICS, ())
+    check_names("method", chosen_methods, COMPARED)
+    check_names("metric", chosen_metrics, METRICS)
+    check_names("removal", [removal], REMOVALS)
+    with status("Loading torch and transformers"):
+        from captum_globenc.evaluation import (
+            DEFAULT_METHODS,
+            DEFAULT_METRICS,
+            SENTENCES,
+            evaluate,
+            read_examples,
+            sample,
+        )
+        from captum_globenc.texts.position import parse_position
     try:
         where = parse_position(position or "")
         read = read_examples(
@@ -92,7 +130,8 @@ def evaluate_texts(
         examples = sample(read, limit, seed)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    classifier = load(model)
+    with status(f"Loading {model or 'the embedded model'}"):
+        classifier = load(model)
     notes = Console(stderr=True)
     bar = Progress(
         TextColumn("Evaluating"),
@@ -111,23 +150,25 @@ def evaluate_texts(
                 classifier.model,
                 classifier.tokenizer,
                 examples,
-                methods=chosen_methods,
-                metrics=chosen_metrics,
+                methods=chosen_methods or DEFAULT_METHODS,
+                metrics=chosen_metrics or DEFAULT_METRICS,
                 removal=removal,
                 batch_size=batch_size,
                 seed=seed,
                 target=target,
                 position=where,
-                out=out,
+                out=out or OWN,
+                fresh=out is None,
                 progress=lambda done, _: bar.update(task, completed=done),
             )
     except (ValueError, ImportError) as error:  # what evaluate documents
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
-        note(f"stopped; the same command goes on from what is in {out}")
+        note(f"stopped; the same command goes on{'' if out is None else f' from what is in {out}'}")
         raise
     if evaluation.settings["cut"]:
         note(f"{evaluation.settings['cut']} of {len(examples)} texts cut at what this model takes")
     console = Console(highlight=False)
-    console.print(f"Means over {len(examples)} texts; more in {out}", markup=False, soft_wrap=True)
+    said = f"Means over {len(examples)} texts; more in {evaluation.folder}"
+    console.print(said, markup=False, soft_wrap=True)
     console.print(evaluation.table())

@@ -12,7 +12,22 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.command import CommandError, ModelOption, PositionOption, load, note, write
+from captum_globenc.app.choices import BASELINES, COMPARED, METHODS, MIXINGS
+from captum_globenc.app.command import (
+    CommandError,
+    ModelOption,
+    PositionOption,
+    SpecialOption,
+    TopOption,
+    WordsOption,
+    check_names,
+    completing,
+    load,
+    names,
+    note,
+    status,
+    write,
+)
 from captum_globenc.app.standard_input import read_texts
 from captum_globenc.results.terminal import show
 
@@ -20,6 +35,19 @@ if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
 
 BATCH = 8
+EVERY = (*METHODS, *(name for name in COMPARED if name not in METHODS))
+"""Methods that a text is explained by: those of texts, and those that are compared."""
+
+EXAMPLES = """Examples:
+
+captum-globenc explain "The plot is thin, but the acting is simply wonderful."
+
+captum-globenc explain "Not bad at all." --target NEGATIVE --against POSITIVE
+
+captum-globenc explain -m ./my-classifier --top 10 -o page.html < texts.txt
+
+captum-globenc explain "Dull." --method globenc,feature-ablation,lime --no-special
+"""
 
 
 def explain_texts(
@@ -41,6 +69,7 @@ def explain_texts(
         typer.Option(
             metavar="KIND",
             help="W, W-FixedRes, W-Res, N, N-FixedRes, N-Res, N-ResLN or N-Enc.",
+            autocompletion=completing(MIXINGS),
         ),
     ] = "N-Enc",
     layers: Annotated[
@@ -50,9 +79,12 @@ def explain_texts(
         list[str] | None,
         typer.Option(
             "--method",
-            metavar="METHOD",
+            "--methods",
+            metavar="NAME,...",
             help="globenc (shares of what was used), transformer-deep-lift (for and against a class, adds "
-            "up), decompx or integrated-gradients; may be given repeatedly. Left out, the first two.",
+            "up), decompx, integrated-gradients, or any that captum-globenc evaluate compares; list shows "
+            "them. Left out, the first two.",
+            autocompletion=completing(EVERY),
         ),
     ] = None,
     target: Annotated[
@@ -73,6 +105,7 @@ def explain_texts(
             metavar="HOW",
             help="What a text is compared with: mask, all its tokens masked; pad; or zero, word embeddings "
             "of zero.",
+            autocompletion=completing(BASELINES),
         ),
     ] = "mask",
     windows: Annotated[
@@ -95,6 +128,9 @@ def explain_texts(
         Path | None,
         typer.Option(metavar="FILE", help="Draw an explained image or sound, as PNG or SVG.", dir_okay=False),
     ] = None,
+    words: WordsOption = True,
+    top: TopOption = None,
+    special: SpecialOption = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
     save: Annotated[
         Path | None,
@@ -106,7 +142,9 @@ def explain_texts(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False),
+        typer.Option(
+            "--html", "-o", metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False
+        ),
     ] = None,
 ) -> None:
     """Show what a model predicts for each TEXT, which tokens it used, and what speaks for and against.
@@ -128,28 +166,40 @@ def explain_texts(
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
-    from captum_globenc.results.explanations import Explanations
-    from captum_globenc.texts.explaining import explain
-    from captum_globenc.texts.options import check_options
-    from captum_globenc.texts.position import parse_position
-    from captum_globenc.texts.tokenizing import token_limit
-
-    try:
-        where = parse_position(position or "")
-        check_options(
-            methods,
-            mixing=mixing,
-            baseline=baseline,
-            target=target,
-            against=against,
-            windows=windows,
-        )
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    chosen = names(methods, EVERY, ())
+    check_names("method", chosen, EVERY)
+    check_names("mixing", [mixing], MIXINGS)
+    check_names("baseline", [baseline], BASELINES)
+    others = [name for name in chosen if name not in METHODS]
+    if others and baseline != "mask":
+        raise CommandError(f"{', '.join(others)} compare with the text all masked: leave --baseline out")
+    if others and against is not None:
+        raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
     wanted = list(read_texts(texts or ["-"]))
-    classifier, tokenizer, _ = load(model, any_task=True)
+    with status("Loading torch and transformers"):
+        from captum_globenc.results.explanations import Explanations
+        from captum_globenc.texts.explaining import explain
+        from captum_globenc.texts.options import check_options
+        from captum_globenc.texts.position import parse_position
+        from captum_globenc.texts.tokenizing import token_limit
+
+        own = [name for name in chosen if name in METHODS] or None
+        try:
+            where = parse_position(position or "")
+            check_options(
+                own,
+                mixing=mixing,
+                baseline=baseline,
+                target=target,
+                against=against,
+                windows=windows,
+            )
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+    with status(f"Loading {model or 'the embedded model'}"):
+        classifier, tokenizer, _ = load(model, any_task=True)
     told: dict[str, None] = {}
-    run = partial(
+    explained = partial(
         explain,
         model=classifier,
         tokenizer=tokenizer,
@@ -157,25 +207,42 @@ def explain_texts(
         position=where,
         mixing=mixing,
         layers=layers,
-        methods=methods or None,
+        methods=own,
         target=target,
         against=against,
         baseline=baseline,
         windows=windows,
         tell=lambda message: told.setdefault(message),
     )
+
+    def run(texts: Sequence[str]) -> Sequence[Explanation]:
+        found = explained(texts)
+        if not others:
+            return found
+        from captum_globenc.evaluation.explaining import explain_by
+
+        return [it.by(*chosen) for it in explain_by(others, found, classifier, tokenizer, position=where)]
+
     console = Console(highlight=False)
     kept: list[Explanation] = []
     cut = 0
-    for explanation in _explanations(wanted, run):
+    for index, explanation in enumerate(_explanations(wanted, run), start=1):
         if as_json:
             typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
         else:
-            show(console, explanation)
+            number = index if len(wanted) > 1 else None
+            show(
+                console,
+                explanation,
+                of="words" if words else "tokens",
+                top=top,
+                special=special,
+                index=number,
+            )
         cut += explanation.truncated
         if html is not None or save is not None:
             kept.append(explanation)
-    for message in told:
+    for message in told if own or not others else ():
         note(message)
     if cut:
         limit = token_limit(classifier, tokenizer)
@@ -199,10 +266,10 @@ def _explanations(
     task = progress.add_task("Explaining", total=len(texts))
     for start in range(0, len(texts), BATCH):
         # The bar is gone while results are printed: the two may share a terminal.
-        with progress:
+        with progress if len(texts) > BATCH else status("Explaining"):
             try:
                 found = run(texts[start : start + BATCH])
-            except (ValueError, ProofError, RecordingError) as error:  # what explain documents
+            except (ValueError, ImportError, ProofError, RecordingError) as error:  # what is documented
                 raise CommandError(str(error)) from error
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found

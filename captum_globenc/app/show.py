@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from captum_globenc.app.command import CommandError, write
+from captum_globenc.app.command import CommandError, SpecialOption, TopOption, WordsOption, write
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import show
 
@@ -26,9 +26,14 @@ def show_saved(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", metavar="N", help="Show the first N.", min=1)
     ] = None,
+    words: WordsOption = True,
+    top: TopOption = None,
+    special: SpecialOption = True,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a standalone HTML page instead.", dir_okay=False),
+        typer.Option(
+            "--html", "-o", metavar="FILE", help="Write a standalone HTML page instead.", dir_okay=False
+        ),
     ] = None,
 ) -> None:
     """Show explanations that were saved, in the terminal or as a page."""
@@ -47,5 +52,12 @@ def show_saved(
         write(html, found.to_html)
         return
     console = Console(highlight=False)
-    for explanation in found:
-        show(console, explanation)
+    for number, explanation in enumerate(found, start=1):
+        show(
+            console,
+            explanation,
+            of="words" if words else "tokens",
+            top=top,
+            special=special,
+            index=number if len(found) > 1 else None,
+        )

@@ -15,6 +15,14 @@ METHOD, LABEL, PREDICTION = TEXTS = ("method", "label", "prediction")
 COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
 """What stands in results beside the metrics: numbers of the batch and of the example, names, and the time."""
 
+DIFFERENT = {
+    "data": "of other texts",
+    "tokens": "of texts that were tokenized otherwise",
+    "config": "of a model with another config",
+    "weights": "of a model with other weights",
+}
+"""What is said of settings that are digests, which tell nobody anything."""
+
 Row = dict[str, Any]
 
 
@@ -96,7 +104,7 @@ class Journal:
             raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
         if not isinstance(before, dict):
             raise ValueError(f"{path} is of something else: choose another folder")
-        if not results.exists() or results.read_bytes().count(b"\n") < 2:
+        if not _holds_rows(results):
             # Nothing was measured: whoever began it found out that it could not be.
             replace(path, json.dumps(settings, indent=2) + "\n")
             results.unlink(missing_ok=True)
@@ -104,9 +112,8 @@ class Journal:
         for name in dict.fromkeys([*settings, *before]):
             if settings.get(name) != before.get(name):
                 was, now = (_brief(values.get(name)) for values in (before, settings))
-                raise ValueError(
-                    f"{path.parent} holds an evaluation with {name} {was}, not {now}: choose another folder"
-                )
+                what = DIFFERENT.get(name, f"with {name} {was}, not {now}")
+                raise ValueError(f"{path.parent} holds an evaluation {what}: choose another folder")
         return True
 
     def _load(self, path: Path, known: bool) -> None:
@@ -132,6 +139,38 @@ class Journal:
         # The shortest decimal that gives the number back: what is read again is what was measured.
         csv.DictWriter(file, self._read, lineterminator="\n").writerows(rows)
         return file.getvalue()
+
+
+def free_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Return a folder, or the first of its name and a number, in which an evaluation can be.
+
+    That is one that is not there, holds no results, or those of the same settings.
+
+    Args:
+        folder: such as ``globenc-evaluation``, which ``globenc-evaluation-2`` follows.
+        settings: as `Journal` takes them.
+    """
+    found, number = folder, 1
+    while not _is_free(found, settings):
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
+
+
+def _is_free(folder: Path, settings: Mapping[str, Any]) -> bool:
+    if not folder.exists():
+        return True
+    if not (folder / RESULTS).exists():
+        return folder.is_dir()
+    try:
+        before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return before == settings or not _holds_rows(folder / RESULTS)
+
+
+def _holds_rows(results: Path) -> bool:
+    return results.exists() and results.read_bytes().count(b"\n") > 1
 
 
 def replace(path: Path, text: str) -> None:

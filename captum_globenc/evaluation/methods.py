@@ -57,7 +57,7 @@ def attribute(name: str, subject: Subject, batch: Batch) -> Tensor:
         ValueError: the method gave another shape, or NaN.
     """
     if name not in batch.scores:
-        with _seeded(f"{subject.seed} {name} {batch.index}"):
+        with seeded(f"{subject.seed} {name} {batch.index}"):
             scores = METHODS[name](subject, batch).detach()
         if scores.shape != batch.mask.shape:
             raise ValueError(f"{name} gave {tuple(scores.shape)} for {tuple(batch.mask.shape)} tokens")
@@ -243,7 +243,7 @@ def register_method(name: str, method: Method) -> None:
 
 
 @contextmanager
-def _seeded(key: str) -> Iterator[None]:
+def seeded(key: str) -> Iterator[None]:
     """Seed the random streams that Captum draws from, and put them back."""
     seed, state = zlib.crc32(key.encode()), np.random.get_state()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

@@ -5,30 +5,22 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.evaluation.journal import METHOD, SECONDS, Row, replace
 from captum_globenc.evaluation.metrics import METRICS
 
-LONGEST_NAME = 20
-"""Characters of a name that stand in one line of a table."""
-
 ARROWS = {"higher": "↑", "lower": "↓"}
-HYPHENATED = {
-    "comprehensiveness": "compre-hensive-ness",
-    "sufficiency": "suffi-ciency",
-    "accuracy": "accu-racy",
-    "spearman-saliency": "spear-man-sali-ency",
-    "kendall-ablation": "ken-dall-abla-tion",
-}
-"""Where to break names of metrics, so that the default ones fit a terminal of 80 columns."""
+BEST = "*"
+"""Ahead of the best mean of a metric."""
 
 
 class Cell(NamedTuple):
@@ -53,12 +45,14 @@ class Evaluation:
         metrics: names of the metrics, likewise.
         rows: one per text and method: `example`, `method`, `label`, `prediction`, a value per metric.
         settings: what was asked for, and the versions it ran with.
+        folder: where it was written, if it was.
     """
 
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: list[Row]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def summary(self) -> dict[str, dict[str, Cell]]:
         """Return each method's mean, deviation and number of texts per metric, NaN left out."""
@@ -70,15 +64,16 @@ class Evaluation:
             for method in self.methods
         }
 
-    def table(self) -> Table:
-        """Draw the means for a terminal, an arrow showing which way is better."""
-        table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-        table.add_column(METHOD, no_wrap=True)
-        for metric in self.metrics:
-            table.add_column(Text(_head(metric)), justify="right", overflow="fold")
-        for method, cells in self.summary().items():
-            table.add_row(Text(_in_lines(method)), *(f"{cell.mean:.3f}" for cell in cells.values()))
-        return table
+    def seconds(self) -> dict[str, float]:
+        """Return how long each method took for a text, on average."""
+        return {
+            method: statistics.fmean(row[SECONDS] for row in self.rows if row[METHOD] == method)
+            for method in self.methods
+        }
+
+    def table(self) -> RenderableType:
+        """Draw means and their standard errors for a terminal, an arrow showing which way is better."""
+        return _Means(self)
 
     def markdown(self) -> str:
         """Draw the means, and their standard errors, as a table for a page."""
@@ -107,10 +102,7 @@ class Evaluation:
         replace(folder / "summary.csv", file.getvalue())
         found = {
             "settings": self.settings,
-            "seconds_per_text": {
-                method: statistics.fmean(row[SECONDS] for row in self.rows if row[METHOD] == method)
-                for method in self.methods
-            },
+            "seconds_per_text": self.seconds(),
             "summary": {
                 method: {metric: _finite(cell) for metric, cell in cells.items()}
                 for method, cells in summary.items()
@@ -156,20 +148,49 @@ def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _in_lines(name: str) -> str:
-    """Break a long name after its first hyphen, so that the table fits a terminal.
+class _Means:
+    """Means by method and metric in tables as wide as the terminal, as many as that takes."""
 
-    Example:
-        >>> _in_lines("transformer-deep-lift/2").split()
-        ['transformer-', 'deep-lift/2']
-    """
-    first, hyphen, rest = name.partition("-")
-    return f"{first}{hyphen}\n{rest}" if len(name) > LONGEST_NAME and hyphen else name
+    def __init__(self, evaluation: Evaluation) -> None:
+        summary = evaluation.summary()
+        self._methods = [METHOD, *evaluation.methods]
+        self._columns = []
+        for metric in evaluation.metrics:
+            cells = [summary[method][metric] for method in evaluation.methods]
+            best = _best(metric, [cell.mean for cell in cells])
+            said = [
+                f"{BEST if cell.mean == best else ''}{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells
+            ]
+            self._columns.append([f"{metric} {ARROWS[METRICS[metric].better]}", *said])
+        self._columns.append(["seconds a text", *(f"{it:.3g}" for it in evaluation.seconds().values())])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        room = options.max_width - max(map(len, self._methods))
+        parts: list[list[list[str]]] = [[]]
+        left = room
+        for column in self._columns:
+            wide = max(map(len, column)) + 2
+            if wide > left and parts[-1]:
+                parts.append([])
+                left = room
+            parts[-1].append(column)
+            left -= wide
+        for columns in parts:
+            table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 2), pad_edge=False)
+            table.add_column(METHOD, no_wrap=True)
+            for head, *_ in columns:
+                table.add_column(Text(head), justify="right", overflow="fold")
+            for name, *cells in zip(self._methods[1:], *(column[1:] for column in columns), strict=True):
+                table.add_row(Text(name), *(Text(it, "bold" if BEST in it else "") for it in cells))
+            yield table
+        yield Text(f"{BEST} the best mean of its column, ± its standard error; ↑ higher is better, ↓ lower")
 
 
-def _head(metric: str) -> str:
-    """Return a column's head: the parts of the name below each other, and which way is better."""
-    return HYPHENATED.get(metric, metric).replace("-", "-\n") + "\n" + ARROWS[METRICS[metric].better]
+def _best(metric: str, means: Sequence[float]) -> float:
+    """Return the best of some means; NaN, which is equal to none, where no one is known."""
+    known = [mean for mean in means if not math.isnan(mean)]
+    choose = max if METRICS[metric].better == "higher" else min
+    return choose(known, default=math.nan)
 
 
 def _cell(values: Sequence[float]) -> Cell:

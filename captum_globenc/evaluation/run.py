@@ -13,7 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
 from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.journal import BATCH, EXAMPLE, LABEL, METHOD, PREDICTION, SECONDS, Journal, Row
+from captum_globenc.evaluation.journal import (
+    BATCH,
+    EXAMPLE,
+    LABEL,
+    METHOD,
+    PREDICTION,
+    SECONDS,
+    Journal,
+    Row,
+    free_folder,
+)
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
@@ -38,7 +48,8 @@ def evaluate(
     target: str | int | None = None,
     position: int | Literal["mean"] | None = None,
     out: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    fresh: bool = False,
+    progress: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
     """Measure attribution methods on a sequence classifier.
 
@@ -63,7 +74,10 @@ def evaluate(
             from the text's own end, or "mean"; left out, what the model's head reads, where it is known.
         out: a folder for results.csv, summary.csv, summary.json and summary.png. Where it holds
             an unfinished evaluation of the same settings, that is taken up where it stopped.
-        progress: called with the number of texts done and of all, after each batch.
+        fresh: whether to take the next free one of `out`, `out-2`, `out-3` where it holds an evaluation of
+            other settings, instead of refusing that.
+        progress: called with the number of texts done and of all, after each batch; within a batch, with
+            fractions of a text, as methods and metrics are done.
 
     Returns:
         The rows and their summary.
@@ -138,22 +152,25 @@ def evaluate(
         "weights": digest(map(content, model.state_dict().values())),
         "versions": versions(),
     }
-    journal = Journal(
-        out,
-        {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
-        metrics,
-        [len(batch) * len(methods) for batch in batches],
-    )
+    asked = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    if out is not None and fresh:
+        out = free_folder(out, asked)
+    journal = Journal(out, asked, metrics, [len(batch) * len(methods) for batch in batches])
     done = 0
     for index, chosen in enumerate(batches):
         if not journal.has(index):
-            journal.add(_rows(subject, index, chosen, methods, metrics))
+
+            def step(share: float, before: int = done, texts: int = len(chosen)) -> None:
+                if progress is not None:
+                    progress(before + share * texts, len(examples))
+
+            journal.add(_rows(subject, index, chosen, methods, metrics, step))
         done += len(chosen)
         if progress is not None:
             progress(done, len(examples))
     rows = sorted(journal.rows, key=lambda row: (row[EXAMPLE], methods.index(row[METHOD])))
     cut = sum(subject.is_cut(example) for example in examples)
-    evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut})
+    evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut}, out)
     if out is not None:
         try:
             evaluation.save(out)
@@ -163,21 +180,29 @@ def evaluate(
 
 
 def _rows(
-    subject: Subject, index: int, examples: Sequence[Example], methods: Sequence[str], metrics: Sequence[str]
+    subject: Subject,
+    index: int,
+    examples: Sequence[Example],
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    step: Callable[[float], None],
 ) -> list[Row]:
+    """Measure a batch; `step` is told which share of it is done."""
     batch = subject.batch(index, examples)
     seconds = {}
-    for method in methods:
+    for number, method in enumerate(methods):
         start = time.perf_counter()
         attribute(method, subject, batch)
         seconds[method] = (time.perf_counter() - start) / len(examples)
+        step((number + 1) / (2 * len(methods) + 1))
     rows = []
-    for method in methods:
+    for number, method in enumerate(methods, start=len(methods)):
         scores = batch.scores[method]
         values = {name: _measured(METRICS[name], subject, batch, scores) for name in metrics}
         for name, value in values.items():
             if not isinstance(value, list) or len(value) != len(examples):
                 raise ValueError(f"the metric {name} gave no value for each of {len(examples)} texts")
+        step((number + 1) / (2 * len(methods) + 1))
         for place, example in enumerate(examples):
             rows.append(
                 {

@@ -124,6 +124,21 @@ class Explanation(Record):
             parts = self.words(method, special=special) if of == "words" else self.sentences(method)[:-1]
         return sorted(parts, key=lambda part: -abs(part[1]))[:k]
 
+    def by(self, *methods: str) -> Explanation:
+        """Return this with the scores of some methods alone, in that order.
+
+        Raises:
+            ValueError: There are no scores of one of them.
+        """
+        names = [self.chosen(name) for name in methods]
+        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers")}
+        return type(self)(
+            **{
+                **vars(self),
+                **{what: {it: row[it] for it in names if it in row} for what, row in rows.items()},
+            }
+        )
+
     def difference(self, other: Explanation) -> Explanation:
         """Return this explanation less another of the same tokens: two classes, two models, two texts.
 
@@ -147,7 +162,8 @@ class Explanation(Record):
             names = f"{', '.join(self.scores)} and {', '.join(other.scores)}"
             raise ValueError(f"no method is in both: {names}")
         kinds: dict[str, Kind] = {
-            name: "difference" if self.kinds[name] == "shares" else self.kinds[name] for name in both
+            name: "difference" if self.kinds[name] in ("shares", "sizes") else self.kinds[name]
+            for name in both
         }
         layers = {
             name: [_less(*rows) for rows in zip(self.layers[name], other.layers[name], strict=True)]
@@ -173,7 +189,7 @@ class Explanation(Record):
         return type(self)(**{**vars(self), **made})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; ``pair``, ``layers`` and ``less`` only where there are some."""
+        """Return what JSON can hold; what there may be none of, such as a pair, is left out then."""
         return to_json(self)
 
     @classmethod

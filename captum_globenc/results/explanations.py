@@ -147,4 +147,7 @@ class Explanations(Sequence[Explanation]):
     def __rich__(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*(it.__rich__() for it in self))
+        from captum_globenc.results.terminal import Shown
+
+        several = len(self) > 1
+        return Group(*(Shown(it, index=n if several else None) for n, it in enumerate(self, start=1)))

@@ -25,7 +25,7 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less", "span", "outputs")
+LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs")
 """What an object lacks where there is none of it."""
 
 
@@ -185,6 +185,8 @@ CHECKS: Mapping[str, Check] = {
     "versions": _by_name(_text),
     "truncated": _flag,
     "less": _or_none(_text),
+    "ids": _list(_index),
+    "unknown": _list(_index),
     "span": _or_none(_each(_index, _index, _index)),
     "outputs": _by_name(_each(_text, _number)),
 }

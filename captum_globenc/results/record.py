@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from captum_globenc.results.shading import Piece, cut_into_pieces
 from captum_globenc.results.words import Word
 
 __all__ = ["KINDS", "Kind", "Record", "Span"]
 
-Kind = Literal["shares", "signed", "contributions", "difference"]
+Kind = Literal["shares", "sizes", "signed", "contributions", "difference"]
 
 KINDS: Mapping[Kind, str] = {
     "shares": "of what was used, which sum to 1",
+    "sizes": "of no sign, which sum to 1: how much, but not for what",
     "signed": "for and, where negative, against a class",
     "contributions": "signed, and adding up to what the output differs from that of the baseline",
     "difference": "shares, less other shares",
@@ -63,14 +65,16 @@ class Record:
         versions: Of the packages that made them, by name.
         truncated: Whether the text was longer than the model takes, so that its end is missing.
         less: What another explanation is of, whose scores were taken away; None where none were.
+        ids: The ids of the N tokens; empty where they are not known, as in files of earlier versions.
+        unknown: Which tokens stand for what the vocabulary has not, such as [UNK].
         span: Where in the text stands what is explained, an entity, an answer or a masked token; None where
             that is the text as a whole.
         outputs: By the name of scores that are for another output than `target`, as where classes are shown
             side by side: its name, and its value as `explained` is that of `target`.
 
     Raises:
-        ValueError: There are not as many scores or offsets as tokens, a position or a word lies outside of
-            them, or a kind is missing or not known.
+        ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
+            of them, or a kind is missing or not known.
     """
 
     text: str
@@ -94,6 +98,8 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict)
     truncated: bool = False
     less: str | None = None
+    ids: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
     span: Span | None = None
     outputs: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
@@ -103,9 +109,10 @@ class Record:
         for what, name, row in rows:
             if len(row) != len(self.tokens):
                 raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
-        if self.offsets and len(self.offsets) != len(self.tokens):
-            raise ValueError(f"{len(self.offsets)} offsets for {len(self.tokens)} tokens")
-        places = [token for word in self.groups for token in word.tokens]
+        for what, given in (("offsets", self.offsets), ("ids", self.ids)):
+            if given and len(given) != len(self.tokens):
+                raise ValueError(f"{len(given)} {what} for {len(self.tokens)} tokens")
+        places = [*self.unknown, *(token for word in self.groups for token in word.tokens)]
         places += [self.position] if isinstance(self.position, int) else []
         if not all(0 <= place < len(self.tokens) for place in places):
             raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
@@ -151,19 +158,23 @@ class Record:
         """What the scores of each method are, such as ``for and against POSITIVE``."""
         higher = "a higher value of " if self.probability is None else ""
         less = "" if self.less is None else f", less the same of {self.less}"
-        shares = {"shares", "difference"}
+        said = {
+            "shares": self._shares,
+            "difference": self._shares,
+            "sizes": "share of each token in the sum of all, for or against",
+        }
         made = {}
         for name in self.scores:
             subject, _ = self.outputs.get(name, (self.subject, 0.0))
             signed = f"for and against {higher}{subject}"
-            made[name] = (self._shares if self.kinds[name] in shares else signed) + less
+            made[name] = said.get(self.kinds[name], signed) + less
         return made
 
     @property
     def units(self) -> dict[str, str]:
         """What the scores of each method are counted in: ``%`` of a whole, or as the output is."""
         unit = "value" if self.probability is None else "logit"
-        known = {"shares": "%", "difference": "share"}
+        known = {"shares": "%", "sizes": "%", "difference": "share"}
         return {name: known.get(self.kinds[name], unit) for name in self.scores}
 
     @property
@@ -211,6 +222,45 @@ class Record:
     def sources(self) -> Sequence[str]:
         """The text, and the pair if there is one: what the segments of offsets count."""
         return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    def pieces(self, of: Literal["words", "tokens"] = "words") -> list[list[Piece]]:
+        """Return what is shaded: the text as it was written, and its pair, cut into words or tokens.
+
+        Args:
+            of: "words", where they are known, or "tokens".
+
+        Returns:
+            The pieces of each of `sources`, in order: words or tokens, gaps between them, and special tokens
+            with the text ahead of them. All but the special ones join to the text, letter by letter. Where
+            the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
+
+        Raises:
+            ValueError: `of` is something else.
+
+        Example:
+            >>> from captum_globenc import explain
+            >>> from captum_globenc.texts import load_default
+            >>> ((pieces,),) = (it.pieces() for it in explain(["Unfathomably  GOOD"], *load_default()))
+            >>> [(piece.text, piece.tokens) for piece in pieces if not piece.special]
+            [('Unfathomably', (1, 2, 3, 4)), ('  ', ()), ('GOOD', (5,))]
+        """
+        if of not in ("words", "tokens"):
+            raise ValueError(f"of is {of!r}: words or tokens")
+        sources = self.sources
+        places = [
+            place
+            if place and place.segment < len(sources) and place.stop <= len(sources[place.segment])
+            else None
+            for place in self.offsets
+        ]
+        units = self.groups
+        if of == "tokens" or not units:
+            special = {token for word in self.groups for token in word.tokens if word.special}
+            if not self.groups:
+                special = {token for token, place in enumerate(places) if place is None}
+            units = [Word(name, (token,), token in special) for token, name in enumerate(self.tokens)]
+        unknown = [(token, self.tokens[token]) for token in self.unknown]
+        return cut_into_pieces(sources, units, places, unknown, truncated=self.truncated)
 
     @property
     def _knows_classes(self) -> bool:

@@ -1,8 +1,12 @@
-"""Explanations drawn in a terminal: tokens shaded by their score, and their numbers in tables."""
+"""Explanations drawn in a terminal: the text shaded by what its words score, and their numbers in tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -11,26 +15,59 @@ from rich.text import Text
 
 from captum_globenc.drawing.numbers import SHARE, number, strengths
 from captum_globenc.results.record import Record
+from captum_globenc.results.shading import CUT, Piece
+from captum_globenc.results.words import merge_scores
 
 __all__ = ["Shown", "printable", "show"]
 
 LAYERS_PER_TABLE = {True: 7, False: 12}
 """How many layers stand side by side, of signed scores and of shares."""
 
+BAR = 8
+"""Characters of the longest bar, or more where the head of its column is longer."""
+
+LONGEST_WORD = 40
+"""Characters of a word that a table shows."""
+
+BLANK = "\N{OPEN BOX}"
+"""Shown in tables for a token that is nothing but white space."""
+
 # Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which
 # background the terminal has cannot be known, so all tokens lie on a strip of their own. White text
 # keeps a contrast above 4.5 to 1 on every shade.
 NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
 
+# Which shape letters, join emoji or say where one may break: harmless, and a part of how words are written.
+_HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 
-def show(console: Console, record: Record) -> None:
-    """Print one explanation: its prediction, its tokens shaded per method, and the numbers.
+
+def show(
+    console: Console,
+    record: Record,
+    *,
+    of: Literal["words", "tokens"] = "words",
+    top: int | None = None,
+    special: bool = True,
+    index: int | None = None,
+) -> None:
+    """Print one explanation: its prediction, its text shaded per method, and the numbers.
 
     Args:
         console: Where to print; it decides whether there are colours.
         record: What to print. Nothing in it is taken for Rich markup.
+        of: What is shaded, "words" or "tokens", which the table shows with their ids.
+        top: How many rows the tables have, the strongest first, and one for all others; left out, every one.
+        special: Whether special tokens such as [CLS] are shown by themselves, or left to the row of others.
+        index: The number of the text among several.
     """
-    console.print(Shown(record))
+    console.print(Shown(record, of=of, top=top, special=special, index=index))
+
+
+class _Row(NamedTuple):
+    """A row of the tables: what it is called ahead of its numbers, and whose scores it adds up."""
+
+    heads: Sequence[str]
+    tokens: tuple[int, ...]
 
 
 class Shown:
@@ -38,41 +75,101 @@ class Shown:
 
     Args:
         record: The explanation.
+        of: As `show` has it, like the others.
+        top: Likewise.
+        special: Likewise.
+        index: Likewise.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(
+        self,
+        record: Record,
+        *,
+        of: Literal["words", "tokens"] = "words",
+        top: int | None = None,
+        special: bool = True,
+        index: int | None = None,
+    ) -> None:
         self._record = record
-        self._tokens = [printable(token) for token in record.tokens]
+        self._of = of if record.groups else "tokens"
+        self._index = index
+        self._texts = [[it for it in row if special or not it.special] for row in record.pieces(of)]
+        pieces = [it for row in self._texts for it in row if it.tokens]
+        if self._of == "words":
+            rows = [_Row([_in_table(it.text)], it.tokens) for it in pieces]
+        else:
+            rows = [self._row_of(token) for token in sorted(token for it in pieces for token in it.tokens)]
+        if top is not None and record.scores:
+            scores = merge_scores(record.scores[record.chosen()], rows)
+            order = sorted(range(len(rows)), key=lambda place: -abs(scores[place]))
+            rows = [rows[place] for place in order[:top]]
+        self._rows = rows
+        shown = {token for row in rows for token in row.tokens}
+        self._others = tuple(token for token in range(len(record.tokens)) if token not in shown)
+
+    def _row_of(self, token: int) -> _Row:
+        known = [str(index) for index in self._record.ids[token : token + 1]]
+        return _Row([str(token), *known, _in_table(self._record.tokens[token])], (token,))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        record, tokens = self._record, self._tokens
+        record = self._record
         captions, units, sums = record.captions, record.units, record.sums
-        yield Text(printable(record.headline), style="bold")
+        numbered = "" if self._index is None else f"{self._index}. "
+        yield Text(printable(f"{numbered}{record.headline}"), style="bold")
         for name, row in record.scores.items():
             signed = units[name] != SHARE
-            caption = captions[name]
-            if signed and console.is_terminal:
-                caption = caption.replace("against", "against (underlined)", 1)
-            yield Text(printable(f"{name} \N{MIDDLE DOT} {caption}"), style="dim")
-            shades = [_shade(strength, signed) for strength in strengths(row)]
-            yield Text(" ").join(map(Text, tokens, shades))
+            yield _caption(f"{name} \N{MIDDLE DOT} {captions[name]}", signed, plain=not console.is_terminal)
+            yield from self._shaded(row, signed)
             if name in sums:
                 yield Text(printable(sums[name]), style="dim")
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column("#", justify="right")
-        table.add_column("token", overflow="fold")
-        for name in record.scores:
-            table.add_column(Text(printable(f"{name}, {units[name]}")), justify="right")
-        columns = [[number(it, units[name]) for it in row] for name, row in record.scores.items()]
-        for index, (token, *cells) in enumerate(zip(tokens, *columns, strict=True)):
-            table.add_row(str(index), Text(token), *cells)
-        yield table
+        for note in self._notes():
+            yield Text(note, style="dim")
+        if record.scores:
+            yield self._numbers(units, ascii_only=options.ascii_only)
         for name, layers in record.layers.items():
             if len(record.layers) > 1:
                 yield Text(printable(name), style="dim")
             for start in range(0, len(layers), LAYERS_PER_TABLE[units[name] != SHARE]):
                 yield self._layers(layers, start, units[name])
         yield Text()
+
+    def _shaded(self, scores: Sequence[float], signed: bool) -> Iterator[Text]:
+        """Yield the text as it was written, and its pair in a line of its own."""
+        scored = iter(strengths(merge_scores(scores, [it for row in self._texts for it in row if it.tokens])))
+        for row in self._texts:
+            line = Text()
+            before: Piece | None = None
+            for piece in row:
+                if before is not None and (piece.special or before.special):
+                    line.append(" ")
+                style = _shade(next(scored), signed) if piece.tokens else "dim" if piece.note else ""
+                line.append(printable(piece.text, "\n\t"), f"{style} italic" if piece.unknown else style)
+                before = piece
+            yield line
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what has to be known of some pieces, and of which."""
+        noted = [it for row in self._texts for it in row if it.note]
+        for note in dict.fromkeys(it.note for it in noted):
+            texts = dict.fromkeys(_in_table(it.text.strip()) for it in noted if it.note == note)
+            yield note if note == CUT else f"{note}: {', '.join(texts)}"
+
+    def _numbers(self, units: Mapping[str, str], *, ascii_only: bool) -> Table:
+        """Return a table of the scores by every method, in the unit of its column, with bars."""
+        record = self._record
+        table = self._table()
+        cells = []
+        for name, scores in record.scores.items():
+            head, unit = f"{name}, {units[name]}", units[name]
+            table.add_column(Text(printable(head)), no_wrap=True)
+            row = merge_scores(scores, self._rows)
+            numbers = [number(it, unit) for it in [*row, *self._rest(scores)]]
+            wide = max(map(len, numbers), default=0)
+            longest = max(BAR, len(head) - wide - 1)
+            bars = [_bar(it, longest, unit != SHARE, ascii_only) for it in strengths(row)]
+            bars += [Text()] * (len(numbers) - len(bars))
+            cells.append([Text(f"{it:>{wide}} ").append(bar) for it, bar in zip(numbers, bars, strict=True)])
+        return self._filled(table, cells)
 
     def _layers(self, layers: Sequence[Sequence[float]], start: int, unit: str) -> Table:
         """Return a table of some layers' scores, shaded within the layer.
@@ -85,13 +182,59 @@ class Shown:
         cells = []
         signed = unit != SHARE
         shown = layers[start : start + LAYERS_PER_TABLE[signed]]
-        for index, row in enumerate(shown, start=start + first):
+        for index, scores in enumerate(shown, start=start + first):
             table.add_column(str(index), justify="right", no_wrap=True)
-            pairs = zip(row, strengths(row), strict=True)
-            cells.append([Text(number(score, unit), _shade(strength, signed)) for score, strength in pairs])
-        for token, *line in zip(self._tokens, *cells, strict=True):
-            table.add_row(Text(token), *line)
+            row = merge_scores(scores, self._rows)
+            column = [
+                Text(number(score, unit), _shade(strength, signed))
+                for score, strength in zip(row, strengths(row), strict=True)
+            ]
+            cells.append([*column, *(Text(number(it, unit)) for it in self._rest(scores))])
+        return self._filled(table, cells, heads=1)
+
+    def _table(self) -> Table:
+        table = Table(box=SIMPLE_HEAD)
+        if self._of == "tokens":
+            table.add_column("#", justify="right")
+            if self._record.ids:
+                table.add_column("id", justify="right")
+        table.add_column(self._of.removesuffix("s"), overflow="fold")
         return table
+
+    def _rest(self, scores: Sequence[float]) -> list[float]:
+        """Return what all tokens score that no row shows, if there are such, so that columns add up."""
+        return [math.fsum(scores[token] for token in self._others)] if self._others else []
+
+    def _filled(self, table: Table, cells: Sequence[Sequence[Text]], heads: int | None = None) -> Table:
+        """Add the rows: what each is called, of that the last `heads`, and its numbers."""
+        rows = [row.heads for row in self._rows]
+        if self._others:
+            width = len(rows[0]) if rows else 1
+            rows.append([*[""] * (width - 1), f"{len(self._others)} other tokens"])
+        for names, *line in zip(rows, *cells, strict=True):
+            table.add_row(*map(Text, names[-heads if heads else 0 :]), *line)
+        return table
+
+
+def _caption(text: str, signed: bool, *, plain: bool) -> Text:
+    """Return a line that says what scores are, its words for them shaded as the strongest are."""
+    if signed and not plain:
+        text = text.replace("against", "against (underlined)", 1)
+    caption = Text(printable(text), style="dim")
+    for word, strength in {"for": 1.0, "against": -1.0}.items() if signed else [("share", 1.0)]:
+        found = re.compile(rf"\b{word}\b").search(caption.plain, caption.plain.index("\N{MIDDLE DOT}"))
+        if found:
+            caption.stylize(f"not dim {_shade(strength, signed)}", *found.span())
+    return caption
+
+
+def _bar(strength: float, longest: int, signed: bool, ascii_only: bool) -> Text:
+    """Return a bar of a length that tells the strength, -1..1, in its colour."""
+    if ascii_only:
+        return Text("#" * round(abs(strength) * longest))
+    full, eighths = divmod(round(abs(strength) * longest * 8), 8)
+    red, green, blue = SHARES if not signed else AGAINST if strength < 0 else FOR
+    return Text(f"{'█' * full}{' ▏▎▍▌▋▊▉'[eighths].strip()}", style=f"#{red:02x}{green:02x}{blue:02x}")
 
 
 def _shade(strength: float, signed: bool) -> str:
@@ -103,11 +246,31 @@ def _shade(strength: float, signed: bool) -> str:
     return f"{line}#ffffff on #{red:02x}{green:02x}{blue:02x}"
 
 
-def printable(text: str) -> str:
+def _in_table(text: str) -> str:
+    """Return a word in one line that is not too long, and not invisible."""
+    if not text.strip():
+        text = BLANK
+    elif not any(char.isprintable() for char in text):
+        text = " ".join(f"U+{ord(char):04X}" for char in text)
+    text = printable(text)
+    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
+
+
+def printable(text: str, kept: str = "") -> str:
     r"""Replace what would steer a terminal: escape sequences, line ends, changes of direction.
+
+    Args:
+        text: Any text.
+        kept: Characters to leave as they are, such as line ends.
 
     Example:
         >>> printable("a\x1b[31mb")
         'a\ufffd[31mb'
     """
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    kept += _HARMLESS
+    return "".join(
+        char
+        if char.isprintable() or char in kept or unicodedata.category(char) == "Zs"
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )

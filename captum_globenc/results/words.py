@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-__all__ = ["REDUCTIONS", "Word", "merge_scores"]
+__all__ = ["REDUCTIONS", "Scored", "Word", "merge_scores"]
 
 REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "sum": math.fsum,
@@ -17,6 +17,14 @@ REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "max": lambda scores: max(scores, key=abs),
 }
 """How the scores of a word's tokens become one; "max" is the largest magnitude, with its sign."""
+
+
+class Scored(Protocol):
+    """What is scored by tokens: a word, a piece of a text."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The places of its tokens."""
 
 
 class Word(NamedTuple):
@@ -34,12 +42,12 @@ class Word(NamedTuple):
     special: bool
 
 
-def merge_scores(scores: Sequence[float], words: Iterable[Word], reduce: str = "sum") -> list[float]:
+def merge_scores(scores: Sequence[float], words: Iterable[Scored], reduce: str = "sum") -> list[float]:
     """Score words by their tokens; sums add up to what the tokens add up to.
 
     Args:
         scores: N scores of tokens.
-        words: The words of the same text.
+        words: The words of the same text, or whatever else has `tokens`.
         reduce: One of `REDUCTIONS`: "sum", "mean" or "max".
 
     Returns:

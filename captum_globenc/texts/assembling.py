@@ -15,7 +15,7 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.origin import find_offsets, installed_versions
+from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["assemble", "beside"]
@@ -153,4 +153,6 @@ def _of_text(given: Given, text: int) -> dict[str, Any]:
         "settings": settings,
         "versions": installed_versions(),
         "truncated": given.encoded.truncated[text],
+        "ids": ids,
+        "unknown": find_unknown(ids, given.words[text], given.subject.tokenizer),
     }

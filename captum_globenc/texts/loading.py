@@ -13,6 +13,16 @@ from captum_globenc.texts.tasks import TASKS, task_named
 __all__ = ["Classifier", "LoadingError", "load_classifier", "load_model"]
 
 
+HUB = {
+    "HFValidationError": "there is no such folder",
+    "LocalEntryNotFoundError": "no such folder, and the Hugging Face hub cannot be reached",
+    "OfflineModeIsEnabled": "no such folder, and the Hugging Face hub cannot be reached",
+    "RepositoryNotFoundError": "no such folder, and no model of that name on the Hugging Face hub",
+    "GatedRepoError": "its owner on the Hugging Face hub has to let you in: log in with hf auth login",
+}
+"""What errors of the hub mean, by their names; of them the most special one comes last."""
+
+
 class LoadingError(Exception):
     """A model that cannot be loaded; the message says in one line which and why."""
 
@@ -39,9 +49,9 @@ def load_classifier(name: str | None = None) -> Classifier:
         LoadingError: It cannot be loaded, or the package of the embedded one is not installed.
 
     Example:
-        >>> load_classifier("no/folder")
+        >>> load_classifier("no/such/folder")
         Traceback (most recent call last):
-        captum_globenc.texts.loading.LoadingError: cannot load no/folder: no such folder, and from the ...
+        captum_globenc.texts.loading.LoadingError: cannot load no/such/folder: there is no such folder
     """
     return _load(name, by_config=False)
 
@@ -74,10 +84,20 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever somebody else's files make of it
-        reason = shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...") or type(error).__name__
-        where = "" if os.path.isdir(name) else "no such folder, and from the hub: "
-        raise LoadingError(f"cannot load {name}: {where}{reason}") from error
+        raise LoadingError(f"cannot load {name}: {_reason(name, error)}") from error
     # Where its files are missing, transformers makes up a tokenizer that knows no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise LoadingError(f"cannot load {name}: it has no tokenizer")
     return Classifier(model, tokenizer, tuple(sorted(report["missing_keys"])))
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Return why a classifier cannot be loaded, in one line."""
+    if not os.path.isdir(name):
+        cause: BaseException | None = error
+        while cause is not None:
+            kinds = {kind.__name__ for kind in type(cause).__mro__}
+            if known := [said for kind, said in HUB.items() if kind in kinds]:
+                return known[-1]
+            cause = cause.__cause__ or cause.__context__
+    return shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...") or type(error).__name__

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from transformers import BatchEncoding
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from captum_globenc.results.record import Span
+from captum_globenc.results.words import Word
 
-__all__ = ["find_offsets", "installed_versions"]
+__all__ = ["find_offsets", "find_unknown", "installed_versions"]
 
 
 def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
@@ -37,6 +39,25 @@ def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
         for (start, stop), segment, real in told
         if real
     ]
+
+
+def find_unknown(ids: Sequence[int], words: Iterable[Word], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return which tokens of a text stand for what the vocabulary has not, such as [UNK].
+
+    Args:
+        ids: The N ids of the text.
+        words: Its words, which tell special tokens apart.
+        tokenizer: Its tokenizer.
+
+    Example:
+        >>> from captum_globenc.texts.default import load_default
+        >>> _, tokenizer = load_default()
+        >>> words = [Word("[CLS]", (0,), True), Word("\U0001f600", (1,), False)]
+        >>> find_unknown(tokenizer.convert_tokens_to_ids(["[CLS]", "[UNK]"]), words, tokenizer)
+        [1]
+    """
+    read = [token for word in words if not word.special for token in word.tokens]
+    return [token for token in read if ids[token] == tokenizer.unk_token_id]
 
 
 @cache

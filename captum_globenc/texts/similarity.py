@@ -21,7 +21,7 @@ from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.methods import METHODS, Question, in_parts, run_methods
 from captum_globenc.texts.options import Options
-from captum_globenc.texts.origin import find_offsets, installed_versions
+from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
 from captum_globenc.texts.subject import Subject, subject_of
 from captum_globenc.texts.tokenizing import Encoded, encode
 from captum_globenc.texts.words import find_words
@@ -163,6 +163,10 @@ def explain_similarity(
             model=whose,
             settings=settings,
             versions=installed_versions(),
+            ids=sides.ids(index, index + count),
+            unknown=find_unknown(
+                sides.ids(index, index + count), sides.words(index, index + count), subject.tokenizer
+            ),
             truncated=sides.encoded.truncated[index] or sides.encoded.truncated[index + count],
         )
         for index, (text, other, value) in enumerate(zip(texts, others, values, strict=True))
@@ -249,10 +253,14 @@ class _Sides:
         """Return how many tokens a text has."""
         return self.encoded.length(side)
 
+    def ids(self, *sides: int) -> list[int]:
+        """Return the ids of texts, which follow each other."""
+        ids = self.encoded.whole["input_ids"]
+        return [token for side in sides for token in ids[side, : self.length(side)].tolist()]
+
     def tokens(self, side: int) -> list[str]:
         """Return a text's tokens."""
-        ids = self.encoded.whole["input_ids"][side, : self.length(side)].tolist()
-        return [str(token) for token in self._subject.tokenizer.convert_ids_to_tokens(ids)]
+        return [str(token) for token in self._subject.tokenizer.convert_ids_to_tokens(self.ids(side))]
 
     def words(self, one: int, other: int) -> list[Word]:
         """Return the words of two texts, whose tokens follow each other."""

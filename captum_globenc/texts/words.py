@@ -120,6 +120,7 @@ class _Row:
         self._ids = list(row)
         self._tokens = names(row, tokenizer)
         self._encoding = encoding
+        self._offsets = () if encoding is None else encoding.offsets  # which are made anew when asked for
         self._sources = sources
         self._given = any(not isinstance(source, str) for source in sources)
         self._places = self._by_word_ids() if encoding is not None else self._by_words_given()
@@ -159,7 +160,7 @@ class _Row:
                     raise ValueError(f"the batch holds more words than the {len(source)} of a text")
                 return str(source[place.word])
             if self._encoding is not None:
-                offsets = [self._encoding.offsets[index] for index in run]
+                offsets = [self._offsets[index] for index in run]
                 return source[min(offsets)[0] : max(end for _, end in offsets)].strip() or BLANK
         text = self._read(run) or BLANK
         return text.replace(" ", "") if place is not None and self._given else text

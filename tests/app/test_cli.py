@@ -6,7 +6,9 @@ import subprocess
 import sys
 from functools import partial
 
+import httpx
 import pytest
+from huggingface_hub import errors
 from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTModel
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from captum_globenc.encoders import supported_encoders
 from captum_globenc.texts import default, explain, load_classifier
 from checkpoints import ENVIRONMENT, LIMIT, save_classifier, save_tokenizer
 
+BARS = dict.fromkeys(map(ord, "█▏▎▍▌▋▊▉"))
 COMMAND = [sys.executable, "-m", "captum_globenc"]
 
 
@@ -30,13 +33,14 @@ def test_explain_shows_prediction_tokens_and_numbers(run, folder):
     out, err = run(*arguments)
     first, second = (json.loads(line) for line in run(*arguments, "--json")[0].splitlines())
     assert err == ""
-    for explanation in (first, second):
-        assert f"{explanation['prediction']} ({explanation['probability']:.1%})" in out
-        assert " ".join(explanation["tokens"]) in out
-        rows = zip(explanation["tokens"], *explanation["scores"].values(), strict=True)
-        for index, (token, share, score) in enumerate(rows):
+    shown = [line.translate(BARS).split() for line in run(*arguments, "--tokens")[0].splitlines()]
+    for number, explanation in enumerate((first, second), start=1):
+        assert f"{number}. {explanation['prediction']} ({explanation['probability']:.1%})" in out
+        assert f"[CLS] {explanation['text']} [SEP]" in out
+        rows = zip(explanation["ids"], explanation["tokens"], *explanation["scores"].values(), strict=True)
+        for index, (place, token, share, score) in enumerate(rows):
             signed = f"{score:+.3f}" if score else "0.000"
-            assert [str(index), token, f"{100 * share:.1f}", signed] in map(str.split, out.splitlines())
+            assert [str(index), str(place), token, f"{100 * share:.1f}", signed] in shown
 
 
 def test_the_embedded_classifier_is_the_default(run):
@@ -49,7 +53,7 @@ def test_the_embedded_classifier_is_the_default(run):
 
 def test_markup_in_a_token_is_shown_and_not_obeyed(run, folder):
     out, _ = run("explain", "[red] not [/red] <b>", "--model", folder)
-    assert "[CLS] [ red ] not [ / red ] < b > [SEP]" in out
+    assert "[CLS] [red] not [/red] <b> [SEP]" in out
 
 
 def test_json_lines_hold_what_was_asked_for(run, folder):
@@ -99,8 +103,7 @@ def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, f
     ]
     said = rf"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of {prediction}"
     assert re.fullmatch(said, lines[5])
-    header = next(line for line in lines if "token  " in line)
-    assert header.split() == ["#", "token", "globenc,", "%", "transformer-deep-lift,", "logit"]
+    assert ["word", "globenc,", "%", "transformer-deep-lift,", "logit"] in map(str.split, lines)
 
 
 @pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
@@ -279,6 +282,10 @@ def without_tokenizer(folder):
     (folder / "tokenizer_config.json").unlink()
 
 
+def gone(kind):
+    return kind("no", response=httpx.Response(404, request=httpx.Request("GET", "https://x.y")))
+
+
 def configured(folder, **settings):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
@@ -314,8 +321,33 @@ def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, t
     assert message in error
 
 
+@pytest.mark.parametrize("name", ["./nope", "../x", "~/x", "a/b/c", "/nope", "no such", "x?"])
+def test_a_path_that_is_not_there_is_told_of_as_one(failing, name):
+    assert failing("explain", "good", "-m", name) == f"error: cannot load {name}: there is no such folder\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.LocalEntryNotFoundError("no"), "no such folder, and the Hugging Face hub cannot be reached"),
+        (errors.OfflineModeIsEnabled("no"), "no such folder, and the Hugging Face hub cannot be reached"),
+        (gone(errors.RepositoryNotFoundError), "no such folder, and no model of that name on the Hugging"),
+        (gone(errors.GatedRepoError), "its owner on the Hugging Face hub has to let you in"),
+    ],
+)
+def test_what_the_hub_answers_is_told_in_words_of_our_own(failing, monkeypatch, error, message):
+    def fail(*_, **__):
+        raise OSError("a long story of repositories") from error
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+    monkeypatch.setattr("transformers.AutoModelForSequenceClassification.from_pretrained", fail)
+    said = failing("explain", "good", "--model", "some-model")
+    assert said.startswith("error: cannot load some-model: ")
+    assert message in said
+
+
 def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
-    assert "no such folder, and from the hub: " in failing("explain", "good", "--model", "no-such-model")
+    assert "hub cannot be reached" in failing("explain", "good", "--model", "no-such-model")
 
 
 def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):

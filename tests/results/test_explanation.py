@@ -12,11 +12,13 @@ from rich.console import Console
 from captum_globenc import Explanation, Explanations
 from captum_globenc.results.parts import sentence_spans
 from captum_globenc.results.record import Span
+from captum_globenc.results.terminal import Shown
 from captum_globenc.results.words import Word
 from markup import HOSTILE, Page
 
 SHARES, SIGNED = "globenc", "transformer-deep-lift"
 TEXT, PAIR = "Unhappy? Not bad.", "Good"
+BARS = dict.fromkeys(map(ord, "█▏▎▍▌▋▊▉"))
 
 
 def explanation(**options):
@@ -237,8 +239,8 @@ def test_terminal_page_notebook_and_table_show_the_same_numbers():
     found = explanation()
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(Explanations([found]))
-    lines = [line.split() for line in captured.get().splitlines()]
+        console.print(Shown(found, of="tokens"))
+    lines = [line.translate(BARS).split() for line in captured.get().splitlines()]
     page, part = Page(found.to_html()), Page(found._repr_html_())
     frame = found.to_pandas()
     for index, token in enumerate(found.tokens):

@@ -6,11 +6,18 @@ from itertools import pairwise
 
 import pytest
 from rich.console import Console
+from test_explanation import BARS
+from test_explanation import explanation as pair
 
 from captum_globenc.results import terminal
 from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.record import Span
+from captum_globenc.results.shading import CUT, UNREAD
+from captum_globenc.results.words import Word
 from colours import contrast
 
+SIGNED = "transformer-deep-lift"
 STEPS = [step / 200 for step in range(201)]
 
 
@@ -33,10 +40,15 @@ def explanation(**options):
     return Explanation(**{**usual, **options})
 
 
-def shown(found, **options):
-    console = Console(file=io.StringIO(), width=80, highlight=False, **options)
-    terminal.show(console, found)
+def shown(found, *, terminal_=None, **options):
+    console = Console(file=io.StringIO(), width=80, highlight=False, **terminal_ or {})
+    terminal.show(console, found, **options)
     return console.file.getvalue()
+
+
+def numbers(found, **options):
+    """The lines of what is shown, cut at spaces, without bars."""
+    return [line.translate(BARS).split() for line in shown(found, **options).splitlines()]
 
 
 def shade(strength, signed):
@@ -75,7 +87,7 @@ def test_every_method_says_what_its_scores_are_and_what_they_add_up_to():
 
 
 def test_each_column_has_one_unit():
-    lines = [line.split() for line in shown(explanation()).splitlines()]
+    lines = numbers(explanation())
     assert ["#", "token", "globenc,", "%", "transformer-deep-lift,", "logit"] in lines
     assert ["0", "[CLS]", "12.5", "0.000"] in lines
     assert ["1", "not", "50.0", "+5.100"] in lines
@@ -83,9 +95,11 @@ def test_each_column_has_one_unit():
 
 
 def test_what_speaks_against_is_told_without_colours_too():
-    styled = shown(explanation(), force_terminal=True, no_color=True)
-    assert "transformer-deep-lift · for and against (underlined) POSITIVE" in styled
-    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["bad"]
+    styled = shown(explanation(), terminal_={"force_terminal": True, "no_color": True})
+    assert "transformer-deep-lift · for and against (underlined) POSITIVE" in re.sub(
+        r"\x1b\[.*?m", "", styled
+    )
+    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["against", "bad"]
 
 
 def test_layers_of_signed_scores_are_logits_and_begin_with_what_enters_the_first():
@@ -121,3 +135,90 @@ def test_many_signed_layers_stay_within_the_screen():
 def test_a_sum_adds_up_as_it_is_shown(explained, tokens, said):
     found = explanation(explained=explained, scores={"transformer-deep-lift": [tokens, 0.0, 0.0]})
     assert found.sums == {"transformer-deep-lift": f"{said} logit of POSITIVE"}
+
+
+def test_the_text_is_shown_as_it_was_written_and_a_pair_in_a_line_of_its_own():
+    lines = shown(pair()).splitlines()
+    assert lines.count("[CLS] Unhappy? Not bad. [SEP]") == lines.count("Good [SEP]") == 2
+    assert lines.index("Good [SEP]") == lines.index("[CLS] Unhappy? Not bad. [SEP]") + 1
+    hidden = shown(pair(), special=False).splitlines()
+    assert hidden.count("Unhappy? Not bad.") == hidden.count("Good") == 2
+
+
+def test_words_add_up_their_tokens_and_tokens_have_their_ids():
+    assert ["Unhappy", "25.0", "-3.500"] in numbers(pair())
+    lines = numbers(pair(ids=[*range(100, 110)]), of="tokens")
+    assert ["#", "id", "token", "globenc,", "%", "transformer-deep-lift,", "logit"] in lines
+    assert ["1", "101", "un", "12.5", "-1.500"] in lines
+    assert ["2", "102", "##happy", "12.5", "-2.000"] in lines
+
+
+@pytest.mark.parametrize("of", ["words", "tokens"])
+@pytest.mark.parametrize("options", [{"special": False}, {"top": 2}, {"top": 1, "special": False}])
+def test_columns_add_up_whatever_is_left_out(of, options):
+    found = pair()
+    lines = numbers(found, of=of, **options)
+    start = next(index for index, line in enumerate(lines) if "globenc," in line) + 2
+    rows = [line for line in lines[start : lines.index([], start)] if line]
+    assert rows[-1][-4:-2] == ["other", "tokens"]
+    assert len(rows) == options.get("top", len(rows) - 1) + 1
+    sums = [sum(float(row[column]) for row in rows) for column in (-2, -1)]
+    assert sums == pytest.approx([100 * sum(found.scores["globenc"]), sum(found.scores[SIGNED])], abs=0.3)
+    strongest = {"words": "Unhappy", "tokens": "not"}[of]
+    assert "top" not in options or strongest in rows[0]
+
+
+def test_bars_are_as_long_as_scores_are_strong():
+    lines = shown(explanation()).splitlines()
+    bars = [re.findall("[█▏▎▍▌▋▊▉]+", line) for line in lines if re.match(r" +\d  ", line)]
+    assert bars == [["██"], ["█" * 8, "█" * 21], ["██████", "████▏"]]
+
+
+def test_a_terminal_of_letters_alone_gets_bars_of_them():
+    file = io.TextIOWrapper(io.BytesIO(), "ascii", "replace")
+    Console(file=file, width=80).print(terminal.Shown(explanation()))
+    file.flush()
+    lines = file.buffer.getvalue().decode("ascii").splitlines()
+    (row,) = [line.replace("|", "").split() for line in lines if " not " in line and "50.0" in line]
+    assert row == ["1", "not", "50.0", "#" * 8, "+5.100", "#" * 21]
+
+
+def test_several_texts_are_numbered_and_one_is_not():
+    console = Console(file=io.StringIO(), width=80)
+    console.print(Explanations([explanation(), explanation()]))
+    console.print(Explanations([explanation()]))
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if "POSITIVE (" in line] == [
+        "1. POSITIVE (98.1%)", "2. POSITIVE (98.1%)", "POSITIVE (98.1%)",
+    ]  # fmt: skip
+
+
+def test_what_the_model_does_not_read_as_it_is_written_is_said():
+    text = "\U0001f600\U0001f600 not\x1b[31m bad" + " and so on" * 9
+    found = explanation(
+        text=text,
+        tokens=["[CLS]", "[UNK]", "not"],
+        groups=[Word("[CLS]", (0,), True), Word(text[:2], (1,), False), Word("not", (2,), False)],
+        offsets=[None, Span(0, 2), Span(3, 6)],
+        unknown=[1],
+    )
+    lines = shown(found).splitlines()
+    assert "not in the vocabulary: the model reads [UNK]: \U0001f600\U0001f600" in lines
+    assert any(line.startswith(f"{UNREAD}: \ufffd[31m bad") for line in lines)
+    cut = shown(explanation(**{**vars(found), "truncated": True})).splitlines()
+    assert CUT in cut
+    assert not any(UNREAD in line for line in cut)
+
+
+LETTERS = ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "a\u00a0b", "\u200f\u05e9"]
+
+
+@pytest.mark.parametrize("text", LETTERS)
+def test_what_joins_and_parts_letters_is_left_in_words(text):
+    assert terminal.printable(text) == text
+
+
+@pytest.mark.parametrize("char", "\x1b\n\t\x07\u202e\u2066\u2028\ufdd0\ue000")
+def test_what_would_steer_a_terminal_is_replaced(char):
+    assert terminal.printable(f"a{char}b") == "a\ufffdb"
+    assert terminal.printable(f"a{char}b", char) == f"a{char}b"

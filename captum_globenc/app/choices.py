@@ -1,0 +1,61 @@
+"""Names that options take, for shells to complete and to be checked before torch is imported.
+
+What they name lies in modules that take seconds to import; a test holds these lists to them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AGGREGATIONS",
+    "BASELINES",
+    "COMPARED",
+    "METHODS",
+    "METRICS",
+    "MIXINGS",
+    "REMOVALS",
+]
+
+MIXINGS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N-Enc")
+"""Kinds of GlobEnc's mixing matrix."""
+
+AGGREGATIONS = ("rollout", "max-flow")
+"""How these become one over all layers."""
+
+BASELINES = ("mask", "pad", "zero")
+"""What a text is compared with."""
+
+METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")
+"""Methods that texts and data sets are explained by."""
+
+COMPARED = (
+    "globenc",
+    *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
+    "transformer-deep-lift",
+    "transformer-deep-lift/2",
+    "decompx",
+    "integrated-gradients",
+    "input-x-gradient",
+    "saliency",
+    "gradient-shap",
+    "deep-lift",
+    "feature-ablation",
+    "lime",
+    "random",
+)
+"""Methods that an evaluation compares."""
+
+METRICS = (
+    "comprehensiveness",
+    "sufficiency",
+    "aopc-most",
+    "aopc-least",
+    "log-odds",
+    "accuracy",
+    "infidelity",
+    "spearman-saliency",
+    "kendall-ablation",
+)
+"""Metrics that it measures."""
+
+REMOVALS = ("mask", "delete", "pad")
+"""How metrics remove a token."""

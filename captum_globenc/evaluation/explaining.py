@@ -1,0 +1,112 @@
+"""The methods that are compared, added to explanations: every one of them shown on a text.
+
+B texts, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.evaluation.data import Example
+from captum_globenc.evaluation.methods import METHODS, seeded
+from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.record import Kind
+from captum_globenc.texts.classes import class_of
+
+__all__ = ["explain_by"]
+
+UNSIGNED = {"saliency", "random", "attention-rollout", "value-zeroing", "alti"}
+"""Methods whose scores say how much, not for what; so do those of GlobEnc's kinds."""
+
+
+def explain_by(
+    methods: Iterable[str],
+    explanations: Sequence[Explanation],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    position: int | Literal["mean"] | None = None,
+) -> Explanations:
+    """Add the scores of methods that are compared to explanations of the same model.
+
+    All explain the class that the explanations do, and compare with the text all masked. What has no sign is
+    shown as shares of the sum.
+
+    Args:
+        methods: names from :data:`captum_globenc.evaluation.METHODS`.
+        explanations: of B texts, by `captum_globenc.explain`; they run as one batch.
+        model: the sequence classifier.
+        tokenizer: its tokenizer.
+        position: the token whose mixture GlobEnc's kinds explain, as in `explain`.
+
+    Returns:
+        The explanations, with scores by these methods behind those that they had.
+
+    Raises:
+        ValueError: a name is not known, a class is held against another, or the tokens are not those that the
+            tokenizer makes of the texts.
+
+    Example:
+        >>> from captum_globenc import explain
+        >>> from captum_globenc.texts import load_default
+        >>> model, tokenizer = load_default()
+        >>> found = explain(["A wonderful film."], model, tokenizer, methods=["globenc"])
+        >>> (more,) = explain_by(["feature-ablation"], found, model, tokenizer)
+        >>> list(more.scores), more.top(1)[0][0]
+        (['globenc', 'feature-ablation'], 'wonderful')
+    """
+    methods = list(methods)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ValueError(f"no method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    if any(it.against is not None for it in explanations):
+        raise ValueError(f"{', '.join(methods)} cannot hold a class against another: leave that out")
+    if any(it.span is not None or it.outputs for it in explanations):
+        raise ValueError(f"{', '.join(methods)} explain one class of a whole text: leave others out")
+    if not explanations or not methods:
+        return Explanations(explanations)
+    subject = Subject(model, tokenizer, position=position)
+    batch = subject.batch(0, [Example(i, it.text, None, it.pair) for i, it in enumerate(explanations)])
+    real: Tensor = batch.extra[0]  # its attention mask
+    lengths = real.sum(-1).tolist()
+    if lengths != [len(it.tokens) for it in explanations]:
+        raise ValueError("the explanations are of other tokens than the tokenizer makes of the texts")
+    classes = [class_of(it.target, subject.names, "target") for it in explanations]
+    batch = replace(batch, target=torch.tensor(classes, device=batch.inputs.device))
+    kinds: dict[str, Kind] = {name: "sizes" if _is_unsigned(name) else "signed" for name in methods}
+    made = {name: _scores(name, subject, batch, real) for name in methods}
+    return Explanations(
+        type(it)(
+            **{
+                **vars(it),
+                "scores": {**it.scores, **{name: rows[i][:length] for name, rows in made.items()}},
+                "kinds": {**it.kinds, **kinds},
+            }
+        )
+        for i, (it, length) in enumerate(zip(explanations, lengths, strict=True))
+    )
+
+
+def _is_unsigned(name: str) -> bool:
+    return name in UNSIGNED or name == "globenc" or name.partition("/")[0] in MIXINGS
+
+
+def _scores(name: str, subject: Subject, batch: Batch, real: Tensor) -> list[list[float]]:
+    """Return what a method says of all but padding, `(B, N)`; without a sign, as shares of the sum."""
+    with seeded(f"{subject.seed} {name} {batch.index}"):
+        scores: Tensor = METHODS[name](subject, batch).detach().double() * real
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"{name} gave scores that are NaN or infinite")
+    if _is_unsigned(name):
+        scores = scores / scores.sum(-1, keepdim=True)
+    rows: list[list[float]] = scores.tolist()
+    return rows

@@ -1,0 +1,163 @@
+"""What is shaded: a text as it was written, cut into pieces by its words or tokens.
+
+N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from captum_globenc.results.words import Word
+
+__all__ = ["CUT", "UNREAD", "Piece", "cut_into_pieces"]
+
+UNREAD = "the tokenizer drops this: the model does not read it"
+"""What is said of characters that no token stands for."""
+
+CUT = "cut off: the text is longer than the model takes"
+"""What is said of the end of a text that was too long."""
+
+Stretch = tuple[int, int, tuple[int, ...]]
+"""From which character of a text up to which, and the tokens that stand there."""
+
+
+class Piece(NamedTuple):
+    """A piece of a text that is shaded as one, a gap between two of them, or a special token.
+
+    Attributes:
+        text: As it is in the text: all pieces of a text but special tokens join to it. Of a special token its
+            name.
+        tokens: The tokens whose scores it has, which `captum_globenc.results.words.merge_scores` makes one
+            of: several where they make up a word or stand for the same characters, none of a gap.
+        special: Whether it is a special token such as [CLS], which is no part of the text.
+        unknown: Whether one of its tokens stands for what the vocabulary has not, such as [UNK].
+        note: What has to be known of it; mostly nothing.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    special: bool = False
+    unknown: bool = False
+    note: str = ""
+
+
+def cut_into_pieces(
+    sources: Sequence[str],
+    units: Iterable[Word],
+    places: Sequence[tuple[int, int, int] | None],
+    unknown: Sequence[tuple[int, str]] = (),
+    *,
+    truncated: bool = False,
+) -> list[list[Piece]]:
+    """Cut texts into pieces: a unit each, and what lies between two of them.
+
+    White space around a unit is no part of it. Units that stand for the same characters are one piece, and
+    one that stands for none is a part of the next.
+
+    Args:
+        sources: The text, and its pair.
+        units: Words or single tokens, in the order of the tokens.
+        places: Where each of the N tokens stands: from which character up to which, of which text. None where
+            it does not; empty where that is not known.
+        unknown: The tokens that stand for what the vocabulary has not, and what they are called.
+        truncated: Whether the texts were too long.
+
+    Returns:
+        The pieces of each text, special tokens with the text ahead of them. Where no places are known, units
+        read as they say, with a space between them.
+
+    Example:
+        >>> units = [Word("[CLS]", (0,), True), Word("not", (1,), False), Word("bad", (2,), False)]
+        >>> (pieces,) = cut_into_pieces(["NOT  bad!"], units, [None, (0, 3, 0), (5, 8, 0)])
+        >>> [(piece.text, piece.tokens) for piece in pieces]
+        [('[CLS]', (0,)), ('NOT', (1,)), ('  ', ()), ('bad', (2,)), ('!', ())]
+    """
+    names = dict(unknown)
+    if not places:
+        return _as_they_read(units, len(sources), names)
+    ahead: list[Piece] = []
+    behind: list[list[Piece]] = [[] for _ in sources]
+    found: list[list[Stretch]] = [[] for _ in sources]
+    current: int | None = None
+    waiting: tuple[int, ...] = ()
+    for unit in units:
+        stands = [place for place in (places[token] for token in unit.tokens) if place is not None]
+        if stands:
+            current = stands[0][2]
+            start, stop = min(stands)[0], max(place[1] for place in stands)
+            _add(found[current], _trimmed(sources[current], start, stop), (*waiting, *unit.tokens))
+            waiting = ()
+        elif not unit.special:
+            waiting += unit.tokens
+        else:
+            special = Piece(unit.text, unit.tokens, special=True)
+            (ahead if current is None else behind[current]).append(special)
+            if waiting and current is not None:  # the end of the text that ends here
+                _add(found[current], found[current][-1][:2], waiting)
+                waiting = ()
+    if waiting:
+        _add(found[current or 0], (0, 0) if current is None else found[current][-1][:2], waiting)
+    filled = [_filled(source, row, names, truncated) for source, row in zip(sources, found, strict=True)]
+    filled[0] = [*ahead, *filled[0]]
+    return [[*pieces, *rest] for pieces, rest in zip(filled, behind, strict=True)]
+
+
+def _trimmed(source: str, start: int, stop: int) -> tuple[int, int]:
+    """Return a stretch without the white space around it, unless it is nothing else."""
+    text = source[start:stop]
+    if text.isspace():
+        return start, stop
+    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+
+
+def _add(found: list[Stretch], where: tuple[int, int], tokens: tuple[int, ...]) -> None:
+    """Add a stretch; to the last ones where they overlap."""
+    start, stop = where
+    while found and start < found[-1][1]:
+        first, last, before = found.pop()
+        start, stop, tokens = min(first, start), max(last, stop), (*before, *tokens)
+    found.append((start, stop, tokens))
+
+
+def _filled(source: str, found: Sequence[Stretch], names: dict[int, str], truncated: bool) -> list[Piece]:
+    """Return the pieces of a text, with what lies between them."""
+    pieces: list[Piece] = []
+    ends = [0, *(stop for _, stop, _ in found)]
+    begins = [*(start for start, _, _ in found), len(source)]
+    for index, (before, after) in enumerate(zip(ends, begins, strict=True)):
+        gap = source[before:after]
+        if gap:
+            lost = CUT if truncated and index == len(found) else UNREAD
+            pieces.append(Piece(gap, note="" if gap.isspace() else lost))
+        if index < len(found):
+            start, stop, tokens = found[index]
+            pieces.append(_piece(source[start:stop], tokens, names))
+    return pieces
+
+
+def _as_they_read(units: Iterable[Word], count: int, names: dict[int, str]) -> list[list[Piece]]:
+    """Return units as they read, of which special ones end a text."""
+    texts: list[list[Piece]] = [[] for _ in range(count)]
+    current, ended = 0, False
+    for unit in units:
+        row = texts[current]
+        if unit.special:
+            ended = any(not piece.special for piece in row)
+        elif ended and current + 1 < count:
+            current, ended = current + 1, False
+            row = texts[current]
+        if row:
+            row.append(Piece(" "))
+        row.append(
+            Piece(unit.text, unit.tokens, special=True)
+            if unit.special
+            else _piece(unit.text, unit.tokens, names)
+        )
+    return texts
+
+
+def _piece(text: str, tokens: tuple[int, ...], names: dict[int, str]) -> Piece:
+    unknown = [names[token] for token in tokens if token in names]
+    note = f"not in the vocabulary: the model reads {' '.join(unknown)}" if unknown else ""
+    return Piece(text, tokens, unknown=bool(unknown), note=note)
