@@ -6,10 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-PIPELINES = {
-    "sentence_transformers.CrossEncoder": "scores",
-    "sentence_transformers.SentenceTransformer": "sentence_embedding",
-}
+PIPELINES = {"CrossEncoder": "scores", "SentenceTransformer": "sentence_embedding"}
 """What objects of sentence-transformers, which take and return a dictionary, return by default."""
 
 
@@ -25,8 +22,9 @@ class EncoderForward(nn.Module):
         model: any Hugging Face model, or an object of sentence-transformers as it is, a SentenceTransformer
             or a CrossEncoder.
         argument_names: the names of the arguments that follow the input, in order.
-        output: which field of the model's output to return. Left out: "logits", of a SentenceTransformer
-            its pooled "sentence_embedding", of a CrossEncoder its "scores", no activation applied.
+        output: which field of the model's output to return, or several, stacked in a last dimension. Left
+            out: "logits", of a SentenceTransformer its pooled "sentence_embedding", of a CrossEncoder its
+            "scores", no activation applied.
 
     Raises:
         TypeError: `model` is no module.
@@ -50,18 +48,16 @@ class EncoderForward(nn.Module):
         self,
         model: nn.Module,
         argument_names: Sequence[str] = ("attention_mask", "token_type_ids"),
-        output: str | None = None,
+        output: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}, not a module: pass the model itself.")
         self.model = model
         self.argument_names = tuple(argument_names)
-        # Told by its names, because sentence-transformers need not be installed.
-        names = (f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__)
-        usual = next((PIPELINES[name] for name in names if name in PIPELINES), None)
-        self._takes_features = usual is not None
-        self.output = output or usual or "logits"
+        kind = sentence_object(model)
+        self._takes_features = kind is not None
+        self.output = output or PIPELINES.get(kind or "", "logits")
 
     def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """Run the model.
@@ -75,7 +71,7 @@ class EncoderForward(nn.Module):
 
         Raises:
             TypeError: there are more arguments than names, or ids are no integers.
-            ValueError: the model's output has no field `output`.
+            ValueError: the model's output has no such field.
         """
         if len(arguments) > len(self.argument_names):
             raise TypeError(
@@ -89,25 +85,11 @@ class EncoderForward(nn.Module):
             if argument is not None
         }
         named = {self._input_name(inputs): inputs, **named}
-        field: Any
-        if self._takes_features:  # and returns them, with more among them
-            answer = self.model(named)
-            field = answer.get(self.output)
-        else:
-            answer = self.model(**named)
-            field = getattr(answer, self.output, None)
-        if not isinstance(field, Tensor):
-            if isinstance(answer, tuple):
-                raise ValueError(
-                    f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to "
-                    f"True, so that {self.output!r} can be told by its name."
-                )
-            fields = list(answer.keys()) if isinstance(answer, Mapping) else []
-            raise ValueError(
-                f"{type(self.model).__name__} returned no tensor {self.output!r}; choose `output` from "
-                f"{fields}."
-            )
-        return field
+        # Objects of sentence-transformers return the features that they take, with more among them.
+        answer = self.model(named) if self._takes_features else self.model(**named)
+        if isinstance(self.output, str):
+            return self._field(answer, self.output)
+        return torch.stack([self._field(answer, name) for name in self.output], dim=-1)
 
     def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
         """Split a tokenizer's or a processor's batch into what `attribute()` takes.
@@ -143,6 +125,22 @@ class EncoderForward(nn.Module):
         """
         ids: Tensor = batch["input_ids"]
         return torch.where(special_tokens(batch, tokenizer), ids, blank_token(tokenizer))
+
+    def _field(self, answer: Any, name: str) -> Tensor:
+        """Return a field of what the model returned."""
+        named = isinstance(answer, Mapping)
+        field: Any = answer.get(name) if named else getattr(answer, name, None)
+        if isinstance(field, Tensor):
+            return field
+        if isinstance(answer, tuple):
+            raise ValueError(
+                f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to "
+                f"True, so that {name!r} can be told by its name."
+            )
+        fields = list(answer.keys()) if named else []
+        raise ValueError(
+            f"{type(self.model).__name__} returned no tensor {name!r}; choose `output` from {fields}."
+        )
 
     @property
     def _main_input(self) -> str:
@@ -196,6 +194,18 @@ def blank_token(tokenizer: Any) -> int:
         if token is not None:
             return token
     raise ValueError("the tokenizer has no mask, padding or unknown token: give a baseline of your own")
+
+
+def sentence_object(model: object) -> str | None:
+    """Return which object of sentence-transformers something is, a name of `PIPELINES`; None for others.
+
+    Example:
+        >>> sentence_object(nn.Linear(1, 1)) is None
+        True
+    """
+    # Told by its names, because sentence-transformers need not be installed.
+    kinds = [it for it in type(model).__mro__ if it.__module__.partition(".")[0] == "sentence_transformers"]
+    return next((it.__name__ for it in kinds if it.__name__ in PIPELINES), None)
 
 
 class Contrast(nn.Module):

@@ -54,6 +54,31 @@ def prepare(folder: Path) -> None:
         parquet.write_table(table, folder / f"{name}.parquet")
 
 
+def prepare_media(folder: Path) -> None:
+    """Put an image, a sound, and tiny classifiers of them, under the names of real ones, into a folder."""
+    import wave
+
+    import transformers as hf
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), "teal").save(folder / "cat.jpg")
+    with wave.open(str(folder / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16000, 0, "NONE", ""))
+        sound.writeframes(bytes(range(256)) * 60)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    name = folder / "google/vit-base-patch16-224"
+    vision = hf.ViTConfig(image_size=32, patch_size=8, **sizes)
+    hf.ViTForImageClassification(vision).save_pretrained(name)
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
+    name = folder / "superb/wav2vec2-base-superb-ks"
+    hearing = hf.Wav2Vec2Config(
+        **sizes, conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(5, 2), num_feat_extract_layers=2,
+        feat_extract_norm="layer", num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    hf.Wav2Vec2ForSequenceClassification(hearing).save_pretrained(name)
+    hf.Wav2Vec2FeatureExtractor(sampling_rate=16000).save_pretrained(name)
+
+
 def run(command: str, folder: Path) -> tuple[int, str]:
     """Run a command by bash, and return its status and what it wrote."""
     home = Path(sys.executable).parent
@@ -83,6 +108,7 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as name, options.log.open("w", encoding="utf-8") as log:
         prepare(Path(name))
+        prepare_media(Path(name))
         for page in PAGES:
             for command in dict.fromkeys(shown(ROOT / page)):
                 lacking = [need for words, need in NEEDS.items() if words in command and not find_spec(need)]

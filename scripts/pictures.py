@@ -1,4 +1,4 @@
-"""Draw the pictures of README and guides: the terminal, the heat map over the layers, the page, the web demo.
+"""Draw the pictures of README and guides: terminal, layers, classes, two texts, the page, the web demo.
 
 python scripts/pictures.py docs
 """
@@ -18,7 +18,9 @@ from rich.console import Console
 
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import show
-from captum_globenc.texts import Explanation, explain, load_default
+from captum_globenc.texts import Explanation, explain, load_default, similarity_matrix
+from captum_globenc.texts.default import encoder_folder
+from captum_globenc.visualization import plot_pairs
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
 
 SENTENCE = "The plot is thin, but the acting is simply wonderful."
@@ -27,6 +29,7 @@ OTHERS = (
     "Not a bad film at all.",
     "Unfathomably dull.",
 )
+ALIKE = ("A cat sleeps on the warm sofa.", "The kitten is taking a nap on the couch.")
 PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
 
@@ -70,6 +73,30 @@ def chromium(playwright: Playwright) -> Browser:
     )
 
 
+def draw_classes(explanation: Explanation, path: Path) -> None:
+    """Draw what the words say for and against each of several classes."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    words = [word.text for word in explanation.groups]
+    classes = {
+        target: [score for _, score in explanation.words(name)]
+        for name, (target, _) in explanation.outputs.items()
+    }
+    ax = plot_comparison(classes, words, ax=figure.subplots(), relative=False)
+    ax.set_ylabel("contribution to the logit")
+    figure.savefig(path, dpi=110)
+
+
+def draw_similarity(path: Path) -> None:
+    """Draw which word of one sentence meets which word of another."""
+    from sentence_transformers import SentenceTransformer
+
+    matrix = similarity_matrix(*ALIKE, SentenceTransformer(str(encoder_folder()), device="cpu"))
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    ax = plot_pairs(matrix.scores, matrix.tokens, matrix.others, ax=figure.subplots())
+    ax.set_title(f"cosine {matrix.similarity:.3f}, and what pairs of tokens add", loc="left", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
 def draw_demo(path: Path) -> None:
     """Take a picture of the web demo in Chromium."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -98,6 +125,9 @@ def main() -> None:
     (explanation,) = explain([SENTENCE], *load_default(), layers=True)
     draw_layers(explanation, folder / "layers.png")
     draw_page(explain([SENTENCE, *OTHERS], *load_default(), layers=True), folder / "page.png")
+    (explanation,) = explain([SENTENCE], *load_default(), target="all")
+    draw_classes(explanation, folder / "classes.png")
+    draw_similarity(folder / "similarity.png")
     draw_demo(folder / "demo.png")
 
 

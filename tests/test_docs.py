@@ -7,9 +7,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from PIL import Image
 
 from captum_globenc.encoders import registry
 from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.texts.tokenizing import token_limit
+from pages import python_blocks
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "adding-a-family.md"
@@ -50,7 +55,18 @@ def test_the_page_leaves_no_family_behind():
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".datasets", ".encoders", ".evaluation", ".metrics", ".proofs", ".texts", ".visualization"]
+    "module",
+    [
+        "",
+        ".datasets",
+        ".encoders",
+        ".evaluation",
+        ".media",
+        ".metrics",
+        ".proofs",
+        ".texts",
+        ".visualization",
+    ],
 )
 def test_the_api_pages_hold_every_public_function_and_class(module):
     pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
@@ -60,3 +76,73 @@ def test_the_api_pages_hold_every_public_function_and_class(module):
     ours = {name for name, it in objects.items() if inspect.isfunction(it) or inspect.isclass(it)}
     assert ours
     assert ours - described == set()
+
+
+HUB = {
+    "cross-encoder/nli-MiniLM2-L6-H768": (
+        "BertForSequenceClassification",
+        ["contradiction", "entailment", "neutral"],
+    ),
+    "cross-encoder/ms-marco-MiniLM-L6-v2": ("BertForSequenceClassification", ["LABEL_0"]),
+    "dslim/bert-base-NER": ("BertForTokenClassification", ["O", "B-PER", "I-PER", "B-LOC"]),
+    "distilbert/distilbert-base-cased-distilled-squad": ("BertForQuestionAnswering", ["LABEL_0", "LABEL_1"]),
+    "google-bert/bert-base-uncased": ("BertForMaskedLM", ["LABEL_0", "LABEL_1"]),
+}
+"""What the guide loads by name, here from folders of these names: the class of the model, and its labels."""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder that holds tiny models of random weights under the names of the hub, as the current one."""
+    from captum_globenc.texts import load_default
+
+    _, tokenizer = load_default()
+    for name, (kind, labels) in HUB.items():
+        config = transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=8,
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            initializer_range=0.5,
+        )
+        torch.manual_seed(0)
+        getattr(transformers, kind)(config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    vision = transformers.ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    name = tmp_path / "google/vit-base-patch16-224"
+    transformers.ViTForImageClassification(vision).save_pretrained(name)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
+    Image.new("RGB", (40, 40), "teal").save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
+    names = {}
+    for block in python_blocks(DOCS / "tasks.md"):
+        exec(block, names)
+    assert list(names["both"].scores) == [
+        "globenc", "transformer-deep-lift: NEGATIVE", "transformer-deep-lift: POSITIVE",
+    ]  # fmt: skip
+    assert names["both"].top(1, "transformer-deep-lift: POSITIVE")[0][0] == "wonderful"
+    assert {text for text, _ in names["alike"].top(4, of="words")} >= {"cat", "kitten"}
+    assert names["axes"].images[0].get_array().shape == (
+        len(names["matrix"].others),
+        len(names["matrix"].tokens),
+    )
+    assert names["answer"].prediction in names["passage"]
+    assert (names["it"].target, names["it"].against) == ("heart", "capital")
+    assert not names["whole"].truncated
+    assert len(names["whole"].tokens) > token_limit(names["model"], names["tokenizer"])
+    assert names["cat"].scores["transformer-deep-lift"].shape == (1, 3, 32, 32)
+    best = [text for text, _ in names["whole"].top(2, of="sentences")]
+    assert best == ["A wonderful film at first.", "By then it is dull, a waste of two hours."]

@@ -185,7 +185,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
-        (explanation,) = explain(
+        found = explain(
             [form.text],
             model,
             tokenizer,
@@ -200,6 +200,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             baseline=form.baseline,
             tell=notes.append,
         )
+        explanation = max(found, key=lambda it: it.probability or 0)  # of several likely labels
     except (LoadingError, ValueError, ProofError, RecordingError) as error:
         return Answer(message(str(error)))
     if missing:

@@ -112,20 +112,21 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load(model: str | None) -> Classifier:
+def load(model: str | None, *, any_task: bool = False) -> Classifier:
     """Load a classifier without the library's own messages.
 
     Args:
         model: as `captum_globenc.texts.loading.load_classifier` takes it.
+        any_task: whether it may be a model for another task.
 
     Raises:
         CommandError: it cannot be loaded.
     """
-    from captum_globenc.texts.loading import LoadingError, load_classifier
+    from captum_globenc.texts.loading import LoadingError, load_classifier, load_model
 
     quiet()
     try:
-        classifier = load_classifier(model)
+        classifier = load_model(model) if any_task else load_classifier(model)
     except LoadingError as error:
         raise CommandError(str(error)) from error
     if classifier.missing:

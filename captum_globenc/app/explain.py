@@ -89,7 +89,11 @@ def explain_texts(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The class that is explained. Left out, the predicted one."),
+        typer.Option(
+            metavar="CLASS",
+            help="What is explained: a class, all for all side by side, a label, a word, or start or end "
+            "of an answer. Left out, what is predicted.",
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -104,6 +108,26 @@ def explain_texts(
             autocompletion=completing(BASELINES),
         ),
     ] = "mask",
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            min=0,
+            help="Cut texts that are too long for the model into windows that share so many tokens.",
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="Explain an image instead; may be given repeatedly."),
+    ] = None,
+    sounds: Annotated[
+        list[Path] | None,
+        typer.Option("--audio", metavar="FILE", help="Explain a sound (WAV) instead; likewise."),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw an explained image or sound, as PNG or SVG.", dir_okay=False),
+    ] = None,
     words: WordsOption = True,
     top: TopOption = None,
     special: SpecialOption = True,
@@ -123,11 +147,22 @@ def explain_texts(
         ),
     ] = None,
 ) -> None:
-    """Show what a classifier predicts for each TEXT, which tokens it used, and what speaks for and against.
+    """Show what a model predicts for each TEXT, which tokens it used, and what speaks for and against.
 
     GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
-    predicted class, or the one that is chosen.
+    predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
+    language model mask by mask, and a model that answers questions by its answer in --pair.
     """
+    if images or sounds or picture is not None:
+        texts_only = (texts, pair, position, layers, against, windows, save, html)
+        if any(it is not None and it is not False for it in texts_only):
+            raise CommandError(
+                "--image and --audio go with --model, --method, --target, --picture and --json"
+            )
+        from captum_globenc.app.media import explain_files
+
+        explain_files(images, sounds, model, methods, target, picture, as_json=as_json)
+        return
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
@@ -151,11 +186,18 @@ def explain_texts(
         own = [name for name in chosen if name in METHODS] or None
         try:
             where = parse_position(position or "")
-            check_options(own, mixing=mixing, baseline=baseline, target=target, against=against)
+            check_options(
+                own,
+                mixing=mixing,
+                baseline=baseline,
+                target=target,
+                against=against,
+                windows=windows,
+            )
         except ValueError as error:
             raise CommandError(str(error)) from error
     with status(f"Loading {model or 'the embedded model'}"):
-        classifier, tokenizer, _ = load(model)
+        classifier, tokenizer, _ = load(model, any_task=True)
     told: dict[str, None] = {}
     explained = partial(
         explain,
@@ -169,6 +211,7 @@ def explain_texts(
         target=target,
         against=against,
         baseline=baseline,
+        windows=windows,
         tell=lambda message: told.setdefault(message),
     )
 
@@ -228,5 +271,5 @@ def _explanations(
                 found = run(texts[start : start + BATCH])
             except (ValueError, ImportError, ProofError, RecordingError) as error:  # what is documented
                 raise CommandError(str(error)) from error
-            progress.advance(task, len(found))
+            progress.advance(task, len(texts[start : start + BATCH]))
         yield from found

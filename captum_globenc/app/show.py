@@ -23,12 +23,12 @@ def show_saved(
             show_default=False,
         ),
     ],
-    words: WordsOption = True,
-    top: TopOption = None,
-    special: SpecialOption = True,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", metavar="N", help="Show the first N.", min=1)
     ] = None,
+    words: WordsOption = True,
+    top: TopOption = None,
+    special: SpecialOption = True,
     html: Annotated[
         Path | None,
         typer.Option(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.methods import METHODS, Batch, Remembered
 from captum_globenc.datasets.rows import Text
-from captum_globenc.datasets.windows import lay_together
+from captum_globenc.texts.windows import lay_together
 
 __all__ = ["Passes", "Scored"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.datasets.windows import cut_windows
 from captum_globenc.texts.tokenizing import token_limit
+from captum_globenc.texts.windows import cut_windows, find_segments
 from captum_globenc.texts.words import find_words
 
 __all__ = ["Reader", "Text"]
@@ -132,18 +132,10 @@ class Reader:
                 made[row] = text
                 text.truncated = not text.error
         for row, text in enumerate(made):
-            encodings = getattr(batch, "encodings", None)
             try:
                 self._check(text)
                 if row in long and self._windows is not None:
-                    if encodings is None and pairs is not None:
-                        raise ValueError("this tokenizer does not tell two segments apart: no windows")
-                    special = batch["special_tokens_mask"][row]
-                    segments = (
-                        [None if it else 0 for it in special]
-                        if encodings is None
-                        else encodings[row].sequence_ids
-                    )
+                    segments = find_segments(batch, row, paired=pairs is not None)
                     text.pieces = cut_windows(segments, self._limit or 0, self._windows)
                 elif not text.error:
                     text.pieces = [list(range(len(text.ids)))]

@@ -73,6 +73,8 @@ def explain_by(
         raise ValueError(f"no method {', '.join(unknown)}; known: {', '.join(METHODS)}")
     if any(it.against is not None for it in explanations):
         raise ValueError(f"{', '.join(methods)} cannot hold a class against another: leave that out")
+    if any(it.span is not None or it.outputs for it in explanations):
+        raise ValueError(f"{', '.join(methods)} explain one class of a whole text: leave others out")
     if not explanations or not methods:
         return Explanations(explanations)
     subject = Subject(model, tokenizer, position=position)

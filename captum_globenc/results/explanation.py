@@ -177,6 +177,11 @@ class Explanation(Record):
             "kinds": kinds,
             "layers": layers,
             "explained": self.explained - other.explained,
+            "outputs": {
+                name: (target, value - other.outputs[name][1])
+                for name, (target, value) in self.outputs.items()
+                if name in other.outputs
+            },
             "position": self.position if self.position == other.position else None,
             "truncated": self.truncated or other.truncated,
             "less": f"{other.subject}{whose}{where}",

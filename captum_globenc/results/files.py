@@ -25,7 +25,7 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less", "ids", "unknown")
+LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs")
 """What an object lacks where there is none of it."""
 
 
@@ -76,6 +76,10 @@ def fields_of(made: object) -> dict[str, Any]:
         found["groups"] = [Word(text, tuple(tokens), special) for text, tokens, special in found["groups"]]
     if "offsets" in found:
         found["offsets"] = [place if place is None else Span(*place) for place in found["offsets"]]
+    if found.get("span") is not None:
+        found["span"] = Span(*found["span"])
+    if "outputs" in found:
+        found["outputs"] = {name: (target, value) for name, (target, value) in found["outputs"].items()}
     return found
 
 
@@ -183,5 +187,7 @@ CHECKS: Mapping[str, Check] = {
     "less": _or_none(_text),
     "ids": _list(_index),
     "unknown": _list(_index),
+    "span": _or_none(_each(_index, _index, _index)),
+    "outputs": _by_name(_each(_text, _number)),
 }
 """What each field of an explanation is in JSON."""

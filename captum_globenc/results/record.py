@@ -67,6 +67,10 @@ class Record:
         less: What another explanation is of, whose scores were taken away; None where none were.
         ids: The ids of the N tokens; empty where they are not known, as in files of earlier versions.
         unknown: Which tokens stand for what the vocabulary has not, such as [UNK].
+        span: Where in the text stands what is explained, an entity, an answer or a masked token; None where
+            that is the text as a whole.
+        outputs: By the name of scores that are for another output than `target`, as where classes are shown
+            side by side: its name, and its value as `explained` is that of `target`.
 
     Raises:
         ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
@@ -96,6 +100,8 @@ class Record:
     less: str | None = None
     ids: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
+    span: Span | None = None
+    outputs: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = [("scores", name, row) for name, row in self.scores.items()]
@@ -110,6 +116,8 @@ class Record:
         places += [self.position] if isinstance(self.position, int) else []
         if not all(0 <= place < len(self.tokens) for place in places):
             raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
+        if self.span is not None and self.span.segment >= len(self.sources):
+            raise ValueError("the span lies in a second segment, and there is none")
         for name in (*self.scores, *self.layers):
             if self.kinds.get(name) not in KINDS:
                 raise ValueError(f"kind of {name}: {self.kinds.get(name)!r} is none of {', '.join(KINDS)}")
@@ -126,6 +134,8 @@ class Record:
             said = f"{self.prediction} = {self.value:.4g}"
         else:
             said = f"{self.prediction} ({self.probability:.1%})"
+        if self.span is not None and self.part != self.prediction:
+            said = f"{self.part}: {said}"
         if self.less is not None:
             return f"{said}, explained: {self.subject}, less {self.less}"
         asked = self.target != self.prediction or self.against is not None
@@ -137,18 +147,28 @@ class Record:
         return self.target if self.against is None else f"{self.target} rather than {self.against}"
 
     @property
+    def part(self) -> str:
+        """What is explained of the text, as it is spelt there: an entity, an answer; or the text."""
+        if self.span is None:
+            return self.text
+        return self.sources[self.span.segment][self.span.start : self.span.stop].strip()
+
+    @property
     def captions(self) -> dict[str, str]:
         """What the scores of each method are, such as ``for and against POSITIVE``."""
-        signed = f"for and against {self.subject}"
-        if self.probability is None:
-            signed = f"for and against a higher value of {self.target}"
+        higher = "a higher value of " if self.probability is None else ""
         less = "" if self.less is None else f", less the same of {self.less}"
         said = {
             "shares": self._shares,
             "difference": self._shares,
             "sizes": "share of each token in the sum of all, for or against",
         }
-        return {name: said.get(self.kinds[name], signed) + less for name in self.scores}
+        made = {}
+        for name in self.scores:
+            subject, _ = self.outputs.get(name, (self.subject, 0.0))
+            signed = f"for and against {higher}{subject}"
+            made[name] = said.get(self.kinds[name], signed) + less
+        return made
 
     @property
     def units(self) -> dict[str, str]:
@@ -163,20 +183,17 @@ class Record:
 
         Rounded so that what is shown adds up as well.
         """
-        if self.probability is None:
-            unit = "value"
-        else:
-            unit = f"logit of {self.target}"
-            unit += f" less that of {self.against}" if self.against is not None else ""
-        unit += f", less {self.less}" if self.less is not None else ""
-        whole = round(self.explained, 2)
+        against = "" if self.against is None else f" less that of {self.against}"
+        less = "" if self.less is None else f", less {self.less}"
         made = {}
         for name, row in self.scores.items():
             if self.kinds[name] == "contributions":
-                tokens = round(math.fsum(row), 2)
+                target, explained = self.outputs.get(name, (self.target, self.explained))
+                unit = "value" if self.probability is None else f"logit of {target}{against}"
+                whole, tokens = round(explained, 2), round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
                 parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} tokens"
-                made[name] = f"{parts} = {whole:z.2f} {unit}"
+                made[name] = f"{parts} = {whole:z.2f} {unit}{less}"
         return made
 
     @property
@@ -253,6 +270,8 @@ class Record:
     def _shares(self) -> str:
         if self.position == "mean":
             return "share of each token in what all tokens have mixed in, on average"
+        if self.position is None and self.span is not None:
+            return f"share of each token in what {self.part} has mixed in"
         if self.position is None:
             return "share of each token in what the head reads"
         return f"share of each token in what {self.tokens[self.position]} has mixed in"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from captum_globenc.texts.methods import BASELINES, METHODS
     from captum_globenc.texts.pieces import readable_tokens
     from captum_globenc.texts.scores import token_scores
+    from captum_globenc.texts.similarity import TokenMatrix, similarity_matrix
     from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "REDUCTIONS",
     "Explanation",
     "Explanations",
+    "TokenMatrix",
     "Word",
     "explain",
     "find_words",
@@ -28,6 +30,7 @@ __all__ = [
     "load_default",
     "merge_scores",
     "readable_tokens",
+    "similarity_matrix",
     "token_scores",
 ]
 
@@ -39,6 +42,7 @@ __getattr__, __dir__ = on_demand(
         "REDUCTIONS": "words",
         "Explanation": ".results.explanation",
         "Explanations": ".results.explanations",
+        "TokenMatrix": "similarity",
         "Word": "words",
         "explain": "explaining",
         "find_words": "words",
@@ -46,6 +50,7 @@ __getattr__, __dir__ = on_demand(
         "load_default": "default",
         "merge_scores": "words",
         "readable_tokens": "pieces",
+        "similarity_matrix": "similarity",
         "token_scores": "scores",
     },
 )

@@ -83,7 +83,10 @@ class OnEmbeddings(nn.Module):
             if get_ident() != thread:  # somebody else's run of the same model
                 return None
             (found,) = (*args, *kwargs.values())
-            if any(isinstance(it, Tensor) and torch.equal(it, found) for it in arguments):
+            if any(
+                isinstance(it, Tensor) and it.dtype == found.dtype and torch.equal(it, found)
+                for it in arguments
+            ):
                 return None  # GPT-2 keeps types of tokens in the same table
             looked_up += 1
             length = ids.shape[1]
@@ -116,7 +119,7 @@ def integrated_gradients(
     model: nn.Module,
     ids: Tensor,
     baselines: Tensor,
-    target: Tensor,
+    target: Tensor | None,
     arguments: tuple[Any, ...] = (),
 ) -> Tensor:
     """Integrated gradients (Sundararajan et al. 2017) over word embeddings.
@@ -129,7 +132,7 @@ def integrated_gradients(
         model: the model that it runs.
         ids: `(B, N)`, the texts.
         baselines: ids `(B, N)`, or embeddings `(B, N, D)`.
-        target: `(B,)`, the output of each text that is explained.
+        target: `(B,)`, the output of each text that is explained; None where there is one.
         arguments: what follows the ids.
 
     Returns:

@@ -1,8 +1,8 @@
-"""The explanation of texts: what a classifier predicts for them, and what every token had to do with it.
+"""The explanation of texts: what a model predicts for them, and what every token had to do with it.
 
 The front ends (command line, web page) draw what is computed here.
 
-Shapes: B texts, N tokens, L layers, C classes.
+Shapes: B texts, R rows, texts or windows of them, A asked rows, N tokens.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.texts.classes import class_names, probabilities
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, REFUSALS, NoLayersError, Question
-from captum_globenc.texts.options import check_options, chosen_classes, model_and_tokenizer
-from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
+from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
+from captum_globenc.texts.assembling import assemble
+from captum_globenc.texts.methods import Question, in_parts, run_methods
+from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.scores import token_scores
+from captum_globenc.texts.similarity import explain_similarity
+from captum_globenc.texts.subject import Subject, subject_of
+from captum_globenc.texts.tasks import task_of
 from captum_globenc.texts.tokenizing import encode
-from captum_globenc.texts.words import find_words
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -37,7 +38,7 @@ __all__ = ["explain"]
 
 def explain(
     texts: Sequence[str],
-    model: PreTrainedModel | Pipeline,
+    model: PreTrainedModel | Pipeline | nn.Module,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     pair: str | Sequence[str | None] | None = None,
@@ -45,43 +46,62 @@ def explain(
     mixing: str = "N-Enc",
     layers: bool = False,
     methods: Sequence[str] | None = None,
-    target: str | int | None = None,
+    target: Target | None = None,
     against: str | int | None = None,
     baseline: str = "mask",
+    windows: int | None = None,
+    threshold: float = 0.5,
     tell: Callable[[str], None] | None = None,
 ) -> Explanations:
-    """Explain the predictions of a sequence classifier: which tokens were used, and what for.
+    """Explain what a model predicts for texts: which tokens were used, and what for.
 
-    All texts run as one batch: cut long lists into pieces. A model without a padding token takes them one
-    by one.
+    What is explained depends on what the model is for, which its class says: the class of a sequence
+    classifier, each likely label of a multi-label one, the value of a regression; each entity of a token
+    classifier, grouped as its pipeline groups them; the answer in `pair` to the question in a text; the word
+    that a masked language model fills in for each mask token; the similarity that a SentenceTransformer finds
+    between a text and its pair.
+
+    All texts are tokenized together: cut long lists into pieces. A model without a padding token takes them
+    one by one.
 
     Args:
         texts: B texts.
-        model: A Hugging Face sequence classifier, in eval mode, or a text-classification pipeline.
-        tokenizer: Its tokenizer; a pipeline has one.
+        model: A Hugging Face model for one of these, in eval mode; a pipeline of transformers; or a
+            SentenceTransformer or a CrossEncoder.
+        tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
         pair: A second segment that goes with every text, or one for each, None where a text has none.
         position: The token whose mixture GlobEnc explains: its index in every text, negative ones
-            counting from the text's own end, or "mean"; left out, what the model's head pools.
+            counting from the text's own end, or "mean"; left out, what the model's head pools, or the tokens
+            whose outputs are explained.
         mixing: One of GlobEnc's kinds of mixing matrix.
         layers: Whether to compute the scores at every depth as well, of methods that have them.
         methods: Names from `METHODS`. Left out, "globenc" and "transformer-deep-lift", or the one of them
             that holds for the model: the other is told of.
-        target: The class that is explained in every text, by name or index; left out, the predicted one.
-            "globenc" knows no class.
-        against: A class that `target` is held against: why that one rather than this.
+        target: What is explained in every text, by name or index: a class, a label, a word to be filled in,
+            the "start" or "end" of an answer; left out, what is predicted. Several classes, or "all", are
+            shown side by side, with scores by method and class. "globenc" knows no class.
+        against: What `target` is held against: why that one rather than this.
         baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with, special tokens
             kept: "mask", all its tokens masked; "pad", padding; "zero", word embeddings of zero.
+        windows: How many tokens neighbouring windows share, into which a text is cut that is longer than the
+            model takes, or its pair where that is longer. The prediction is of the mean of the windows'
+            logits, and a token's score is the average over the windows that hold it; GlobEnc's are made to
+            sum to 1 again. An entity, an answer and a filled-in word are of the window that they are found
+            in. Left out, such texts lose their end.
+        threshold: How likely a label of a multi-label model has to be to be explained.
         tell: Called with what is left out, and why; left out itself, that is a warning.
 
     Returns:
-        B explanations, in the order of `texts`.
+        An explanation of each text, in their order: several of one with more than one label, entity or mask
+        token, and none of one without entities.
 
     Raises:
         TypeError: `texts` is one string, or there is no tokenizer.
         ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
-            model or none does, it gives no (B, C) logits, a name is not known, a class is held against
-            itself, a position lies outside of a text, a text is not valid Unicode or has tokens that the
-            model has no embedding for, or the model's output is not finite.
+            model or none does, the model's outputs are none of a task's, a name is not known, a class is held
+            against itself, a position lies outside of a text, a text has no mask token or no text to find an
+            answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
+            too much, or the model's output is not finite.
         RuntimeError: The numbers of a method that was chosen were found not to hold.
 
     Example:
@@ -98,31 +118,18 @@ def explain(
     pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
     if len(pairs) != len(texts):
         raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
-    check_options(methods, mixing=mixing, baseline=baseline, target=target, against=against)
+    options = Options(methods, position, mixing, layers, target, against, baseline, windows, threshold)
     if not texts:
         return Explanations()
-    model, tokenizer = model_and_tokenizer(model, tokenizer)
-    run = partial(
-        _explained,
-        model=model,
-        tokenizer=tokenizer,
-        position=position,
-        mixing=mixing,
-        layers=layers,
-        methods=methods,
-        target=target,
-        against=against,
-        baseline=baseline,
-    )
+    subject = subject_of(model, tokenizer)
     told: dict[str, None] = {}
-    if len(texts) > 1 and None in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None)):
-        made = [
-            explanation
-            for text, other in zip(texts, pairs, strict=True)
-            for explanation in run([text], [other], told=told)
-        ]
+    run = partial(
+        explain_similarity if subject.embeds else _explained, subject=subject, options=options, told=told
+    )
+    if len(texts) > 1 and not subject.pads:
+        made = [it for text, other in zip(texts, pairs, strict=True) for it in run([text], [other])]
     else:
-        made = run(texts, pairs, told=told)
+        made = run(texts, pairs)
     for message in told:
         if tell is None:
             warnings.warn(message, stacklevel=2)
@@ -135,105 +142,56 @@ def _explained(
     texts: Sequence[str],
     pairs: Sequence[str | None],
     *,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    position: int | Literal["mean"] | None,
-    mixing: str,
-    layers: bool,
-    methods: Sequence[str] | None,
-    target: str | int | None,
-    against: str | int | None,
-    baseline: str,
+    subject: Subject,
+    options: Options,
     told: dict[str, None],
 ) -> list[Explanation]:
     """Explain one batch; what is left out goes to `told`."""
-    batch, truncated = encode(texts, pairs, model, tokenizer)
-    forward = EncoderForward(model)
-    inputs, extra = forward.arguments(batch)
+    model, tokenizer, position = subject.model, subject.tokenizer, options.position
+    task = task_of(model)
+    encoded = encode(texts, pairs, model, tokenizer, options.windows)
+    forward = EncoderForward(model, output=task.output)
+    inputs, extra = forward.arguments(encoded.batch)
     with torch.no_grad():
-        logits = _checked(forward(inputs, *extra))
-    names = class_names(model.config, logits.shape[1])
-    highest = logits.argmax(-1)
-    classes, other = chosen_classes(highest, names, target, against, model.config, texts)
-    lengths = batch["attention_mask"].sum(-1)
-    where = resolve_position(position, lengths, texts) if isinstance(position, int) else position
-    question = Question(model, tokenizer, batch, classes, other, baseline, mixing, where)
-    found, depths = _answers(question, methods, layers, told)
-    scores = {name: token_scores(batch, tokenizer, made)[1] for name, made in found.items()}
-    tokens, _ = token_scores(batch, tokenizer, next(iter(found.values())))
-    words = find_words(batch, tokenizer, texts, [pair for pair in pairs if pair is not None] or None)
-    ids = [row[:length].tolist() for row, length in zip(batch["input_ids"], lengths.tolist(), strict=True)]
-    shares = probabilities(logits, model.config)
-    explained = logits.gather(1, classes[:, None])[:, 0]
-    explained = explained if other is None else explained - logits[:, other]
-    whose = {"name": str(model.config.name_or_path or ""), "class": type(model).__name__}
-    settings = {"mixing": mixing, "baseline": baseline}
-    versions = installed_versions()
-    pooled = pooled_token(model) if position is None and "globenc" in found else None
-    return [
-        Explanation(
-            text=text,
-            pair=pairs[i],
-            prediction=names[best],
-            probability=None if shares is None else shares[i, best].item(),
-            value=logits[i, best].item(),
-            probabilities={} if shares is None else dict(zip(names, shares[i].tolist(), strict=True)),
-            target=names[int(classes[i])],
-            against=None if other is None else names[other],
-            explained=explained[i].item(),
-            position=pooled if "globenc" not in found or where is None else _place(where, i),
-            tokens=tokens[i],
-            scores={name: rows[i] for name, rows in scores.items()},
-            layers={name: rows[i, :, : lengths[i]].tolist() for name, rows in depths.items()},
-            kinds={name: METHODS[name].kind for name in scores},
-            groups=words[i],
-            offsets=find_offsets(batch, i),
-            model=whose,
-            settings=settings,
-            versions=versions,
-            truncated=truncated[i],
-            ids=ids[i],
-            unknown=find_unknown(ids[i], words[i], tokenizer),
-        )
-        for i, (text, best) in enumerate(zip(texts, highest.tolist(), strict=True))
-    ]
+        outputs = _checked(in_parts(forward, model, inputs, *extra))
+    given = Given(
+        texts, pairs, encoded, outputs, subject, options, lambda message: told.update({message: None})
+    )
+    asked = task.ask(given)
+    if not asked:
+        return []
+    rows = torch.tensor([row for it in asked for row in it.rows], device=inputs.device)
+    where: Tensor | Literal["mean"] | None = None if isinstance(position, int) else position
+    if isinstance(position, int):
+        if len(outputs) > len(texts):
+            raise ValueError("windows have no position in common: leave one of the two out")
+        where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)[rows]
+    question = Question(
+        model,
+        tokenizer,
+        encoded.batch,
+        rows,
+        forward,
+        Picked(forward),
+        picked_tensors([it.picks for it in asked for _ in it.rows], outputs),
+        options.baseline,
+        options.mixing,
+        _weights(asked, inputs) if where is None and asked[0].tokens else where,
+    )
+    found, depths = run_methods(question, options.methods, options.layers, told)
+    head = where is None and not asked[0].tokens and "globenc" in found
+    return assemble(given, asked, found, depths, position=pooled_token(model) if head else where)
 
 
-def _answers(
-    question: Question, methods: Sequence[str] | None, layers: bool, told: dict[str, None]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return each method's scores `(B, N)`, and of those that have them `(B, L, N)` at every depth."""
-    found: dict[str, Tensor] = {}
-    depths: dict[str, Tensor] = {}
-    refused: dict[str, Exception] = {}
-    for name in dict.fromkeys(DEFAULT_METHODS if methods is None else methods):
-        method = METHODS[name]
-        try:
-            found[name] = method.scores(question)
-        except REFUSALS as error:
-            if methods is not None:
-                raise
-            refused[name] = error
-            continue
-        if layers and method.layers is not None:
-            try:
-                depths[name] = method.layers(question)
-            except (NoLayersError, *REFUSALS) as error:  # such as that a decoder reads the text as well
-                told[f"{name} has no scores of single layers: {error}"] = None
-    if not found:
-        raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
-    told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
-    return found, depths
+def _weights(asked: Sequence[Asked], inputs: Tensor) -> Tensor:
+    """Return how much of each token's mixture GlobEnc explains, `(A, N)`, of outputs that tokens have."""
+    weights = torch.zeros(len(asked), inputs.shape[1], device=inputs.device)
+    for row, it in enumerate(asked):
+        weights[row, list(it.tokens)] = 1 / len(it.tokens)
+    return weights
 
 
-def _place(where: Tensor | Literal["mean"], index: int) -> int | Literal["mean"]:
-    return int(where[index]) if isinstance(where, Tensor) else where
-
-
-def _checked(logits: Tensor) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(getattr(logits, "shape", ()))
-        raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
-    if not logits.isfinite().all():
+def _checked(outputs: Tensor) -> Tensor:
+    if not outputs.isfinite().all():
         raise ValueError("the model's output is NaN or infinite")
-    return logits.float()
+    return outputs if outputs.dtype == torch.float64 else outputs.float()

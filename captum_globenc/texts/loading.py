@@ -1,19 +1,16 @@
-"""A sequence classifier and its tokenizer from a folder, the hub, or this package itself."""
+"""A model and its tokenizer from a folder, the hub, or this package itself."""
 
 import os
 from textwrap import shorten
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.default import load_default
+from captum_globenc.texts.tasks import TASKS, task_named
 
-__all__ = ["Classifier", "LoadingError", "load_classifier"]
+__all__ = ["Classifier", "LoadingError", "load_classifier", "load_model"]
 
 
 HUB = {
@@ -27,11 +24,11 @@ HUB = {
 
 
 class LoadingError(Exception):
-    """A classifier that cannot be loaded; the message says in one line which and why."""
+    """A model that cannot be loaded; the message says in one line which and why."""
 
 
 class Classifier(NamedTuple):
-    """A classifier in eval mode, its tokenizer, and the weights that its files did not hold."""
+    """A model in eval mode, its tokenizer, and the weights that its files did not hold."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -56,13 +53,33 @@ def load_classifier(name: str | None = None) -> Classifier:
         Traceback (most recent call last):
         captum_globenc.texts.loading.LoadingError: cannot load no/such/folder: there is no such folder
     """
+    return _load(name, by_config=False)
+
+
+def load_model(name: str | None = None) -> Classifier:
+    """Load a model for what its files say that it is for: a task of `TASKS`, or else a sequence classifier.
+
+    Args:
+        name: as for :func:`load_classifier`.
+
+    Raises:
+        LoadingError: as for :func:`load_classifier`.
+    """
+    return _load(name, by_config=True)
+
+
+def _load(name: str | None, *, by_config: bool) -> Classifier:
     if name is None:
         try:
             return Classifier(*load_default())
         except ImportError as error:  # it says what to install
             raise LoadingError(str(error)) from error
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        task = TASKS[-1]
+        if by_config:
+            config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            task = task_named(config.architectures or [])
+        model, report = getattr(transformers, task.auto).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""What is asked of an explanation: options that are known, classes that the model has, whose model it is.
+"""What is asked of an explanation: options that are known, and classes that the model has.
 
 Shapes: B texts.
 """
@@ -6,48 +6,106 @@ Shapes: B texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
 from captum_globenc.texts.methods import BASELINES, METHODS
 
-if TYPE_CHECKING:
-    from transformers import Pipeline
+__all__ = ["ALL", "Options", "Target", "check_options", "chosen_classes", "several_classes"]
 
-__all__ = ["check_options", "chosen_classes", "model_and_tokenizer"]
+ALL = "all"
+"""A target: every class, side by side."""
+
+Target = str | int | Sequence[str | int]
+"""What is explained, by name or index, or several of these."""
 
 
-def check_options(
-    methods: Sequence[str] | None = None,
-    *,
-    mixing: str = "N-Enc",
-    baseline: str = "mask",
-    target: str | int | None = None,
-    against: str | int | None = None,
-) -> None:
-    """Check what can be checked before there is a model: see `explain`.
+@dataclass(frozen=True)
+class Options:
+    """The options of `captum_globenc.explain`, by their names there.
 
     Raises:
         ValueError: A name is not known, no method is chosen, or a class is held against itself.
     """
-    if isinstance(methods, str) or (methods is not None and not methods):
-        raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
-    for what, names, known in (
-        ("method", methods or (), METHODS),
-        ("mixing", [mixing], MIXINGS),
-        ("baseline", [baseline], BASELINES),
-    ):
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"no {what} {', '.join(map(str, unknown))}; known: {', '.join(known)}")
-    if None not in (target, against) and str(target).lower() == str(against).lower():
-        raise ValueError(f"{against} is held against itself: choose two classes")
+
+    methods: Sequence[str] | None = None
+    position: int | Literal["mean"] | None = None
+    mixing: str = "N-Enc"
+    layers: bool = False
+    target: Target | None = None
+    against: str | int | None = None
+    baseline: str = "mask"
+    windows: int | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        methods, target, against, windows = self.methods, self.target, self.against, self.windows
+        if isinstance(methods, str) or (methods is not None and not methods):
+            raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
+        for what, names, known in (
+            ("method", methods or (), METHODS),
+            ("mixing", [self.mixing], MIXINGS),
+            ("baseline", [self.baseline], BASELINES),
+        ):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise ValueError(f"no {what} {', '.join(map(str, unknown))}; known: {', '.join(known)}")
+        if target is not None and not isinstance(target, str | int) and not target:
+            raise ValueError("target is an empty list: choose one class or more")
+        if against is not None and (target == ALL or isinstance(target, list | tuple)):
+            raise ValueError("several classes cannot be held against another: choose one target")
+        if None not in (target, against) and str(target).lower() == str(against).lower():
+            raise ValueError(f"{against} is held against itself: choose two classes")
+        if windows is not None and (not isinstance(windows, int) or isinstance(windows, bool) or windows < 0):
+            raise ValueError(f"windows is {windows!r}: give how many tokens they share, 0 or more")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold!r}: give a probability, 0 to 1")
+
+    @property
+    def single(self) -> str | int | None:
+        """The one thing that is explained.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if self.target is None or isinstance(self.target, str | int):
+            return self.target
+        raise ValueError(
+            "only the classes of a sequence classifier are shown side by side: choose one target"
+        )
+
+
+def check_options(methods: Sequence[str] | None = None, **options: Any) -> None:
+    """Check what can be checked before there is a model: see :class:`Options`."""
+    Options(methods, **options)
+
+
+def several_classes(target: Target | None, names: Sequence[str]) -> list[int] | None:
+    """Return the classes that a target names, where it names several; None otherwise.
+
+    Args:
+        target: a list of classes, or "all" of them, unless one is called so.
+        names: of the model's classes.
+
+    Raises:
+        ValueError: the model has no such class.
+
+    Example:
+        >>> several_classes("all", ["bad", "good"]), several_classes("good", ["bad", "good"])
+        ([0, 1], None)
+    """
+    if target == ALL and ALL not in map(str.lower, names):
+        return list(range(len(names)))
+    if target is None or isinstance(target, str | int):
+        return None
+    return list(dict.fromkeys(class_of(it, names, "target") for it in target))
 
 
 def chosen_classes(
@@ -74,27 +132,3 @@ def chosen_classes(
                 "itself: choose a target as well"
             )
     return chosen, other
-
-
-def model_and_tokenizer(
-    model: PreTrainedModel | Pipeline, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a model and its tokenizer, of a pipeline those that it has.
-
-    Raises:
-        TypeError: There is no tokenizer, or one next to a pipeline's own, or something else than a model.
-    """
-    found: Any = model
-    # Told by what it has: the module of its class imports all kinds of pipelines.
-    if not isinstance(found, torch.nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer"):
-        if tokenizer is not None and tokenizer is not found.tokenizer:
-            raise TypeError("a pipeline has a tokenizer of its own: leave the other out")
-        found, tokenizer = found.model, found.tokenizer
-    if not isinstance(found, torch.nn.Module):
-        raise TypeError(
-            f"model is a {type(model).__name__}: pass a model and its tokenizer, or a text-classification "
-            "pipeline of transformers"
-        )
-    if tokenizer is None:
-        raise TypeError("no tokenizer: pass explain(texts, model, tokenizer), or explain(texts, pipeline)")
-    return found, tokenizer  # type: ignore[return-value]  # any module that is called as they are

@@ -1,13 +1,58 @@
-"""Texts as a model takes them: tokenized, padded, and cut at its limit."""
+"""Texts as a model takes them: tokenized, padded, and cut at its limit or into windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["encode", "token_limit"]
+from captum_globenc.texts.windows import cut_windows, find_segments
+
+__all__ = ["Encoded", "encode", "token_limit"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as a model takes them: R rows, a text each, or each a window of one.
+
+    Attributes:
+        whole: The B texts, padded on the right.
+        windows: By text, the positions in `whole` of the tokens of its rows: one row of all of them unless it
+            is cut into windows.
+        batch: The R rows by the names of the model's arguments, padded on the right, a text's together.
+        truncated: By text, whether its end is missing.
+    """
+
+    whole: BatchEncoding
+    windows: list[list[list[int]]]
+    batch: Mapping[str, Tensor]
+    truncated: list[bool]
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """By text, the numbers of its rows."""
+        first, found = 0, []
+        for windows in self.windows:
+            found.append(list(range(first, first + len(windows))))
+            first += len(windows)
+        return found
+
+    @cached_property
+    def places(self) -> list[list[int]]:
+        """By row, the positions of its tokens in its text."""
+        return [places for windows in self.windows for places in windows]
+
+    def text_of(self, row: int) -> int:
+        """Return the number of the text that a row is of."""
+        return next(text for text, rows in enumerate(self.rows) if row in rows)
+
+    def length(self, text: int) -> int:
+        """Return how many tokens a text has, all its windows together."""
+        return int(self.whole["attention_mask"][text].sum())
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -31,7 +76,8 @@ def encode(
     pairs: Sequence[str | None],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[BatchEncoding, list[bool]]:
+    windows: int | None = None,
+) -> Encoded:
     """Tokenize, with padding on the right, and cut what is longer than the model takes.
 
     Args:
@@ -39,13 +85,15 @@ def encode(
         pairs: The second segment of each text, or None.
         model: What will read them.
         tokenizer: Its tokenizer.
+        windows: How many tokens neighbouring windows share, into which longer texts are cut, by the longer of
+            their segments. Left out, such texts lose their end.
 
     Returns:
-        The batch, on the model's device, and which texts were too long.
+        The texts, on the model's device.
 
     Raises:
-        ValueError: A text is not valid Unicode, or has tokens that the model has no embedding for, or
-            some texts have a pair and others none.
+        ValueError: A text is not valid Unicode, or has tokens that the model has no embedding for, some texts
+            have a pair and others none, or windows cannot share so many tokens.
     """
     for text in (*texts, *(pair or "" for pair in pairs)):
         try:
@@ -58,16 +106,19 @@ def encode(
             f"{len(given)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
     limit = token_limit(model, tokenizer)
+    lengths = [len(ids) for ids in tokenizer(list(texts), given or None, verbose=False)["input_ids"]]
+    long = [limit is not None and length > limit for length in lengths]
     batch = tokenizer(
         list(texts),
         given or None,
         padding=len(texts) > 1,  # which a tokenizer may have no token for
         padding_side="right",
-        truncation=limit is not None,
-        max_length=limit,
+        truncation=limit is not None and windows is None,
+        max_length=limit if windows is None else None,
         return_attention_mask=True,
         return_special_tokens_mask=True,
         return_tensors="pt",
+        verbose=False,
     )
     embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if embeddings is not None and int(batch["input_ids"].max()) >= embeddings:
@@ -75,6 +126,33 @@ def encode(
             f"the tokenizer gives id {int(batch['input_ids'].max())}, and the model has {embeddings} "
             "embeddings: they do not belong together, or the embeddings were not resized"
         )
-    whole = tokenizer(list(texts), given or None, verbose=False)["input_ids"]
-    truncated = [limit is not None and len(ids) > limit for ids in whole]
-    return batch.to(model.device), truncated
+    batch = batch.to(model.device)
+    if windows is None or limit is None or not any(long):
+        whole = [[list(range(int(count)))] for count in batch["attention_mask"].sum(-1)]
+        return Encoded(batch, whole, batch, long)
+    cut = []
+    for row in range(len(texts)):
+        segments = find_segments(batch, row, paired=bool(given))
+        longer = int(segments.count(1) > segments.count(0))
+        cut.append(cut_windows(segments, limit, windows, longer))
+    return Encoded(batch, cut, _rows(batch, cut, tokenizer), [False] * len(texts))
+
+
+def _rows(
+    batch: BatchEncoding, windows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Tensor]:
+    """Return what the tokenizer made of texts for the windows of each, padded on the right."""
+    blanks = {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "token_type_ids": tokenizer.pad_token_type_id or 0,
+        "special_tokens_mask": 1,
+    }
+    places = [(text, torch.tensor(it)) for text, parts in enumerate(windows) for it in parts]
+    return {
+        name: nn.utils.rnn.pad_sequence(
+            [values[text][kept.to(values.device)] for text, kept in places],
+            batch_first=True,
+            padding_value=blanks.get(name, 0),
+        )
+        for name, values in batch.items()
+    }

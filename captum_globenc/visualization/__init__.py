@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     from captum_globenc.drawing.numbers import strengths
     from captum_globenc.drawing.page import html_page
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
+    from captum_globenc.visualization.media import draw_media
+    from captum_globenc.visualization.pairs import plot_pairs
     from captum_globenc.visualization.records import visualization_records, visualize_image
     from captum_globenc.visualization.words import plot_words
 
 __all__ = [
+    "draw_media",
     "html_page",
     "plot_comparison",
     "plot_layers",
     "plot_mixing",
+    "plot_pairs",
     "plot_words",
     "strengths",
     "visualization_records",
@@ -25,11 +29,13 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
+        "draw_media": "media",
         "html_page": ".drawing.page",
         "plot_words": "words",
         "plot_comparison": "figures",
         "plot_layers": "figures",
         "plot_mixing": "figures",
+        "plot_pairs": "pairs",
         "strengths": ".drawing.numbers",
         "visualization_records": "records",
         "visualize_image": "records",

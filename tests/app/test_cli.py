@@ -380,6 +380,7 @@ def test_what_the_hub_answers_is_told_in_words_of_our_own(failing, monkeypatch, 
     def fail(*_, **__):
         raise OSError("a long story of repositories") from error
 
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fail)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
     monkeypatch.setattr("transformers.AutoModelForSequenceClassification.from_pretrained", fail)
     said = failing("explain", "good", "--model", "some-model")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.datasets import Attributor
-from captum_globenc.datasets.windows import cut_windows, lay_together
 from captum_globenc.texts import load_classifier
+from captum_globenc.texts.windows import cut_windows, lay_together
 from checkpoints import LIMIT
 from sentences import sentences
 

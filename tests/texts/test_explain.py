@@ -5,8 +5,8 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     BertModel,
     T5Config,
@@ -188,13 +188,11 @@ def test_names_that_are_not_known_are_refused(classifier, options, message):
         explain(TEXTS, *classifier, **options)
 
 
-@pytest.mark.parametrize(
-    ("model_class", "message"),
-    [(AutoModelForTokenClassification, r"gives \(1, 6, 2\)"), (BertModel, "logits")],
-)
-def test_a_model_that_does_not_classify_texts_is_refused(folder, classifier, model_class, message):
-    with pytest.raises(ValueError, match=message):
-        explain(TEXTS[:1], model_class.from_pretrained(folder), classifier[1])
+def test_a_model_without_a_task_is_refused(folder, classifier):
+    with pytest.raises(ValueError, match="BertModel returned no tensor 'logits'"):
+        explain(TEXTS[:1], BertModel.from_pretrained(folder), classifier[1])
+    with pytest.raises(ValueError, match=r"gives logits \(B, C\), this model gives \(1, 6"):
+        explain(TEXTS[:1], AutoModelForCausalLM.from_pretrained(folder), classifier[1])
 
 
 def test_an_output_that_is_not_finite_is_refused(classifier):
@@ -209,7 +207,7 @@ def test_what_was_not_asked_for_is_not_in_the_json(classifier):
     always = [
         "format", "text", "prediction", "probability", "value", "probabilities", "target", "against",
         "explained", "position", "tokens", "scores", "sums", "kinds", "groups", "offsets", "model",
-        "settings", "versions", "truncated",
+        "settings", "versions", "truncated", "ids",
     ]  # fmt: skip
     assert list(json.loads(json.dumps(explanation.to_dict()))) == always
 

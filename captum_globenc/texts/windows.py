@@ -6,25 +6,51 @@ Letters: N tokens of the document, W windows, M tokens of a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cut_windows", "lay_together"]
+__all__ = ["cut_windows", "find_segments", "lay_together"]
 
 
-def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> list[list[int]]:
+def find_segments(batch: Mapping[str, Any], row: int, *, paired: bool) -> list[int | None]:
+    """Return which segment each token of a text is of, None for special tokens, padding left out.
+
+    Args:
+        batch: what the tokenizer returned, padded on the right, with `special_tokens_mask`.
+        row: the number of the text.
+        paired: whether it has a second segment.
+
+    Raises:
+        ValueError: the tokenizer, one written in Python, does not tell two segments apart.
+    """
+    encodings = getattr(batch, "encodings", None)
+    if encodings:
+        told = zip(encodings[row].sequence_ids, encodings[row].attention_mask, strict=True)
+        return [segment for segment, real in told if real]
+    if paired:
+        raise ValueError("this tokenizer does not tell two segments apart: no windows")
+    special = [bool(it) for it in batch["special_tokens_mask"][row]]
+    real = batch["attention_mask"][row] if "attention_mask" in batch else [True] * len(special)
+    return [None if it else 0 for it, there in zip(special, real, strict=True) if there]
+
+
+def cut_windows(
+    segments: Sequence[int | None], limit: int, overlap: int, segment: int = 0
+) -> list[list[int]]:
     """Choose the tokens of overlapping windows that hold all of a document between them.
 
-    Each window has the special tokens, the second segment if there is one, and a stretch of the first.
-    All are as long as the model takes: the last begins early enough for that, so that it may share more
+    Each window has the special tokens, the other segment if there is one, and a stretch of the one that is
+    cut. All are as long as the model takes: the last begins early enough for that, so that it may share more
     than `overlap` tokens with the one before it, and no window has little context.
 
     Args:
         segments: N numbers of the segment that a token belongs to, None for a special token.
         limit: M, how many tokens the model takes.
-        overlap: how many tokens of the first segment two neighbouring windows share at least.
+        overlap: how many tokens of the segment that is cut two neighbouring windows share at least.
+        segment: which one is cut, the first (0) or the second (1).
 
     Returns:
         W lists of M positions in the document, in order.
@@ -39,12 +65,13 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
     count = len(segments)
     if count <= limit:
         return [list(range(count))]
-    inside = [place for place, segment in enumerate(segments) if segment == 0]
+    inside = [place for place, it in enumerate(segments) if it == segment]
     around = sorted(set(range(count)) - set(inside))
     room = limit - len(around)
     if room <= overlap:
+        other = "second" if segment == 0 else "first"
         raise ValueError(
-            f"special tokens and the second segment leave {max(room, 0)} of {limit} tokens to a window, too "
+            f"special tokens and the {other} segment leave {max(room, 0)} of {limit} tokens to a window, too "
             f"few for neighbours that share {overlap}"
         )
     windows = 1 + math.ceil((len(inside) - room) / (room - overlap))
@@ -58,7 +85,8 @@ def lay_together(
     """Score the tokens of a document by the average over the windows that hold them.
 
     Windows are equally long, so they weigh the same. A token that two windows share does not count twice;
-    special tokens and a second segment, which all windows have, are averaged over all of them.
+    special tokens and a segment which all windows have are averaged over all of them. What no window holds
+    scores 0.
 
     Args:
         count: N.
@@ -76,5 +104,5 @@ def lay_together(
     for places, row in zip(windows, scores, strict=True):
         total[list(places)] += np.asarray(row, dtype=np.float64)
         held[list(places)] += 1
-    laid: NDArray[np.float64] = total / held
+    laid: NDArray[np.float64] = total / np.maximum(held, 1)
     return laid

@@ -1,0 +1,73 @@
+"""Whose predictions are explained: the model and the tokenizer in what somebody passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.forward import sentence_object
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+__all__ = ["Subject", "subject_of"]
+
+
+class Subject(NamedTuple):
+    """A model of transformers, and what it was found in.
+
+    Attributes:
+        model: the model.
+        tokenizer: its tokenizer.
+        given: what was passed: the model itself, a pipeline, or an object of sentence-transformers.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    given: Any
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it is a SentenceTransformer."""
+        return sentence_object(self.given) == "SentenceTransformer"
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline that was passed; None where there was none."""
+        return None if isinstance(self.given, nn.Module) else self.given
+
+    @property
+    def pads(self) -> bool:
+        """Whether texts of different lengths run together."""
+        return None not in (self.tokenizer.pad_token_id, getattr(self.model.config, "pad_token_id", None))
+
+
+def subject_of(
+    model: PreTrainedModel | Pipeline | nn.Module, tokenizer: PreTrainedTokenizerBase | None
+) -> Subject:
+    """Return a model and its tokenizer: of a pipeline, or of sentence-transformers' object, its own.
+
+    Raises:
+        TypeError: There is no tokenizer, or one next to an own one, or something else than a model, or a
+            CrossEncoder of something else than a sequence classifier.
+    """
+    found: Any = model
+    kind = sentence_object(found)
+    # Pipelines are told by what they have: the module of their class imports all kinds of them.
+    pipes = not isinstance(found, nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer")
+    if pipes or kind:
+        what = f"a {kind}" if kind else "a pipeline"
+        if tokenizer is not None and tokenizer is not found.tokenizer:
+            raise TypeError(f"{what} has a tokenizer of its own: leave the other out")
+        found, tokenizer = found.transformers_model if kind else found.model, found.tokenizer
+        if kind and (found is None or (kind == "CrossEncoder" and "Sequence" not in type(found).__name__)):
+            raise TypeError(f"{what} of {type(found).__name__} is explained by its parts, not as a whole")
+    if not isinstance(found, nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}: pass a model and its tokenizer, or a transformers pipeline"
+        )
+    if tokenizer is None:
+        raise TypeError("no tokenizer: pass explain(texts, model, tokenizer), or explain(texts, pipeline)")
+    return Subject(found, tokenizer, model)  # type: ignore[arg-type]  # any module that is called as they are

@@ -1,0 +1,164 @@
+"""Objects of sentence-transformers are explained as they are: the numbers are those of their own calls."""
+
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from captum_globenc import EncoderForward, GlobEnc, explain
+from captum_globenc.results.record import Span
+from captum_globenc.texts import similarity_matrix
+from captum_globenc.texts.default import encoder_folder
+from checkpoints import save_classifier
+
+TEXTS = ["A cat sleeps on the warm sofa.", "Stocks fell"]
+OTHERS = ["The kitten is taking a nap.", "The market lost three percent on Monday"]
+SIGNED = "transformer-deep-lift"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return SentenceTransformer(str(encoder_folder()), device="cpu")
+
+
+def tiny(folder, **pooling):
+    torch.manual_seed(0)
+    transformer = Transformer(str(save_classifier(folder)))
+    pooling = Pooling(transformer.get_embedding_dimension(), **pooling)
+    return SentenceTransformer(modules=[transformer, pooling], device="cpu")
+
+
+def masked(model, text):
+    """The embedding of a text of which all but [CLS] and [SEP] is masked."""
+    batch = model.tokenizer(text, return_tensors="pt")
+    batch["input_ids"][:, 1:-1] = model.tokenizer.mask_token_id
+    with torch.no_grad():
+        return model(dict(batch))["sentence_embedding"][0]
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_each_text_adds_up_to_what_its_words_add_to_the_similarity(tmp_path, similarity):
+    model = tiny(tmp_path)
+    model.similarity_fn_name = similarity
+    texts, others = ["a good film", "the plot is bad but great"], ["great script !", "a unhappy plot"]
+    found = explain(texts, model, pair=others, methods=["globenc", SIGNED, "integrated-gradients"])
+    one, other = (model.encode(it, convert_to_tensor=True) for it in (texts, others))
+    expected = model.similarity_pairwise(one, other)
+    compare = model.similarity_pairwise
+    for index, it in enumerate(found):
+        assert it.headline == f"similarity = {expected[index]:.4g}"
+        assert it.value == it.explained == pytest.approx(expected[index].item(), abs=1e-6)
+        sides = [
+            [place for place, span in enumerate(it.offsets) if span and span.segment == side]
+            for side in (0, 1)
+        ]
+        without = [
+            compare(masked(model, texts[index])[None], other[index : index + 1]).item(),
+            compare(one[index : index + 1], masked(model, others[index])[None]).item(),
+        ]
+        for side, base in zip(sides, without, strict=True):
+            assert sum(it.scores[SIGNED][place] for place in side) == pytest.approx(it.value - base, abs=1e-5)
+            summed = sum(it.scores["integrated-gradients"][place] for place in side)
+            assert summed == pytest.approx(it.value - base, rel=0.03, abs=0.02)
+        assert it.tokens == [
+            token
+            for text in (texts[index], others[index])
+            for token in model.tokenizer.convert_ids_to_tokens(model.tokenizer(text)["input_ids"])
+        ]
+        assert (it.kinds[SIGNED], it.sums) == ("signed", {})
+
+
+def test_shares_are_of_what_both_embeddings_are_made_of(model):
+    (it,) = explain(TEXTS[:1], model, pair=OTHERS[:1], layers=True)
+    assert list(it.scores) == ["globenc", SIGNED]
+    expected = []
+    for text in (TEXTS[0], OTHERS[0]):
+        forward = EncoderForward(model)
+        inputs, extra = forward.arguments(model.tokenizer(text, return_tensors="pt"))
+        expected += (GlobEnc(forward).attribute(inputs, None, extra, position="mean")[0] / 2).tolist()
+    assert it.scores["globenc"] == pytest.approx(expected, rel=1e-5)
+    assert it.position == "mean"
+    assert it.layers["globenc"][-1] == pytest.approx(it.scores["globenc"], rel=1e-5)
+    assert it.layers[SIGNED][0] == pytest.approx(it.scores[SIGNED], abs=1e-5)
+
+
+def test_words_of_both_texts_are_as_they_are_spelt(model):
+    found = explain(TEXTS, model, pair=OTHERS, methods=[SIGNED])
+    for it, *sources in zip(found, TEXTS, OTHERS, strict=True):
+        words = [word for word in it.groups if not word.special]
+        assert "".join(word.text for word in words) == "".join(sources).replace(" ", "")
+        for word in words:
+            first, last = it.offsets[word.tokens[0]], it.offsets[word.tokens[-1]]
+            assert sources[first.segment][first.start : last.stop] == word.text
+    assert found[0].spans([(0, 5)], segment=1)[0][0] == "The k"
+    assert found[0].offsets[1] == Span(0, 1, 0)
+    assert {part[0] for part in found[0].top(4, of="words")} & {"cat", "kitten"}
+
+
+def test_the_matrix_adds_up_over_the_tokens_of_each_text(model):
+    matrix = similarity_matrix(TEXTS[0], OTHERS[0], model)
+    (it,) = explain(TEXTS[:1], model, pair=OTHERS[:1], methods=[SIGNED])
+    assert matrix.tokens + matrix.others == it.tokens
+    assert matrix.similarity == pytest.approx(it.value, abs=1e-6)
+    over_others = matrix.scores.sum(0).tolist()
+    assert over_others == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
+    # By the definition: a cosine is a sum over the tokens of the other text.
+    with torch.no_grad():
+        vectors = model.encode([OTHERS[0]], output_value="token_embeddings")[0]
+        own = model.encode(TEXTS[:1], convert_to_tensor=True, normalize_embeddings=True)[0]
+        blank = torch.nn.functional.normalize(masked(model, TEXTS[0]), dim=0)
+    parts = vectors / vectors.sum(0).norm()
+    assert matrix.scores.sum(1).tolist() == pytest.approx((parts @ (own - blank)).tolist(), abs=1e-5)
+    best = divmod(int(matrix.scores.argmax()), len(matrix.tokens))
+    assert (matrix.others[best[0]], matrix.tokens[best[1]]) == ("nap", "sleeps")
+
+
+def test_what_is_no_mean_has_no_matrix(tmp_path, model):
+    first = tiny(tmp_path, pooling_mode="cls")
+    with pytest.raises(ValueError, match="no means of its tokens' vectors"):
+        similarity_matrix("a film", "the plot", first)
+    with pytest.raises(TypeError, match="pass a SentenceTransformer"):
+        similarity_matrix("a film", "the plot", CrossEncoder(str(tmp_path), device="cpu"))
+    (it,) = explain(["a film"], first, pair=["the plot"])
+    assert it.position is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "a similarity is of two texts: pass pair"),
+        ({"pair": OTHERS, "target": 0}, "a similarity is one number of whole texts: leave target out"),
+        ({"pair": OTHERS, "windows": 3}, "leave windows out"),
+    ],
+)
+def test_what_does_not_go_with_a_similarity_is_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(TEXTS, model, **options)
+
+
+def test_what_changes_texts_or_embeddings_is_refused(tmp_path):
+    model = tiny(tmp_path)
+    model.similarity_fn_name = "euclidean"
+    with pytest.raises(ValueError, match="similarity is 'euclidean': only cosine and dot product"):
+        explain(["a film"], model, pair="the plot")
+    model.similarity_fn_name = "cosine"
+    model.truncate_dim = 4
+    with pytest.raises(ValueError, match="changes texts or embeddings by its truncate_dim"):
+        explain(["a film"], model, pair="the plot")
+
+
+def test_a_reranker_is_explained_as_its_sequence_classifier_is(tmp_path):
+    save_classifier(tmp_path, id2label={0: "relevance"}, label2id={"relevance": 0})
+    model = CrossEncoder(str(tmp_path), device="cpu")
+    pairs = ["great script !", "bad"]
+    found = explain(["a good film", "the plot"], model, pair=pairs, methods=[SIGNED])
+    expected = model.predict(
+        [("a good film", pairs[0]), ("the plot", pairs[1])],
+        activation_fn=torch.nn.Identity(),
+        convert_to_tensor=True,
+    )
+    assert [it.value for it in found] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found[0].headline == f"relevance = {found[0].value:.4g}"
+    assert {place.segment for place in found[0].offsets if place} == {0, 1}
+    with pytest.raises(TypeError, match="a CrossEncoder has a tokenizer of its own"):
+        explain(["a"], model, SentenceTransformer(str(encoder_folder()), device="cpu").tokenizer, pair="b")
