@@ -62,7 +62,7 @@ def draw_demo(path: Path) -> None:
                     executable_path=shutil.which("chromium"),
                     args=["--headless", "--no-sandbox", "--disable-gpu"],
                 )
-                page = browser.new_page(viewport={"width": 900, "height": 600})
+                page = browser.new_page(viewport={"width": 1280, "height": 800})
                 page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
                 page.locator("#layers td").first.wait_for(timeout=PATIENCE)
                 page.screenshot(path=path, full_page=True, animations="disabled")

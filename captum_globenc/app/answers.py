@@ -147,7 +147,7 @@ def _bars(explanation: Explanation) -> str:
     """Return the probabilities of the most probable classes, as bars and numbers."""
     ranked = sorted(explanation.probabilities.items(), key=lambda it: -it[1])
     bars = [
-        f'<li>{escape(name)} <meter value="{share:.4f}">{share:.1%}</meter> <span>{share:.1%}</span></li>'
+        f'<li style="--part:{share:.4f}">{escape(name)} <i></i> <span>{share:.1%}</span></li>'
         for name, share in ranked[:BARS]
     ]
     left = len(ranked) - BARS

@@ -19,10 +19,12 @@ STYLE = f"""
 .globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
 .globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
 {RULES}
-.globenc .classes {{ list-style: none; margin: .4rem 0 0; padding: 0; font-variant-numeric: tabular-nums; }}
-.globenc .classes li {{ display: grid; grid-template-columns: minmax(6rem, 40%) 1fr 4rem; gap: .6rem;
-  margin: .1rem 0; overflow-wrap: anywhere; }}
-.globenc .classes meter {{ width: 100%; height: 1.3rem; }}
+.globenc .classes {{ display: grid; grid-template-columns: fit-content(50%) 1fr auto; gap: .1rem .8rem;
+  list-style: none; margin: .4rem 0 0; padding: 0; font-variant-numeric: tabular-nums; }}
+.globenc .classes li {{ display: grid; grid-column: 1 / -1; grid-template-columns: subgrid; margin: 0;
+  align-items: center; overflow-wrap: anywhere; }}
+.globenc .classes i {{ height: .6rem; border-radius: .2rem; box-shadow: inset 0 0 0 1px var(--line);
+  background: linear-gradient(to right, rgb(var(--share)) calc(100% * var(--part)), transparent 0); }}
 .globenc .classes span {{ text-align: right; }}
 .globenc.maps {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
 .globenc.maps section {{ min-width: 0; }}
@@ -33,6 +35,7 @@ STYLE = f"""
 .globenc .heat:has(tr:first-child > :nth-child(11)) td {{ font-size: .75rem; padding: .1rem; }}
 @media (max-width: 40rem) {{
   #answer {{ min-height: 100vh; }}
+  #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
   .globenc .heat {{ font-size: .65rem; }}
   .globenc .heat td, .globenc .heat th {{ padding: .1rem .05rem; }}
   .globenc .heat:has(tr:first-child > :nth-child(8)) {{ width: 100%; table-layout: fixed; }}

@@ -102,8 +102,7 @@ def build(
             form = Form.of(before if refreshed else dict(request.query_params))
             if form == Form():  # what somebody has typed by the time this answers must stay
                 return [gr.skip() for _ in (*asked, wanted)]
-            form = form._replace(methods=list(form.methods), model=form.model or classifiers.first)
-            fields = form[: len(asked)]
+            fields = form._replace(model=form.model or classifiers.first).fields()
             return [*fields, form if form.text else gr.skip()]
 
         def run_restored(form: Form, request: gr.Request) -> dict[Any, Any]:

@@ -62,6 +62,10 @@ class Form(NamedTuple):
         link = "?" + urlencode({name: value for name, value in changed.items() if value != usual[name]})
         return link if len(link) <= LONGEST_LINK else ""
 
+    def fields(self) -> list[Any]:
+        """Return the values of all fields but the layer, in order, as a page holds them."""
+        return [*self._replace(methods=list(self.methods))[:-1]]
+
     @classmethod
     def of(cls, query: Mapping[str, Any]) -> "Form":
         """Restore a form from a query; what makes no sense there is as by default.
@@ -86,7 +90,7 @@ class Form(NamedTuple):
         if layer.isdecimal() and len(layer) <= len(str(DEEPEST)):
             made["layer"] = int(layer)
         methods = tuple(name for name in METHODS if name in chosen)
-        return cls(**made, **({"methods": methods} if methods else {}))
+        return cls(**made, methods=methods or DEFAULT_METHODS)
 
 
 def _as_text(form: Form) -> dict[str, str]:

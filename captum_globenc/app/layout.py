@@ -182,7 +182,7 @@ def lay_out(
     if embedded:
         with chips:
             examples = gr.Examples(
-                [list(form[: len(asked)]) for form in EXAMPLES.values()],
+                [form.fields() for form in EXAMPLES.values()],
                 list(asked),
                 example_labels=list(EXAMPLES),
                 label="Examples",
