@@ -67,7 +67,10 @@ class Deadline(TorchFunctionMode):
             if self._ended:
                 raise TimeoutError("this was cancelled")
             if monotonic() > self._end:
-                raise TimeoutError(f"this took longer than {self._seconds:g} seconds, and was given up")
+                raise TimeoutError(
+                    f"this took longer than {self._seconds:g} seconds, and was given up: shorten the text, "
+                    "or choose fewer methods"
+                )
         return func(*args, **kwargs or {})
 
 

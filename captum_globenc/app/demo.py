@@ -76,7 +76,7 @@ def build(
                 with turns.of(request.session_hash or ""):
                     found = answer(form, classifiers)
             except TimeoutError as error:
-                found = Answer(message(f"{error}: shorten the text, or choose fewer methods."))
+                found = Answer(message(f"{error}."))
             filled = _filled(found, answered)
             if found.explanation is not None:
                 targets, others = class_choices(list(found.explanation.probabilities))
@@ -158,7 +158,7 @@ def build(
         drawn = [answered.tokens, answered.layers, answered.query]
         turned = [answered.layer.input, answered.layer.release, asked.words.input, asked.special.input]
         remember(gr.on(turned, redraw, options, drawn, trigger_mode="always_last", **private))
-        gr.on([field.input for field in asked], None, everything[1:], None, js=browser.KEEP)
+        gr.on([field.change for field in asked], None, everything[1:], None, js=browser.KEEP)
         for end, download in controls.downloads.items():
             written = download.click(partial(write, end), answered.kept, controls.file, **private)
             written.success(None, None, None, js=browser.DOWNLOAD)
