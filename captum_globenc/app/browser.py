@@ -7,6 +7,17 @@ from captum_globenc.drawing.style import DARK, LIGHT, RULES
 
 __all__ = ["BEGIN", "DOWNLOAD", "END", "KEEP", "POLICY", "READ", "REMEMBER", "STYLE"]
 
+
+def _without_numbers(columns: int, kind: str = "") -> str:
+    """Return rules that fit maps of so many columns or more into a page: one that is cut hides its end."""
+    many = f".heat:has(tr:first-child > :nth-child({columns})){kind}"
+    return f""".globenc {many} {{ width: 100%; table-layout: fixed; }}
+  .globenc {many} tr > :first-child {{ width: 5rem; }}
+  .globenc {many} td {{ font-size: 0; }}
+  .globenc section:has({many})::after {{ color: var(--quiet); font-size: .85rem;
+    content: "There is no room for the numbers here: the files to download have them."; }}"""
+
+
 # Gradio marks its dark theme with a class, not with a media query.
 STYLE = f"""
 #about {{ font-size: .85rem; opacity: .85; }}
@@ -31,19 +42,16 @@ STYLE = f"""
 .globenc .heat tr > :first-child {{ min-width: 4rem; max-width: 9rem; }}
 .globenc .heat {{ font-size: .8rem; }}
 .globenc .heat td {{ padding: .1rem .25rem; }}
-/* A picture that is cut says nothing of its end: where there is no room, colours go without numbers. */
-.globenc .heat:has(tr:first-child > :nth-child(11)) td {{ font-size: .75rem; padding: .1rem; }}
+.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem 0; }}
+{_without_numbers(16)}
 @media (max-width: 40rem) {{
   #answer {{ min-height: 100vh; }}
   #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
   .globenc .heat {{ font-size: .65rem; }}
-  .globenc .heat td, .globenc .heat th {{ padding: .1rem .05rem; }}
-  .globenc .heat:has(tr:first-child > :nth-child(8)) {{ width: 100%; table-layout: fixed; }}
-  .globenc .heat:has(tr:first-child > :nth-child(8)) tr > :first-child {{ width: 5rem; }}
-  .globenc .heat:has(tr:first-child > :nth-child(8)) td {{ font-size: 0; }}
-  .globenc section:has(.heat tr:first-child > :nth-child(8))::after {{
-    content: "There is no room for the numbers here: turn the phone, or download them.";
-    color: var(--quiet); font-size: .85rem; }}
+  .globenc .heat td, .globenc .heat th {{ padding: .1rem; }}
+{_without_numbers(7, ":has(.for, .against)")}
+{_without_numbers(10)}
+  .globenc .heat:has(tr:first-child > :nth-child(16)) th {{ font-size: .4rem; padding: 0; }}
 }}"""
 """The rules of the page."""
 
