@@ -31,7 +31,7 @@ WAITING = 64
 SECONDS = 120.0
 """How long an answer may take until it is given up, so that the others are not kept waiting."""
 
-Kept = tuple[Explanation, Form] | None
+Kept = tuple[Explanation, Form]
 """What a visitor was shown, and what for."""
 
 
@@ -86,11 +86,9 @@ def build(
                 }
             return filled
 
-        def redraw(kept: Kept, after: int, merged: bool, shows_special: bool) -> dict[Any, Any]:
-            if kept is None:
-                raise gr.Error("This answer is no longer kept: press Explain.", print_exception=False)
+        def redraw(kept: Kept | None, after: int, merged: bool, shows_special: bool) -> dict[Any, Any]:
             # What was explained stays, whatever the other fields say by now.
-            explanation, form = kept
+            explanation, form = _held(kept)
             form = form._replace(
                 words=merged, special=shows_special, layer=after % max(depth(explanation), 1)
             )
@@ -115,12 +113,11 @@ def build(
         def stop(request: gr.Request) -> None:
             turns.end(request.session_hash or "")
 
-        def write(end: str, kept: Kept) -> str:
-            if kept is None:
-                raise gr.Error("This answer is no longer kept: press Explain.", print_exception=False)
+        def write(end: str, kept: Kept | None) -> str:
+            explanation, _ = _held(kept)
             with TemporaryDirectory() as folder:
                 path = Path(folder) / f"globenc.{end}"
-                FILES[end](kept[0], path)
+                FILES[end](explanation, path)
                 copied: str = controls.file.move_resource_to_block_cache(path)
             return copied
 
@@ -164,6 +161,15 @@ def build(
             written.success(None, None, None, js=browser.DOWNLOAD)
     page.queue(max_size=WAITING)
     return page
+
+
+def _held(kept: Kept | None) -> Kept:
+    """Return what a visitor was shown; tell them where it is kept no longer."""
+    import gradio as gr
+
+    if kept is None:
+        raise gr.Error("This answer is no longer kept: press Explain.", print_exception=False)
+    return kept
 
 
 def _filled(found: Answer, answered: Answered) -> dict[Any, Any]:
