@@ -95,15 +95,18 @@ def build(
             tokens, layers = shown(explanation, form)
             return {answered.tokens: tokens, answered.layers: layers, answered.query: form.link()}
 
-        def restore(before: Any, request: gr.Request) -> list[Any]:
+        def restore(before: Any, request: gr.Request) -> Any:
             refreshed = isinstance(before, dict) and "text" in before
             form = Form.of(before if refreshed else dict(request.query_params))
-            if form == Form():  # what somebody has typed by the time this answers must stay
-                return [gr.skip() for _ in (*asked, wanted)]
-            fields = form._replace(model=form.model or classifiers.first).fields()
-            return [*fields, form if form.text else gr.skip()]
+            # What somebody has typed by the time this answers must stay.
+            return gr.skip() if form == Form() else form
+
+        def fill(form: Form) -> list[Any]:
+            return form._replace(model=form.model or classifiers.first).fields()
 
         def run_restored(form: Form, request: gr.Request) -> dict[Any, Any]:
+            if not form.text:
+                return {answered.prediction: gr.skip()}
             if form.model not in classifiers:  # a link alone loads nothing from anywhere
                 refusal = classifiers.refusal(form.model)
                 waiting = Answer(message(refusal or f"Press Explain to load the model {form.model}."))
@@ -142,7 +145,8 @@ def build(
         if controls.examples is not None:
             chosen = controls.examples.load_input_event.then(None, None, cancel, js=browser.BEGIN)
             runs.append(chosen.then(run, list(asked), results, trigger_mode="always_last", **alone))
-        page.load(restore, before, [*asked, wanted], js=browser.READ, **private)
+        page.load(restore, before, wanted, js=browser.READ, **private)
+        wanted.change(fill, wanted, list(asked), **private)
         wanted.change(None, None, cancel, js=browser.BEGIN)
         runs.append(wanted.change(run_restored, wanted, results, **alone))
         for event in runs:
@@ -155,7 +159,10 @@ def build(
         drawn = [answered.tokens, answered.layers, answered.query]
         turned = [answered.layer.input, answered.layer.release, asked.words.input, asked.special.input]
         remember(gr.on(turned, redraw, options, drawn, trigger_mode="always_last", **private))
-        gr.on([field.change for field in asked], None, everything[1:], None, js=browser.KEEP)
+        # Not as each letter is typed: reading the fields then would undo what is typed meanwhile.
+        typed = [asked.text, asked.pair, asked.position]
+        left = [field.blur if field in typed else field.input for field in asked]
+        gr.on([*pressed, *left], None, everything[1:], None, js=browser.KEEP)
         for end, download in controls.downloads.items():
             written = download.click(partial(write, end), answered.kept, controls.file, **private)
             written.success(None, None, None, js=browser.DOWNLOAD)

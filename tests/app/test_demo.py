@@ -273,6 +273,7 @@ def test_who_waits_sees_their_place_and_each_can_cancel_or_leave(visit, address,
     slow.goto("about:blank")  # which nobody waits for any more
     waiting.locator("#tokens .tokens span", has_text="good").first.wait_for()
     slow.goto(address)
+    slow.get_by_role("button", name="Explain").wait_for()
 
 
 def test_what_is_typed_is_shown_and_never_run(page, address):
@@ -360,6 +361,7 @@ def test_a_refresh_keeps_the_answer_and_what_was_changed_since(page, address):
     assert asked(page) == {"text": "good"}
     page.get_by_role("checkbox", name="decompx", exact=True).check()
     page.get_by_label("Text", exact=True).fill("good film")
+    page.get_by_label("Text", exact=True).press("Tab")
     page.wait_for_function("history.state.text == 'good film'")
     page.reload()
     assert tokens(page, "decompx")[0] == ["[CLS]", "good", "film", "[SEP]"]
