@@ -122,10 +122,11 @@ def button(address: str) -> tuple[int, list[Any]]:
     """Find in the page's description what its button runs, and what its fields hold but for the text."""
     config = httpx.get(f"{address}/config").json()
     components = {component["id"]: component for component in config["components"]}
+    (pressed,) = (index for index, it in components.items() if it["props"].get("elem_id") == "explain")
     (found,) = (
         dependency
         for dependency in config["dependencies"]
-        if any(event == "click" and components[i]["type"] == "button" for i, event in dependency["targets"])
+        if dependency["backend_fn"] and pressed in [index for index, _ in dependency["targets"]]
     )
     values = [components[index]["props"].get("value") for index in found["inputs"]]
     return found["id"], values[1:]

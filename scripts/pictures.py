@@ -107,7 +107,7 @@ def draw_demo(path: Path) -> None:
         try:
             server.stdout.readline()  # it tells the address once it listens
             with sync_playwright() as playwright:
-                page = chromium(playwright).new_page(viewport={"width": 900, "height": 600})
+                page = chromium(playwright).new_page(viewport={"width": 1280, "height": 800})
                 page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
                 page.locator("#layers td").first.wait_for(timeout=PATIENCE)
                 page.screenshot(path=path, full_page=True, animations="disabled")

@@ -1,15 +1,15 @@
-"""What the web demo asks and answers: a form, its link, and an explanation drawn in HTML.
+"""What the web demo answers: an explanation drawn in HTML, its files, and what is to say of them.
 
 Knows no web framework. All texts are escaped by the time they are returned.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
+from os import PathLike
 from typing import NamedTuple
-from urllib.parse import urlencode
 
+from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
 from captum_globenc.attr.proof import ProofError
-from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.drawing.numbers import SHARE
 from captum_globenc.drawing.page import heat_map, legend, number_table, shaded_tokens
 from captum_globenc.recording.refusal import RecordingError
@@ -17,96 +17,39 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
 from captum_globenc.texts.explaining import explain
 from captum_globenc.texts.loading import Classifier, LoadingError
-from captum_globenc.texts.methods import BASELINES, DEFAULT_METHODS, METHODS
+from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
 
-__all__ = ["LONGEST_TEXT", "Answer", "Form", "answer", "linked", "message", "shown"]
+__all__ = ["FILES", "Answer", "answer", "depth", "message", "shown"]
 
-LONGEST_TEXT = 20_000
-"""Characters that a text may have; what a model takes is far less."""
-LONGEST_LINK = 6_000
-
-
-_TYPED = ("text", "pair", "model", "position", "target", "against")
-"""The fields of a form that anything may be typed into."""
+BARS = 8
+"""Of how many classes the probabilities are shown."""
+TAIL = 40
+"""How many characters ahead of a cut tell where it is."""
 
 
-class Form(NamedTuple):
-    """What is asked for: the fields of the page, and of a link to it.
+class Answer(NamedTuple):
+    """What is said of a prediction, in HTML; what explains it, if there is something; what was asked."""
 
-    Attributes:
-        text: The text.
-        pair: Its second segment, or "".
-        model: A folder or a hub name, or "" for the model that the demo was started with.
-        mixing: GlobEnc's kind of mixing.
-        methods: Names of `captum_globenc.texts.METHODS`, those shown side by side.
-        words: Whether pieces are merged into words.
-        special: Whether special tokens are shown.
-        position: Which token is explained: its index, "mean", or "" for what the model's head reads.
-        target: The class that is explained, by name or index, or "" for the predicted one.
-        against: The class that it is held against, or "".
-        baseline: What a text is compared with, of `captum_globenc.texts.BASELINES`.
-    """
-
-    text: str = ""
-    pair: str = ""
-    model: str = ""
-    mixing: str = "N-Enc"
-    methods: Sequence[str] = DEFAULT_METHODS
-    words: bool = False
-    special: bool = True
-    position: str = ""
-    target: str = ""
-    against: str = ""
-    baseline: str = "mask"
-
-    def link(self) -> str:
-        """Return the query that restores this form, what is as by default left out.
-
-        Example:
-            >>> Form("not bad", words=True).link()
-            '?text=not+bad&words=1'
-        """
-        plain = Form()
-        values = {
-            **{name: getattr(self, name) for name in (*_TYPED, "mixing", "baseline")},
-            "methods": ",".join(self.methods),
-            "words": int(self.words),
-            "special": int(self.special),
-        }
-        usual = {**plain._asdict(), "methods": ",".join(plain.methods)}
-        changed = {name: value for name, value in values.items() if value != usual[name]}
-        return "?" + urlencode(changed)
-
-    @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Form":
-        """Restore a form from a query; what makes no sense there is as by default.
-
-        Example:
-            >>> Form.of({"text": "not bad", "mixing": "N-Nothing"}) == Form("not bad")
-            True
-        """
-        plain = cls()
-        methods = tuple(name for name in METHODS if name in query.get("methods", "").split(","))
-        mixing, baseline = query.get("mixing", ""), query.get("baseline", "")
-        typed = {name: query.get(name, "")[:LONGEST_TEXT] for name in _TYPED}
-        return cls(
-            **{name: value if name in ("text", "pair") else value.strip() for name, value in typed.items()},
-            mixing=mixing if mixing in MIXINGS else plain.mixing,
-            baseline=baseline if baseline in BASELINES else plain.baseline,
-            methods=methods or plain.methods,
-            words=query.get("words", "0") == "1",
-            special=query.get("special", "1") != "0",
-        )
+    prediction: str
+    explanation: Explanation | None = None
+    form: Form = Form()
 
 
-def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
+FILES: Mapping[str, Callable[[Explanation, str | PathLike[str]], object]] = {
+    "jsonl": Explanation.save,
+    "html": Explanation.to_html,
+    "csv": lambda explanation, path: explanation.to_pandas().to_csv(path, index=False),
+}
+"""What writes an explanation to a file, by the end of its name."""
+
+
+def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     """Draw an explanation: every method's shaded tokens, and the heat maps over the layers.
 
     Args:
         explanation: With its layers.
         form: What to show of it.
-        layer: After which layer shares are shown, from 1.
 
     Returns:
         Both as HTML, escaped.
@@ -125,8 +68,9 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
     lines, rows = [], {}
     for name, scores in explanation.scores.items():
         label, row = name, merge_scores(scores, groups)
-        if units[name] == SHARE and layer < len(depths.get(name, ())):
-            label, row = f"{name}, after layer {layer} of {len(depths[name])}", depths[name][layer - 1]
+        if units[name] == SHARE and 0 < form.layer < len(depths.get(name, ())):
+            label = f"{name}, after layer {form.layer} of {len(depths[name])}"
+            row = depths[name][form.layer - 1]
         rows[name] = row
         lines.append(
             f'<section aria-label="{escape(label)}"><h3>{escape(label)}</h3>'
@@ -135,33 +79,20 @@ def shown(explanation: Explanation, form: Form, layer: int) -> tuple[str, str]:
     numbers = number_table(tokens, rows, units)
     key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
     maps = [
-        f"<h3>{escape(name)}</h3>{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}"
+        f"<section><h3>{escape(name)}</h3>"
+        f"{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}</section>"
         for name, made in depths.items()
     ]
     return (
         f'<div class="globenc">{"".join(lines)}<p class="legend">{key}</p>'
         f"<details><summary>Numbers</summary>{numbers}</details></div>",
-        f'<div class="globenc">{"".join(maps)}</div>' if maps else "",
+        f'<div class="globenc maps">{"".join(maps)}</div>' if maps else "",
     )
 
 
-class Answer(NamedTuple):
-    """What the page shows, in HTML, and the explanation that it shows, if there is one, with its form."""
-
-    prediction: str = ""
-    tokens: str = ""
-    layers: str = ""
-    link: str = ""
-    explanation: Explanation | None = None
-    form: Form | None = None
-
-
-def linked(form: Form) -> str:
-    """Return the link that restores a form, or nothing where it would be too long."""
-    link = form.link()
-    if len(link) > LONGEST_LINK:
-        return ""
-    return f'<div class="globenc"><a href="{escape(link)}">Link to this input</a></div>'
+def depth(explanation: Explanation) -> int:
+    """Return after how many layers GlobEnc's shares can be shown; 0 where it has none of single layers."""
+    return len(explanation.layers.get("globenc", ()))
 
 
 def message(text: str) -> str:
@@ -176,12 +107,9 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
         form: What is asked for.
         classifiers: Returns the classifier of a name, "" among them; raises `LoadingError`.
     """
-    if not form.text.strip():
-        return Answer(message("Type a text to explain."))
-    if any(len(getattr(form, name)) > LONGEST_TEXT for name in _TYPED):
-        return Answer(message(f"A text may have {LONGEST_TEXT:,} characters, and no field more."))
-    if not form.methods:
-        return Answer(message("Choose a method."))
+    wrong = _wrong(form)
+    if wrong:
+        return Answer(message(wrong))
     notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
@@ -206,14 +134,45 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if explanation.truncated:
-        notes.append(
-            f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read."
-        )
+        notes.append(_cut(explanation))
     return Answer(
         '<div class="globenc" aria-live="polite">'
-        f'<p class="prediction">{escape(explanation.headline)}</p></div>' + "".join(map(message, notes)),
-        *shown(explanation, form, len(explanation.layers.get("globenc", ()))),
-        linked(form),
+        f'<p class="prediction">{escape(explanation.headline)}</p>{_bars(explanation)}</div>'
+        + "".join(map(message, notes)),
         explanation,
-        form,
+        form._replace(layer=form.layer if form.layer < depth(explanation) else 0),
     )
+
+
+def _bars(explanation: Explanation) -> str:
+    """Return the probabilities of the most probable classes, as bars and numbers."""
+    ranked = sorted(explanation.probabilities.items(), key=lambda it: -it[1])
+    bars = [
+        f'<li style="--part:{share:.4f}">{escape(name)} <i></i> <span>{share:.1%}</span></li>'
+        for name, share in ranked[:BARS]
+    ]
+    left = len(ranked) - BARS
+    more = f'<p class="note">{left} more classes are less probable.</p>' if left > 0 else ""
+    return f'<ul class="classes" aria-label="Probabilities">{"".join(bars)}</ul>{more}' if bars else ""
+
+
+def _wrong(form: Form) -> str:
+    """Return what can be told to be wrong before a model is looked at; "" where nothing is."""
+    if not form.text.strip():
+        return "Type a text to explain."
+    for name in TYPED:
+        length = len(getattr(form, name))
+        if length > LONGEST_TEXT:
+            return f"The {name} has {length:,} characters, and {LONGEST_TEXT:,} are the most: shorten it."
+    return "" if form.methods else "Choose a method."
+
+
+def _cut(explanation: Explanation) -> str:
+    """Return what is to say of a text that was longer than the model takes."""
+    said = f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read"
+    stops = [place.stop for place in explanation.offsets if place is not None]
+    if explanation.pair is not None or not stops:
+        return f"{said}."
+    text, read = explanation.text, max(stops)
+    tail = " ".join(text[max(0, read - TAIL) : read].split())
+    return f"{said}, up to “… {tail}”. The last {len(text) - read:,} of its {len(text):,} characters are not."

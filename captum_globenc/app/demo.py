@@ -5,16 +5,19 @@ Gradio is imported where the page is built, so that this module needs nothing of
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from captum_globenc.app.answers import LONGEST_TEXT, Answer, Form, answer, linked, message, shown
-from captum_globenc.app.deadline import Deadline
+from captum_globenc.app import browser
+from captum_globenc.app.answers import FILES, Answer, answer, depth, message, shown
+from captum_globenc.app.deadline import Turns
+from captum_globenc.app.form import LONGEST_LINK, Form
+from captum_globenc.app.layout import Answered, class_choices, lay_out
 from captum_globenc.app.offered import Classifiers
-from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.drawing.style import DARK, LIGHT, RULES
 from captum_globenc.results.explanation import Explanation
-from captum_globenc.texts.methods import BASELINES, METHODS
 
 if TYPE_CHECKING:
     import gradio
@@ -27,35 +30,9 @@ WAITING = 64
 """How many may wait for their answer; one more is told to come back."""
 SECONDS = 120.0
 """How long an answer may take until it is given up, so that the others are not kept waiting."""
-EXAMPLES = (
-    ("The plot is thin, but the acting is simply wonderful.", ""),
-    ("I expected a masterpiece and got two hours of boredom.", ""),
-    ("Not a bad film at all.", "Would you watch it again?"),
-)
 
-# Gradio marks its dark theme with a class, not with a media query.
-STYLE = f"""
-.globenc {{ {LIGHT} color: var(--text); }} .dark .globenc {{ {DARK} }}
-.globenc h3 {{ font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }}
-.globenc .prediction {{ font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; margin: 0; }}
-.globenc .message {{ border-left: .25rem solid rgb(var(--for)); padding: .2rem .6rem; margin: .4rem 0;
-  overflow-wrap: anywhere; }}
-.globenc .scroll {{ max-height: 30rem; overflow: auto; }}
-.globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
-.globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
-.globenc a {{ text-decoration: underline; color: inherit; }}
-{RULES}"""
-
-# The browser itself refuses whatever would leave this server.
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'"
-)
-
-
-def _form(values: Sequence[Any]) -> Form:
-    """Return the form of the page's fields: an empty one of text may be None."""
-    return Form._make("" if value is None else value for value in values)
+Kept = tuple[Explanation, Form]
+"""What a visitor was shown, and what for."""
 
 
 def build(
@@ -80,92 +57,159 @@ def build(
 
     classifiers = Classifiers(tuple(models), any_model)
     classifiers("")  # A wrong name is told of now, not in the browser.
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-    with gr.Blocks(title="GlobEnc: what an encoder attends to", analytics_enabled=False) as page:
-        gr.Markdown(
-            "# GlobEnc\nWhich tokens did the model really use, and what speaks for and against its answer? "
-            "Type a text, and see what each token has to do with the prediction."
+    turns = Turns(seconds)
+    with gr.Blocks(
+        title="GlobEnc: what an encoder attends to",
+        analytics_enabled=False,
+        delete_cache=(KEPT_SECONDS, KEPT_SECONDS),
+    ) as page:
+        asked, answered, controls = lay_out(
+            classifiers, embedded=not models, any_model=any_model, kept_seconds=KEPT_SECONDS
         )
-        text = gr.Textbox(label="Text", lines=2, max_length=LONGEST_TEXT, elem_id="text")
-        with gr.Accordion("Options", open=False):
-            pair = gr.Textbox(label="Second text, for models of pairs", max_length=LONGEST_TEXT)
-            choice = (
-                "a folder or a name on the hub" if any_model else f"one of {', '.join(classifiers.offered)}"
-            )
-            named = gr.Textbox(
-                label=f"Model: {choice}",
-                placeholder=next(iter(classifiers.offered), "embedded"),
-                visible=any_model or len(models) > 1,
-            )
-            mixing = gr.Dropdown(list(MIXINGS), value=Form().mixing, label="Mixing of GlobEnc")
-            methods = gr.CheckboxGroup(list(METHODS), value=list(Form().methods), label="Methods")
-            words = gr.Checkbox(False, label="Merge pieces into words")
-            special = gr.Checkbox(True, label="Show special tokens")
-            position = gr.Textbox(
-                label="Explained token of GlobEnc: an index, or mean", placeholder="what the head reads"
-            )
-            target = gr.Textbox(label="Explained class", placeholder="the predicted one")
-            against = gr.Textbox(label="Rather than the class", placeholder="none")
-            baseline = gr.Dropdown(list(BASELINES), value=Form().baseline, label="Compared with")
-        button = gr.Button("Explain", variant="primary")
-        examples = gr.Examples([list(example) for example in EXAMPLES], [text, pair])
-        prediction, tokens = gr.HTML(elem_id="prediction"), gr.HTML(elem_id="tokens")
-        layer = gr.Slider(1, 2, 1, step=1, label="GlobEnc after layer", visible=False, elem_id="layer")
-        with gr.Accordion("Layers", open=True, visible=False) as heading:
-            layers = gr.HTML(elem_id="layers")
-        link, state = gr.HTML(elem_id="link"), gr.State(None, time_to_live=KEPT_SECONDS)
+        cancel, before, wanted = controls.cancel, gr.JSON(visible=False), gr.State(None)
 
-        fields = [text, pair, named, mixing, methods, words, special, position, target, against, baseline]
-        results = [prediction, tokens, layers, link, state, layer, heading]
+        def run(request: gr.Request, *values: Any) -> dict[Any, Any]:
+            return explained(Form._make("" if value is None else value for value in (*values, 0)), request)
 
-        def run(*values: Any) -> list[Any]:
+        def explained(form: Form, request: gr.Request) -> dict[Any, Any]:
             try:
-                with Deadline(seconds):
-                    found = answer(_form(values), classifiers)
+                with turns.of(request.session_hash or ""):
+                    found = answer(form, classifiers)
             except TimeoutError as error:
-                found = Answer(message(f"{error}: shorten the text, or choose fewer methods."))
-            if found.explanation is None or found.form is None:
-                return [*found[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
-            count = len(found.explanation.layers.get("globenc", ()))
-            slider = gr.Slider(maximum=max(count, 2), value=max(count, 1), visible=count > 1)
-            drawn = gr.Accordion(visible=bool(found.layers))
-            return [*found[:4], (found.explanation, found.form), slider, drawn]
+                found = Answer(message(f"{error}."))
+            filled = _filled(found, answered)
+            if found.explanation is not None:
+                targets, others = class_choices(list(found.explanation.probabilities))
+                filled |= {
+                    asked.target: gr.Dropdown(choices=targets),
+                    asked.against: gr.Dropdown(choices=others),
+                }
+            return filled
 
-        def redraw(
-            explained: tuple[Explanation, Form] | None, after: int, merged: bool, shows_special: bool
-        ) -> list[Any]:
-            if explained is None:
-                return [gr.skip() for _ in range(3)]
+        def redraw(kept: Kept | None, after: int, merged: bool, shows_special: bool) -> dict[Any, Any]:
             # What was explained stays, whatever the other fields say by now.
-            form = explained[1]._replace(words=merged, special=shows_special)
-            return [*shown(explained[0], form, int(after)), linked(form)]
+            explanation, form = _held(kept)
+            form = form._replace(
+                words=merged, special=shows_special, layer=after % max(depth(explanation), 1)
+            )
+            tokens, layers = shown(explanation, form)
+            return {answered.tokens: tokens, answered.layers: layers, answered.query: form.link()}
 
-        def restore(request: gr.Request) -> list[Any]:
-            form = Form.of(dict(request.query_params))
-            if form == Form():  # what somebody has typed by the time this answers must stay
-                return [gr.skip() for _ in fields]
-            return list(form._replace(methods=list(form.methods)))
+        def restore(before: Any, request: gr.Request) -> Any:
+            refreshed = isinstance(before, dict) and "text" in before
+            form = Form.of(before if refreshed else dict(request.query_params))
+            # What somebody has typed by the time this answers must stay.
+            return gr.skip() if form == Form() else form
 
-        def run_restored(request: gr.Request, *values: Any) -> list[Any]:
-            if not request.query_params.get("text"):
-                return [gr.skip() for _ in results]
-            form = _form(values)
+        def fill(form: Form) -> list[Any]:
+            return form._replace(model=form.model or classifiers.first).fields()
+
+        def run_restored(form: Form, request: gr.Request) -> dict[Any, Any]:
+            if not form.text:
+                return {answered.prediction: gr.skip()}
             if form.model not in classifiers:  # a link alone loads nothing from anywhere
                 refusal = classifiers.refusal(form.model)
                 waiting = Answer(message(refusal or f"Press Explain to load the model {form.model}."))
-                return [*waiting[:4], None, gr.Slider(visible=False), gr.Accordion(visible=False)]
-            return run(*values)
+                return _filled(waiting, answered)
+            return explained(form, request)
 
+        def stop(request: gr.Request) -> None:
+            turns.end(request.session_hash or "")
+
+        def write(end: str, kept: Kept | None) -> str:
+            explanation, _ = _held(kept)
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / f"globenc.{end}"
+                FILES[end](explanation, path)
+                copied: str = controls.file.move_resource_to_block_cache(path)
+            return copied
+
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # One run of a model at a time: Captum's methods over layers hook into it, whoever asks.
-        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **private}
-        for event in (button.click, text.submit, examples.load_input_event.then):
-            event(run, fields, results, trigger_mode="always_last", **alone)
-        for event in (layer.input, layer.release, words.input, special.input):
-            options = [state, layer, words, special]
-            event(redraw, options, [tokens, layers, link], trigger_mode="always_last", **private)
-        page.load(restore, None, fields, **private).then(run_restored, fields, results, **alone)
+        alone: dict[str, Any] = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+            "show_progress_on": answered.prediction,
+        }
+        results = [*answered, asked.target, asked.against]
+        everything = [answered.query, *asked, answered.layer]
+
+        def remember(event: Any) -> None:
+            event.then(None, everything, answered.link, js=browser.REMEMBER)
+
+        # Listeners of one event run one after the other, in the order in which they are added.
+        pressed = [controls.explain.click, asked.text.submit, asked.pair.submit, asked.position.submit]
+        gr.on(pressed, None, None, cancel, js=browser.BEGIN)
+        runs = [gr.on(pressed, run, list(asked), results, trigger_mode="always_last", **alone)]
+        if controls.examples is not None:
+            chosen = controls.examples.load_input_event.then(None, None, cancel, js=browser.BEGIN)
+            runs.append(chosen.then(run, list(asked), results, trigger_mode="always_last", **alone))
+        page.load(restore, before, wanted, js=browser.READ, **private)
+        wanted.change(fill, wanted, list(asked), **private)
+        wanted.change(None, None, cancel, js=browser.BEGIN)
+        runs.append(wanted.change(run_restored, wanted, results, **alone))
+        for event in runs:
+            event.then(None, None, cancel, js=browser.END)
+            remember(event)
+        cancel.click(stop, None, None, cancels=runs, queue=False, **private)
+        page.unload(stop)
+
+        options = [answered.kept, answered.layer, asked.words, asked.special]
+        drawn = [answered.tokens, answered.layers, answered.query]
+        turned = [answered.layer.input, answered.layer.release, asked.words.input, asked.special.input]
+        remember(gr.on(turned, redraw, options, drawn, trigger_mode="always_last", **private))
+        # Not as each letter is typed: reading the fields then would undo what is typed meanwhile.
+        typed = [asked.text, asked.pair, asked.position]
+        left = [field.blur if field in typed else field.input for field in asked]
+        gr.on([*pressed, *left], None, everything[1:], None, js=browser.KEEP)
+        for end, download in controls.downloads.items():
+            written = download.click(partial(write, end), answered.kept, controls.file, **private)
+            written.success(None, None, None, js=browser.DOWNLOAD)
     page.queue(max_size=WAITING)
     return page
+
+
+def _held(kept: Kept | None) -> Kept:
+    """Return what a visitor was shown; tell them where it is kept no longer."""
+    import gradio as gr
+
+    if kept is None:
+        raise gr.Error("This answer is no longer kept: press Explain.", print_exception=False)
+    return kept
+
+
+def _filled(found: Answer, answered: Answered) -> dict[Any, Any]:
+    """Return what fills the page by an answer."""
+    import gradio as gr
+
+    explanation, form = found.explanation, found.form
+    if explanation is None:
+        return {
+            **dict.fromkeys((answered.tokens, answered.layers, answered.query), ""),
+            **dict.fromkeys((answered.viewing, answered.heading, answered.sharing), gr.update(visible=False)),
+            answered.layer: gr.Slider(value=0, minimum=0),
+            answered.prediction: found.prediction,
+            answered.kept: None,
+        }
+    tokens, layers = shown(explanation, form)
+    count = depth(explanation)
+    return {
+        answered.prediction: found.prediction,
+        answered.tokens: tokens,
+        answered.layer: gr.Slider(
+            minimum=min(count, 1), maximum=max(count, 1), value=form.layer or count, visible=count > 1
+        ),
+        answered.heading: gr.Accordion(visible=bool(layers)),
+        answered.layers: layers,
+        answered.query: form.link(),
+        answered.link: gr.Textbox(
+            placeholder=f"This is too long for a link, which holds {LONGEST_LINK:,} characters: it stays "
+            "in this tab, and whole in the downloads."
+        ),
+        **dict.fromkeys((answered.viewing, answered.sharing), gr.update(visible=True)),
+        answered.kept: (explanation, form),
+    }
 
 
 def launch_options() -> dict[str, Any]:
@@ -175,7 +219,7 @@ def launch_options() -> dict[str, Any]:
 
     return {
         "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "css": STYLE,
+        "css": browser.STYLE,
         "footer_links": [],
         "share": False,
         "ssr_mode": False,
@@ -193,7 +237,7 @@ class _Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", POLICY.encode())
+                policy = (b"content-security-policy", browser.POLICY.encode())
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
             await send(message)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from threading import Lock
 
+from captum_globenc.texts.classes import VALUE, class_names, problem_of
 from captum_globenc.texts.loading import Classifier, LoadingError, load_classifier
 
 __all__ = ["Classifiers"]
@@ -28,7 +29,7 @@ class Classifiers:
         self._lock = Lock()
 
     def __contains__(self, name: str) -> bool:
-        return not name or self._full(name) in self._kept
+        return not name or name in self.offered or name in self._kept
 
     def __call__(self, name: str) -> Classifier:
         """Return the classifier of a name, loaded anew unless it was used lately.
@@ -49,6 +50,15 @@ class Classifiers:
             self._kept[name] = found
         return found
 
+    def classes(self, name: str) -> list[str]:
+        """Return the names of the classes of a classifier; none where it gives a value.
+
+        Raises:
+            LoadingError: As where it is called.
+        """
+        config = self(name).model.config
+        return [] if problem_of(config) == VALUE else class_names(config, config.num_labels or 0)
+
     def refusal(self, name: str) -> str:
         """Return why a name is neither looked up nor loaded; "" where it may be."""
         if not name or name in self.offered or self._any_model:
@@ -56,5 +66,10 @@ class Classifiers:
         known = ", ".join(self.offered) or "its own model"
         return f"this demo shows {known} only; who runs it can allow others (--any-model)"
 
+    @property
+    def first(self) -> str:
+        """The name of the first that the demo was started with; "" for the embedded one."""
+        return next(iter(self.offered), "")
+
     def _full(self, name: str) -> str:
-        return self.offered.get(name, name) or next(iter(self.offered.values()), "")
+        return self.offered.get(name or self.first, name)

@@ -1,6 +1,4 @@
 import re
-from html import unescape
-from urllib.parse import parse_qsl
 
 import pytest
 from transformers import (
@@ -10,7 +8,9 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from captum_globenc.app.answers import LONGEST_LINK, Form, answer, shown
+from captum_globenc.app.answers import FILES, answer, shown
+from captum_globenc.app.form import LONGEST_TEXT, Form
+from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain
 from captum_globenc.texts.loading import Classifier, LoadingError
 from checkpoints import LIMIT
@@ -30,27 +30,6 @@ def ask(classifier):
     return lambda *values, **fields: answer(Form(*values, **fields), lambda _: classifier)
 
 
-FORMS = [
-    Form(),
-    Form("a & b = c?", "<b>", "folder/of mine", "W-Res", ("globenc", "integrated-gradients"), True, False),
-    Form("café 😀", methods=("integrated-gradients",), position="mean"),
-    Form("good", target="<b> & A", against="1", baseline="zero"),
-    Form("good", methods=("globenc",), baseline="pad"),
-]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_link_restores_the_form(form):
-    assert Form.of(dict(parse_qsl(form.link()[1:], strict_parsing=form != Form()))) == form
-
-
-def test_a_links_nonsense_is_left_out():
-    query = {"mixing": "N-Nothing", "methods": "magic", "words": "maybe", "special": "", "other": "x"}
-    assert Form.of({**query, "baseline": "os.system", "target": " ", "against": ""}) == Form()
-    for name in ("text", "target", "against"):
-        assert len(getattr(Form.of({name: "a" * 10**6}), name)) == 20_000
-
-
 @pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("special", [True, False])
 def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
@@ -60,8 +39,8 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
         classifier.tokenizer,
         layers=True,
     )
-    form = Form("unhappy film", words=words, special=special)
-    tokens, layers = shown(explanation, form, layer=1)
+    form = Form("unhappy film", words=words, special=special, layer=1)
+    tokens, layers = shown(explanation, form)
     names = ["unhappy", "film"] if words else ["un", "##happy", "film"]
     names = ["[CLS]", *names, "[SEP]"] if special else names
     assert re.findall(r"title=[^>]*>([^<]*)</span>", tokens) == 2 * names
@@ -79,7 +58,9 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
 
 
 def test_a_method_that_was_not_asked_for_is_not_shown(ask):
-    tokens = ask("good", methods=["integrated-gradients"]).tokens
+    found = ask("good", methods=["integrated-gradients"])
+    tokens, layers = shown(found.explanation, found.form)
+    assert layers == ""
     assert "<h3>integrated-gradients</h3>" in tokens
     assert "<h3>globenc" not in tokens
     assert "largest share" not in tokens
@@ -90,12 +71,10 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     (expected,) = explain(["bad film"], *classifier[:2], layers=True, **options)
     found = ask("bad film", target=" positive ", against="0", baseline="zero")
     assert found.explanation == expected
-    assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in found.tokens
-    assert "less that of NEGATIVE" in found.tokens
+    tokens, _ = shown(found.explanation, found.form)
+    assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in tokens
+    assert "less that of NEGATIVE" in tokens
     assert "explained: POSITIVE rather than NEGATIVE" in found.prediction
-    query = unescape(re.search(r'href="\?([^"]*)"', found.link)[1])
-    restored = Form("bad film", target="positive", against="0", baseline="zero")
-    assert Form.of(dict(parse_qsl(query))) == restored
 
 
 @pytest.mark.parametrize(
@@ -118,9 +97,10 @@ def test_of_the_usual_methods_those_that_hold_are_shown_and_the_others_told_of(c
     decoder = Classifier(GPT2ForSequenceClassification(GPT2Config(**shape)).eval(), classifier.tokenizer)
     found = answer(Form("good film"), lambda _: decoder)
     assert "globenc is left out: No supported encoder found" in found.prediction
-    assert "<h3>transformer-deep-lift</h3>" in found.tokens
-    assert "<h3>globenc" not in found.tokens
-    assert "logit after layer" in found.layers
+    tokens, layers = shown(found.explanation, found.form)
+    assert "<h3>transformer-deep-lift</h3>" in tokens
+    assert "<h3>globenc" not in tokens + layers
+    assert "logit after layer" in layers
     refused = answer(Form("good film", methods=("globenc",)), lambda _: decoder)
     assert "it holds gpt2" in refused.prediction
     assert refused.explanation is None
@@ -135,10 +115,11 @@ def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
 
 def test_everything_is_escaped(ask):
     found = ask(HOSTILE, HOSTILE)
-    for part in found[:4]:
+    tokens, layers = shown(found.explanation, found.form)
+    for part in (found.prediction, tokens, layers):
         assert "<script" not in part
         assert "</b>" not in part
-    assert "&lt;</span>" in found.tokens
+    assert "&lt;</span>" in tokens
 
 
 @pytest.mark.parametrize(
@@ -162,21 +143,41 @@ def test_a_model_that_cannot_be_loaded_is_told_of():
 
     found = answer(Form("good", model=" <b> "), failing)
     assert "cannot load &lt;b&gt;: &lt;i&gt;why&lt;/i&gt;" in found.prediction
-    assert found[1:] == ("", "", "", None, None)
+    assert found.explanation is None
 
 
 def test_a_head_without_weights_and_a_cut_text_are_told_of(classifier):
     found = answer(Form("bad " * 60), lambda _: classifier._replace(missing=("classifier.weight",)))
     assert "classifier.weight: its predictions are random" in found.prediction
-    assert f"only its first {LIMIT} tokens" in found.prediction
+    assert f"only its first {LIMIT} tokens are read, up to “… {'bad ' * 9}bad”." in found.prediction
+    assert "The last 153 of its 240 characters are not." in found.prediction
+    pair = answer(Form("bad " * 60, "good"), lambda _: classifier)
+    assert f"only its first {LIMIT} tokens are read.<" in pair.prediction
 
 
-def test_a_text_that_no_link_can_hold_has_none(ask):
-    assert 'href="?text=good"' in ask("good").link
-    assert ask("x" * LONGEST_LINK).link == ""
+@pytest.mark.parametrize(("layer", "shows"), [(0, 0), (1, 1), (2, 0), (7, 0)])
+def test_a_layer_that_is_the_last_or_beyond_is_the_last(ask, layer, shows):
+    assert ask("good film", layer=layer).form.layer == shows
 
 
-def test_a_name_of_blanks_is_the_models_own_and_no_surrogate_is_a_text(ask):
-    assert Form.of({"text": "good", "model": " "}) == Form("good")
+@pytest.mark.parametrize("name", ["text", "pair", "target"])
+def test_what_is_too_long_is_refused_and_not_cut_in_silence(ask, name):
+    found = ask(**{"text": "good", name: "x" * (LONGEST_TEXT + 1)})
+    assert f"The {name} has 20,001 characters, and 20,000 are the most" in found.prediction
+    assert found.explanation is None
+
+
+def test_files_hold_the_explanation(ask, tmp_path):
+    found = ask("unhappy film").explanation
+    for end, write in FILES.items():
+        write(found, tmp_path / f"it.{end}")
+    assert [*Explanations.load(tmp_path / "it.jsonl")] == [found]
+    assert (tmp_path / "it.html").read_text(encoding="utf-8") == found.to_html()
+    head, *rows = (tmp_path / "it.csv").read_text(encoding="utf-8").splitlines()
+    assert head == "text,index,token,segment,start,stop,method,score"
+    assert len(rows) == sum(map(len, found.scores.values()))
+
+
+def test_no_surrogate_is_a_text(ask):
     for form in (Form("good \ud83d"), Form("good", "\ud83d")):
         assert "not valid UTF-8" in ask(*form).prediction

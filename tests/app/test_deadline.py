@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from captum_globenc.app import deadline as clock
-from captum_globenc.app.answers import METHODS, Form, answer
-from captum_globenc.app.deadline import STOPS, Deadline
+from captum_globenc.app.answers import answer
+from captum_globenc.app.deadline import STOPS, Deadline, Turns
+from captum_globenc.app.form import Form
 from captum_globenc.texts.loading import load_classifier
+from captum_globenc.texts.methods import METHODS
 from models import state_of
 
 
@@ -54,3 +56,62 @@ def test_it_counts_for_its_own_thread_alone(passes_after):
 def test_what_it_ends_work_at_are_functions_of_torch():
     for name in STOPS:
         assert hasattr(torch, name) or hasattr(torch.nn.functional, name)
+
+
+def linear():
+    torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2))
+
+
+def test_a_visitor_ends_their_own_work_from_another_thread_and_the_next_has_its_turn():
+    turns, started, said, done = Turns(60.0), threading.Event(), [], []
+
+    def endless():
+        try:
+            with turns.of("one"):
+                while True:
+                    linear()
+                    started.set()
+        except TimeoutError as error:
+            said.append(str(error))
+
+    def next_one():
+        with turns.of("two"):
+            linear()
+            done.append(bool(said))
+
+    threads = [threading.Thread(target=endless), threading.Thread(target=next_one)]
+    threads[0].start()
+    assert started.wait(60)
+    threads[1].start()
+    turns.end("three")
+    assert threads[0].is_alive()
+    turns.end("one")
+    for thread in threads:
+        thread.join(60)
+    # The second had its turn when the first was through.
+    assert (said, done) == (["this was cancelled"], [True])
+    turns.end("one")  # of what is over
+    with turns.of("one"):
+        linear()
+
+
+def test_what_waits_for_its_turn_can_be_ended_as_well():
+    turns, said, waiting = Turns(60.0), [], threading.Event()
+
+    def second():
+        try:
+            waiting.set()
+            with turns.of("two"):
+                linear()
+        except TimeoutError as error:
+            said.append(str(error))
+
+    with turns.of("one"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(60)
+        while "two" not in turns._running:
+            pass
+        turns.end("two")
+    thread.join(60)
+    assert said == ["this was cancelled"]

@@ -5,11 +5,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import pandas
 import pytest
 
 import browser
+from captum_globenc.app.layout import ABOUT, EXAMPLES
+from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, load_default
 from checkpoints import ENVIRONMENT
 from colours import contrast
@@ -58,22 +61,33 @@ def chromium():
 
 
 @pytest.fixture
-def page(chromium, address):
-    """A page that asks nothing of other machines, and in which nothing runs that was typed."""
-    page = chromium.new_page()
-    page.set_default_timeout(PATIENCE)
-    asked, failed = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.on("dialog", lambda dialog: (failed.append(dialog.message), dialog.dismiss()))
-    yield page
+def visit(chromium, address):
+    """Opens pages, each a visitor's own, that ask nothing of other machines and run nothing typed."""
+    asked, failed, pages = [], [], []
+
+    def visit(**options):
+        page = chromium.new_context(**options).new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.on("dialog", lambda dialog: (failed.append(dialog.message), dialog.dismiss()))
+        pages.append(page)
+        return page
+
+    yield visit
     here = urlsplit(address).netloc
     assert [
         url for url in asked if not url.startswith(("data:", "blob:")) and urlsplit(url).netloc != here
     ] == []
     assert failed == []
-    assert page.title().startswith("GlobEnc")
-    page.close()
+    for page in pages:
+        assert page.title().startswith("GlobEnc")
+        page.context.close()
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
 
 
 def ask(page, text):
@@ -82,15 +96,48 @@ def ask(page, text):
 
 
 def tokens(page, method="globenc"):
-    """The tokens that are shown for a method, and the numbers on hover."""
+    """What is shown for a method, and the numbers on hover."""
     spans = page.locator(f'#tokens section[aria-label="{method}"] .tokens span')
     spans.first.wait_for()
     return spans.all_inner_texts(), spans.evaluate_all("all => all.map(span => parseFloat(span.title))")
 
 
+def headline(page):
+    return page.locator("#prediction .prediction").inner_text()
+
+
+def link(page):
+    """The link to what is shown, once it is there."""
+    box = page.locator("#link textarea, #link input")
+    box.wait_for()
+    page.wait_for_function("document.querySelector('#link textarea, #link input').value != ''")
+    return box.input_value()
+
+
+def asked(page):
+    """The query of that link."""
+    return dict(parse_qsl(urlsplit(link(page)).query))
+
+
+def choose(page, label, name):
+    """Choose from a list."""
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=name).click()
+    page.wait_for_function("!document.querySelector('[role=option]')")  # which fades away
+
+
+def options(page):
+    page.get_by_role("button", name="More options").click()
+
+
 def per_cent(scores):
     """Shares as they are shown."""
     return pytest.approx([100 * score for score in scores], rel=1e-2)
+
+
+def scores(expected, method):
+    """The scores of a method's words."""
+    return [score for _, score in expected.words(method)]
 
 
 @pytest.fixture(scope="module")
@@ -103,28 +150,22 @@ def test_a_text_is_explained(page, address, expected):
     page.goto(address)
     ask(page, TEXT)
     names, numbers = tokens(page)
-    assert names == expected.tokens
-    assert numbers == per_cent(expected.scores["globenc"])
+    assert names == [word.text for word in expected.groups]
+    assert numbers == per_cent(scores(expected, "globenc"))
     names, numbers = tokens(page, "transformer-deep-lift")
-    assert names == expected.tokens
-    assert numbers == pytest.approx(expected.scores["transformer-deep-lift"], rel=1e-2, abs=1e-3)
+    assert names == [word.text for word in expected.groups]
+    assert numbers == pytest.approx(scores(expected, "transformer-deep-lift"), rel=1e-2, abs=1e-3)
     said = page.locator("#tokens .note").all_inner_texts()
     assert said == list(expected.notes.values())
-    assert "against (underlined)" in page.locator("#tokens .legend").inner_text()
-    assert page.locator("#prediction").inner_text().strip() == expected.headline
-
-
-@pytest.mark.parametrize("address", ["space"], indirect=True)
-def test_a_space_answers(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
-    assert tokens(page)[0] == expected.tokens
-    assert page.locator("#prediction").inner_text().strip() == expected.headline
+    assert headline(page) == expected.headline
+    ranked = sorted(expected.probabilities.items(), key=lambda it: -it[1])
+    bars = page.get_by_role("list", name="Probabilities").get_by_role("listitem").all_inner_texts()
+    assert [bar.split() for bar in bars] == [[name, f"{share:.1%}"] for name, share in ranked]
+    assert page.get_by_text(ABOUT.split("**")[2].strip()[:40]).is_visible()
 
 
 def test_the_heat_map_holds_every_layer_of_every_token(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
+    page.goto(f"{address}?{urlencode({'text': TEXT, 'words': 0})}")
     maps = page.locator("#layers table")
     maps.first.wait_for()
     heads = [maps.nth(index).locator("tr").first.inner_text().split() for index in (0, 1)]
@@ -143,116 +184,96 @@ def test_the_heat_map_holds_every_layer_of_every_token(page, address, expected):
         assert shades[strongest] == strong[kind]
 
 
-def test_a_class_a_contrast_and_a_baseline_can_be_chosen(page, address):
+def test_methods_a_class_a_contrast_and_a_baseline_can_be_chosen(page, address):
     page.goto(address)
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("Explained class").fill("negative")
-    page.get_by_label("Rather than the class").fill("POSITIVE")
-    page.get_by_label("Compared with").click()
-    page.get_by_role("option", name="zero").click()
+    page.get_by_role("checkbox", name="globenc", exact=True).uncheck()
+    page.get_by_role("checkbox", name="decompx", exact=True).check()
+    choose(page, "Explained class", "NEGATIVE")
+    choose(page, "Rather than", "POSITIVE")
+    options(page)
+    choose(page, "Compared with", "zero")
     ask(page, TEXT)
-    options = {"target": "NEGATIVE", "against": "POSITIVE", "baseline": "zero"}
-    (expected,) = explain([TEXT], *load_default(), **options)
-    _, numbers = tokens(page, "transformer-deep-lift")
-    assert numbers == pytest.approx(expected.scores["transformer-deep-lift"], rel=1e-2, abs=1e-3)
-    assert page.locator("#prediction").inner_text().strip() == expected.headline
+    methods = ["transformer-deep-lift", "decompx"]
+    chosen = {"target": "NEGATIVE", "against": "POSITIVE", "baseline": "zero"}
+    (expected,) = explain([TEXT], *load_default(), methods=methods, **chosen)
+    for method in methods:
+        assert tokens(page, method)[1] == pytest.approx(scores(expected, method), rel=1e-2, abs=1e-3)
+    assert page.locator("#tokens section").count() == 2
+    assert headline(page) == expected.headline
     assert page.locator("#tokens .note").all_inner_texts() == list(expected.notes.values())
-    query = {"text": TEXT, "target": "negative", "against": "POSITIVE", "baseline": "zero"}
-    link = page.get_by_role("link", name="Link to this input")
-    assert sorted(link.get_attribute("href")[1:].split("&")) == sorted(urlencode(query).split("&"))
+    assert asked(page) == {"text": TEXT, "methods": ",".join(methods), **chosen}
 
 
-def test_a_link_restores_class_contrast_and_baseline(page, address):
-    query = {"text": "good", "target": "0", "against": "1", "baseline": "pad", "methods": "decompx"}
-    page.goto(f"{address}?{urlencode(query)}")
-    tokens(page, "decompx")
-    page.get_by_role("button", name="Options").click()
-    assert page.get_by_label("Explained class").input_value() == "0"
-    assert page.get_by_label("Rather than the class").input_value() == "1"
-    assert page.get_by_label("Compared with").input_value() == "pad"
-    assert page.get_by_role("checkbox", name="decompx", exact=True).is_checked()
-    assert not page.get_by_role("checkbox", name="globenc", exact=True).is_checked()
-    assert "NEGATIVE rather than POSITIVE" in page.locator("#prediction").inner_text()
-
-
-def test_the_slider_goes_through_the_layers_by_keyboard(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
+def test_the_slider_goes_through_the_layers_by_keyboard_however_fast(page, address, expected):
+    page.goto(f"{address}?{urlencode({'text': TEXT, 'words': 0})}")
     tokens(page)
     slider = page.locator("#layer input[type=range]")
     assert (slider.get_attribute("max"), slider.input_value()) == ("6", "6")
-    slider.press("ArrowLeft")
-    _, numbers = tokens(page, "globenc, after layer 5 of 6")
-    assert numbers == per_cent(expected.layers["globenc"][4])
-
-
-def test_the_slider_and_the_picture_agree_however_fast_it_moves(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
-    tokens(page)
-    slider = page.locator("#layer input[type=range]")
     for _ in range(3):
         slider.press("ArrowLeft")
     _, numbers = tokens(page, "globenc, after layer 3 of 6")
     assert numbers == per_cent(expected.layers["globenc"][2])
+    page.wait_for_url("**layer=3*")
     page.locator("#layer button").click()  # back to where it was
     assert tokens(page)[1] == per_cent(expected.scores["globenc"])
 
 
 def test_what_was_explained_stays_until_explain_is_pressed(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
+    page.goto(f"{address}?{urlencode({'text': TEXT})}")
     tokens(page)
-    page.get_by_role("button", name="Options").click()
     page.get_by_role("checkbox", name="globenc", exact=True).uncheck()
     page.get_by_label("integrated-gradients").check()
-    page.get_by_label("Merge pieces into words").check()
-    page.locator("#tokens .tokens span", has_text="unfathomably").first.wait_for()
-    names, _ = tokens(page)
-    assert len(names) == len(expected.groups)
-    link = page.get_by_role("link", name="Link to this input")
-    assert link.get_attribute("href") == f"?{urlencode({'text': TEXT, 'words': 1})}"
+    page.get_by_label("Whole words").uncheck()
+    page.locator("#tokens .tokens span", has_text="##fat").first.wait_for()
+    assert tokens(page)[0] == expected.tokens
+    page.get_by_label("Special tokens").uncheck()
+    page.locator("#tokens .tokens span", has_text="[CLS]").first.wait_for(state="detached")
+    names, numbers = tokens(page)
+    assert names == expected.tokens[1:-1]
+    assert numbers == per_cent(expected.scores["globenc"][1:-1])
+    page.wait_for_url("**special=0*")
+    assert asked(page) == {"text": TEXT, "words": "0", "special": "0"}
 
 
 def test_the_last_text_asked_for_is_the_one_explained(page, address):
     page.goto(address)
-    page.get_by_role("button", name="Options").click()
     page.get_by_label("integrated-gradients").check()
-    ask(page, "a dull film " * 60)
+    ask(page, "a dull film " * 20)
     ask(page, TEXT)
     page.locator("#tokens .tokens span", has_text="wonderful").first.wait_for()
     assert "wonderful" in tokens(page)[0]
 
 
-def test_two_who_ask_at_once_get_their_own(page, address, chromium, expected):
-    page.goto(address)
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("integrated-gradients").check()
-    ask(page, TEXT)
-    others = chromium.new_page()
-    others.set_default_timeout(PATIENCE)
-    query = {"text": "An awful, awful film.", "methods": "globenc,integrated-gradients"}
-    others.goto(f"{address}?{urlencode(query)}")
-    assert tokens(others, "integrated-gradients")[0][2:4] == ["awful", ","]
-    assert others.locator("#prediction").inner_text().startswith("NEGATIVE")
-    others.close()
-    _, numbers = tokens(page, "integrated-gradients")
-    (whole,) = explain([TEXT], *load_default(), methods=["integrated-gradients"])
-    assert numbers == pytest.approx(whole.scores["integrated-gradients"], rel=1e-2, abs=1e-3)
-
-
-def test_words_without_special_tokens(page, address, expected):
-    page.goto(address)
-    ask(page, TEXT)
-    tokens(page)
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("Show special tokens").uncheck()
-    page.get_by_label("Merge pieces into words").check()
-    page.locator("#tokens .tokens span", has_text="unfathomably").first.wait_for()
-    page.locator("#tokens .tokens span", has_text="[CLS]").first.wait_for(state="detached")
-    names, numbers = tokens(page)
-    assert " ".join(names) == "Unfathomably dull , but the acting is simply wonderful ."
-    assert sum(numbers) == pytest.approx(100 * sum(expected.scores["globenc"][1:-1]), rel=1e-2)
+def test_who_waits_sees_their_place_and_each_can_cancel_or_leave(visit, address, expected):
+    slow, waiting = visit(), visit()
+    status = [it.locator("#prediction").get_by_test_id("status-tracker") for it in (slow, waiting)]
+    cancels = [it.get_by_role("button", name="Cancel") for it in (slow, waiting)]
+    slow.goto(address)
+    slow.get_by_label("integrated-gradients").check()
+    waiting.goto(address)
+    assert not any(it.is_visible() for it in cancels)
+    ask(slow, "a dull film " * 170)
+    cancels[0].wait_for()
+    status[0].get_by_text("s", exact=False).wait_for()
+    ask(waiting, "An awful, awful film.")
+    status[1].get_by_text("queue: 1/1").wait_for()
+    cancels[1].click()
+    cancels[1].wait_for(state="hidden")
+    assert waiting.locator("#tokens .tokens").count() == 0
+    ask(waiting, TEXT)
+    status[1].get_by_text("queue: 1/1").wait_for()
+    cancels[0].click()
+    assert tokens(waiting)[1] == per_cent(scores(expected, "globenc"))
+    cancels[0].wait_for(state="hidden")
+    assert slow.locator("#tokens .tokens").count() == 0
+    ask(slow, "a dull film " * 170)
+    cancels[0].wait_for()
+    ask(waiting, "good")
+    status[1].get_by_text("queue: 1/1").wait_for()
+    slow.goto("about:blank")  # which nobody waits for any more
+    waiting.locator("#tokens .tokens span", has_text="good").first.wait_for()
+    slow.goto(address)
+    slow.get_by_role("button", name="Explain").wait_for()
 
 
 def test_what_is_typed_is_shown_and_never_run(page, address):
@@ -271,21 +292,112 @@ def test_a_text_that_is_too_long_is_cut_and_told_of(page, address):
     ask(page, "wonderful acting, " * 400)
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert "only its first 512 tokens" in alert.inner_text()
-    assert len(tokens(page)[0]) == 512
+    assert "only its first 512 tokens are read, up to “… " in alert.inner_text()
+    assert len(tokens(page)[0]) > 400
     width, shown = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= shown
 
 
-def test_a_link_restores_what_was_asked_for(page, address):
-    query = {"text": "<b>not</b> bad & dull?", "mixing": "W", "methods": "globenc,integrated-gradients"}
+def test_a_text_that_no_link_holds_is_said_so_and_survives_a_refresh(page, address):
+    text = "good " + "x" * 6_000
+    page.goto(f"{address}?text=bad")
+    tokens(page)
+    ask(page, text)
+    for refresh in (True, False):
+        page.locator("#tokens .tokens span", has_text="good").first.wait_for()
+        box = page.locator("#link textarea, #link input")
+        page.wait_for_function("document.querySelector('#link textarea, #link input').value == ''")
+        assert "too long for a link" in box.get_attribute("placeholder")
+        assert page.url == address
+        assert page.get_by_label("Text", exact=True).input_value() == text
+        if refresh:
+            page.reload()
+
+
+def test_a_link_restores_everything_for_somebody_else(visit, address):
+    page, other = visit(), visit()
+    query = {
+        "text": "<b>not</b> bad & dull?",
+        "pair": "Is it?",
+        "mixing": "W",
+        "methods": "globenc,integrated-gradients",
+        "words": "0",
+        "special": "0",
+        "position": "1",
+        "target": "negative",
+        "against": "1",
+        "baseline": "pad",
+        "layer": "3",
+    }
     page.goto(f"{address}?{urlencode(query)}")
-    assert tokens(page, "integrated-gradients") != tokens(page)
-    assert page.get_by_label("Text", exact=True).input_value() == query["text"]
-    page.get_by_role("button", name="Options").click()
-    assert page.get_by_label("Mixing of GlobEnc").input_value() == "W"
-    link = page.get_by_role("link", name="Link to this input")
-    assert link.get_attribute("href") == f"?{urlencode(query)}"
+    shown = tokens(page, "globenc, after layer 3 of 6")
+    assert asked(page) == query
+    other.goto(link(page))
+    assert tokens(other, "globenc, after layer 3 of 6") == shown
+    assert tokens(other, "integrated-gradients") == tokens(page, "integrated-gradients")
+    assert "NEGATIVE rather than POSITIVE" in other.locator("#prediction").inner_text()
+    options(other)
+    labels = {
+        "Text": "text",
+        "Second text, for models of pairs": "pair",
+        "Mixing of GlobEnc": "mixing",
+        "Compared with": "baseline",
+        "Explained class": "target",
+        "Rather than": "against",
+        "Explained token of GlobEnc: an index, or mean": "position",
+    }
+    held = {name: other.get_by_label(label, exact=True).input_value() for label, name in labels.items()}
+    assert held == {name: query[name] for name in held}
+    assert other.locator("#layer input[type=range]").input_value() == "3"
+    boxes = ("globenc", "transformer-deep-lift", "integrated-gradients", "Whole words", "Special tokens")
+    ticked = [other.get_by_role("checkbox", name=name, exact=True).is_checked() for name in boxes]
+    assert ticked == [True, False, True, False, False]
+
+
+def test_a_refresh_keeps_the_answer_and_what_was_changed_since(page, address):
+    page.goto(f"{address}?__theme=dark")
+    ask(page, "good")
+    tokens(page)
+    assert asked(page) == {"text": "good"}
+    page.get_by_role("checkbox", name="decompx", exact=True).check()
+    page.get_by_label("Text", exact=True).fill("good film")
+    page.get_by_label("Text", exact=True).press("Tab")
+    page.wait_for_function("history.state.text == 'good film'")
+    page.reload()
+    assert tokens(page, "decompx")[0] == ["[CLS]", "good", "film", "[SEP]"]
+    assert page.get_by_label("Text", exact=True).input_value() == "good film"
+    assert page.get_by_role("checkbox", name="decompx", exact=True).is_checked()
+    assert page.locator("body.dark").count() == 1
+
+
+def test_enter_explains_and_with_shift_begins_a_line(page, address):
+    page.goto(address)
+    box = page.get_by_label("Text", exact=True)
+    box.fill("good")
+    box.press("Shift+Enter")
+    box.press_sequentially("film")
+    assert box.input_value() == "good\nfilm"
+    box.press("Enter")
+    assert tokens(page)[0] == ["[CLS]", "good", "film", "[SEP]"]
+    assert box.input_value() == "good\nfilm"
+
+
+def test_answers_are_downloaded_as_files(page, address, expected, tmp_path):
+    page.goto(f"{address}?{urlencode({'text': TEXT})}")
+    tokens(page)
+    files = {}
+    for label in ("Download JSON", "Download page", "Download CSV"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=label).click()
+        name = download.value.suggested_filename
+        files[name] = tmp_path / name
+        download.value.save_as(files[name])
+    assert list(files) == ["globenc.jsonl", "globenc.html", "globenc.csv"]
+    assert Explanations.load(files["globenc.jsonl"])[0] == expected
+    assert files["globenc.html"].read_text(encoding="utf-8") == expected.to_html()
+    pandas.testing.assert_frame_equal(
+        pandas.read_csv(files["globenc.csv"]), expected.to_pandas(), check_dtype=False
+    )
 
 
 def test_a_link_alone_loads_no_model(page, address):
@@ -299,19 +411,23 @@ def test_mistakes_are_told_of_on_the_page(page, address):
     page.goto(address)
     page.get_by_role("button", name="Explain").click()
     page.get_by_role("alert").filter(has_text="Type a text").wait_for()
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("Model: a folder").fill("no/such/<b>folder</b>")
+    options(page)
+    model = page.get_by_label("Model: a folder")
+    model.fill("no/such/<b>folder</b>")
     ask(page, "good")
-    page.get_by_role("alert").filter(has_text="cannot load no/such/<b>folder</b>: no such folder").wait_for()
+    page.get_by_role("alert").filter(has_text="cannot load no/such/<b>folder</b>: ").wait_for()
     assert page.locator("#tokens .tokens").count() == 0
 
 
 def test_an_example_is_a_click(page, address):
-    page.goto(address)
-    page.get_by_text("I expected a masterpiece").first.click()
-    names, _ = tokens(page)
-    assert "masterpiece" in names
-    assert page.locator("#prediction").inner_text().startswith("NEGATIVE")
+    page.goto(f"{address}?{urlencode({'text': 'good', 'pair': 'bad', 'methods': 'decompx'})}")
+    tokens(page, "decompx")
+    for label, form in EXAMPLES.items():
+        page.get_by_role("button", name=label).click()
+        page.locator("#tokens .tokens span", has_text=form.text.split()[-1].rstrip(".")).first.wait_for()
+        tokens(page)
+        assert page.get_by_label("Text", exact=True).input_value() == form.text
+        page.wait_for_url(f"**{form.link()}")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -324,3 +440,45 @@ def test_tokens_can_be_read_in_both_themes(page, address, theme):
         for name in ("color", "backgroundColor")
     )
     assert contrast(text, shade) > 4.5
+
+
+def whole(page):
+    """Whether nothing of the pictures of the layers, nor of the page, has to be scrolled to from the side."""
+    page.locator("#layers table").first.wait_for()
+    return page.evaluate(
+        "[...document.querySelectorAll('#layers .scroll'), document.documentElement]"
+        ".every(it => it.scrollWidth <= it.clientWidth)"
+    )
+
+
+def test_the_answer_stands_next_to_the_text(visit, address):
+    page = visit(viewport={"width": 1280, "height": 800})
+    page.goto(address)
+    ask(page, TEXT)
+    tokens(page)
+    text, *parts = (page.locator(it).bounding_box() for it in ("#text", "#prediction", "#tokens", "#layer"))
+    assert all(part["x"] >= text["x"] + text["width"] for part in parts)
+    assert all(part["y"] + part["height"] <= 800 for part in parts)
+    assert page.evaluate("scrollY") == 0
+    assert whole(page)
+
+
+def test_on_a_phone_the_answer_is_scrolled_to_and_whole(visit, address):
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.goto(address)
+    ask(page, TEXT)
+    tokens(page)
+    assert abs(page.locator("#answer").bounding_box()["y"]) < 40
+    box = page.locator("#tokens section").last.bounding_box()
+    assert box["y"] + box["height"] < 844
+    assert whole(page)
+
+
+@pytest.mark.parametrize("address", ["space"], indirect=True)
+def test_a_space_answers(page, address, expected):
+    page.goto(address)
+    ask(page, TEXT)
+    assert tokens(page)[0] == [word.text for word in expected.groups]
+    assert headline(page) == expected.headline
+    options(page)
+    assert not page.get_by_label("Second text").is_visible()  # its only model takes none

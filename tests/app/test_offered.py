@@ -4,7 +4,8 @@ import pytest
 
 from captum_globenc.app import demo
 from captum_globenc.app import offered as offered_models
-from captum_globenc.app.answers import LONGEST_TEXT, Form, answer
+from captum_globenc.app.answers import answer
+from captum_globenc.app.form import LONGEST_TEXT, Form
 from captum_globenc.app.offered import Classifiers
 from captum_globenc.texts.loading import LoadingError
 
@@ -87,7 +88,7 @@ def test_models_are_called_by_their_last_names_where_these_differ(looked_up, mod
 @pytest.mark.parametrize("field", ["text", "pair", "model", "position"])
 def test_fields_that_are_too_long_are_not_looked_at(looked_up, field):
     long = Form("a text")._replace(**{field: "x" * (LONGEST_TEXT + 1)})
-    assert "20,000 characters" in answer(long, Classifiers((), any_model=True)).prediction
+    assert "20,000 are the most" in answer(long, Classifiers((), any_model=True)).prediction
     assert looked_up == []
 
 
@@ -118,3 +119,12 @@ def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     demo.serve(host, models=["here"], any_model=asked)
     assert built == [(["here"], HOSTS[host] if asked is None else asked)]
+
+
+@pytest.mark.parametrize("models", [(), ("here",), ("here", "there")])
+def test_a_link_may_name_what_is_offered_and_nothing_that_would_have_to_be_fetched(looked_up, models):
+    classifiers = Classifiers(models, any_model=True)
+    assert all(name in classifiers for name in ("", *models))
+    assert "somebody/large" not in classifiers
+    classifiers("somebody/large")
+    assert "somebody/large" in classifiers

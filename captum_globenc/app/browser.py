@@ -1,0 +1,93 @@
+"""What the web demo has the browser do: how it looks, what it may ask for, and its few lines of script."""
+
+import json
+
+from captum_globenc.app.form import Form
+from captum_globenc.drawing.style import DARK, LIGHT, RULES
+
+__all__ = ["BEGIN", "DOWNLOAD", "END", "KEEP", "POLICY", "READ", "REMEMBER", "STYLE"]
+
+
+def _without_numbers(columns: int, kind: str = "") -> str:
+    """Return rules that fit maps of so many columns or more into a page: one that is cut hides its end."""
+    many = f".heat:has(tr:first-child > :nth-child({columns})){kind}"
+    return f""".globenc {many} {{ width: 100%; table-layout: fixed; }}
+  .globenc {many} tr > :first-child {{ width: 5rem; }}
+  .globenc {many} td {{ font-size: 0; }}
+  .globenc section:has({many})::after {{ color: var(--quiet); font-size: .85rem;
+    content: "There is no room for the numbers here: the files to download have them."; }}"""
+
+
+# Gradio marks its dark theme with a class, not with a media query.
+STYLE = f"""
+#about {{ font-size: .85rem; opacity: .85; }}
+.globenc {{ {LIGHT} color: var(--text); }} .dark .globenc {{ {DARK} }}
+.globenc h3 {{ font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }}
+.globenc .prediction {{ font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; margin: 0; }}
+.globenc .message {{ border-left: .25rem solid rgb(var(--for)); padding: .2rem .6rem; margin: .4rem 0;
+  overflow-wrap: anywhere; }}
+.globenc .scroll {{ max-height: 30rem; overflow: auto; }}
+.globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
+.globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
+{RULES}
+.globenc .classes {{ display: grid; grid-template-columns: fit-content(50%) 1fr auto; gap: .1rem .8rem;
+  list-style: none; margin: .4rem 0 0; padding: 0; font-variant-numeric: tabular-nums; }}
+.globenc .classes li {{ display: grid; grid-column: 1 / -1; grid-template-columns: subgrid; margin: 0;
+  align-items: center; overflow-wrap: anywhere; }}
+.globenc .classes i {{ height: .6rem; border-radius: .2rem; box-shadow: inset 0 0 0 1px var(--line);
+  background: linear-gradient(to right, rgb(var(--share)) calc(100% * var(--part)), transparent 0); }}
+.globenc .classes span {{ text-align: right; }}
+.globenc.maps {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
+.globenc.maps section {{ min-width: 0; }}
+.globenc .heat tr > :first-child {{ min-width: 4rem; max-width: 9rem; }}
+.globenc .heat {{ font-size: .8rem; }}
+.globenc .heat td {{ padding: .1rem .25rem; }}
+.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem 0; }}
+{_without_numbers(16)}
+@media (max-width: 40rem) {{
+  #answer {{ min-height: 100vh; }}
+  #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
+  .globenc .heat {{ font-size: .65rem; }}
+  .globenc .heat td, .globenc .heat th {{ padding: .1rem; }}
+{_without_numbers(7, ":has(.for, .against)")}
+{_without_numbers(10)}
+  .globenc .heat:has(tr:first-child > :nth-child(16)) th {{ font-size: .4rem; padding: 0; }}
+}}"""
+"""The rules of the page."""
+
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'"
+)
+"""The content security policy: the browser itself refuses whatever would leave this server."""
+
+# What is asked lies with the entry in the tab's own history: a refresh finds it, and no other tab does.
+_FORM = f"""const form = values => Object.fromEntries(
+  {json.dumps(Form._fields)}.map((name, index) => [name, String(values[index] ?? "")]));"""
+KEEP = f"""(...values) => {{ {_FORM} history.replaceState(form(values), ""); }}"""
+"""Keep the fields, in the order of `Form`, for a refresh."""
+READ = "() => history.state"
+"""Read the fields that were kept."""
+REMEMBER = f"""(query, ...values) => {{ {_FORM}
+  const here = new URL(query || location.pathname, location.href), link = query && here.href;
+  for (const [name, value] of new URLSearchParams(location.search)) {{
+    if (name.startsWith("__")) here.searchParams.append(name, value);  // Gradio's own, such as its theme
+  }}
+  history.replaceState(form(values), "", here);
+  return link;
+}}"""
+"""Keep the fields, and make the query that restores the answer the page's address; gives the whole link."""
+
+BEGIN = """() => {
+  const answer = document.querySelector("#answer");
+  if (answer.getBoundingClientRect().top > innerHeight / 2) {
+    document.activeElement?.blur();  // which puts a phone's keyboard away
+    answer.scrollIntoView();
+  }
+  return {__type__: "update", visible: true};
+}"""
+"""Show the button that cancels, and the answer, where it lies below."""
+END = """() => ({__type__: "update", visible: false})"""
+"""Hide the button that cancels."""
+DOWNLOAD = """() => document.querySelector("#file").click()"""
+"""Download the file that was written."""

@@ -1,0 +1,98 @@
+"""What the web demo is asked: a form, and the link that restores it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.texts.methods import BASELINES, DEFAULT_METHODS, METHODS
+
+__all__ = ["LONGEST_LINK", "LONGEST_TEXT", "TYPED", "Form"]
+
+LONGEST_TEXT = 20_000
+"""Characters that a text may have; what a model takes is far less."""
+LONGEST_LINK = 6_000
+"""Characters that a link may have: servers on its way refuse longer ones."""
+
+TYPED = ("text", "pair", "model", "position", "target", "against")
+"""The fields of a form that anything may be typed into."""
+SWITCHES = ("words", "special")
+DEEPEST = 999
+
+
+class Form(NamedTuple):
+    """What is asked for: the fields of the page, and of a link to it.
+
+    Attributes:
+        text: The text.
+        pair: Its second segment, or "".
+        model: A folder or a hub name, or "" for the model that the demo was started with.
+        mixing: GlobEnc's kind of mixing.
+        methods: Names of `captum_globenc.texts.METHODS`, those shown side by side.
+        words: Whether pieces are merged into words.
+        special: Whether special tokens are shown.
+        position: Which token is explained: its index, "mean", or "" for what the model's head reads.
+        target: The class that is explained, by name or index, or "" for the predicted one.
+        against: The class that it is held against, or "".
+        baseline: What a text is compared with, of `captum_globenc.texts.BASELINES`.
+        layer: After which layer GlobEnc's shares are shown, from 1; 0 for the last.
+    """
+
+    text: str = ""
+    pair: str = ""
+    model: str = ""
+    mixing: str = "N-Enc"
+    methods: Sequence[str] = DEFAULT_METHODS
+    words: bool = True
+    special: bool = True
+    position: str = ""
+    target: str = ""
+    against: str = ""
+    baseline: str = "mask"
+    layer: int = 0
+
+    def link(self) -> str:
+        """Return the query that restores this form, what is as by default left out; "" if it is too long.
+
+        Example:
+            >>> Form("not bad", words=False).link()
+            '?text=not+bad&words=0'
+        """
+        usual, changed = _as_text(Form()), _as_text(self)
+        link = "?" + urlencode({name: value for name, value in changed.items() if value != usual[name]})
+        return link if len(link) <= LONGEST_LINK else ""
+
+    def fields(self) -> list[Any]:
+        """Return the values of all fields but the layer, in order, as a page holds them."""
+        return [*self._replace(methods=list(self.methods))[:-1]]
+
+    @classmethod
+    def of(cls, query: Mapping[str, Any]) -> "Form":
+        """Restore a form from a query; what makes no sense there is as by default.
+
+        A text that is too long stays so, to be told of and not cut in silence.
+
+        Example:
+            >>> Form.of({"text": "not bad", "mixing": "N-Nothing"}) == Form("not bad")
+            True
+        """
+        given = {name: str(query[name])[: LONGEST_TEXT + 1] for name in cls._fields if name in query}
+        made: dict[str, Any] = {
+            name: value if name in ("text", "pair") else value.strip()
+            for name, value in given.items()
+            if name in TYPED
+        }
+        for name, known in (("mixing", MIXINGS), ("baseline", BASELINES)):
+            if given.get(name) in known:
+                made[name] = given[name]
+        made |= {name: given[name] in ("1", "true") for name in SWITCHES if given.get(name)}
+        layer, chosen = given.get("layer", ""), given.get("methods", "").split(",")
+        if layer.isdecimal() and len(layer) <= len(str(DEEPEST)):
+            made["layer"] = int(layer)
+        methods = tuple(name for name in METHODS if name in chosen)
+        return cls(**made, methods=methods or DEFAULT_METHODS)
+
+
+def _as_text(form: Form) -> dict[str, str]:
+    values = {**form._asdict(), "methods": ",".join(form.methods)}
+    return {name: str(int(it)) if isinstance(it, bool) else str(it) for name, it in values.items()}
