@@ -193,7 +193,7 @@ def _explained(
             versions=versions,
             truncated=truncated[i],
             ids=ids[i],
-            unknown=find_unknown(ids[i], words[i], tokenizer),
+            unknown=find_unknown(ids[i], words[i], tokenizer.unk_token_id),
         )
         for i, (text, best) in enumerate(zip(texts, highest.tolist(), strict=True))
     ]

@@ -209,7 +209,7 @@ def test_what_was_not_asked_for_is_not_in_the_json(classifier):
     always = [
         "format", "text", "prediction", "probability", "value", "probabilities", "target", "against",
         "explained", "position", "tokens", "scores", "sums", "kinds", "groups", "offsets", "model",
-        "settings", "versions", "truncated",
+        "settings", "versions", "truncated", "ids",
     ]  # fmt: skip
     assert list(json.loads(json.dumps(explanation.to_dict()))) == always
 
