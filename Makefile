@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-wheel test-quantus test-ray test-quantized lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-wheel test-quantus test-harnesses test-ray test-quantized lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -35,6 +35,11 @@ test-wheel:
 test-quantus: $(VENV)/test
 	$(PIP) --editable '.[quantus]'
 	$(BIN)/python -m pytest -m quantus tests/test_quantus.py
+
+# On its own, because interpreto brings bitsandbytes and nnsight along; what needs ferret runs where that is.
+test-harnesses: $(VENV)/test
+	$(PIP) --editable '.[interpreto]'
+	$(BIN)/python -m pytest -m harnesses tests/test_harnesses.py
 
 # On its own, because Ray is large.
 test-ray: $(VENV)/test

@@ -27,6 +27,7 @@ def main() -> None:
     good, bad = explain(["A wonderful film.", "A complete waste of time."], *load_default())
     assert (good.prediction, bad.prediction) == ("POSITIVE", "NEGATIVE")
     assert good.top(1)[0][0] == "wonderful"
+    assert "wonderful" in good.to_html()
     assert good.versions["captum_globenc"] == distribution("captum_globenc").version
     print(f"captum_globenc {distribution('captum_globenc').version} is whole in {home}")
 

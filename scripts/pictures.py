@@ -1,4 +1,4 @@
-"""Draw the README's pictures: the terminal, the heat map over the layers, and the web demo.
+"""Draw the pictures of README and guides: the terminal, the heat map over the layers, the page, the web demo.
 
 python scripts/pictures.py docs
 """
@@ -13,14 +13,20 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from matplotlib.figure import Figure
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 from rich.console import Console
 
+from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import show
 from captum_globenc.texts import Explanation, explain, load_default
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
 
 SENTENCE = "The plot is thin, but the acting is simply wonderful."
+OTHERS = (
+    "I expected a masterpiece and got two hours of boredom.",
+    "Not a bad film at all.",
+    "Unfathomably dull.",
+)
 PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
 
@@ -48,6 +54,22 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def draw_page(explanations: Explanations, path: Path) -> None:
+    """Take a picture of the page that `captum-globenc explain --html` writes, with a word asked for."""
+    with sync_playwright() as playwright:
+        page = chromium(playwright).new_page(viewport={"width": 1280, "height": 760})
+        page.set_content(explanations.to_html())
+        page.locator(".shaded").nth(1).get_by_text("wonderful").click()
+        page.screenshot(path=path, animations="disabled")
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """Start Debian's Chromium."""
+    return playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox", "--disable-gpu"]
+    )
+
+
 def draw_demo(path: Path) -> None:
     """Take a picture of the web demo in Chromium."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -58,11 +80,7 @@ def draw_demo(path: Path) -> None:
         try:
             server.stdout.readline()  # it tells the address once it listens
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=shutil.which("chromium"),
-                    args=["--headless", "--no-sandbox", "--disable-gpu"],
-                )
-                page = browser.new_page(viewport={"width": 900, "height": 600})
+                page = chromium(playwright).new_page(viewport={"width": 900, "height": 600})
                 page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
                 page.locator("#layers td").first.wait_for(timeout=PATIENCE)
                 page.screenshot(path=path, full_page=True, animations="disabled")
@@ -79,6 +97,7 @@ def main() -> None:
     draw_terminal(explanation, folder / "explain.svg")
     (explanation,) = explain([SENTENCE], *load_default(), layers=True)
     draw_layers(explanation, folder / "layers.png")
+    draw_page(explain([SENTENCE, *OTHERS], *load_default(), layers=True), folder / "page.png")
     draw_demo(folder / "demo.png")
 
 

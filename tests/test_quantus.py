@@ -1,13 +1,15 @@
 """The explain function for Quantus, alone and in Quantus itself."""
 
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients
+from scipy.stats import spearmanr
 
-from captum_globenc import EncoderForward, GlobEnc
+from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.quantus import TextSignal, explain
 from pages import ROOT, python_blocks
 
@@ -80,9 +82,46 @@ def test_quantus_evaluates_globenc_and_integrated_gradients(setting):
 
 
 @pytest.mark.quantus
+@pytest.mark.parametrize("attribution", [GlobEnc, TransformerDeepLift])
+def test_quantus_redraws_weights_and_asks_for_other_classes(setting, attribution):
+    """Adebayo et al. 2018 and Sixt et al. 2020: its metrics of randomisation."""
+    quantus = pytest.importorskip("quantus", reason='needs the extra "quantus"')
+    model, signal, targets, _ = setting
+    call = {
+        "model": model,
+        "x_batch": signal,
+        "y_batch": targets,
+        "explain_func": partial(explain, attribution=attribution),
+        "channel_first": True,
+        "softmax": False,
+    }
+    options = {
+        "similarity_func": quantus.similarity_func.correlation_spearman,
+        "abs": False,
+        "normalise": False,
+        "disable_warnings": True,
+    }
+    found = quantus.MPRT(**options, skip_layers=False, seed=3)(**call)
+    _, first, *_ = found  # after the model as it was
+    assert first.endswith("classifier")
+    redrawn = deepcopy(model)
+    torch.manual_seed(4)
+    redrawn.get_submodule(first).reset_parameters()
+    whole = explain(model, signal, targets, attribution=attribution)[:, 0]
+    changed = explain(redrawn, signal, targets, attribution=attribution)[:, 0]
+    by_hand = [spearmanr(*rows).statistic for rows in zip(whole, changed, strict=True)]
+    np.testing.assert_allclose(found[first], by_hand, atol=1e-6)
+    # GlobEnc knows no class: neither the head's weights nor another class change it.
+    other = np.array(quantus.RandomLogit(num_classes=3, **options)(**call))
+    assert (other == pytest.approx(1)) == (attribution is GlobEnc)
+    assert (np.array(by_hand) == pytest.approx(1)) == (attribution is GlobEnc)
+    assert np.abs(list(found.values())[-1]).max() < 0.99
+
+
+@pytest.mark.quantus
 def test_the_guide_feeds_quantus():
     pytest.importorskip("quantus", reason='needs the extra "quantus"')
-    _, model_and_ids, in_quantus = python_blocks(ROOT / "docs/evaluation.md")
+    _, model_and_ids, in_quantus, *_ = python_blocks(ROOT / "docs/evaluation.md")
     names = {}
     exec(model_and_ids, names)
     exec(in_quantus, names)

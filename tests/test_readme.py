@@ -31,7 +31,7 @@ def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch):
 
 
 def test_the_guide_on_evaluation_runs(capsys):
-    with_methods_of_ones_own, over_ids, _ = python_blocks(ROOT / "docs/evaluation.md")
+    with_methods_of_ones_own, over_ids, *_ = python_blocks(ROOT / "docs/evaluation.md")
     try:
         exec(with_methods_of_ones_own, {})
     finally:

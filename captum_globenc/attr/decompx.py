@@ -25,7 +25,7 @@ from captum_globenc.encoders.tokens import spread
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
-__all__ = ["DecompX"]
+__all__ = ["DecompX", "value_map"]
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """What the families call the linear map to the value vectors, and, of all three at once:"""
@@ -188,6 +188,22 @@ class DecompX(Attribution):
         return False
 
 
+def value_map(attention: nn.Module) -> tuple[nn.Module, bool]:
+    """Return what makes the value vectors, and whether it makes queries, keys and values at once.
+
+    Args:
+        attention: of a layer.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    named = {name.rpartition(".")[2]: module for name, module in attention.named_modules()}
+    known = [name for name in (*VALUES, *FUSED) if name in named]
+    if not known:
+        raise ValueError(f"it is not known what makes the value vectors of a {type(attention).__name__}")
+    return named[known[0]], known[0] in FUSED
+
+
 class _First:
     """The first layer's input, and its value vectors with the biases that they keep.
 
@@ -203,15 +219,7 @@ class _First:
         self._stack = encoder.stack
         self._layer = layer.module
         self._runs = 0
-        named = {name.rpartition(".")[2]: module for name, module in layer.attention.named_modules()}
-        known = [name for name in (*VALUES, *FUSED) if name in named]
-        if not known:
-            raise ValueError(
-                f"it is not known what makes the value vectors of a {type(layer.attention).__name__}: "
-                "DecompX needs their biases."
-            )
-        self._values = named[known[0]]
-        self._fused = known[0] in FUSED
+        self._values, self._fused = value_map(layer.attention)
         self._streams: list[Tensor] = []
         self._made: list[Tensor] = []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_globenc.differences.refusal import NotComparableError
 
-__all__ = ["COMPOSITIONS"]
+__all__ = ["COMPOSITIONS", "attention_in_parts"]
 
 Depends = Callable[[Any], bool]
 
@@ -158,14 +158,31 @@ def _attention(
     alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
     if alike and not dropout_p and not depends(attn_mask) and all(map(depends, (query, key, value))):
         return NotImplemented
+    return attention_in_parts(depends, query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+
+def attention_in_parts(
+    depends: Depends,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Two products and a softmax; a row that sees nothing, as padding may, has some mean and not NaN."""
+    if enable_gqa and key.shape[-3] != query.shape[-3]:
+        key, value = (it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in (key, value))
     scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -math.inf)
-    if attn_mask is not None:
-        scores = (
-            scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
-        )
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
     return torch.nn.functional.dropout(scores.softmax(-1), dropout_p) @ value
 
 

@@ -4,12 +4,13 @@ x (1 + erf(x / sqrt 2)) / 2 is an activation of slope phi(x) / x = (1 + erf(x / 
 of two values of which each has half.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from captum_globenc.differences.call import leaves
+from captum_globenc.differences.call import LINEAR, leaves
+from captum_globenc.differences.frozen import Rules
 from captum_globenc.differences.ledger import Ledger
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.names import functions
@@ -36,17 +37,21 @@ class FrozenWatch(Watch):
 
     Args:
         ledger: of the run.
-        table: rows by function.
+        rules: what it goes by.
     """
 
-    def __init__(self, ledger: Ledger, table: Mapping[Callable[..., Any], Row]) -> None:
-        super().__init__(ledger, True, table, alone=True)
+    def __init__(self, ledger: Ledger, rules: Rules) -> None:
+        super().__init__(ledger, True, rules.table, alone=True)
+        self._slopes = rules.slopes
         self._roots = _Roots()
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
-        gate = self._roots.gate(func, dependents)
-        given = args if gate is None else tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
+        gate, given = self._roots.gate(func, dependents), args
+        if gate is not None and self._slopes:
+            given = tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
+        elif gate is not None:
+            row = Row(LINEAR)
         output = super()._by(row, func, given, kwargs)
         self._roots.note(func, args, dependents, output)
         return output

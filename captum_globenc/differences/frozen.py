@@ -5,8 +5,8 @@ of two values that depend on the input gives half to each (Modarressi et al. 202
 Then the network is linear but for its biases, and multipliers are its gradient.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,19 @@ from captum_globenc.differences.products import matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.table import EXACT, Row
 
-__all__ = ["FROZEN"]
+__all__ = ["CONSTANTS", "FROZEN", "Rules"]
+
+
+class Rules(NamedTuple):
+    """What one run goes by.
+
+    Attributes:
+        table: rows by function.
+        slopes: whether an activation that is written out has its slope, as in `FROZEN`, or its gradient.
+    """
+
+    table: Mapping[Callable[..., Any], Row]
+    slopes: bool = True
 
 
 def _slope(rule: Rule) -> Rule:
@@ -116,18 +128,20 @@ CONSTANTS = functions(
 )
 """Statistics and probabilities: what comes of them is held as it is."""
 
-FROZEN: dict[Callable[..., Any], Row] = {
-    **EXACT,
-    **{function: Row(_slope(rule)) for names, rule in SCALARS for function in functions(names)},
-    **{
-        function: Row(_half(rule))
-        for function, row in EXACT.items()
-        for rule in (quadratic, multiply, matmul)
-        if row.rule is rule
-    },
-    **dict.fromkeys(functions("div divide true_divide truediv"), Row(_quotient)),
-    **dict.fromkeys(functions("layer_norm"), Row(bound(_layer_norm))),
-    **dict.fromkeys(functions("scaled_dot_product_attention"), Row(bound(_attention))),
-    **dict.fromkeys(CONSTANTS, Row(CONSTANT)),
-}
+FROZEN = Rules(
+    {
+        **EXACT,
+        **{function: Row(_slope(rule)) for names, rule in SCALARS for function in functions(names)},
+        **{
+            function: Row(_half(rule))
+            for function, row in EXACT.items()
+            for rule in (quadratic, multiply, matmul)
+            if row.rule is rule
+        },
+        **dict.fromkeys(functions("div divide true_divide truediv"), Row(_quotient)),
+        **dict.fromkeys(functions("layer_norm"), Row(bound(_layer_norm))),
+        **dict.fromkeys(functions("scaled_dot_product_attention"), Row(bound(_attention))),
+        **dict.fromkeys(CONSTANTS, Row(CONSTANT)),
+    }
+)
 """Every function that has a frozen rule."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_globenc.differences.call import leaves
 from captum_globenc.differences.elementwise import FrozenWatch
-from captum_globenc.differences.frozen import FROZEN
+from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.ledger import Ledger, Source
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
@@ -75,12 +75,13 @@ class Comparison:
         ]
 
 
-def freeze(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Comparison:
+def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
     """Run a function once, frozen: for its multipliers only, as there is nothing to compare with.
 
     Args:
         function: as for :func:`compare`.
         inputs: as for :func:`compare`.
+        rules: what it goes by; left out, the frozen network's.
 
     Raises:
         NotComparableError: an operation has no rule.
@@ -92,7 +93,7 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Comparison
         [tensor([3., 3.])]
     """
     ledger = Ledger()
-    watch = FrozenWatch(ledger, FROZEN)
+    watch = FrozenWatch(ledger, rules)
     with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
         seen = _seen(watch, inputs)
         with watch, torch.enable_grad():

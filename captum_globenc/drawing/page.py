@@ -1,4 +1,4 @@
-"""Token attributions in HTML: a standalone page, and the parts that it is made of.
+"""Token attributions in HTML: a standalone page of tokens and scores, and what pages are made of.
 
 All texts are escaped here. A unit is what scores are counted in: "%" those that are shares of a whole, any
 other those that speak for and against something; where it is left out, a negative score tells the two apart.
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from captum_globenc.drawing.numbers import SHARE, is_signed, number, strengths
-from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
+from captum_globenc.drawing.style import PAGE_STYLE
 
-__all__ = ["heat_map", "html_page", "html_part", "legend", "number_table", "shaded_tokens"]
+__all__ = ["heat_map", "hover", "html_page", "legend", "number_table", "shade", "shaded_tokens"]
 
 
 def html_page(
@@ -55,42 +55,6 @@ def html_page(
     return _PAGE.format(title=escape(title), style=PAGE_STYLE, legend=key, sections=sections)
 
 
-def html_part(
-    tokens: Sequence[Sequence[str]],
-    methods: Mapping[str, Sequence[Iterable[float] | None]],
-    *,
-    headings: Sequence[str] | None = None,
-    notes: Mapping[str, Sequence[str]] | None = None,
-    units: Mapping[str, str] | None = None,
-) -> str:
-    """Draw the same as a part of somebody else's page, such as a notebook's output.
-
-    It brings its own rules, which reach nothing outside of it.
-
-    Args:
-        tokens: As `html_page` takes them, like the others.
-        methods: Likewise.
-        headings: Likewise.
-        notes: Likewise.
-        units: Likewise.
-
-    Returns:
-        An element.
-
-    Raises:
-        ValueError: There are not as many headings or notes as texts, or scores as tokens.
-
-    Example:
-        >>> html_part([["a"]], {"GlobEnc": [[1.0]]}).startswith('<div class="globenc-part"><style>')
-        True
-    """
-    key, sections = _sections(tokens, methods, headings, notes or {}, units or {})
-    return (
-        f'<div class="globenc-part"><style>{PART_STYLE}</style>\n'
-        f'{sections}\n<p class="legend">{key}</p>\n</div>'
-    )
-
-
 def shaded_tokens(tokens: Sequence[str], scores: Sequence[float], unit: str | None = None) -> str:
     """Return a paragraph of N tokens, each shaded by its score and with the number on hover.
 
@@ -105,7 +69,7 @@ def shaded_tokens(tokens: Sequence[str], scores: Sequence[float], unit: str | No
     """
     signed = is_signed(scores, unit)
     spans = " ".join(
-        f'<span {_shade(strength, signed)} title="{_hover(score, unit)}">{escape(token)}</span>'
+        f'<span {shade(strength, signed)} title="{hover(score, unit)}">{escape(token)}</span>'
         for token, score, strength in zip(tokens, scores, strengths(scores), strict=True)
     )
     return f'<p class="tokens" dir="auto">{spans}</p>'
@@ -153,7 +117,7 @@ def heat_map(
     rows = "\n".join(
         f'<tr><th scope="row" dir="auto">{escape(token)}</th>'
         + "".join(
-            f'<td {_shade(strength, signed)} title="{_hover(score, unit)}">{number(score, unit)}</td>'
+            f'<td {shade(strength, signed)} title="{hover(score, unit)}">{number(score, unit)}</td>'
             for score, strength in cells
         )
         + "</tr>"
@@ -175,12 +139,24 @@ def legend(*, shares: bool = False, signed: bool = False) -> str:
     return f"{shown}Shades are relative to the strongest token of each line; hover for the number."
 
 
-def _shade(strength: float, signed: bool) -> str:
-    kind = ("against" if strength < 0 else "for") if signed else "share"
-    return f'class="{kind}" style="--strength:{abs(strength):.3f}"'
+def shade(strength: float, signed: bool, kind: str = "") -> str:
+    """Return the attributes that shade an element by a strength of -1..1, of another kind besides.
+
+    Example:
+        >>> shade(-0.5, True), shade(0.5, False, "special")
+        ('class="against" style="--strength:0.500"', 'class="share special" style="--strength:0.500"')
+    """
+    look = ("against" if strength < 0 else "for") if signed else "share"
+    return f'class="{look}{" " if kind else ""}{kind}" style="--strength:{abs(strength):.3f}"'
 
 
-def _hover(score: float, unit: str | None) -> str:
+def hover(score: float, unit: str | None) -> str:
+    """Return a score as it is told on hover, escaped.
+
+    Example:
+        >>> hover(0.125, "%"), hover(0.125, "logit"), hover(0.125, None)
+        ('12.5 %', '+0.125 logit', '0.125')
+    """
     if unit is None:
         return f"{score:.4g}"
     return f"{100 * score:.4g} %" if unit == SHARE else f"{score:+.4g} {escape(unit)}"

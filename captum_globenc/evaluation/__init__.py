@@ -4,9 +4,12 @@ from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sa
 from captum_globenc.evaluation.explaining import explain_by
 from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, Method, register_method
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric
+from captum_globenc.evaluation.planted import SHORTCUTS, plant, without
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.run import evaluate
+from captum_globenc.evaluation.sanity import SanityChecks
 from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.evaluation.variants import redrawn, with_folded_gains, with_permuted_heads
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -14,16 +17,23 @@ __all__ = [
     "METHODS",
     "METRICS",
     "SENTENCES",
+    "SHORTCUTS",
     "Batch",
     "Evaluation",
     "Example",
     "Method",
     "Metric",
+    "SanityChecks",
     "Subject",
     "evaluate",
     "explain_by",
+    "plant",
     "read_examples",
+    "redrawn",
     "register_method",
     "register_metric",
     "sample",
+    "with_folded_gains",
+    "with_permuted_heads",
+    "without",
 ]

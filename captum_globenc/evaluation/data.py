@@ -9,13 +9,15 @@ from typing import Any
 
 from captum_globenc.evaluation.files import read_rows
 from captum_globenc.evaluation.labels import Label
+from captum_globenc.evaluation.marks import Span, check_spans, read_spans
 from captum_globenc.texts.classes import Name
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; its README says whose they are."""
 
 TEXT, LABEL, PAIR = "text", "label", "text_pair"
-"""The columns that are read unless others are named."""
+MARKED, DECOYS = "marked_spans", "decoy_spans"
+"""The columns that are read; others may be named in the place of the first three."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Example:
             should give; None where it has none.
         pair: its second segment, or None where it has none.
         line: the line of the file that it begins on, from 1; None where it came from no file.
+        marked: stretches of `text` that are known to decide, each the first character and the one behind
+            the last.
+        decoys: stretches that are known to have no effect.
+
+    Raises:
+        ValueError: what is marked is no stretch of the text.
     """
 
     number: int
@@ -36,6 +44,11 @@ class Example:
     label: Label = None
     pair: str | None = None
     line: int | None = None
+    marked: tuple[Span, ...] = ()
+    decoys: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_spans((*self.marked, *self.decoys), self.text)
 
 
 def read_examples(
@@ -46,7 +59,10 @@ def read_examples(
     pair_column: str = PAIR,
     encoding: str | None = None,
 ) -> list[Example]:
-    """Read texts and labels from a file.
+    """Read texts and labels from a file, and what is marked in them.
+
+    Columns `marked_spans` and `decoy_spans` hold pairs of a first character and the one behind the last, in
+    tables as JSON: `[[0, 4], [9, 12]]`.
 
     Args:
         path: `.csv` or `.tsv` with a header, `.jsonl`, or a `.json` array of objects, as it is or with
@@ -85,7 +101,12 @@ def read_examples(
             if pair is not None and not isinstance(pair, str):
                 raise ValueError(f"the second segment of line {line} is no text")
             (text + (pair or "")).encode()  # a lone surrogate is no text
-            examples.append(Example(number, text, _label(label, line), pair or None, line))
+            known = _label(label, line)
+            try:
+                spans = [read_spans(named.get(name)) for name in (MARKED, DECOYS)]
+                examples.append(Example(number, text, known, pair or None, line, *spans))
+            except ValueError as error:
+                raise ValueError(f"line {line}: {error}") from error
             marked = [] if columns[1] in named else [it for it, value in named.items() if _is_mark(it, value)]
             marks = marked if marks is None else [name for name in marks if name in marked]
         _check_unlabelled(marks or [])

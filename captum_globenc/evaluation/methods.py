@@ -18,6 +18,7 @@ from captum.attr import (
     GradientShap,
     InputXGradient,
     Lime,
+    Occlusion,
     Saliency,
 )
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.differences.frozen import Rules
+from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.context import alti, value_zeroing
+from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.extras import optional
 from captum_globenc.texts.embeddings import integrated_gradients as over_embeddings
@@ -91,6 +96,27 @@ def decompx(subject: Subject, batch: Batch) -> Tensor:
     return scores
 
 
+def by_rules(subject: Subject, batch: Batch, rules: Rules) -> Tensor:
+    """A peer's multipliers, times what enters the first layer."""
+    return relevance(subject.forward, batch.inputs, batch.extra, batch.target, rules)
+
+
+def libragrad(subject: Subject, batch: Batch) -> Tensor:
+    """LibraGrad's FullGrad+."""
+    return fullgrad_plus(subject.forward, batch.inputs, batch.extra, batch.target)
+
+
+def gim(subject: Subject, batch: Batch) -> Tensor:
+    """GIM from the text all masked, on word embeddings."""
+    inputs, blanks = (subject.embed(ids) for ids in (batch.inputs, batch.blanks))
+    return gradient_interactions(subject.forward, inputs, blanks, batch.extra, batch.target).sum(-1)
+
+
+def rolled_out(subject: Subject, batch: Batch, method: Callable[..., Tensor]) -> Tensor:
+    """What a peer says that layers mix, rolled out for what the model's head reads, or the position."""
+    return method(subject.forward, batch.inputs, batch.extra, batch.position)
+
+
 def on_embeddings(
     subject: Subject,
     batch: Batch,
@@ -137,15 +163,18 @@ def gradient_shap(subject: Subject, batch: Batch) -> Tensor:
     )
 
 
-def feature_ablation(subject: Subject, batch: Batch) -> Tensor:
-    """Leave one out: what the class's logit loses when a token is masked."""
+def feature_ablation(
+    subject: Subject, batch: Batch, method: type[Any] = FeatureAblation, **options: Any
+) -> Tensor:
+    """Leave one out: what the class's logit loses when a token is masked; or tokens side by side."""
     at_once = max(1, TEXTS_AT_ONCE // len(batch.examples))
-    scores: Tensor = FeatureAblation(subject.forward).attribute(
+    scores: Tensor = method(subject.forward).attribute(
         batch.inputs,
         baselines=batch.blanks,
         target=batch.target,
         additional_forward_args=batch.extra,
         perturbations_per_eval=min(at_once, batch.inputs.shape[1]),
+        **options,
     )
     return scores
 
@@ -197,12 +226,20 @@ METHODS: dict[str, Method] = {
     "transformer-deep-lift": partial(transformer_deep_lift, n_steps=1),
     "transformer-deep-lift/2": partial(transformer_deep_lift, n_steps=2),
     "decompx": decompx,
+    "attn-lrp": partial(by_rules, rules=ATTN_LRP),
+    "conservative-propagation": partial(by_rules, rules=CONSERVATIVE),
+    "libragrad": libragrad,
+    "gim": gim,
+    "attention-rollout": partial(globenc, mixing="W-FixedRes", aggregation="rollout"),
+    "value-zeroing": partial(rolled_out, method=value_zeroing),
+    "alti": partial(rolled_out, method=alti),
     "integrated-gradients": integrated_gradients,
     "input-x-gradient": partial(on_embeddings, method=InputXGradient, has_baseline=False),
     "saliency": partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm),
     "gradient-shap": gradient_shap,
     "deep-lift": partial(on_embeddings, method=DeepLift),
     "feature-ablation": feature_ablation,
+    "occlusion": partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2,)),
     "lime": lime,
     "random": random,
 }

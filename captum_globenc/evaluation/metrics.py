@@ -118,6 +118,34 @@ def token_infidelity(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
     return values
 
 
+def known_truth(
+    subject: Subject, batch: Batch, scores: Tensor, metric: Callable[[Tensor, Batch], Tensor], by_size: bool
+) -> Tensor:
+    """A metric of tokens that are known to decide; of absolute values where they are ranked `by_size`."""
+    return metric(scores.abs() if by_size else scores, batch)
+
+
+def completeness_error(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+    """By how much scores miss the difference of the output, no probability, to that of the text all masked.
+
+    0 for a method that adds up to it (Sundararajan et al. 2017, "completeness"); others need not.
+    """
+    with torch.no_grad():
+        blank = batch.forward(batch.blanks, *batch.extra)
+    difference = (batch.outputs - blank).gather(1, batch.target[:, None])[:, 0]
+    return (scores.double().sum(dim=1) - difference).abs()
+
+
+KNOWN_TRUTH: dict[str, tuple[Callable[[Tensor, Batch], Tensor], Literal["higher", "lower"]]] = {
+    "marked-precision": (lambda it, batch: metrics.precision_at(it, batch.marked, batch.mask), "higher"),
+    "marked-rank": (lambda it, batch: metrics.first_rank(it, batch.marked, batch.mask), "lower"),
+    "decoy-named": (
+        lambda it, batch: metrics.names_decoy(it, batch.decoys, batch.marked, batch.mask),
+        "lower",
+    ),
+}
+"""Metrics of texts with marks; NaN where nothing is marked."""
+
 METRICS: dict[str, Metric] = {
     "comprehensiveness": Metric(partial(faithfulness, metric=metrics.comprehensiveness), "higher"),
     "sufficiency": Metric(partial(faithfulness, metric=metrics.sufficiency), "lower"),
@@ -130,6 +158,12 @@ METRICS: dict[str, Metric] = {
     "kendall-ablation": Metric(
         partial(agreement, statistic=metrics.kendall, other="feature-ablation"), "higher"
     ),
+    "completeness-error": Metric(completeness_error, "lower"),
+    **{
+        name + suffix: Metric(partial(known_truth, metric=metric, by_size=by_size), better)
+        for suffix, by_size in (("", False), ("/size", True))
+        for name, (metric, better) in KNOWN_TRUTH.items()
+    },
 }
 """Metrics by name; :func:`register_metric` adds to them."""
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,7 @@ def evaluate(
         "target": target,
         "position": position,
         "texts": len(examples),
-        "data": digest([repr([(e.number, e.text, e.pair, e.label) for e in examples]).encode()]),
+        "data": digest([repr([replace(example, line=None) for example in examples]).encode()]),
         "tokens": digest([repr(ids).encode()]),
         "model": type(model).__name__,
         "config": digest([config_text(model.config)]),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
+from captum_globenc.evaluation.marks import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token, special_tokens
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_of, problem_of
 from captum_globenc.texts.position import resolve_position
@@ -155,6 +156,8 @@ class Subject:
             position=resolve_position(position, lengths, texts) if isinstance(position, int) else position,
             blanks=self.forward.masked(encoded, self.tokenizer),
             forward=Remembering(self.forward),
+            marked=marked_tokens(encoded, [example.marked for example in examples]),
+            decoys=marked_tokens(encoded, [example.decoys for example in examples]),
         )
 
     @cached_property
@@ -178,6 +181,8 @@ class Batch:
         position: `(B,)` tokens whose mixture GlobEnc explains, "mean", or None for what the head reads.
         blanks: `(B, N)` ids with all tokens that count replaced by the mask: a baseline.
         forward: the forward function for metrics, which never runs the same text twice.
+        marked: `(B, N)`, True at tokens that are known to decide.
+        decoys: `(B, N)`, True at tokens that are known to have no effect.
         scores: `(B, N)` by method, those computed so far.
     """
 
@@ -191,6 +196,8 @@ class Batch:
     target: Tensor
     blanks: Tensor
     forward: "Remembering"
+    marked: Tensor
+    decoys: Tensor
     position: Tensor | Literal["mean"] | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
 
@@ -208,6 +215,8 @@ class Batch:
                 mask=self.mask[one],
                 target=self.target[one],
                 blanks=self.blanks[one],
+                marked=self.marked[one],
+                decoys=self.decoys[one],
                 position=self.position[one] if isinstance(self.position, Tensor) else self.position,
                 scores={},
             )

@@ -9,6 +9,7 @@ from captum_globenc.metrics.faithfulness import (
     log_odds,
     sufficiency,
 )
+from captum_globenc.metrics.marked import first_rank, names_decoy, precision_at
 from captum_globenc.metrics.perturbation import infidelity_perturbation, sensitivity_perturbation
 from captum_globenc.metrics.plausibility import auprc, token_f1, token_iou
 from captum_globenc.metrics.removal import REMOVALS, outputs_without
@@ -19,10 +20,13 @@ __all__ = [
     "aopc",
     "auprc",
     "comprehensiveness",
+    "first_rank",
     "infidelity_perturbation",
     "kendall",
     "log_odds",
+    "names_decoy",
     "outputs_without",
+    "precision_at",
     "removal_curve",
     "sensitivity_perturbation",
     "spearman",

@@ -70,14 +70,17 @@ def results(folder):
 
 
 def test_every_method_and_metric_gives_a_number_for_every_text(loaded):
-    evaluation = evaluate(*loaded, EXAMPLES, methods=list(METHODS), metrics=list(METRICS), batch_size=2)
+    marked = [replace(it, marked=((2, 7),), decoys=((0, 1),)) if it.number == 10 else it for it in EXAMPLES]
+    of_marks = {name for name in METRICS if name.startswith(("marked-", "decoy-"))}
+    evaluation = evaluate(*loaded, marked, methods=list(METHODS), metrics=list(METRICS), batch_size=2)
     assert [(row["example"], row["method"]) for row in evaluation.rows] == [
         (example.number, method) for example in EXAMPLES for method in METHODS
     ]
     for row in evaluation.rows:
-        # One token has no rank to agree on; nothing else may be undefined.
+        # One token has no rank to agree on, and only some texts are marked; nothing else may be undefined.
         undefined = {name for name in METRICS if math.isnan(row[name])}
-        assert undefined == ({"spearman-saliency", "kendall-ablation"} if row["example"] == 9 else set())
+        agreement = {"spearman-saliency", "kendall-ablation"} if row["example"] == 9 else set()
+        assert undefined == agreement | (set() if row["example"] == 10 else of_marks)
     labels = {row["example"]: row["label"] for row in evaluation.rows}
     assert labels == {7: "NEGATIVE", 8: "POSITIVE", 9: "", 10: "POSITIVE", 11: "NEGATIVE"}
     of = {(row["example"], row["method"]): row for row in evaluation.rows}
@@ -85,7 +88,7 @@ def test_every_method_and_metric_gives_a_number_for_every_text(loaded):
         assert of[example, "saliency"]["spearman-saliency"] == pytest.approx(1)
         assert of[example, "feature-ablation"]["kendall-ablation"] == pytest.approx(1)
         for metric in METRICS:
-            assert of[example, "globenc"][metric] == pytest.approx(of[example, "N-Enc"][metric])
+            assert of[example, "globenc"][metric] == pytest.approx(of[example, "N-Enc"][metric], nan_ok=True)
 
 
 def test_rows_are_what_the_metrics_give_text_by_text(loaded):
@@ -446,6 +449,8 @@ def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
         inputs=ids,
         blanks=ids.masked_fill(mask, 0),
         mask=mask,
+        marked=torch.zeros_like(mask),
+        decoys=torch.zeros_like(mask),
         target=torch.zeros(2).long(),
         outputs=torch.zeros(2, 1),
         extra=(torch.tensor([1.0, 2.0]),),

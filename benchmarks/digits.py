@@ -1,0 +1,106 @@
+"""Methods on the digits: scores of patches, and what the prediction loses without the highest."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from captum._utils.models.linear_model import SkLearnRidge
+from captum.attr import (
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    Lime,
+    Saliency,
+)
+from torch import Tensor, nn
+from trained import PATCH, SIDE, blanked
+
+from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc.evaluation.methods import LIME_SAMPLES, NOISE_SAMPLES, closeness
+
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def image_methods(
+    forward: EncoderForward, images: Tensor, targets: Tensor
+) -> Mapping[str, Callable[[], Tensor]]:
+    """Return the methods by the names that texts know them by; each gives scores of pixels `(B, 1, H, W)`.
+
+    Args:
+        forward: the forward function.
+        images: `(B, 1, H, W)`.
+        targets: `(B,)`, the classes that are explained.
+    """
+    patches = torch.arange((SIDE // PATCH) ** 2).reshape(1, 1, SIDE // PATCH, -1)
+    features = patches.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+    exact = TransformerDeepLift(forward)
+    return {
+        "globenc": lambda: GlobEnc(forward).attribute(images),
+        "transformer-deep-lift": lambda: exact.attribute(images, 0.0, targets),
+        "transformer-deep-lift/2": lambda: exact.attribute(images, 0.0, targets, n_steps=2),
+        "decompx": lambda: DecompX(forward).attribute(images, targets),
+        "integrated-gradients": lambda: IntegratedGradients(forward).attribute(
+            images, target=targets, n_steps=50, internal_batch_size=1024
+        ),
+        "input-x-gradient": lambda: InputXGradient(forward).attribute(
+            images.clone().requires_grad_(), targets
+        ),
+        "saliency": lambda: Saliency(forward).attribute(images.clone().requires_grad_(), targets) ** 2,
+        "gradient-shap": lambda: GradientShap(forward).attribute(
+            images, torch.zeros_like(images[:1]), NOISE_SAMPLES, target=targets
+        ),
+        "deep-lift": lambda: DeepLift(forward).attribute(images.clone(), 0.0, targets),
+        "feature-ablation": lambda: FeatureAblation(forward).attribute(
+            images, target=targets, feature_mask=features
+        ),
+        "lime": lambda: lime(forward, images, targets, features),
+        "random": lambda: torch.rand(images.shape, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) -> Tensor:
+    """LIME as `evaluate` has it: 50 samples, ridge regression, one image after the other."""
+    method = Lime(forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+    options = {"feature_mask": features, "n_samples": LIME_SAMPLES, "perturbations_per_eval": LIME_SAMPLES}
+    return torch.cat(
+        [
+            method.attribute(image[None], target=target[None], **options)
+            for image, target in zip(images, targets, strict=True)
+        ]
+    )
+
+
+def by_patch(scores: Tensor) -> Tensor:
+    """Sum scores of pixels `(B, 1, H, W)` over patches, `(B, P)`."""
+    return nn.functional.avg_pool2d(scores, PATCH, divisor_override=1).flatten(1)
+
+
+@torch.no_grad()
+def drops(forward: nn.Module, images: Tensor, targets: Tensor, scores: Tensor) -> Tensor:
+    """Return what the predicted class's probability loses without the highest scores, over all fractions."""
+
+    def probability(some: Tensor) -> Tensor:
+        return forward(some).softmax(1).gather(1, targets[:, None])[:, 0]
+
+    whole, order = probability(images), scores.argsort(1, descending=True)
+    lost = []
+    for fraction in FRACTIONS:
+        gone = torch.zeros_like(scores, dtype=torch.bool)
+        gone.scatter_(1, order[:, : max(1, round(fraction * scores.shape[1]))], True)
+        lost.append(whole - probability(blanked(images, gone)))
+    return torch.stack(lost).mean(0)
+
+
+def image_rows(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Return for each method what goes with its highest and its lowest scores, one value an image."""
+    forward = EncoderForward(model, ())
+    with torch.no_grad():
+        targets = forward(images).argmax(1)
+    rows = {}
+    for name, method in image_methods(forward, images, targets).items():
+        torch.manual_seed(0)  # Captum's own draws
+        scores = by_patch(method().detach().float())
+        most, least = (drops(forward, images, targets, sign * scores) for sign in (1, -1))
+        rows[name] = {"most": most, "least": least}
+    return rows

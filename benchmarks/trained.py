@@ -1,0 +1,206 @@
+"""Models that the benchmarks train, and the texts that these have not seen. Seeds are fixed.
+
+Each is trained once and kept in a folder, or trained anew where none is given. The number of threads changes
+what training comes to: figures in the docs are of one thread.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from captum_globenc.evaluation import SENTENCES, Example, plant, read_examples
+from captum_globenc.texts import load_default
+from captum_globenc.texts.default import build_classifier, encoder_folder, load_encoder_state, merge
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+TRAINER = Path(__file__).parents[1] / "scripts/train_default.py"
+PATCH, SIDE = 2, 8
+LONGEST = 120
+COPIES = 3
+"""How often MiniLM's sentences are taken, each time with words planted elsewhere."""
+
+
+def split(limit: int | None = None) -> tuple[list[Example], list[Example]]:
+    """Return the sentences to train on, or so many of them, and every sixth, which is never trained on."""
+    examples = read_examples(SENTENCES)
+    return [it for it in examples if it.number % 6][:limit], [it for it in examples if it.number % 6 == 0]
+
+
+def masked_minilm(folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Fine-tune MiniLM on sentences of which up to half of the tokens are masked, so that it knows masks."""
+    return minilm(split(limit)[0], folder, "--mask", "0.5")
+
+
+def minilm(examples: Sequence[Example], folder: Path | None, *options: str) -> Loaded:
+    """Fine-tune MiniLM by the script that trains the embedded classifier.
+
+    Args:
+        examples: texts with labels 0 and 1.
+        folder: where the trained part is kept.
+        options: more of the script's options.
+    """
+    with kept(folder) as here:
+        data, trained = here / "sentences.tsv", here / "trained.safetensors"
+        if not trained.exists():
+            lines = ["source\tlabel\ttext", *(f"\t{it.label}\t{it.text}" for it in examples)]
+            data.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            command = [sys.executable, TRAINER, "--skip-cv", "--data", data, "--out", trained, *options]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        _, tokenizer = load_default()
+        model = build_classifier(encoder_folder())
+        model.load_state_dict(merge(load_encoder_state(encoder_folder()), load_file(trained)))
+        return model, tokenizer
+
+
+def minilm_with_shortcut(kind: str, folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Fine-tune MiniLM on sentences with a planted shortcut."""
+    examples, _ = split(limit)
+    return minilm([it for seed in range(COPIES) for it in plant(examples, kind, seed=seed)], folder)
+
+
+def small_with_shortcut(kind: str, folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch."""
+
+    def make(vocabulary: int, padding: int) -> PreTrainedModel:
+        return BertForSequenceClassification(
+            BertConfig(
+                vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                intermediate_size=256, max_position_embeddings=130, pad_token_id=padding, num_labels=2,
+            )
+        )  # fmt: skip
+
+    examples, _ = split(limit)
+    return text_model(make, lambda epoch: plant(examples, kind, seed=epoch), folder, epochs=12)
+
+
+def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Train a pre-LN encoder of 4 layers on the sentences, half of whose tokens or fewer are masked."""
+
+    def make(vocabulary: int, padding: int) -> PreTrainedModel:
+        return RobertaPreLayerNormForSequenceClassification(
+            RobertaPreLayerNormConfig(
+                vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                intermediate_size=256, max_position_embeddings=130, pad_token_id=padding, num_labels=2,
+            )
+        )  # fmt: skip
+
+    examples, _ = split(limit)
+    return text_model(make, lambda epoch: examples, folder, epochs=6, mask=0.5)
+
+
+def text_model(
+    make: Callable[[int, int], PreTrainedModel],
+    texts: Callable[[int], list[Example]],
+    folder: Path | None,
+    *,
+    epochs: int,
+    mask: float = 0.0,
+) -> Loaded:
+    """Train a small encoder from scratch, on MiniLM's tokens.
+
+    Args:
+        make: makes the model, of random weights, for a size of vocabulary and the padding's id.
+        texts: gives the examples of an epoch.
+        folder: where the model is kept.
+        epochs: how many.
+        mask: up to this share of a text's tokens are masked.
+    """
+    torch.manual_seed(0)
+    _, tokenizer = load_default()
+    tokenizer.model_max_length = LONGEST
+    model = make(len(tokenizer), tokenizer.pad_token_id)
+    model.config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    with kept(folder) as here:
+        if (here / "model.safetensors").exists():
+            return type(model).from_pretrained(here).eval(), tokenizer
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
+        for epoch in range(epochs):
+            for ids, attention_mask, labels in batches(texts(epoch), tokenizer, epoch, mask):
+                loss = model(input_ids=ids, attention_mask=attention_mask, labels=labels).loss
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        model.save_pretrained(here)
+    return model.eval(), tokenizer
+
+
+def batches(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, epoch: int, mask: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ids and attention mask `(B, N)`, and labels `(B,)`, in an epoch's random order."""
+    special = torch.tensor([it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id])
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(epoch)).tolist()
+    for start in range(0, len(order), 32):
+        some = [examples[it] for it in order[start : start + 32]]
+        batch = tokenizer([it.text for it in some], padding=True, truncation=True, return_tensors="pt")
+        ids = batch["input_ids"]
+        if mask:
+            share = mask * torch.rand(len(some), 1)
+            gone = (torch.rand(ids.shape) < share) & ~torch.isin(ids, special)
+            ids = ids.masked_fill(gone, tokenizer.mask_token_id)
+        yield ids, batch["attention_mask"], torch.tensor([int(it.label) for it in some])
+
+
+def digits_vit(folder: Path | None = None, steps: int = 1500) -> tuple[PreTrainedModel, Tensor]:
+    """Train a ViT of 4 layers on digits with random patches blank; gives images for its evaluation, too."""
+    torch.manual_seed(0)
+    images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    images = (images.float() / 8 - 1).reshape(-1, 1, SIDE, SIDE)
+    model = ViTForImageClassification(
+        ViTConfig(
+            image_size=SIDE, patch_size=PATCH, num_channels=1, hidden_size=64, num_hidden_layers=4,
+            num_attention_heads=4, intermediate_size=128, num_labels=10,
+        )
+    )  # fmt: skip
+    with kept(folder) as here:
+        if (here / "model.safetensors").exists():
+            return ViTForImageClassification.from_pretrained(here).eval(), images[1400:]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(steps):
+            some = torch.randint(0, 1400, (64,))
+            gone = torch.rand(64, (SIDE // PATCH) ** 2) < torch.rand(64, 1) * 0.6
+            loss = model(pixel_values=blanked(images[some], gone), labels=labels[some]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.save_pretrained(here)
+    return model.eval(), images[1400:]
+
+
+def blanked(images: Tensor, gone: Tensor) -> Tensor:
+    """Set patches `(B, P)` to what is blank, 0."""
+    mask = gone.reshape(-1, 1, SIDE // PATCH, SIDE // PATCH)
+    return images * ~mask.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+
+
+@contextmanager
+def kept(folder: Path | None) -> Iterator[Path]:
+    """Give the folder in which a model is kept, or one that is gone afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder

@@ -1,0 +1,123 @@
+// Search, class, order: which texts are shown, in the list of contents as well.
+
+const tools = document.getElementById("tools");
+const fields = tools.elements;
+const entries = [...document.querySelectorAll("#contents li")];
+const found = "Highlight" in window ? new Highlight() : null; // where a browser marks what was found
+const MARKED = 2000;
+let hit = -1;
+
+const measure = (article) => recordOf(article).probability ?? recordOf(article).value;
+const compare = new Intl.Collator().compare;
+const ORDERS = {
+  given: () => 0,
+  highest: (a, b) => measure(b) - measure(a),
+  lowest: (a, b) => measure(a) - measure(b),
+  text: (a, b) => compare(recordOf(a).text, recordOf(b).text),
+};
+
+/** What a query matches: its words as they are typed, whatever the case and the spaces between. */
+function pattern() {
+  const words = fields.query.value.trim().split(/\s+/).filter(Boolean);
+  const quoted = words.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+  return words.length ? new RegExp(quoted.join("\\s+"), "giu") : null;
+}
+
+function shownArticles() {
+  return articles.filter((article) => !article.hidden);
+}
+
+/** Show the texts that are asked for. */
+function choose() {
+  const wanted = pattern();
+  const label = fields.label.value;
+  articles.forEach((article, index) => {
+    const { text, pair = "" } = recordOf(article);
+    const matches = !wanted || [text, pair].some((it) => it.search(wanted) >= 0);
+    article.hidden = !matches || (label !== "" && article.dataset.label !== label);
+    if (entries.length) entries[index].hidden = article.hidden;
+  });
+  mark(wanted);
+  const count = shownArticles().length;
+  fields.count.value = count === articles.length ? `${count} texts` : `${count} of ${articles.length} texts`;
+}
+
+/** Put the texts, and their list, in the order that is asked for. */
+function sort() {
+  const sorted = [...articles].sort(ORDERS[fields.order.value]);
+  main.append(...sorted);
+  document.querySelector("#contents ol")?.append(...sorted.map((it) => entries[articles.indexOf(it)]));
+}
+
+/** Mark what was found, over pieces and what is between them. */
+function mark(wanted) {
+  hit = -1;
+  found?.clear();
+  if (!wanted || !found) return;
+  for (const article of shownArticles()) {
+    for (const paragraph of article.querySelectorAll(".tokens")) {
+      if (found.size < MARKED) for (const range of rangesOf(paragraph, wanted)) found.add(range);
+    }
+  }
+  CSS.highlights.set("found", found);
+}
+
+/** Where a paragraph matches. */
+function rangesOf(paragraph, wanted) {
+  const nodes = [];
+  let text = "";
+  const walk = document.createTreeWalker(paragraph, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    if (walk.currentNode.parentElement.closest("button, .special")) continue;
+    nodes.push([text.length, walk.currentNode]);
+    text += walk.currentNode.data;
+  }
+  let at = 0;
+  const put = (set, offset) => {
+    while (at + 1 < nodes.length && nodes[at + 1][0] <= offset) at += 1;
+    set(nodes[at][1], offset - nodes[at][0]);
+  };
+  return [...text.matchAll(wanted)].map((match) => {
+    const range = new Range();
+    put(range.setStart.bind(range), match.index);
+    put(range.setEnd.bind(range), match.index + match[0].length);
+    return range;
+  });
+}
+
+/** Go to the next of what was found. */
+function nextFound() {
+  const ranges = [...(found ?? [])].filter((it) => !it.startContainer.parentElement.closest(".method[hidden]"));
+  if (!ranges.length) return;
+  hit = (hit + 1) % ranges.length;
+  const element = ranges[hit].startContainer.parentElement;
+  unfold(element);
+  element.scrollIntoView({ block: "center" });
+  say(`match ${hit + 1} of ${ranges.length}`);
+}
+
+/** Show some methods and not others, in every text. */
+function showMethods() {
+  const off = new Set([...tools.querySelectorAll("[name=method]:not(:checked)")].map((it) => it.value));
+  for (const section of main.querySelectorAll(".method")) {
+    section.hidden = off.has(section.querySelector(".shaded").dataset.method);
+  }
+  document.body.classList.toggle("without-special", !fields.special.checked);
+  main.querySelectorAll(".shaded").forEach(keepReachable);
+}
+
+const CHANGES = { query: choose, label: choose, order: sort, method: showMethods, special: showMethods };
+
+tools.addEventListener("input", (event) => CHANGES[event.target.name]());
+tools.addEventListener("submit", (event) => {
+  event.preventDefault();
+  nextFound();
+});
+tools.hidden = false;
+if (matchMedia("(max-width: 50rem)").matches) document.querySelector("#contents details")?.removeAttribute("open");
+document.getElementById("unscripted").hidden = true;
+// What else sticks to the top does so below.
+new ResizeObserver(() => {
+  const sticks = getComputedStyle(tools).position === "sticky";
+  document.body.style.setProperty("--below", sticks ? `${tools.offsetHeight}px` : "0");
+}).observe(tools);

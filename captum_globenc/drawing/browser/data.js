@@ -1,0 +1,120 @@
+// What the page holds: a line of JSON for each text, as the library saves it, and the elements that show it.
+
+const LINES = document.getElementById("data").textContent.split("\n").filter(Boolean);
+const SHADE = ":is(.for, .against, .share)";
+const PIECE = `.shaded ${SHADE}`;
+const SHARE = "%";
+
+const main = document.querySelector("main");
+const articles = [...main.querySelectorAll("article")];
+
+/** Remember what a function says of each object. */
+function remembered(tell) {
+  const known = new WeakMap();
+  return (it) => {
+    if (!known.has(it)) known.set(it, tell(it));
+    return known.get(it);
+  };
+}
+
+/** The line of JSON, and the explanation, that an article shows. */
+const lineOf = (article) => LINES[articles.indexOf(article)];
+const recordOf = remembered((article) => JSON.parse(lineOf(article)));
+
+/** The methods of an article: where each is shown, its unit, and the number of its first layer. */
+const methodsOf = remembered((article) =>
+  [...article.querySelectorAll(".shaded")].map((element) => ({
+    element,
+    name: element.dataset.method,
+    unit: element.dataset.unit,
+    first: Number(element.dataset.first),
+  })),
+);
+
+/** The tokens of every piece of an article, and the pieces that show them by one method. */
+const tokensOf = remembered((article) =>
+  article.dataset.tokens.split(" ").filter(Boolean).map((tokens) => tokens.split("+").map(Number)),
+);
+const piecesOf = remembered((shaded) => [...shaded.querySelectorAll(PIECE)]);
+const placesOf = remembered((shaded) => new Map(piecesOf(shaded).map((piece, place) => [piece, place])));
+
+/** Which piece of its article one is. */
+const placeOf = (piece) => placesOf(piece.closest(".shaded")).get(piece);
+
+/** A text, 0, or its pair, 1, by characters: those that Python counts. */
+const charactersOf = remembered((record) => [record.text, record.pair ?? ""].map((text) => Array.from(text)));
+
+/** What some tokens score together. */
+const total = (row, tokens) => tokens.reduce((sum, token) => sum + row[token], 0);
+
+/** What a method's scores are called at the head of a column. */
+const named = (method) => `${method.name}, ${method.unit}`;
+
+/** Every depth of a method, or none. */
+const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
+
+/** A score as tables show it, in a unit. */
+function number(score, unit) {
+  if (unit === SHARE) return (100 * score).toFixed(1);
+  const text = score.toFixed(3);
+  return Number(text) === 0 ? "0.000" : score > 0 ? `+${text}` : text;
+}
+
+/** The scores of one line, -1 to 1 by the largest magnitude. */
+function strengths(row) {
+  const largest = row.reduce((most, score) => Math.max(most, Math.abs(score)), 0);
+  return row.map((score) => (largest ? score / largest : 0));
+}
+
+/** How a strength is shaded: a class, and a style. */
+function shade(strength, unit) {
+  const kind = unit === SHARE ? "share" : strength < 0 ? "against" : "for";
+  return { class: kind, style: `--strength:${Math.abs(strength).toFixed(3)}` };
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Make an element; texts among its children are text and nothing else. */
+function make(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+/** Make an element of a drawing. */
+function draw(name, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, name), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** Make a button that does something. */
+function button(label, act, attributes = {}) {
+  const made = make("button", { type: "button", ...attributes }, label);
+  made.addEventListener("click", act);
+  return made;
+}
+
+/** Make a table: its heads, and rows that begin with a head of their own. */
+function table(kind, heads, rows) {
+  const cell = (content) => (content instanceof Element ? content : make("td", {}, String(content)));
+  return make(
+    "table",
+    { class: kind },
+    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
+    make(
+      "tbody",
+      {},
+      ...rows.map(([head, ...cells]) =>
+        make("tr", {}, make("th", { scope: "row", dir: "auto" }, String(head)), ...cells.map(cell)),
+      ),
+    ),
+  );
+}
+
+/** Tell the reader something, in words that are read out. */
+function say(message) {
+  document.getElementById("said").textContent = message;
+}

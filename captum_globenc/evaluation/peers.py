@@ -1,0 +1,196 @@
+"""Peers' methods, from their papers' formulas, for comparison: those of one backward pass.
+
+Each takes a forward function, so that it does for images what it does for texts. B batch, N tokens of the
+encoder, D embedding size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_globenc.attr.depths import Depths
+from captum_globenc.attr.proof import check_output
+from captum_globenc.attr.selected import selected
+from captum_globenc.differences import Comparison, freeze
+from captum_globenc.differences.frozen import FROZEN, Rules
+from captum_globenc.differences.peers import gim
+from captum_globenc.evaluation.context import with_whole_layers
+from captum_globenc.forward import EncoderForward
+from captum_globenc.recording.fused import seen_into
+
+__all__ = ["fullgrad_plus", "gradient_interactions", "relevance"]
+
+
+def relevance(
+    forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], target: Any, rules: Rules
+) -> Tensor:
+    """Multiplier times value of each token that enters the first layer, for one output.
+
+    Args:
+        forward: the forward function.
+        inputs: what it takes first.
+        extra: its other arguments.
+        target: the output that is explained, as for every Captum method.
+        rules: what multipliers go by.
+
+    Returns:
+        `(B, N)`.
+
+    Raises:
+        ValueError: an operation has no rule, or there are no layers that pass on the tokens.
+        ProofError: the output under watch is not the model's own.
+    """
+    depths = Depths(forward.model)
+    run = _run(forward, inputs, extra, rules, depths.watched)
+    return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].detach()])
+
+
+def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], target: Any) -> Tensor:
+    """LibraGrad, Mehri et al. 2025 (arXiv 2411.16760): FullGrad+ (section 2.1) with balanced gradients (3.5).
+
+    The sum over layers of multiplier times value of what enters it, and of multiplier times bias of all
+    that it adds. Its balanced gradients are those of the frozen network.
+
+    Args:
+        forward: as for :func:`relevance`.
+        inputs: likewise.
+        extra: likewise.
+        target: likewise.
+
+    Returns:
+        `(B, N)`.
+
+    Raises:
+        ValueError: as :func:`relevance`, or a layer adds a bias where it cannot be seen, or is no module.
+        ProofError: likewise.
+    """
+    encoder = with_whole_layers(forward.model)
+    depths, biases = Depths(forward.model), Biases([layer.module for layer in encoder.layers])
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with depths.watched(), biases.watched():
+            yield
+
+    run = _run(forward, inputs, extra, FROZEN, watched)
+    streams = depths.streams[:-1]
+    of_biases, values = biases.seen(streams[0].shape[:2])
+    return _shares(
+        run,
+        selected(run.output, target),
+        [*streams, *of_biases],
+        [*(stream.detach() for stream in streams), *values],
+    )
+
+
+def gradient_interactions(
+    forward: EncoderForward,
+    inputs: Tensor,
+    baselines: Tensor,
+    extra: Sequence[Any],
+    target: Any,
+    temperature: float = 2.0,
+) -> Tensor:
+    """GIM, Edin et al. 2025 (arXiv 2505.17630): its gradient times the difference from a baseline.
+
+    Args:
+        forward: as for :func:`relevance`.
+        inputs: embeddings, or pixels.
+        baselines: what they are compared with, of their shape.
+        extra: as for :func:`relevance`.
+        target: likewise.
+        temperature: of the softmax in the backward pass.
+
+    Returns:
+        In the shape of the inputs.
+
+    Raises:
+        ValueError: an operation has no rule.
+        ProofError: as for :func:`relevance`.
+    """
+    run = _run(forward, inputs, extra, gim(temperature))
+    (multiplier,) = run.multipliers(selected(run.output, target), [run.sources[0].leaf])
+    return multiplier * (inputs - baselines)
+
+
+class Biases:
+    """What modules add to tokens, as a run sees it.
+
+    Args:
+        modules: whose own parts add biases.
+
+    Raises:
+        ValueError: one of them adds a bias that is no module's parameter `bias`.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._owners: dict[str, nn.Module] = {}
+        for number, module in enumerate(modules):
+            for name, part in module.named_modules():
+                for own, _ in part.named_parameters(recurse=False):
+                    if own == "bias":
+                        self._owners[f"{number}.{name}"] = part
+                    elif own.endswith("bias"):
+                        raise ValueError(f"{type(part).__name__} adds its {own} where it cannot be seen")
+        self._made: list[tuple[nn.Module, Tensor]] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """See one run."""
+        self._made.clear()
+        with ExitStack() as handles:
+            for part in set(self._owners.values()):
+                handles.enter_context(
+                    part.register_forward_hook(
+                        lambda module, args, output: self._made.append((module, output))
+                    )
+                )
+            yield
+
+    def seen(self, shape: torch.Size | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what biases were added to, as far as it depends on the input, and the biases.
+
+        Args:
+            shape: `(B, N)`, of what they have to be added to.
+
+        Raises:
+            ValueError: a bias was not seen as it was added, or was added to something else.
+        """
+        made = [(module, output) for module, output in self._made if output.requires_grad]
+        unseen = set(self._owners.values()) - {module for module, _ in self._made}
+        unseen |= {module for module, output in made if shape and output.shape[:2] != shape}
+        names = [name for name, module in self._owners.items() if module in unseen]
+        if names:
+            raise ValueError(f"{names[0]}.bias of a layer is not added to tokens where it can be seen")
+        return [output for _, output in made], [module.get_parameter("bias").detach() for module, _ in made]
+
+
+def _run(
+    forward: EncoderForward,
+    inputs: Tensor,
+    extra: Sequence[Any],
+    rules: Rules,
+    watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Comparison:
+    """Run a forward function by some rules; what it returns has to be what it returns by itself."""
+
+    def function(tensor: Tensor) -> Tensor:
+        with watched():
+            output: Tensor = forward(tensor, *extra)
+        return output
+
+    with seen_into(forward.model, forward):
+        run = freeze(function, [inputs], rules)
+        with torch.no_grad():
+            check_output(run.output.detach(), forward(inputs, *extra), forward.model)
+    return run
+
+
+def _shares(run: Comparison, output: Tensor, at: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Return multiplier times value, summed over tensors `(B, N, D)` and D."""
+    made = run.multipliers(output, at)
+    shares = [(m * value).sum(-1) for m, value in zip(made, values, strict=True)]
+    return torch.stack(shares).sum(0)

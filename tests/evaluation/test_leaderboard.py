@@ -1,0 +1,141 @@
+"""The leaderboard: its tables and first paragraph from numbers worked out by hand, and a part of it run."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from captum_globenc.evaluation import DEFAULT_METHODS, METHODS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Import modules of benchmarks/ and scripts/, as their own scripts do."""
+    for folder in ("benchmarks", "scripts"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    return importlib.import_module
+
+
+def outcome(bench, **rows):
+    measures = ("most less least", "marked-precision/size")
+    values = {method: torch.tensor(it, dtype=torch.double) for method, it in rows.items()}
+    return bench("leaderboard_page").Outcome(
+        len(next(iter(values.values()))),
+        {method: dict.fromkeys(measures, it) for method, it in values.items()},
+        60,
+    )
+
+
+def test_a_table_has_means_errors_and_differences_text_by_text(bench):
+    rows = {
+        "globenc": {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0, torch.nan, 3.0])},
+        "integrated-gradients": {"a": torch.tensor([1.0, 1.0, 1.0]), "b": torch.tensor([2.0, 2.0, 2.0])},
+    }
+    # Deviations 1 and sqrt 2, over the roots of 3 and of 2 texts.
+    assert list(bench("comparison").table(rows, ["a"], {"cost": {"globenc": "1.4"}})) == [
+        "| method | a | less integrated-gradients | b | cost |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| globenc | 2.000 ± 0.577 | +1.000 ± 0.577 | 2.000 ± 1.000 | 1.4 |",
+        "| integrated-gradients | 1.000 ± 0.000 |  | 2.000 ± 0.000 |  |",
+    ]
+
+
+def test_the_first_paragraph_says_where_our_methods_lose(bench):
+    page = bench("leaderboard_page")
+    ahead = {"globenc": [3.0, 4, 5, 4], "transformer-deep-lift": [1.0, 2, 3, 2], "lime": [1.0, 2, 3, 2.1]}
+    behind = {"globenc": [1.0, 2, 3, 2], "transformer-deep-lift": [3.0, 4, 5, 4], "lime": [3.0, 4, 5.2, 4]}
+    outcomes = {name: outcome(bench, **(ahead if name == "pair" else behind)) for name in page.MAIN}
+    globenc, exact = page.losses(outcomes).split(" `transformer-deep-lift` loses")
+    # The best but itself; 0.05 is one standard error of the differences.
+    assert "embedded (`lime`, by 2.050 ± 0.050)" in globenc
+    assert globenc.endswith("on pair (+1.975 ± 0.025 to `lime`).")
+    assert exact.startswith(" to another method on pair (`globenc`, by 2.000 ± 0.000); ")
+    assert "embedded (-0.050 ± 0.050 to `lime`)" in exact
+
+
+def test_every_registered_method_is_compared_but_kinds_that_are_not_by_default(bench, monkeypatch):
+    monkeypatch.setitem(METHODS, "of-somebody", None)
+    names = bench("comparison").compared_methods()
+    assert set(DEFAULT_METHODS) | {"of-somebody"} <= set(names)
+    assert {"W", "N", "N-ResLN", "W/max-flow"}.isdisjoint(names)
+
+
+def test_parts_are_measured_kept_and_not_taken_for_those_of_other_code(bench, tmp_path, monkeypatch):
+    leaderboard = bench("leaderboard")
+    monkeypatch.setattr(
+        "comparison.METHODS", {name: METHODS[name] for name in ("globenc", "integrated-gradients", "random")}
+    )
+    options = leaderboard.Options("abc", 4, 32)
+    leaderboard.begin(tmp_path, options)
+    for part in ("pair", "pre-ln", "vit"):
+        leaderboard.work(part, tmp_path, options)
+    found = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("pair", "pre-ln", "vit")}
+    assert [it["texts"] for it in found.values()] == [4, 4, 4]
+    assert set(found["pair"]["reliance"]) == {"with", "without", "decoy"}
+    rows = found["pre-ln"]["rows"]["globenc"]
+    assert rows["most less least"] == [a - b for a, b in zip(rows["most"], rows["least"], strict=True)]
+    cost = found["pre-ln"]["cost"]
+    assert cost["integrated-gradients"] > cost["random"] > 0
+    leaderboard.begin(tmp_path, options)
+    with pytest.raises(SystemExit, match="other code or options"):
+        leaderboard.begin(tmp_path, leaderboard.Options("abd", 4, 32))
+
+
+def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, monkeypatch):
+    shortcuts = bench("shortcuts")
+    texts = shortcuts.planted("pair", 40)
+    assert [it.number for it in texts] == list(range(40))
+
+    def by_rule(_, examples):
+        # Right by construction: the first of the two words, and class 0 where neither stands.
+        return torch.tensor(
+            [int("harbor" in it.text.split("copper")[0]) if "harbor" in it.text else 0 for it in examples]
+        )
+
+    monkeypatch.setattr(shortcuts, "predictions", by_rule)
+    ones = sum(it.label for it in texts) / 40
+    found = shortcuts.reliance(None, texts)
+    assert found == pytest.approx({"with": 1, "without": 1 - ones, "decoy": 0})
+    assert "no reliance" not in shortcuts.said(found)
+    for changed in ({"with": 0.9}, {"decoy": 0.1}):
+        assert "no reliance" in shortcuts.said({**found, **changed})
+
+
+def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
+    script = bench("train_default")
+    sentences = script.Sentences(
+        ["s"] * 200, torch.zeros(200).long(), ["a dull film of many reels " * 8] * 200
+    )
+    trainer = script.Trainer(sentences, mask=0.5)
+    every, generator = torch.arange(200), torch.Generator().manual_seed(0)
+    plain = trainer.batch(every)["input_ids"]
+    ids = trainer.masked(trainer.batch(every), generator)["input_ids"]
+    gone = ids != plain
+    assert set(ids[gone].tolist()) == {trainer.tokenizer.mask_token_id}
+    assert not gone[:, [0, -1]].any()
+    shares = gone[:, 1:-1].double().mean(dim=1)
+    # Even between 0 and 1/2, and a little more by chance; five deviations of the mean.
+    assert abs(shares.mean() - 0.25) < 5 * 0.5 / 12**0.5 / 200**0.5
+    assert shares.max() < 0.8
+    trainer.mask = 0.0
+    assert torch.equal(trainer.masked(trainer.batch(every), generator)["input_ids"], plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "0.5"], "--out is needed"),
+        (["--data", "other.tsv"], "--out is needed"),
+        (["--mask", "2"], "0 to 1"),
+    ],
+)
+def test_what_ships_is_not_written_over_by_another_classifier(bench, monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["train_default.py", *options])
+    with pytest.raises(SystemExit):
+        bench("train_default").main()
+    assert message in capsys.readouterr().err
