@@ -155,6 +155,11 @@ class Attributor:
         """The model; loads it."""
         return self._ready.model
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer; loads it."""
+        return self._ready.tokenizer
+
     def __call__(self, batch: Any) -> Any:
         """Explain rows.
 

@@ -17,6 +17,7 @@ from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.record import Kind, Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.methods import METHODS
+from captum_globenc.texts.origin import find_unknown
 
 __all__ = ["load_explanations"]
 
@@ -82,6 +83,7 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
     place = about["model"]["pooled"] if settings["position"] is None else settings["position"]
     if isinstance(place, int):
         place %= len(row["tokens"])
+    groups = _groups(row)
     return Explanation(
         text=row["text"],
         pair=row.get("pair") or None,
@@ -96,12 +98,14 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         tokens=row["tokens"],
         scores={name: row[name] for name in settings["methods"]},
         kinds={name: _kind(name, row["windows"]) for name in settings["methods"]},
-        groups=_groups(row),
+        groups=groups,
         offsets=_offsets(row),
         model={"name": about["model"]["name"], "class": about["model"]["class"]},
         settings={"mixing": "N-Enc", "baseline": "mask"},
         versions=about["versions"],
         truncated=row["truncated"],
+        ids=row["input_ids"],
+        unknown=find_unknown(row["input_ids"], groups, about["model"].get("unknown")),
     )
 
 

@@ -94,6 +94,7 @@ def attribute_files(
             "labels": list(plan.labels),
             "activation": ACTIVATIONS[problem_of(attributor.model.config)],
             "pooled": pooled_token(attributor.model) if "globenc" in plan.methods else None,
+            "unknown": attributor.tokenizer.unk_token_id,
             "weights": weights_digest(attributor.model),
             "device": attributor.model.device.type,
         },

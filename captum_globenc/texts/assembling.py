@@ -154,5 +154,5 @@ def _of_text(given: Given, text: int) -> dict[str, Any]:
         "versions": installed_versions(),
         "truncated": given.encoded.truncated[text],
         "ids": ids,
-        "unknown": find_unknown(ids, given.words[text], given.subject.tokenizer),
+        "unknown": find_unknown(ids, given.words[text], given.subject.tokenizer.unk_token_id),
     }

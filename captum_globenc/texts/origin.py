@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding
 
 from captum_globenc.results.record import Span
 from captum_globenc.results.words import Word
@@ -41,23 +41,21 @@ def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
     ]
 
 
-def find_unknown(ids: Sequence[int], words: Iterable[Word], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def find_unknown(ids: Sequence[int], words: Iterable[Word], unknown: int | None) -> list[int]:
     """Return which tokens of a text stand for what the vocabulary has not, such as [UNK].
 
     Args:
         ids: The N ids of the text.
         words: Its words, which tell special tokens apart.
-        tokenizer: Its tokenizer.
+        unknown: The id that stands for it, if there is one.
 
     Example:
-        >>> from captum_globenc.texts.default import load_default
-        >>> _, tokenizer = load_default()
         >>> words = [Word("[CLS]", (0,), True), Word("\U0001f600", (1,), False)]
-        >>> find_unknown(tokenizer.convert_tokens_to_ids(["[CLS]", "[UNK]"]), words, tokenizer)
+        >>> find_unknown([101, 100], words, 100)
         [1]
     """
     read = [token for word in words if not word.special for token in word.tokens]
-    return [token for token in read if ids[token] == tokenizer.unk_token_id]
+    return [token for token in read if ids[token] == unknown]
 
 
 @cache

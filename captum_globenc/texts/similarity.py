@@ -165,7 +165,9 @@ def explain_similarity(
             versions=installed_versions(),
             ids=sides.ids(index, index + count),
             unknown=find_unknown(
-                sides.ids(index, index + count), sides.words(index, index + count), subject.tokenizer
+                sides.ids(index, index + count),
+                sides.words(index, index + count),
+                subject.tokenizer.unk_token_id,
             ),
             truncated=sides.encoded.truncated[index] or sides.encoded.truncated[index + count],
         )

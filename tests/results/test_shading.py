@@ -40,7 +40,7 @@ def record(tokenizer, text, pair=None, **options):
         groups=words,
         offsets=find_offsets(batch, 0),
         ids=ids,
-        unknown=find_unknown(ids, words, tokenizer),
+        unknown=find_unknown(ids, words, tokenizer.unk_token_id),
         truncated=bool(options),
     )
 
