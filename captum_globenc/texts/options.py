@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
@@ -55,7 +55,7 @@ def chosen_classes(
     names: Sequence[str],
     target: str | int | None,
     against: str | int | None,
-    config: PreTrainedConfig,
+    config: PretrainedConfig,
     texts: Sequence[str],
 ) -> tuple[Tensor, int | None]:
     """Return the class of each text that is explained, `(B,)`, and the one that it is held against."""
