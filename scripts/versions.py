@@ -45,7 +45,7 @@ CORNERS = {
     "oldest": Corner("3.11", torch="2.6.0", transformers="4.57.6", captum="0.8.0", numpy="1.26.4"),
     "old-models": Corner("3.11", torch="2.13.0", transformers="4.57.6", captum="0.9.0", numpy="2.4.6"),
     "old-numbers": Corner("3.11", torch="2.13.0", transformers="5.24.0", captum="0.8.0", numpy="1.26.4"),
-    "newest": Corner("3.14", torch="2.15.0", transformers="5.24.0", captum="0.9.0", numpy="2.4.6"),
+    "newest": Corner("3.14", torch="2.15.0", transformers="5.24.0", captum="0.9.0", numpy="2.5.5"),
 }
 
 
@@ -67,8 +67,8 @@ def make(corner: Corner, folder: Path) -> str:
     subprocess.run([interpreter(corner.python), "-m", "venv", folder], check=True)
     python = str(folder / "bin/python")
     pins = [f"{name}=={version}" for name, version in asdict(corner).items() if name != "python"]
-    ours = ["--editable", f"{ROOT}[embedded,evaluate]"]
-    command = [python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, *ours, "pytest"]
+    ours = ["--editable", f"{ROOT}[demo,evaluate]", "ipython", "pytest"]
+    command = [python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, *ours]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]

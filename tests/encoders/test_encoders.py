@@ -170,7 +170,7 @@ def test_of_an_encoder_decoder_the_encoder_is_found_and_nothing_pooled(kind, dep
     row = family(kind.config_class.model_type)
     model = kind(row.config(**row.sizes, **{depth: 2}))
     encoder = find_encoder(model)
-    assert encoder.stack is model.get_encoder()
+    assert encoder.stack is model.base_model.encoder
     assert len(encoder.layers) == 2
     assert encoder.pooled is None
 
