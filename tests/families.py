@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from packaging.version import Version
 from torch import Tensor
 
 from captum_globenc import EncoderForward
@@ -17,6 +18,11 @@ VOCABULARY = 60
 PADDING = 1
 LENGTHS = (7, 5, 2)
 """Tokens of the texts of a batch, none a multiple of the tiles of 4 that the proofs are run with."""
+
+
+def _before(version: str) -> bool:
+    """Whether the version of transformers that is there is older."""
+    return bool(version) and Version(hf.__version__) < Version(version)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Family:
         sides: on which sides padding leaves the model's own outputs alone; none where nothing is padded.
         arguments: names of the forward arguments that follow the inputs.
         name: of a further row of the same family.
+        since: the version of transformers that first runs such a model itself, where not every one does.
     """
 
     model_type: str
@@ -71,6 +78,7 @@ class Family:
     sides: tuple[str, ...] = ("right",)
     arguments: tuple[str, ...] = ("attention_mask",)
     name: str = ""
+    since: str = ""
 
     @property
     def label(self) -> str:
@@ -145,6 +153,42 @@ XLM = {
 
 def _bart_encoder(of: Any) -> Callable[[Any], Any]:
     return lambda config: of(config).get_encoder()
+
+
+NEWER = (
+    ("nomic_bert", "NomicBert", "5.5", {**BERT, "head_dim": 6}),
+    ("jina_embeddings_v3", "JinaEmbeddingsV3", "5.4", {**BERT, "head_dim": 6}),
+    ("gte", "Gte", "5.18", {**BERT, "head_dim": 6}),
+    (
+        "eurobert",
+        "EuroBert",
+        "5.3",
+        {
+            **BERT,
+            "hidden_size": 16,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "mask_token_id": 4,
+        },
+    ),
+)
+"""Families that not every transformers has: how their classes begin, since when, what makes one tiny."""
+ABSENT = tuple(name for name, _, since, _ in NEWER if _before(since))
+"""Those that the version that is there does not have."""
+NEWEST = tuple(
+    Family(
+        name,
+        getattr(hf, f"{prefix}Config"),
+        getattr(hf, f"{prefix}Model"),
+        sizes,
+        classifier=getattr(hf, f"{prefix}ForSequenceClassification"),
+        sides=BOTH,
+    )
+    for name, prefix, _, sizes in NEWER
+    if name not in ABSENT
+)
 
 
 TEXT = (
@@ -237,6 +281,7 @@ TEXT = (
         hf.AlbertModel,
         {**BERT, "embedding_size": 8, "num_hidden_groups": 2, "inner_group_num": 2},
         name="albert, groups",
+        since="5.0",
     ),
     Family(
         "mpnet",
@@ -282,30 +327,6 @@ TEXT = (
         hf.DebertaModel,
         {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
         classifier=hf.DebertaForSequenceClassification,
-    ),
-    Family(
-        "nomic_bert",
-        hf.NomicBertConfig,
-        hf.NomicBertModel,
-        {**BERT, "head_dim": 6},
-        classifier=hf.NomicBertForSequenceClassification,
-        sides=BOTH,
-    ),
-    Family(
-        "jina_embeddings_v3",
-        hf.JinaEmbeddingsV3Config,
-        hf.JinaEmbeddingsV3Model,
-        {**BERT, "head_dim": 6},
-        classifier=hf.JinaEmbeddingsV3ForSequenceClassification,
-        sides=BOTH,
-    ),
-    Family(
-        "gte",
-        hf.GteConfig,
-        hf.GteModel,
-        {**BERT, "head_dim": 6},
-        classifier=hf.GteForSequenceClassification,
-        sides=BOTH,
     ),
     Family(
         "xlm",
@@ -389,22 +410,7 @@ TEXT = (
         classifier=hf.ModernBertForSequenceClassification,
         sides=BOTH,
     ),
-    Family(
-        "eurobert",
-        hf.EuroBertConfig,
-        hf.EuroBertModel,
-        {
-            **BERT,
-            "hidden_size": 16,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "bos_token_id": 2,
-            "eos_token_id": 3,
-            "mask_token_id": 4,
-        },
-        classifier=hf.EuroBertForSequenceClassification,
-        sides=BOTH,
-    ),
+    *NEWEST,
     Family("t5", hf.T5Config, hf.T5EncoderModel, T5, depth="num_layers", sides=BOTH),
     Family("umt5", hf.UMT5Config, hf.UMT5EncoderModel, T5, depth="num_layers", sides=BOTH),
 )
@@ -627,4 +633,5 @@ AUDIO = (
     ),
 )
 
-FAMILIES = (*TEXT, *VISION, *AUDIO)
+ROWS = (*TEXT, *VISION, *AUDIO)
+FAMILIES = tuple(row for row in ROWS if not _before(row.since))

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from captum_globenc.recording.calls import bound_arguments, copied_as_before
 
@@ -46,7 +46,7 @@ def unmasked_padding(
         `(B, N)`, True where the padding token is in rows with such padding; None where there is none.
     """
     configs = (getattr(it, "config", None) for it in model.modules())
-    named = (it for it in configs if isinstance(it, PreTrainedConfig))
+    named = (it for it in configs if isinstance(it, PretrainedConfig))
     config: Any = next((it for it in named if isinstance(getattr(it, "pad_token_id", None), int)), None)
     if config is None or config.model_type.startswith(TRAINED_ON_PADDING):
         return None

@@ -77,9 +77,9 @@ WHISPER = EncoderSpec(
 
 AUDIO_SPECTROGRAM_TRANSFORMER = EncoderSpec(
     model_type="audio-spectrogram-transformer",
-    layers="layers.*",
+    layers="layers.*|encoder.layer.*",
     attention="attention",
-    out="attention.o_proj",
+    out="attention.o_proj|attention.output.dense",
     norm1="layernorm_before",
     norm2="layernorm_after",
     order="pre-LN",

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from captum_globenc.encoders.paths import alternatives, parts
 from captum_globenc.encoders.refused import REFUSED, UnsupportedEncoderError
 from captum_globenc.encoders.registry import registered_specs, supported_encoders
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
@@ -61,10 +61,10 @@ class Encoder:
     """
 
     spec: EncoderSpec
-    stack: transformers.PreTrainedModel
+    stack: nn.Module
     layers: tuple[Layer, ...]
     final_norm: nn.Module
-    head: transformers.PreTrainedModel
+    head: nn.Module
     pooled: Pooled
 
     @property
@@ -103,7 +103,7 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     modules = list(model.modules())
     specs = registered_specs() if spec is None else {spec.model_type: spec}
     models = [m for m in modules if isinstance(m, transformers.PreTrainedModel)]
-    found = [m for m in models if _is_stack(m, specs)]
+    found = [m for m in modules if _is_stack(m, specs)]
     if not found:
         for module in modules:
             _refuse_opaque(module)
@@ -125,7 +125,7 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     spec = specs[_model_type(stack)]
     _check_config(stack.config, spec)
     spec = spec.adapt(spec, stack)
-    head = next(m for m in models if any(part is stack for part in m.modules()))
+    head = _head(models, stack)
     row = _head_row(head, spec)
     layers = tuple(_resolve_layers(stack, spec))
     final_norm = _resolve_final_norm(stack, head, row, spec)
@@ -165,7 +165,8 @@ def pooled_by(forward_func: object, model: nn.Module, encoder: Encoder) -> Poole
 def _passes_on(module: nn.Module) -> bool:
     """Whether a module around an encoder reads what the encoder's family says, or says what it reads."""
     package = type(module).__module__.partition(".")[0]
-    return package in ("captum_globenc", "peft", "sentence_transformers") or hasattr(module, "_orig_mod")
+    known = ("captum_globenc", "peft", "sentence_transformers", "transformers")
+    return package in known or hasattr(module, "_orig_mod")
 
 
 def _is_of_sentence_transformers(module: nn.Module) -> bool:
@@ -201,7 +202,13 @@ def _check_config(config: Any, spec: EncoderSpec) -> None:
             )
 
 
-def _head_row(head: transformers.PreTrainedModel, spec: EncoderSpec) -> Head | None:
+def _head(models: list[transformers.PreTrainedModel], stack: nn.Module) -> nn.Module:
+    """Return the outermost model around the stack: the stack itself where none does more than run it."""
+    around = next((m for m in models if any(part is stack for part in m.modules())), stack)
+    return stack if list(around.children()) == [stack] else around
+
+
+def _head_row(head: nn.Module, spec: EncoderSpec) -> Head | None:
     """Return what the spec says of this kind of head; None where the family's rule holds."""
     names = (kind.__name__ for kind in type(head).__mro__)
     row = next((spec.heads[name] for name in names if name in spec.heads), None)
@@ -213,7 +220,7 @@ def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spe
     owner, path = stack, spec.final_norm
     if row is not None and row.final_norm is not None:
         owner, path = head, row.final_norm
-    return _submodule(owner, path, spec) if path else nn.Identity()
+    return _part(owner, path, spec) if path else nn.Identity()
 
 
 def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
@@ -228,63 +235,41 @@ def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderS
     return (spec.pooled if row is None else row.pooled)(stack.config)
 
 
-def _model_type(model: transformers.PreTrainedModel) -> str:
-    return str(getattr(model.config, "model_type", ""))
+def _model_type(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 
-def _is_stack(model: transformers.PreTrainedModel, specs: Mapping[str, EncoderSpec]) -> bool:
+def _is_stack(model: nn.Module, specs: Mapping[str, EncoderSpec]) -> bool:
     """Whether `model` runs the layers of a supported encoder itself, rather than holding one that does."""
     spec = specs.get(_model_type(model))
-    if spec is None or getattr(model.config, "is_decoder", False):
+    if spec is None or getattr(model.config, "is_decoder", False) or not _holds_stack(model, spec):
+        return False
+    return not any(_holds_stack(part, spec) for part in model.modules() if part is not model)
+
+
+def _holds_stack(module: nn.Module, spec: EncoderSpec) -> bool:
+    """Whether `module` looks from outside like the stack of its family, which may be one of its parts."""
+    if _model_type(module) != spec.model_type:
         return False
     if spec.stack:
-        return spec.stack in {cls.__name__ for cls in type(model).__mro__}
-    return not any(
-        isinstance(part, transformers.PreTrainedModel) and _model_type(part) == spec.model_type
-        for part in model.modules()
-        if part is not model
-    )
+        return not {kind.__name__ for kind in type(module).__mro__}.isdisjoint(alternatives(spec.stack))
+    return isinstance(module, transformers.PreTrainedModel)
 
 
 def _resolve_layers(stack: nn.Module, spec: EncoderSpec) -> Iterator[Layer]:
-    modules = list(_expand(stack, spec.layers.split("."), spec))
-    beside = {
-        role: list(_expand(stack, path.split("."), spec)) for role, path in spec.roles.items() if "*" in path
-    }
-    for index, module in enumerate(modules):
-        parts = {
-            role: beside[role][index] if role in beside else _submodule(module, path, spec)
+    beside = {role: parts(stack, path, spec.model_type) for role, path in spec.roles.items() if "*" in path}
+    for index, module in enumerate(parts(stack, spec.layers, spec.model_type)):
+        modules = {
+            role: beside[role][index] if role in beside else _part(module, path, spec)
             for role, path in spec.roles.items()
         }
-        scale = _attribute(module, spec.layer_scale, spec) if spec.layer_scale else None
-        yield Layer(module=module, layer_scale=scale, **parts)
+        scale = _part(module, spec.layer_scale, spec) if spec.layer_scale else None
+        yield Layer(module=module, layer_scale=scale, **modules)
 
 
-def _expand(module: nn.Module, path: list[str], spec: EncoderSpec) -> Iterator[nn.Module]:
-    """Yield the modules that `path` leads to, every child where it says "*"."""
-    if not path:
-        yield module
-    elif path[0] == "*":
-        for child in module.children():
-            yield from _expand(child, path[1:], spec)
-    else:
-        yield from _expand(_submodule(module, path[0], spec), path[1:], spec)
-
-
-def _submodule(module: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:
-    part = _attribute(module, path, spec)
-    assert isinstance(part, nn.Module)
+def _part(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
+    (part,) = parts(module, path, spec.model_type)
     return part
-
-
-def _attribute(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
-    try:
-        return attrgetter(path)(module)
-    except AttributeError as error:
-        raise UnsupportedEncoderError(
-            f"The spec of {spec.model_type!r} does not fit: {type(module).__name__} has no {path!r} "
-            f"in transformers {transformers.__version__}."
-        ) from error
 
 
 def _refuse_opaque(module: nn.Module) -> None:

@@ -36,9 +36,11 @@ class EncoderSpec:
     """The parts of an encoder family by role; a family is a row of these, not code.
 
     Paths are dotted, as `torch.nn.Module.get_submodule` takes them. `layers` starts at the *stack*, the
-    `transformers.PreTrainedModel` that runs the layers. The paths of roles start at a layer; one that
-    holds a "*" starts at the stack, and its modules belong to the layers in the same order (XLM). An
-    encoder that works like BERT needs the first six fields only.
+    module that runs the layers, a `transformers.PreTrainedModel` as a rule. The paths of roles start at a
+    layer; one that holds a "*" starts at the stack, and its modules belong to the layers in the same order
+    (XLM). Where versions of transformers call a part by different names, a path holds them all,
+    "attention.o_proj|attention.output.dense": the first that is there is taken. An encoder that works like
+    BERT needs the first six fields only.
 
     Args:
         model_type: the `config.model_type` of the family.
@@ -55,7 +57,8 @@ class EncoderSpec:
         layer_scale: path to the parameter that scales the attention's output; empty where none does.
         modality: what the model reads.
         stack: class name of the stack, where the model has others of the same layout, as an
-            encoder-decoder has.
+            encoder-decoder has, or where it is no `transformers.PreTrainedModel`. May name several, as a
+            path may: the innermost module of such a name is the stack.
         pooled: what the family's sequence-level heads read of the last layer, given the config.
         refuses: settings of the config under which the family cannot be decomposed, each with the
             reason; a setting that is true or not zero counts.

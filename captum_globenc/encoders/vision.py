@@ -56,9 +56,9 @@ _PATCHES = slice(1, None)
 
 VIT = EncoderSpec(
     model_type="vit",
-    layers="layers.*",
+    layers="layers.*|encoder.layer.*",
     attention="attention",
-    out="attention.o_proj",
+    out="attention.o_proj|attention.output.dense",
     norm1="layernorm_before",
     norm2="layernorm_after",
     order="pre-LN",
@@ -121,6 +121,7 @@ CLIP_VISION = EncoderSpec(
     order="pre-LN",
     final_norm="post_layernorm",
     modality="vision",
+    stack="CLIPVisionModel|CLIPVisionTransformer",
     # This head averages the patches ahead of the final norm, which reads the class token alone.
     heads={"CLIPForImageClassification": Head(lambda config: (_PATCHES,), final_norm="")},
     tokens=_patches(special=1),
@@ -131,6 +132,7 @@ CLIP_TEXT = replace(
     model_type="clip_text_model",
     final_norm="final_layer_norm",
     modality="text",
+    stack="CLIPTextModel|CLIPTextTransformer",
     pooled=_end_of_text,
     heads={},
     tokens=None,
@@ -139,13 +141,19 @@ CLIP_TEXT = replace(
 SIGLIP_VISION = replace(
     CLIP_VISION,
     model_type="siglip_vision_model",
+    stack="SiglipVisionModel|SiglipVisionTransformer",
     # The model pools with an attention of its own, whose weights are no average of tokens.
     pooled=lambda config: None,
     heads={"SiglipForImageClassification": Head(lambda config: "mean")},
     tokens=_patches(),
 )
 
-SIGLIP_TEXT = replace(CLIP_TEXT, model_type="siglip_text_model", pooled=lambda config: -1)
+SIGLIP_TEXT = replace(
+    CLIP_TEXT,
+    model_type="siglip_text_model",
+    stack="SiglipTextModel|SiglipTextTransformer",
+    pooled=lambda config: -1,
+)
 
 VISION_ENCODERS = (
     VIT,

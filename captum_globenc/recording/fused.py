@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig
 
 FUSED = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"})
 """transformers' names of implementations that equal softmax attention and cannot be seen into."""
@@ -67,11 +67,11 @@ def seen_into(model: nn.Module | None, by: object) -> Iterator[None]:
 
 
 @cache
-def _by_context(kind: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+def _by_context(kind: type[PretrainedConfig]) -> type[PretrainedConfig]:
     """Return a class of configs that name SDPA where somebody records."""
     own: Any = kind._attn_implementation
 
-    def implementation(config: PreTrainedConfig) -> Any:
+    def implementation(config: PretrainedConfig) -> Any:
         named = own.fget(config)
         return "sdpa" if named in FUSED and active.get() is not None else named
 
@@ -88,8 +88,8 @@ def _by_context(kind: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     return type(kind.__name__, (kind,), names)
 
 
-def _configs(stack: nn.Module) -> Iterator[PreTrainedConfig]:
+def _configs(stack: nn.Module) -> Iterator[PretrainedConfig]:
     for module in stack.modules():
         config = getattr(module, "config", None)
-        if isinstance(config, PreTrainedConfig):
+        if isinstance(config, PretrainedConfig):
             yield config

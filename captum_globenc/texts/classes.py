@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig
 
 __all__ = [
     "ACTIVATIONS",
@@ -32,7 +32,7 @@ TRUTH = {"false": 0, "true": 1}
 """The classes of labels that say only whether something holds, where two classes are called otherwise."""
 
 
-def problem_of(config: PreTrainedConfig) -> str:
+def problem_of(config: PretrainedConfig) -> str:
     """Return what a model is for, a key of :data:`ACTIVATIONS`.
 
     As transformers has it, one output is a value unless it is said to be a label of several.
@@ -74,7 +74,7 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
 
 
-def class_names(config: PreTrainedConfig, count: int) -> list[str]:
+def class_names(config: PretrainedConfig, count: int) -> list[str]:
     """Return the names of so many classes, by index; one without a name is called by its number.
 
     Example:
@@ -86,7 +86,7 @@ def class_names(config: PreTrainedConfig, count: int) -> list[str]:
     return [str(names.get(index, index)) for index in range(count)]
 
 
-def probabilities(logits: Tensor, config: PreTrainedConfig) -> Tensor | None:
+def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:
     """Return the probabilities `(B, C)` that logits mean; None where they are values.
 
     Example:

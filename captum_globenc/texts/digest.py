@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = ["config_text", "content", "digest", "file_digest", "versions", "weights_digest"]
 
@@ -61,7 +61,7 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-def config_text(config: PreTrainedConfig) -> bytes:
+def config_text(config: PretrainedConfig) -> bytes:
     """Return what a config says of the model, not of where it came from."""
     origin = ("_name_or_path", "transformers_version", "dtype")
     said = {name: repr(value) for name, value in config.to_dict().items() if name not in origin}

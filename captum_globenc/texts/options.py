@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig
 
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
@@ -113,7 +113,7 @@ def chosen_classes(
     names: Sequence[str],
     target: str | int | None,
     against: str | int | None,
-    config: PreTrainedConfig,
+    config: PretrainedConfig,
     texts: Sequence[str],
 ) -> tuple[Tensor, int | None]:
     """Return the class of each text that is explained, `(B,)`, and the one that it is held against."""

@@ -339,16 +339,16 @@ def no_text_model(folder):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [
+    [  # what transformers 5 says, and 4
         (shutil.rmtree, "no such folder"),
         (without_configuration, "Unrecognized model"),
         (damaged_configuration, "not a valid JSON"),
         (damaged_weights, "header"),
-        (damaged_old_weights, "Weights only load failed"),
-        (damaged_tokenizer, "line 1 column 2"),
-        (without_tokenizer, "it has no tokenizer"),
+        (damaged_old_weights, "Weights only load failed|Unable to load weights"),
+        (damaged_tokenizer, "line 1 column 2|protobuf"),
+        (without_tokenizer, "it has no tokenizer|protobuf"),
         (no_text_model, "AutoModelForSequenceClassification"),
-        (partial(configured, id2label=["A", "B"]), "'list' object"),
+        (partial(configured, id2label=["A", "B"]), "'list' object|id2label should be a dictionary"),
         (partial(configured, num_attention_heads=0), "zero"),
         (partial(configured, dtype="float99"), "float99"),
     ],
@@ -359,7 +359,7 @@ def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, t
     damage(copy)
     error = failing("explain", "good", "--model", copy)
     assert error.startswith(f"error: cannot load {copy}: ")
-    assert message in error
+    assert re.search(message, error)
 
 
 @pytest.mark.parametrize("name", ["./nope", "../x", "~/x", "a/b/c", "/nope", "no such", "x?"])

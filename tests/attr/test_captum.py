@@ -11,8 +11,6 @@ from captum.attr import (
 )
 from captum.attr._utils.visualization import VisualizationDataRecord, visualize_text
 from captum.metrics import infidelity, sensitivity_max
-from captum.testing.attr.helpers.gen_test_utils import parse_test_config
-from captum.testing.helpers.basic import assertTensorAlmostEqual
 
 from captum_globenc import EncoderForward, GlobEnc
 from models import state_of
@@ -36,10 +34,9 @@ def embedded(setting, classifier):
 
 @pytest.fixture
 def config(setting):
-    """A row of the table from which Captum generates its tests."""
+    """What the rows of the table hold from which Captum generates its tests: a function and arguments."""
     forward, inputs, extra = setting
-    arguments = {"inputs": inputs, "target": 0, "additional_forward_args": extra}
-    return {"name": "text", "algorithms": [GlobEnc], "model": forward, "attribute_args": arguments}
+    return forward, {"inputs": inputs, "target": 0, "additional_forward_args": extra}
 
 
 def perturb_ids(ids):
@@ -51,11 +48,11 @@ def perturb_ids(ids):
 
 def test_hooks_are_removed_when_the_target_is_bad(config):
     """What Captum's generated hook-removal tests do."""
-    (algorithm,), model, arguments, *_ = parse_test_config(config)
+    model, arguments = config
     before = state_of(model)
     arguments["target"] = (9999,) * 20
     with pytest.raises(AssertionError):
-        algorithm(model).attribute(**arguments)
+        GlobEnc(model).attribute(**arguments)
     for module in model.modules():
         assert len(module._forward_hooks) == 0
         assert len(module._backward_hooks) == 0
@@ -66,20 +63,20 @@ def test_hooks_are_removed_when_the_target_is_bad(config):
 @pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
 def test_a_batch_with_targets_equals_its_examples(config, target):
     """What Captum's generated target tests do."""
-    (algorithm,), model, arguments, *_ = parse_test_config(config)
+    model, arguments = config
     arguments["target"] = target
-    together = algorithm(model).attribute(**arguments)
+    together = GlobEnc(model).attribute(**arguments)
     per_example = not isinstance(target, tuple) and len(torch.as_tensor(target).flatten()) == len(together)
     for example in range(len(together)):
         single = target[example] if per_example else target
-        alone = algorithm(model).attribute(
+        alone = GlobEnc(model).attribute(
             arguments["inputs"][example : example + 1],
             target=single,
             additional_forward_args=tuple(
                 a[example : example + 1] for a in arguments["additional_forward_args"]
             ),
         )
-        assertTensorAlmostEqual(None, alone[0], together[example], delta=1e-12, mode="max")
+        torch.testing.assert_close(alone[0], together[example], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])

@@ -100,10 +100,10 @@ def test_registering_twice_needs_overwrite(known):
 @pytest.mark.parametrize(
     ("role", "path", "owner"),
     [
-        ("layers", "encoder.blocks.*", "BertModel has no 'encoder'|BertEncoder has no 'blocks'"),
+        ("layers", "encoder.blocks.*", r"BertModel has no 'encoder.blocks.\*'"),
         ("out", "attention.output.proj", "BertLayer has no 'attention.output.proj'"),
         ("final_norm", "encoder.norm", "BertModel has no 'encoder.norm'"),
-        ("norm1", "encoder.norms.*", "BertEncoder has no 'norms'"),
+        ("norm1", "encoder.norms.*", r"BertModel has no 'encoder.norms.\*'"),
     ],
 )
 def test_a_spec_that_does_not_fit_names_the_path_and_the_version(known, role, path, owner):
@@ -170,7 +170,7 @@ def test_of_an_encoder_decoder_the_encoder_is_found_and_nothing_pooled(kind, dep
     row = family(kind.config_class.model_type)
     model = kind(row.config(**row.sizes, **{depth: 2}))
     encoder = find_encoder(model)
-    assert encoder.stack is model.get_encoder()
+    assert encoder.stack is model.base_model.encoder
     assert len(encoder.layers) == 2
     assert encoder.pooled is None
 
@@ -240,13 +240,15 @@ def test_what_the_user_registered_stays_ahead_of_an_entry_point(known, monkeypat
 POOLING = [
     *(pytest.param(row, {}, id=row.label) for row in TEXT if row.classifier is not None),
     *(
-        pytest.param(family(name), {setting: value}, id=f"{name}-{value}")
+        pytest.param(row, {setting: value}, id=f"{name}-{value}")
         for name, setting, values in (
             ("modernbert", "classifier_pooling", ("cls", "mean")),
             ("eurobert", "classifier_pooling", ("bos", "mean", "late")),
             ("xlm", "summary_type", ("first", "last", "mean", "cls_index")),
             ("flaubert", "summary_type", ("first", "last", "mean", "cls_index")),
         )
+        for row in TEXT
+        if row.model_type == name  # not every version of transformers has every one
         for value in values
     ),
 ]
