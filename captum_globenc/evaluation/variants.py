@@ -74,7 +74,8 @@ def with_permuted_heads(model: PreTrainedModel, seed: int = 0) -> PreTrainedMode
     model = copy.deepcopy(model)
     encoder = find_encoder(model)
     generator = torch.Generator().manual_seed(seed)
-    heads: int = encoder.stack.config.num_attention_heads
+    config: Any = encoder.stack.config
+    heads: int = config.num_attention_heads
     for layer in encoder.layers:
         out = layer.out
         width = out.in_features if isinstance(out, nn.Linear) else 0
