@@ -10,6 +10,7 @@ from captum_globenc.encoders.audio import AUDIO_ENCODERS
 from captum_globenc.encoders.text import TEXT_ENCODERS
 from captum_globenc.encoders.vision import VISION_ENCODERS
 from captum_globenc.evaluation import METHODS
+from captum_globenc.texts import load_default
 from pages import ROOT, python_blocks
 
 
@@ -31,7 +32,7 @@ def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch):
 
 
 def test_the_guide_on_evaluation_runs(capsys):
-    with_methods_of_ones_own, over_ids, *_ = python_blocks(ROOT / "docs/evaluation.md")
+    with_methods_of_ones_own, over_ids, planted, *_ = python_blocks(ROOT / "docs/evaluation.md")
     try:
         exec(with_methods_of_ones_own, {})
     finally:
@@ -39,6 +40,7 @@ def test_the_guide_on_evaluation_runs(capsys):
     table = capsys.readouterr().out
     assert [line.split()[1] for line in table.splitlines() if "±" in line] == ["globenc", "rare-words"]
     exec(over_ids, {})
+    exec(planted, dict(zip(("model", "tokenizer"), load_default(), strict=True)))
 
 
 def test_the_guide_on_choosing_a_method_is_what_comes_out():
