@@ -37,6 +37,15 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 TRAINER = Path(__file__).parents[1] / "scripts/train_default.py"
 PATCH, SIDE = 2, 8
+SMALL = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 130,
+    "num_labels": 2,
+}
+"""The size of text encoders that are trained from scratch."""
 LONGEST = 120
 COPIES = 3
 """How often MiniLM's sentences are taken, each time with words planted elsewhere."""
@@ -84,12 +93,7 @@ def small_with_shortcut(kind: str, folder: Path | None = None, limit: int | None
     """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch."""
 
     def make(vocabulary: int, padding: int) -> PreTrainedModel:
-        return BertForSequenceClassification(
-            BertConfig(
-                vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                intermediate_size=256, max_position_embeddings=130, pad_token_id=padding, num_labels=2,
-            )
-        )  # fmt: skip
+        return BertForSequenceClassification(BertConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding))
 
     examples, _ = split(limit)
     return text_model(make, lambda epoch: plant(examples, kind, seed=epoch), folder, epochs=12)
@@ -100,11 +104,8 @@ def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
 
     def make(vocabulary: int, padding: int) -> PreTrainedModel:
         return RobertaPreLayerNormForSequenceClassification(
-            RobertaPreLayerNormConfig(
-                vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                intermediate_size=256, max_position_embeddings=130, pad_token_id=padding, num_labels=2,
-            )
-        )  # fmt: skip
+            RobertaPreLayerNormConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding)
+        )
 
     examples, _ = split(limit)
     return text_model(make, lambda epoch: examples, folder, epochs=6, mask=0.5)

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from captum_globenc.datasets.shards import read_about, shard_files
 from captum_globenc.extras import optional
@@ -16,6 +16,7 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.record import Kind, Span
 from captum_globenc.results.words import Word
+from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.origin import find_unknown
 
@@ -77,8 +78,8 @@ def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Ite
 
 def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanation:
     names, settings = about["model"]["labels"], about["settings"]
-    logits = np.array(row["logits"], dtype=np.float64)
-    shares = _probabilities(logits, about["model"]["activation"])
+    logits = torch.tensor([row["logits"]], dtype=torch.float64)
+    shares = activated(logits, about["model"]["activation"])
     best, explained = names.index(row["prediction"]), names.index(row["explained"])
     place = about["model"]["pooled"] if settings["position"] is None else settings["position"]
     if isinstance(place, int):
@@ -88,12 +89,12 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         text=row["text"],
         pair=row.get("pair") or None,
         prediction=row["prediction"],
-        probability=None if shares is None else float(shares[best]),
-        value=float(logits[best]),
-        probabilities={} if shares is None else dict(zip(names, shares.tolist(), strict=True)),
+        probability=None if shares is None else shares[0, best].item(),
+        value=logits[0, best].item(),
+        probabilities={} if shares is None else dict(zip(names, shares[0].tolist(), strict=True)),
         target=row["explained"],
         against=None,
-        explained=float(logits[explained]),
+        explained=logits[0, explained].item(),
         position=place if "globenc" in settings["methods"] else None,
         tokens=row["tokens"],
         scores={name: row[name] for name in settings["methods"]},
@@ -107,16 +108,6 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         ids=row["input_ids"],
         unknown=find_unknown(row["input_ids"], groups, about["model"].get("unknown")),
     )
-
-
-def _probabilities(logits: Any, activation: str) -> Any:
-    """Return what logits `(C,)` mean as probabilities; None where they are values."""
-    if activation == "sigmoid":
-        return 1 / (1 + np.exp(-logits))
-    if activation == "none":
-        return None
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
 
 
 def _kind(method: str, windows: int) -> Kind:

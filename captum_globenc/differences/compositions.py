@@ -151,7 +151,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     if enable_gqa and key.shape[-3] != query.shape[-3]:
-        key, value = (it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in (key, value))
+        key, value = _for_each_head(query, key, value)
         return torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale
         )
@@ -159,6 +159,11 @@ def _attention(
     if alike and not dropout_p and not depends(attn_mask) and all(map(depends, (query, key, value))):
         return NotImplemented
     return attention_in_parts(depends, query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+
+def _for_each_head(query: Tensor, *shared: Tensor) -> list[Tensor]:
+    """Repeat keys and values for the heads of the queries that share them."""
+    return [it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in shared]
 
 
 def attention_in_parts(
@@ -174,7 +179,7 @@ def attention_in_parts(
 ) -> Any:
     """Two products and a softmax; a row that sees nothing, as padding may, has some mean and not NaN."""
     if enable_gqa and key.shape[-3] != query.shape[-3]:
-        key, value = (it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in (key, value))
+        key, value = _for_each_head(query, key, value)
     scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)

@@ -15,6 +15,7 @@ __all__ = [
     "SINGLE",
     "VALUE",
     "Name",
+    "activated",
     "class_names",
     "class_of",
     "probabilities",
@@ -95,7 +96,16 @@ def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:
         >>> probabilities(torch.tensor([[0.0, 0.0]]), BertConfig())
         tensor([[0.5000, 0.5000]])
     """
-    problem = problem_of(config)
-    if problem == MULTI:
+    return activated(logits, ACTIVATIONS[problem_of(config)])
+
+
+def activated(logits: Tensor, activation: str) -> Tensor | None:
+    """Return the probabilities `(B, C)` that logits mean by an activation; None where they are values.
+
+    Args:
+        logits: `(B, C)`.
+        activation: one of the values of `ACTIVATIONS`.
+    """
+    if activation == ACTIVATIONS[MULTI]:
         return logits.sigmoid()
-    return None if problem == VALUE or logits.shape[1] == 1 else logits.softmax(-1)
+    return None if activation == ACTIVATIONS[VALUE] or logits.shape[1] == 1 else logits.softmax(-1)
