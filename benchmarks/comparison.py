@@ -17,9 +17,10 @@ Measured = dict[str, dict[str, Tensor]]
 
 
 def compared_methods() -> list[str]:
-    """Return all methods that are registered; of the kinds of GlobEnc those that are compared by default."""
+    """Return all methods that are registered; of GlobEnc's kinds those of the defaults that have one name."""
     kinds = {mixing + suffix for mixing in MIXINGS for suffix in ("", *(f"/{it}" for it in AGGREGATIONS))}
-    return [name for name in METHODS if name not in kinds or name in DEFAULT_METHODS]
+    shown = set(DEFAULT_METHODS) - {"W-FixedRes"}  # which is attention-rollout
+    return [name for name in METHODS if name not in kinds or name in shown]
 
 
 def measured(evaluation: Evaluation) -> Measured:

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from trained import PATCH, SIDE, blanked
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.context import alti, value_zeroing
 from captum_globenc.evaluation.methods import LIME_SAMPLES, NOISE_SAMPLES, closeness
+from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -25,7 +28,9 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 def image_methods(
     forward: EncoderForward, images: Tensor, targets: Tensor
 ) -> Mapping[str, Callable[[], Tensor]]:
-    """Return the methods by the names that texts know them by; each gives scores of pixels `(B, 1, H, W)`.
+    """Return the methods by the names that texts know them by.
+
+    Each gives scores of pixels `(B, 1, H, W)`, or of tokens `(B, 1 + P)`, [CLS] before the patches.
 
     Args:
         forward: the forward function.
@@ -37,9 +42,16 @@ def image_methods(
     exact = TransformerDeepLift(forward)
     return {
         "globenc": lambda: GlobEnc(forward).attribute(images),
+        "attention-rollout": lambda: GlobEnc(forward, mixing="W-FixedRes").attribute(images),
+        "value-zeroing": lambda: value_zeroing(forward, images, ()),
+        "alti": lambda: alti(forward, images, ()),
         "transformer-deep-lift": lambda: exact.attribute(images, 0.0, targets),
         "transformer-deep-lift/2": lambda: exact.attribute(images, 0.0, targets, n_steps=2),
         "decompx": lambda: DecompX(forward).attribute(images, targets),
+        "attn-lrp": lambda: relevance(forward, images, (), targets, ATTN_LRP),
+        "conservative-propagation": lambda: relevance(forward, images, (), targets, CONSERVATIVE),
+        "libragrad": lambda: fullgrad_plus(forward, images, (), targets),
+        "gim": lambda: gradient_interactions(forward, images, torch.zeros_like(images), (), targets),
         "integrated-gradients": lambda: IntegratedGradients(forward).attribute(
             images, target=targets, n_steps=50, internal_batch_size=1024
         ),
@@ -72,7 +84,9 @@ def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) 
 
 
 def by_patch(scores: Tensor) -> Tensor:
-    """Sum scores of pixels `(B, 1, H, W)` over patches, `(B, P)`."""
+    """Return scores of patches, `(B, P)`: sums over pixels `(B, 1, H, W)`, or tokens without [CLS]."""
+    if scores.ndim == 2:
+        return scores[:, 1:]
     return nn.functional.avg_pool2d(scores, PATCH, divisor_override=1).flatten(1)
 
 

@@ -164,7 +164,7 @@ def batches(
         yield ids, batch["attention_mask"], torch.tensor([int(it.label) for it in some])
 
 
-def digits_vit(folder: Path | None = None, steps: int = 1500) -> tuple[PreTrainedModel, Tensor]:
+def digits_vit(folder: Path | None = None, steps: int | None = None) -> tuple[PreTrainedModel, Tensor]:
     """Train a ViT of 4 layers on digits with random patches blank; gives images for its evaluation, too."""
     torch.manual_seed(0)
     images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
@@ -179,7 +179,7 @@ def digits_vit(folder: Path | None = None, steps: int = 1500) -> tuple[PreTraine
         if (here / "model.safetensors").exists():
             return ViTForImageClassification.from_pretrained(here).eval(), images[1400:]
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        for _ in range(steps):
+        for _ in range(steps or 1500):
             some = torch.randint(0, 1400, (64,))
             gone = torch.rand(64, (SIDE // PATCH) ** 2) < torch.rand(64, 1) * 0.6
             loss = model(pixel_values=blanked(images[some], gone), labels=labels[some]).loss

@@ -393,11 +393,15 @@ def test_answers_are_downloaded_as_files(page, address, expected, tmp_path):
         files[name] = tmp_path / name
         download.value.save_as(files[name])
     assert list(files) == ["globenc.jsonl", "globenc.html", "globenc.csv"]
-    assert Explanations.load(files["globenc.jsonl"])[0] == expected
-    assert files["globenc.html"].read_text(encoding="utf-8") == expected.to_html()
-    pandas.testing.assert_frame_equal(
-        pandas.read_csv(files["globenc.csv"]), expected.to_pandas(), check_dtype=False
-    )
+    (found,) = Explanations.load(files["globenc.jsonl"])
+    assert files["globenc.html"].read_text(encoding="utf-8") == found.to_html()
+    frame = found.to_pandas()
+    pandas.testing.assert_frame_equal(pandas.read_csv(files["globenc.csv"]), frame, check_dtype=False)
+    # The demo computes in a process of its own, whose number of threads decides over the last digits.
+    pandas.testing.assert_frame_equal(frame, expected.to_pandas(), rtol=1e-4, atol=1e-5)
+    assert (found.headline, found.tokens, found.notes) == (
+        expected.headline, expected.tokens, expected.notes
+    )  # fmt: skip
 
 
 def test_a_link_alone_loads_no_model(page, address):
