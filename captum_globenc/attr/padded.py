@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from captum_globenc.encoders.walk import every
 from captum_globenc.recording.calls import bound_arguments, copied_as_before
 
 __all__ = ["MaskWatch", "unmasked_padding", "warn_of_padding"]
@@ -45,7 +46,7 @@ def unmasked_padding(
     Returns:
         `(B, N)`, True where the padding token is in rows with such padding; None where there is none.
     """
-    configs = (getattr(it, "config", None) for it in model.modules())
+    configs = (getattr(it, "config", None) for it in every(model))
     named = (it for it in configs if isinstance(it, PretrainedConfig))
     config: Any = next((it for it in named if isinstance(getattr(it, "pad_token_id", None), int)), None)
     if config is None or config.model_type.startswith(TRAINED_ON_PADDING):
@@ -96,7 +97,7 @@ class MaskWatch:
         if self._model is None or not self._ids:
             yield
             return
-        models = [it for it in self._model.modules() if isinstance(it, PreTrainedModel)]
+        models = [it for it in every(self._model) if isinstance(it, PreTrainedModel)]
         thread = threading.get_ident()
         ours: set[int] = set()
 
@@ -136,5 +137,5 @@ def _masked(module: nn.Module, args: Any, kwargs: Any) -> bool:
 
 def _causal(model: nn.Module) -> bool:
     """Whether no token sees a later one, in whatever attends."""
-    said = (vars(it)["is_causal"] for it in model.modules() if "is_causal" in vars(it))
+    said = (vars(it)["is_causal"] for it in every(model) if "is_causal" in vars(it))
     return next(said, False) is True and all(it is True for it in said)

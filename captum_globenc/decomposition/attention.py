@@ -132,6 +132,8 @@ class QueryKeyAttention:
 
     def to(self, dtype: torch.dtype) -> "QueryKeyAttention":
         """Return the same attention, computed in `dtype`."""
+        if self.query.dtype == dtype and (self.logsumexp is None or self.logsumexp.dtype == dtype):
+            return self
         told = None if self.logsumexp is None else self.logsumexp.to(dtype)
         return replace(self, query=self.query.to(dtype), key=self.key.to(dtype), logsumexp=told)
 

@@ -4,7 +4,7 @@ Every map after the attention is linear once its statistics are known, M with on
 receiver, so it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the
 Gram matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]:
 no vector of the size of a token is ever made for a pair of tokens. On the diagonal the residual
-joins in through its scalar products with u.
+joins in as one more head, to which the token attends with weight 1.
 
 Letters: B batch, N tokens, H heads, D hidden size, d head size, and of a tile b texts, S sources,
 R receivers.
@@ -42,48 +42,43 @@ class VectorNorms:
         for reading in readings:
             self._scale = reading.scale if self._scale is None else self._scale * reading.scale
         self._record: LayerRecord | None = None if mixing == "N" else record
-        self._gram, self._crossed, self._images = self._products(record)
+        self._heads = record.attention.heads
+        self._gram = self._products(record)
         self._own: Tensor | None = None
         if self._record is not None and own is not None:
             tokens = slice(0, record.stream.shape[1])
             self._own = self._squares_of_own(own, slice(0, len(own)), tokens)
-            self._record = self._crossed = self._images = None
+            self._record = None
 
-    def _products(self, record: LayerRecord) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the Gram matrices `(B, N, H, H)`, and what the residual's images add on the diagonal.
+    def _products(self, record: LayerRecord) -> Tensor:
+        """Return the Gram matrices `(B, N, H, H)` of what heads send.
 
-        Returns:
-            Also `(B, N, H)`, the images' scalar products with u, and `(B, N)`, their squares; None where
-            sums on the diagonal are made as vectors.
+        With the residual's image behind the heads, `(B, N, H + 1, H + 1)`, unless there is none, or sums on
+        the diagonal are made as vectors.
         """
         batch, tokens, size = record.stream.shape
-        heads, workspace, like = record.attention.heads, self._workspace, record.stream
+        heads, workspace, like = self._heads, self._workspace, record.stream
         room = workspace.take("projection", record.output.shape, like=like)
         projection = self._reading.of_matrix(record.output, out=room)
         by_head = projection.reshape(size, heads, -1).permute(1, 2, 0)
         values = share_heads(record.value, heads).transpose(0, 1).flatten(1, 2)
-        gram = like.new_empty(batch * tokens, heads, heads)
-        crossed = squares = images = None
+        images, count = None, heads
         if self._record is not None and not workspace.room.waits:
-            images = self._reading.of_vectors(like).flatten(0, 1)
-            squares = torch.linalg.vecdot(images, images).view(batch, tokens)
-            crossed = like.new_empty(batch * tokens, heads)
-        for sources in slices(
-            batch * tokens, max(workspace.room.cells // (heads * size), workspace.room.receivers // 4, 1)
-        ):
-            count = sources.stop - sources.start
-            u = workspace.take("u", (heads, count, size), like=like)
-            torch.bmm(values[:, sources], by_head, out=u)
+            images, count = self._reading.of_vectors(like).flatten(0, 1), heads + 1
+        gram = like.new_empty(batch * tokens, count, count)
+        rows = max(workspace.room.cells // (count * size), workspace.room.receivers)
+        for sources in slices(batch * tokens, rows):
+            u = workspace.take("u", (count, sources.stop - sources.start, size), like=like)
+            torch.bmm(values[:, sources], by_head, out=u[:heads])
+            if images is not None:
+                u[heads] = images[sources]
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
-            if images is not None and crossed is not None:
-                crossed[sources] = u.mul_(images[sources]).sum(dim=-1).T
-        shaped = None if crossed is None else crossed.view(batch, tokens, heads)
-        return gram.view(batch, tokens, heads, heads), shaped, squares
+        return gram.view(batch, tokens, count, count)
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
         """Return the norms `(b, S, R)` of a tile, of attention `(b, H, S, R)`."""
         by_source = weights.transpose(1, 2).flatten(0, 1)
-        gram = self._gram[tile.examples, tile.sources].flatten(0, 1)
+        gram = self._of_heads(self._gram[tile.examples, tile.sources]).flatten(0, 1)
         products = self._workspace.take("products", by_source.shape, like=by_source)
         products = torch.bmm(gram, by_source, out=products).mul_(by_source)
         squares = products.sum(dim=1).clamp_min_(0).view(len(weights), -1, weights.shape[3])
@@ -97,6 +92,10 @@ class VectorNorms:
             norms *= self._scale[tile.examples, None, tile.receivers]
         return norms
 
+    def _of_heads(self, gram: Tensor) -> Tensor:
+        """Return the part `(..., H, H)` of Gram matrices that is without the residual."""
+        return gram[..., : self._heads, : self._heads]
+
     def _squares_of_own(self, own: Tensor, examples: slice, tokens: slice) -> Tensor:
         """Return the squared norms `(b, n)` of what tokens pass to themselves, the residual with it.
 
@@ -109,12 +108,12 @@ class VectorNorms:
             tokens: which of their tokens.
         """
         weights = own.transpose(1, 2)
-        if self._crossed is None or self._images is None:
-            return self._squares_of_sums(weights, examples, tokens)
         gram = self._gram[examples, tokens]
-        sent = ((gram @ weights[..., None])[..., 0] * weights).sum(dim=-1).clamp_min_(0)
-        apart = sent + self._images[examples, tokens]
-        together: Tensor = apart + 2 * torch.linalg.vecdot(weights, self._crossed[examples, tokens])
+        if gram.shape[-1] == self._heads:
+            return self._squares_of_sums(weights, examples, tokens)
+        sent = ((self._of_heads(gram) @ weights[..., None])[..., 0] * weights).sum(dim=-1).clamp_min_(0)
+        apart = sent + gram[..., -1, -1]
+        together: Tensor = apart + 2 * torch.linalg.vecdot(weights, gram[..., -1, :-1])
         cancelled = together < CANCELLED * apart
         if bool(cancelled.any()):
             together[cancelled] = self._squares_of_sums(weights, examples, tokens, cancelled)

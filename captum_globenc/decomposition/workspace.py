@@ -5,7 +5,7 @@ B batch, N tokens, H heads, S sources and R receivers in a tile.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,10 +21,8 @@ def full_precision(like: Tensor) -> Iterator[None]:
         like: lies on the device that is computed on.
     """
     device = like.device.type
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if torch.amp.is_autocast_available(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
+    lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, enabled=False) if lowered else nullcontext():
         yield
 
 

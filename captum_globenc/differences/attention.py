@@ -4,6 +4,7 @@ B batch, H heads, N receivers, M sources, d head size; G heads of the batch at a
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ __all__ = ["fused_attention"]
 TILE = 1 << 18
 """Scores that are worked on at a time: a few matrices of them fit a cache."""
 ROWS = 128
+"""Receivers of a tile, at most."""
 MASKED = -1e30
 """What a score counts as that is masked: below all others, and finite, so that differences are."""
 
@@ -37,44 +39,80 @@ def fused_attention(
     shape, sources = query.value.shape, key.value.shape[-2]
     receivers, width = shape[-2:]
     factor = 1 / math.sqrt(width) if scale is None else scale
-    mask = _additive(attn_mask, query.value.dtype)
-    if mask is not None:
-        mask = mask.expand(*shape[:-1], sources)
 
     def backward(grad: Tensor) -> Any:
-        flat = [
-            side.reshape(-1, *side.shape[-2:])
-            for pair in (query, key, value)
-            for side in (pair.value, pair.base)
-        ]
+        sides = (side for pair in (query, key, value) for side in (pair.value, pair.base))
+        q, q0, k, k0, v, v0 = (side.reshape(-1, *side.shape[-2:]) for side in sides)
         grad = grad.reshape(-1, *grad.shape[-2:])
-        made = [torch.zeros_like(side) for side in flat[::2]]
-        heads = max(1, TILE // (min(ROWS, receivers) * sources))
-        leading = torch.arange(len(grad)).reshape(shape[:-2])
-        for start in range(0, len(grad), heads):
-            group = slice(start, start + heads)
-            q, q0, k, k0, v, v0 = (side[group] for side in flat)
-            k_mean, v_mean = ((k + k0) / 2 * factor), (v + v0) / 2
-            for row in range(0, receivers, ROWS):
-                rows = slice(row, row + ROWS)
-                here = None if mask is None else _part(mask, leading, group, rows)
-                if is_causal:
-                    later = torch.ones(receivers, sources, dtype=torch.bool, device=grad.device).triu(1)[rows]
-                    here = torch.zeros(later.shape, dtype=grad.dtype, device=grad.device).masked_fill(
-                        later, MASKED
-                    )
-                tile = _Tile(q[:, rows], q0[:, rows], k, k0, factor, here)
-                g = grad[group, rows]
-                made[2][group] += tile.mean.mT @ g
-                scores = tile.backward(g @ v_mean.mT)
-                made[0][group, rows] = scores @ k_mean
-                made[1][group] += scores.mT @ ((q[:, rows] + q0[:, rows]) * (factor / 2))
-        return [
-            (pair, part.reshape(pair.value.shape))
-            for pair, part in zip((query, key, value), made, strict=True)
-        ]
+        q_mean, k_mean, v_mean = (q + q0) * (factor / 2), (k + k0) * (factor / 2), (v + v0) / 2
+        of_query, of_key, of_value = (torch.zeros_like(side) for side in (q, k, v))
+        mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
+        count = max(min(ROWS, TILE // sources), 1)
+        for rows in slices(receivers, count):
+            seen = mask.seen(rows)
+            wide = seen.stop - seen.start
+            for heads in slices(len(grad), max(TILE // (count * wide), 1)) if wide else ():
+                there = heads, seen
+                here = mask.part(heads, rows, seen)
+                tile = _Tile(q[heads, rows], q0[heads, rows], k[there], k0[there], factor, here)
+                g = grad[heads, rows]
+                of_value[there] += tile.mean.mT @ g
+                scores = tile.backward(g @ v_mean[there].mT)
+                of_query[heads, rows] = scores @ k_mean[there]
+                of_key[there] += scores.mT @ q_mean[heads, rows]
+        made = zip((query, key, value), (of_query, of_key, of_value), strict=True)
+        return [(pair, part.reshape(pair.value.shape)) for pair, part in made]
 
     return backward
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Cut `count` into slices of at most `size`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+class _Mask:
+    """What hides sources from receivers, a tile at a time.
+
+    Args:
+        given: broadcastable to `shape`, boolean or additive; None for none.
+        causal: whether no receiver sees a later source.
+        shape: `(..., H, N, M)`.
+        device: which one.
+    """
+
+    def __init__(
+        self, given: Tensor | None, causal: bool, shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self._given = given
+        self._expanded = None if given is None else given.expand(shape)
+        self._causal = causal
+        self._sources = torch.arange(shape[-1], device=device)
+        self._leading = shape[:-2]
+
+    def seen(self, rows: slice) -> slice:
+        """Return the sources among which are all that some receivers see, of any head."""
+        sources = self._sources
+        if self._causal:
+            return slice(0, min(rows.stop, len(sources)))
+        given = self._given
+        if given is None or given.shape[-1] == 1:
+            return slice(0, len(sources))
+        part = given[..., rows, :] if given.dim() > 1 and given.shape[-2] > 1 else given
+        visible = part if part.dtype is torch.bool else part > MASKED / 2
+        places = visible.reshape(-1, len(sources)).any(0).nonzero()
+        return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+    def part(self, heads: slice, rows: slice, seen: slice) -> Tensor | None:
+        """Return the mask `(G or nothing, R, S)` of a tile, whose heads are numbered through the batch."""
+        if self._causal:
+            receivers = torch.arange(rows.start, rows.stop, device=self._sources.device)
+            return self._sources[seen] <= receivers[:, None]
+        if self._expanded is None:
+            return None
+        places = torch.arange(heads.start, heads.stop, device=self._expanded.device)
+        where: tuple[Any, ...] = torch.unravel_index(places, self._leading) if self._leading else ()
+        return self._expanded[(*where, ..., rows, seen)]
 
 
 class _Tile:
@@ -85,7 +123,7 @@ class _Tile:
     ) -> None:
         scores, base = (q * factor) @ k.mT, (q0 * factor) @ k0.mT
         if mask is not None:
-            scores, base = ((side + mask).clamp_min_(MASKED) for side in (scores, base))
+            scores, base = _hidden(scores, mask), _hidden(base, mask)
         p, p0 = scores.softmax(-1), base.softmax(-1)
         # ln Z = the largest score less the logarithm of its probability.
         largest, largest0 = scores.amax(-1, keepdim=True), base.amax(-1, keepdim=True)
@@ -104,14 +142,8 @@ class _Tile:
         return through.addcmul_(self._weights, through.sum(-1, keepdim=True), value=-1)
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if mask is None or mask.dtype is not torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, MASKED)
-
-
-def _part(mask: Tensor, leading: Tensor, group: slice, rows: slice) -> Tensor:
-    """Return the mask of a tile from a broadcast one `(..., N, M)`, whose heads are numbered by `leading`."""
-    places = torch.arange(group.start, min(group.stop, leading.numel()))
-    where = torch.unravel_index(places, leading.shape) if leading.dim() else ()
-    return mask[tuple(it.to(mask.device) for it in where)][..., rows, :] if where else mask[rows]
+def _hidden(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return scores under a mask, boolean (True: may be seen) or additive."""
+    if mask.dtype is torch.bool:
+        return scores.masked_fill_(~mask, MASKED)
+    return scores.add_(mask).clamp_min_(MASKED)

@@ -1,7 +1,7 @@
 """The search for the one encoder inside a user's model, and for its parts."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from captum_globenc.encoders.refused import REFUSED, UnsupportedEncoderError
 from captum_globenc.encoders.registry import registered_specs, supported_encoders
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.tokens import Grid
+from captum_globenc.encoders.walk import every
 
 _PER_TOKEN_HEAD = re.compile(
     "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"
@@ -28,11 +29,11 @@ _POOLING_MODES: dict[str, Pooled] = {"cls": 0, "mean": "mean"}
 _BEFORE_POOLING = ("CNN", "LSTM", "WeightedLayerPooling", "WordWeights")
 """Modules of sentence-transformers that may stand between the encoder and Pooling."""
 
-_OPAQUE: tuple[tuple[type[nn.Module], str], ...] = (
-    (torch.jit.ScriptModule, "pass the module that was scripted or traced"),
-    (nn.DataParallel, "pass its .module"),
-    (nn.parallel.DistributedDataParallel, "pass its .module"),
-)
+_OPAQUE: dict[type[nn.Module], str] = {
+    torch.jit.ScriptModule: "pass the module that was scripted or traced",
+    nn.DataParallel: "pass its .module",
+    nn.parallel.DistributedDataParallel: "pass its .module",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Encoder:
         """Whether a decoder reads the encoder, so that the outputs are the decoder's."""
         return any(
             getattr(part, "is_decoder", False) or getattr(getattr(part, "config", None), "is_decoder", False)
-            for part in self.head.modules()
+            for part in every(self.head)
         )
 
     @property
@@ -100,13 +101,12 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
         UnsupportedEncoderError: there is none that is supported, there are several, a part that the spec
             names is missing, or a module on the way cannot be seen into by hooks.
     """
-    modules = list(model.modules())
+    modules = list(every(model))
     specs = registered_specs() if spec is None else {spec.model_type: spec}
     models = [m for m in modules if isinstance(m, transformers.PreTrainedModel)]
     found = [m for m in modules if _is_stack(m, specs)]
     if not found:
-        for module in modules:
-            _refuse_opaque(module)
+        _refuse_opaque(modules)
         raise UnsupportedEncoderError(
             f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
             f"Supported: {', '.join(sorted(specs))}. A family can be added with "
@@ -120,8 +120,7 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
         )
     stack = found[0]
     # What stands beside the encoder may be whatever it is.
-    for module in (*holders(model, stack), *stack.modules()):
-        _refuse_opaque(module)
+    _refuse_opaque([*holders(model, stack), *every(stack)])
     spec = specs[_model_type(stack)]
     _check_config(stack.config, spec)
     spec = spec.adapt(spec, stack)
@@ -153,11 +152,11 @@ def pooled_by(forward_func: object, model: nn.Module, encoder: Encoder) -> Poole
     """
     if encoder.head is not encoder.stack:
         return encoder.pooled
-    if isinstance(forward_func, nn.Module) and any(m is encoder.stack for m in forward_func.modules()):
+    if isinstance(forward_func, nn.Module) and any(m is encoder.stack for m in every(forward_func)):
         known = all(map(_passes_on, holders(forward_func, encoder.stack)))
         model = forward_func
     else:
-        known = any(map(_is_of_sentence_transformers, model.modules()))
+        known = any(map(_is_of_sentence_transformers, every(model)))
     row = _head_row(encoder.head, encoder.spec)
     return _pooled(model, encoder.stack, row, encoder.spec) if known else None
 
@@ -204,7 +203,7 @@ def _check_config(config: Any, spec: EncoderSpec) -> None:
 
 def _head(models: list[transformers.PreTrainedModel], stack: nn.Module) -> nn.Module:
     """Return the outermost model around the stack: the stack itself where none does more than run it."""
-    around = next((m for m in models if any(part is stack for part in m.modules())), stack)
+    around = next((m for m in models if any(part is stack for part in every(m))), stack)
     return stack if list(around.children()) == [stack] else around
 
 
@@ -225,7 +224,7 @@ def _resolve_final_norm(stack: nn.Module, head: nn.Module, row: Head | None, spe
 
 def _pooled(model: nn.Module, stack: nn.Module, row: Head | None, spec: EncoderSpec) -> Pooled:
     """Return what is read of the last layer: by sentence-transformers' Pooling, or by the head."""
-    theirs = [m for m in model.modules() if _is_of_sentence_transformers(m)]
+    theirs = [m for m in every(model) if _is_of_sentence_transformers(m)]
     for module in theirs:
         if type(module).__name__ == "Pooling":
             # What stands between, weights of words or another network, changes what is averaged.
@@ -244,7 +243,7 @@ def _is_stack(model: nn.Module, specs: Mapping[str, EncoderSpec]) -> bool:
     spec = specs.get(_model_type(model))
     if spec is None or getattr(model.config, "is_decoder", False) or not _holds_stack(model, spec):
         return False
-    return not any(_holds_stack(part, spec) for part in model.modules() if part is not model)
+    return not any(_holds_stack(part, spec) for part in every(model) if part is not model)
 
 
 def _holds_stack(module: nn.Module, spec: EncoderSpec) -> bool:
@@ -272,8 +271,10 @@ def _part(module: nn.Module, path: str, spec: EncoderSpec) -> Any:
     return part
 
 
-def _refuse_opaque(module: nn.Module) -> None:
+def _refuse_opaque(modules: Iterable[nn.Module]) -> None:
     """Refuse modules whose parts run out of reach of hooks."""
-    reason = next((todo for kind, todo in _OPAQUE if isinstance(module, kind)), None)
-    if reason is not None:
-        raise UnsupportedEncoderError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")
+    kinds = tuple(_OPAQUE)
+    for module in modules:
+        if isinstance(module, kinds):
+            reason = next(todo for kind, todo in _OPAQUE.items() if isinstance(module, kind))
+            raise UnsupportedEncoderError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

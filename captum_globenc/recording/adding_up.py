@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_globenc.decomposition.record import LayerRecord
+from captum_globenc.encoders.walk import every
 from captum_globenc.recording.linear import is_plain
 from captum_globenc.recording.refusal import RecordingError
 
@@ -45,7 +46,8 @@ class Sums:
             real = real.expand(batch, tokens)
             number = places % real.sum(dim=1).clamp(min=1) + 1
             self._receivers = ((real.cumsum(dim=1) == number[..., None]) & real).int().argmax(dim=-1)
-        self._found: list[tuple[int, Tensor]] = []
+        # Of each layer: its number, the largest entries, and which shares of them are rounding.
+        self._found: list[tuple[int, Tensor, tuple[float, float]]] = []
 
     def see(self, layer: LayerRecord, dtypes: Iterable[torch.dtype], projection: nn.Module) -> None:
         """Measure one layer.
@@ -75,13 +77,9 @@ class Sums:
         if rounds_to_integers(projection):
             allowed = max(allowed, ALLOWED_IN_INTEGERS)
         step = ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
-        # (5, B): the largest entries, measured at once.
-        error, *others = torch.linalg.vector_norm(
-            torch.stack([parts - whole, parts, whole, stream, attended]), ord=torch.inf, dim=-1
-        )
-        largest = torch.maximum(*others[:2])
-        bound = allowed * largest + step * torch.maximum(*others[2:])
-        self._found.append((layer.index, torch.stack([error, bound, largest])))
+        # (5, B), measured at once.
+        largest = torch.stack([parts - whole, parts, whole, stream, attended]).abs().amax(dim=-1)
+        self._found.append((layer.index, largest, (allowed, step)))
 
     def missed(self) -> tuple[Tensor, Callable[[int], RecordingError]] | None:
         """Return in which of the layers parts do not add up, and what makes the error of one.
@@ -92,7 +90,10 @@ class Sums:
         if not self._found:
             return None
         device = self._example.device
-        error, bound, largest = torch.stack([found.to(device) for _, found in self._found], dim=1)
+        error, *others = torch.stack([found.to(device) for _, found, _ in self._found], dim=1)
+        largest = torch.maximum(*others[:2])
+        shares = largest.new_tensor([shares for *_, shares in self._found])
+        bound = shares[:, :1] * largest + shares[:, 1:] * torch.maximum(*others[2:])
         wrong = ~(error <= bound)  # NaN is
         if self._judged is not None:
             wrong &= self._judged
@@ -115,7 +116,7 @@ class Sums:
 
 def rounds_to_integers(module: nn.Module) -> bool:
     """Tell whether a projection is quantised, so that it may round what it is given."""
-    for part in module.modules():
+    for part in every(module):
         weight = getattr(part, "weight", None)
         if "quant" in type(part).__module__ or (isinstance(weight, Tensor) and not is_plain(weight)):
             return True

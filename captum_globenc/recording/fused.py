@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
+from captum_globenc.encoders.walk import every
+
 FUSED = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"})
 """transformers' names of implementations that equal softmax attention and cannot be seen into."""
 
@@ -89,7 +91,7 @@ def _by_context(kind: type[PretrainedConfig]) -> type[PretrainedConfig]:
 
 
 def _configs(stack: nn.Module) -> Iterator[PretrainedConfig]:
-    for module in stack.modules():
+    for module in every(stack):
         config = getattr(module, "config", None)
         if isinstance(config, PretrainedConfig):
             yield config

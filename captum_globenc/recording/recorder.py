@@ -254,10 +254,12 @@ class Recorder:
 
     def _sum_up(self, output: Tensor) -> None:
         # A sum is not finite where a term is not, and takes a tenth of the time.
-        totals = output.sum(dim=-1, dtype=torch.promote_types(output.dtype, torch.float32))
-        if self._real is not None:
-            totals = totals.where(self._real, 0)  # what stands at padding is nobody's
-        self._totals.append(totals.sum())
+        kind = torch.promote_types(output.dtype, torch.float32)
+        if self._real is None:
+            total = output.sum(dtype=kind)
+        else:  # what stands at padding is nobody's
+            total = output.sum(dim=-1, dtype=kind).where(self._real, 0).sum()
+        self._totals.append(total)
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:

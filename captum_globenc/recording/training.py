@@ -5,6 +5,8 @@ import warnings
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from captum_globenc.encoders.walk import every
+
 DROPOUT_RATES = (
     "dropout",
     "dropout_prob",
@@ -18,13 +20,15 @@ DROPOUT_RATES = (
 
 def drops_at_random(module: nn.Module) -> bool:
     """Whether a module is in training mode and drops something, itself or through torch's functions."""
+    if not module.training:
+        return False
     rates = [module.p] if isinstance(module, _DropoutNd) else map(vars(module).get, DROPOUT_RATES)
-    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def warn_of_dropout(stack: nn.Module) -> bool:
     """Warn where any module of `stack` drops at random, and tell whether one does."""
-    drops = any(map(drops_at_random, stack.modules()))
+    drops = any(map(drops_at_random, every(stack)))
     if drops:
         warnings.warn(
             "The model is in training mode and its dropout is active: scores explain one random pass. "

@@ -42,6 +42,7 @@ MASKS = {
             ~BOOLEAN, torch.finfo(torch.float64).min
         )
     },
+    "window": {"attn_mask": (torch.arange(N)[:, None] - torch.arange(M)).abs() <= 1},
     "causal": {"is_causal": True},
     "scale": {"scale": 0.9},
 }
@@ -75,7 +76,9 @@ def test_fused_attention_shares_out_as_its_parts_do(kind, tile, scale, monkeypat
     )
 
 
-def test_a_row_that_may_see_nothing_passes_nothing_on():
+@pytest.mark.parametrize("rows", [1, 128])
+def test_a_row_that_may_see_nothing_passes_nothing_on(rows, monkeypatch):
+    monkeypatch.setattr(attention, "ROWS", rows)
     mask = torch.ones(N, M, dtype=torch.bool)
     mask[1] = False
     both = compare(
