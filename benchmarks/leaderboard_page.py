@@ -177,7 +177,7 @@ def ordered(rows: Measured, by: str) -> Measured:
 
 def losses(outcomes: Mapping[str, Outcome]) -> str:
     """Say where this project's methods lose, and where they do not: by two standard errors, text by text."""
-    parts = []
+    parts = ["Where this project's methods lose:\n"]
     for ours in OURS:
         behind, level = [], []
         for name, measure in MAIN.items():
@@ -190,13 +190,13 @@ def losses(outcomes: Mapping[str, Outcome]) -> str:
             else:
                 level.append(f"{name} ({-gap:+.3f} ± {error:.3f} to `{best}`)")
         parts.append(
-            f"`{ours}` loses to another method on {', '.join(behind) or 'none of the models'}; it is level "
+            f"- `{ours}` loses to another method on {', '.join(behind) or 'none of the models'}. It is level "
             f"with the best of the others, or ahead, on {', '.join(level) or 'none of them'}."
         )
-    return " ".join(parts) + (
-        " To lose is to be behind the best by more than two standard errors of the differences text by text: "
-        "where tokens are removed, in what the most important take away less what the least important do; "
-        "where words are planted, in the share of them that is named by size."
+    return "\n".join(parts) + (
+        "\n\nTo lose is to be behind the best by more than two standard errors of the differences text by "
+        "text: where tokens are removed, in what the most important take away less what the least important "
+        "do; where words are planted, in the share of them that is named by size."
     )
 
 
@@ -238,8 +238,8 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
             (right, at),
             fontsize=7,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "#a0a0a0", "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": "#a0a0a0", "linewidth": 0.5, "relpos": (0, 0.5)},
         )
-    axes.set_xlim(right=right * 30)
+    axes.set_xlim(right=right * 20)
     axes.set_ylim(min(low, at - step), high)
     figure.savefig(path, dpi=150)

@@ -16,7 +16,7 @@ from captum_globenc.differences.softmax import shares
 
 __all__ = ["fused_attention"]
 
-TILE = 1 << 18
+TILE = 1 << 17
 """Scores that are worked on at a time: a few matrices of them fit a cache."""
 ROWS = 128
 """Receivers of a tile, at most."""
