@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
-from captum_globenc.differences.scalars import tanhc
+from captum_globenc.differences.scalars import tanhc_of_half
 from captum_globenc.differences.softmax import shares
 
 __all__ = ["fused_attention"]
@@ -130,11 +130,12 @@ class _Tile:
         shift = (largest - largest0) - (p.amax(-1, keepdim=True).log() - p0.amax(-1, keepdim=True).log())
         if mask is not None:
             seen = largest > MASKED / 2
-            p, p0, shift = p * seen, p0 * seen, shift * seen
+            if not bool(seen.all()):
+                p, p0, shift = p * seen, p0 * seen, shift * seen
         difference = scores.sub_(base)
-        self.mean = (p + p0).mul_(0.5)
+        self.mean = torch.lerp(p, p0, 0.5)
         self._weights = shares(difference, p, p0, shift)
-        self._means = tanhc(difference.sub_(shift).mul_(0.5)).mul_(self.mean)
+        self._means = tanhc_of_half(difference.sub_(shift)).mul_(self.mean)
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the multipliers of the probabilities to those of the scores."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
-from captum_globenc.differences.scalars import tanhc
+from captum_globenc.differences.scalars import tanhc_of_half
 
 __all__ = ["log_softmax", "logsumexp", "shares", "softmax"]
 
@@ -40,7 +40,7 @@ def shares(difference: Tensor, p: Tensor, p0: Tensor, shift: Tensor) -> Tensor:
     above_0 = size + torch.finfo(size.dtype).tiny * 1e4
     scale = above_0 / (-2 * torch.expm1(-above_0))
     weighted = (p * (scale * ((shift - size) / 2).exp())).addcmul_(p0, scale * ((-shift - size) / 2).exp())
-    return weighted.mul_(tanhc(difference / 2))
+    return weighted.mul_(tanhc_of_half(difference))
 
 
 def _scores(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -67,7 +67,7 @@ def softmax(
 ) -> Backward:
     """m_k = L(p_k, p0_k) g_k - w_k sum_j L(p_j, p0_j) g_j."""
     difference, shift, p, p0 = _scores(input, dim, dtype or _stacklevel)
-    means = (p + p0) / 2 * tanhc((difference - shift) / 2)
+    means = (p + p0) / 2 * tanhc_of_half(difference - shift)
     weights = shares(difference, p, p0, shift)
 
     def backward(grad: Tensor) -> Any:
