@@ -3,7 +3,6 @@
 B batch, N tokens.
 """
 
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from captum_globenc.recording.calls import bound_arguments, copied_as_before
+from captum_globenc.recording.calls import bound_arguments, copied_as_before, in_this_thread
 
 __all__ = ["MaskWatch", "unmasked_padding", "warn_of_padding"]
 
@@ -97,19 +96,17 @@ class MaskWatch:
             yield
             return
         models = [it for it in self._model.modules() if isinstance(it, PreTrainedModel)]
-        thread = threading.get_ident()
         ours: set[int] = set()
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if threading.get_ident() == thread:
-                self._ran = True
-                # Once a mask is seen, there is nothing more to be found.
-                self._masked = self._masked or _masked(module, args, kwargs)
+            self._ran = True
+            # Once a mask is seen, there is nothing more to be found.
+            self._masked = self._masked or _masked(module, args, kwargs)
 
         with ExitStack() as handles:
             handles.enter_context(copied_as_before(models, ours))
             for module in models:
-                handle = module.register_forward_pre_hook(enter, with_kwargs=True)
+                handle = module.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True)
                 ours.add(handle.id)
                 handles.enter_context(handle)
             yield

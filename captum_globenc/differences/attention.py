@@ -50,14 +50,13 @@ def fused_attention(
         grad = grad.reshape(-1, *grad.shape[-2:])
         made = [torch.zeros_like(side) for side in flat[::2]]
         heads = max(1, TILE // (min(ROWS, receivers) * sources))
-        leading = torch.arange(len(grad)).reshape(shape[:-2])
         for start in range(0, len(grad), heads):
             group = slice(start, start + heads)
             q, q0, k, k0, v, v0 = (side[group] for side in flat)
             k_mean, v_mean = ((k + k0) / 2 * factor), (v + v0) / 2
             for row in range(0, receivers, ROWS):
                 rows = slice(row, row + ROWS)
-                here = None if mask is None else _part(mask, leading, group, rows)
+                here = None if mask is None else _part(mask, group, rows)
                 if is_causal:
                     later = torch.ones(receivers, sources, dtype=torch.bool, device=grad.device).triu(1)[rows]
                     here = torch.zeros(later.shape, dtype=grad.dtype, device=grad.device).masked_fill(
@@ -110,8 +109,9 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, MASKED)
 
 
-def _part(mask: Tensor, leading: Tensor, group: slice, rows: slice) -> Tensor:
-    """Return the mask of a tile from a broadcast one `(..., N, M)`, whose heads are numbered by `leading`."""
-    places = torch.arange(group.start, min(group.stop, leading.numel()))
-    where = torch.unravel_index(places, leading.shape) if leading.dim() else ()
-    return mask[tuple(it.to(mask.device) for it in where)][..., rows, :] if where else mask[rows]
+def _part(mask: Tensor, group: slice, rows: slice) -> Tensor:
+    """Return the mask of a tile from one that was broadcast to `(..., N, M)`, whose heads are numbered."""
+    leading = mask.shape[:-2]
+    heads = torch.arange(group.start, min(group.stop, math.prod(leading)), device=mask.device)
+    where = torch.unravel_index(heads, leading) if leading else ()
+    return mask[where][..., rows, :] if where else mask[rows]
