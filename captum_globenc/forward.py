@@ -1,6 +1,7 @@
 """EncoderForward: one forward function for every Captum method; and why one class rather than another."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -102,12 +103,34 @@ class EncoderForward(nn.Module):
 
         Raises:
             KeyError: the batch has no input for the model.
+            ValueError: the batch has something for the model that `argument_names` leaves out.
         """
         names = (self._main_input, "inputs_embeds")
         name = next((name for name in names if batch.get(name) is not None), None)
         if name is None:
             raise KeyError(f"The batch holds none of {names}, only {sorted(batch)}.")
+        left_out = self._left_out(batch, {name, *self.argument_names})
+        if left_out:
+            raise ValueError(
+                f"{type(self.model).__name__} reads {left_out} of the batch, which argument_names leaves "
+                f"out: EncoderForward(model, {(*self.argument_names, *left_out)}), or take them out of it."
+            )
         return batch[name], tuple(batch.get(name) for name in self.argument_names)
+
+    def _left_out(self, batch: Mapping[str, Any], passed: set[str]) -> list[str]:
+        """Return which tensors of a batch the model would read, and that are not passed to it."""
+        if self._takes_features:
+            return []
+        read = signature(self.model.forward).parameters.keys() - passed
+        return [
+            name
+            for name, value in batch.items()
+            if name in read
+            and "label" not in name
+            and isinstance(value, Tensor)
+            # Masks of ones and numbers of zeros are what models take where none are given.
+            and not bool(value.all() if "mask" in name else (value == 0).all())
+        ]
 
     def masked(self, batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
         """Return the ids of a batch with everything but special tokens masked: a baseline.

@@ -125,3 +125,20 @@ def test_a_batch_says_itself_which_tokens_are_special():
     expected[0, 2] = tokenizer.sep_token_id
     assert forward.masked(untold, tokenizer)[0, real].tolist() == [mask, mask]
     assert torch.equal(forward.masked(untold, tokenizer), expected)
+
+
+def test_what_a_batch_holds_for_the_model_is_not_left_out(classifier, batch):
+    forward = EncoderForward(classifier, ("attention_mask",))
+    whole = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    assert forward.arguments(whole)[1][0] is whole["attention_mask"]  # no types are types of zeros
+    typed = {**batch, "token_type_ids": torch.ones_like(batch["input_ids"]), "labels": torch.ones(3)}
+    with pytest.raises(
+        ValueError, match=r"reads \['token_type_ids'\].*\('attention_mask', 'token_type_ids'\)"
+    ):
+        forward.arguments(typed)
+    inputs, extra = EncoderForward(classifier).arguments(typed)
+    assert torch.equal(inputs, batch["input_ids"])
+    assert extra == (batch["attention_mask"], typed["token_type_ids"])
+    with pytest.raises(ValueError, match="attention_mask"):
+        EncoderForward(classifier, ()).arguments(batch)
+    assert EncoderForward(classifier, ()).arguments(whole)[1] == ()

@@ -22,6 +22,7 @@ from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import spread
+from captum_globenc.recording.calls import in_this_thread
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
@@ -99,8 +100,9 @@ class DecompX(Attribution):
 
         Raises:
             TypeError: token ids given as floats, or the output is no tensor.
-            ValueError: an operation has no rule, the biases of the values are not found, or the inputs do not
-                match the encoder's tokens.
+            ValueError: an operation has no rule, the biases of the values are not found, the inputs do not
+                match the encoder's tokens, the output is a probability, which is held as it is, or scores are
+                not finite.
             RuntimeError: `forward_func` never ran the encoder, or ran it more than once, or its output under
                 watch is not its own.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
@@ -147,7 +149,9 @@ class DecompX(Attribution):
 
         def function(*tensors: Tensor) -> Any:
             with first.watched():
-                return _run_forward(self.forward_func, tensors, None, arguments)
+                output = _run_forward(self.forward_func, tensors, None, arguments)
+            first.check()
+            return output
 
         numbers = RandomNumbers([tensor])
         masks = MaskWatch(self.model, [tensor])
@@ -164,7 +168,12 @@ class DecompX(Attribution):
         masks.warn()
         real = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
         grid = grid_on(tensor, encoder, real)
-        return [first.scores(run, output) for output in choose(run.output)], tensor, grid
+        scores = [first.scores(run, output) for output in choose(run.output)]
+        if not bool(torch.stack(scores).isfinite().all()):
+            raise ValueError(
+                "scores are NaN or infinite: look at the model's weights, inputs and hidden states"
+            )
+        return scores, tensor, grid
 
     def get_name(self) -> str:
         """Return "DecompX", as it is written."""
@@ -223,9 +232,8 @@ class _First:
         self._streams: list[Tensor] = []
         self._made: list[Tensor] = []
 
-    @property
-    def stream(self) -> Tensor:
-        """`(B, N, D)`, what the layer reads first.
+    def check(self) -> None:
+        """Check that the encoder ran once.
 
         Raises:
             RuntimeError: it never ran, or more than once.
@@ -234,6 +242,10 @@ class _First:
             raise RuntimeError("forward_func never ran the encoder")
         if self._runs > 1:
             raise RuntimeError("forward_func ran the encoder more than once: split it, one part for each run")
+
+    @property
+    def stream(self) -> Tensor:
+        """`(B, N, D)`, what the layer reads first."""
         return self._streams[0]
 
     @contextmanager
@@ -246,26 +258,31 @@ class _First:
         def count(*_: Any) -> None:
             self._runs += 1
 
+        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+            self._streams.append(args[0] if args else kwargs["hidden_states"])
+
+        def leave(_: nn.Module, args: Any, output: Any) -> None:
+            self._made.append(output)
+
         with ExitStack() as handles:
-            handles.enter_context(self._stack.register_forward_pre_hook(count))
-            handles.enter_context(
-                self._layer.register_forward_pre_hook(
-                    lambda _, args, kwargs: self._streams.append(
-                        args[0] if args else kwargs["hidden_states"]
-                    ),
-                    with_kwargs=True,
-                )
-            )
-            handles.enter_context(
-                self._values.register_forward_hook(lambda _, args, output: self._made.append(output))
-            )
+            for handle in (
+                self._stack.register_forward_pre_hook(in_this_thread(count)),
+                self._layer.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True),
+                self._values.register_forward_hook(in_this_thread(leave)),
+            ):
+                handles.enter_context(handle)
             yield
 
     def scores(self, run: Comparison, output: Tensor) -> Tensor:
         """Return what reaches an output `(B,)` from each token, `(B, N)`."""
-        made = self._made[0]
-        of_stream, of_values = run.multipliers(output, [self.stream, made])
-        scores = (of_stream * self.stream.detach()).sum(-1)
+        stream, made = self.stream, self._made[0]
+        if not stream.requires_grad:
+            raise RuntimeError(
+                "the first layer reads something that was not seen to come from the inputs: ids have to be "
+                "looked up by an embedding, by functions of torch"
+            )
+        of_stream, of_values = run.multipliers(output, [stream, made])
+        scores = (of_stream * stream.detach()).sum(-1)
         bias = getattr(self._values, "bias", None)
         if bias is None:
             return scores

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from captum._utils.common import _format_output, _is_tuple, _run_forward
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution
+from captum.attr import Attribution, GradientAttribution
 from torch import Tensor, nn
 
 from captum_globenc.attr.depths import Depths
@@ -119,12 +119,13 @@ class TransformerDeepLift(Attribution):
             raise ValueError(f"n_steps is {n_steps}, and there is no less than one segment")
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
+        numbers = RandomNumbers(tensors)
         whole = self._compared(tensors, bases, additional_forward_args)
         one, base = (selected(output, target) for output in (whole.output, whole.base))
         totals: tuple[Tensor, ...] | None = None
-        for part in self._segments(whole, tensors, additional_forward_args, n_steps):
+        for part in self._segments(whole, tensors, additional_forward_args, n_steps, numbers):
             output = one if part is whole else selected(part.output, target)
-            made = on_inputs(part.contributions(output), part, tensors)
+            made = on_inputs(part.contributions(output), whole.sources, tensors)
             totals = made if totals is None else tuple(a + b for a, b in zip(totals, made, strict=True))
         assert totals is not None
         delta = check_sum(totals, one.detach(), base, whole.ledger.lowest)
@@ -158,7 +159,7 @@ class TransformerDeepLift(Attribution):
         classes = []
         for number in range(whole.output.shape[1]):
             one, base = (selected(output, number) for output in (whole.output, whole.base))
-            made = on_inputs(whole.contributions(one), whole, tensors)
+            made = on_inputs(whole.contributions(one), whole.sources, tensors)
             check_sum(made, one.detach(), base, whole.ledger.lowest)
             classes.append(made)
         return _format_output(
@@ -236,7 +237,12 @@ class TransformerDeepLift(Attribution):
         return compared
 
     def _segments(
-        self, whole: Comparison, inputs: tuple[Tensor, ...], arguments: object | None, count: int
+        self,
+        whole: Comparison,
+        inputs: tuple[Tensor, ...],
+        arguments: object | None,
+        count: int,
+        numbers: RandomNumbers,
     ) -> Iterator[Comparison]:
         """Give the comparisons of the ends of each segment, from the baseline on."""
         if count == 1:
@@ -251,8 +257,25 @@ class TransformerDeepLift(Attribution):
             values = tuple(
                 [base + (number + step) / count * (value - base) for value, base in ends] for step in (1, 0)
             )
-            with seen_into(self.model, self):
-                yield compare(function, inputs, inputs, values=cast(Any, values))
+            with seen_into(self.model, self), numbers.again():
+                part = compare(function, inputs, inputs, values=cast(Any, values))
+            yield part
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Measure how far contributions are off the difference of two outputs, as Captum's methods do.
+
+        Args:
+            *args: contributions, baselines and inputs; then the target and additional_forward_args.
+            **kwargs: the same, as `captum.attr.GradientAttribution.compute_convergence_delta` names them.
+
+        Returns:
+            `(B,)`, the sum less the difference.
+
+        Raises:
+            AssertionError: shapes do not match.
+        """
+        delta: Tensor = GradientAttribution(self.forward_func).compute_convergence_delta(*args, **kwargs)
+        return delta
 
     def get_name(self) -> str:
         """Return "TransformerDeepLift"; Captum would split it."""

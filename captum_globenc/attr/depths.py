@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_globenc.encoders import UnsupportedEncoderError, find_encoder
+from captum_globenc.recording.calls import in_this_thread
 
 __all__ = ["Depths", "NoLayersError"]
 
@@ -72,8 +73,10 @@ class Depths:
 
         with ExitStack() as handles:
             for layer in self._layers:
-                handles.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
-                handles.enter_context(layer.register_forward_hook(leave))
+                handles.enter_context(
+                    layer.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True)
+                )
+                handles.enter_context(layer.register_forward_hook(in_this_thread(leave)))
             yield
         seen.extend(last)
 

@@ -3,7 +3,6 @@
 B batch, N tokens.
 """
 
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from captum_globenc.encoders.walk import every
-from captum_globenc.recording.calls import bound_arguments, copied_as_before
+from captum_globenc.recording.calls import bound_arguments, copied_as_before, in_this_thread
 
 __all__ = ["MaskWatch", "unmasked_padding", "warn_of_padding"]
 
@@ -98,19 +97,17 @@ class MaskWatch:
             yield
             return
         models = [it for it in every(self._model) if isinstance(it, PreTrainedModel)]
-        thread = threading.get_ident()
         ours: set[int] = set()
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if threading.get_ident() == thread:
-                self._ran = True
-                # Once a mask is seen, there is nothing more to be found.
-                self._masked = self._masked or _masked(module, args, kwargs)
+            self._ran = True
+            # Once a mask is seen, there is nothing more to be found.
+            self._masked = self._masked or _masked(module, args, kwargs)
 
         with ExitStack() as handles:
             handles.enter_context(copied_as_before(models, ours))
             for module in models:
-                handle = module.register_forward_pre_hook(enter, with_kwargs=True)
+                handle = module.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True)
                 ours.add(handle.id)
                 handles.enter_context(handle)
             yield

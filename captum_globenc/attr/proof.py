@@ -27,6 +27,10 @@ class Proof:
     def __init__(self) -> None:
         self._proven: set[Callable[..., Any]] = set()
 
+    def __reduce__(self) -> Any:
+        """Return one of nothing proven to copies and pickles, which torch's own functions may not go into."""
+        return Proof, ()
+
     def check(self, run: Comparison, plain: Callable[[], Any], model: nn.Module | None) -> None:
         """Check a run that was watched.
 
@@ -47,7 +51,7 @@ class Proof:
         if self._proven.issuperset(run.ledger.functions):
             return
         with torch.no_grad():
-            check_output(run.output.detach(), plain(), model)
+            check_output(run.output.detach(), plain(), model, run.ledger.autocast)
         self._proven |= run.ledger.functions
 
 
@@ -86,19 +90,20 @@ def check_sum(contributions: Sequence[Tensor], output: Tensor, base: Tensor, low
     return delta.detach()
 
 
-def check_output(watched: Tensor, plain: Tensor, model: nn.Module | None) -> None:
+def check_output(watched: Tensor, plain: Tensor, model: nn.Module | None, autocast: bool = False) -> None:
     """Check that the model gave what it gives when nobody watches.
 
     Args:
         watched: its output under watch.
         plain: its output without.
         model: the model, whose dtype tells the precision.
+        autocast: whether autocast was on, in or around the model.
 
     Raises:
         ProofError: they differ by more than rounding.
     """
     dtypes = {plain.dtype, *(it.dtype for it in (model.parameters() if model is not None else ()))}
-    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+    if autocast:
         dtypes.add(torch.bfloat16)
     # A float64 model may compute parts of itself in float32.
     allowed = max(TOLERANCE.get(dtype, 0.0) for dtype in {*dtypes, torch.float32} & TOLERANCE.keys())

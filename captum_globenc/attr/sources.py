@@ -10,7 +10,7 @@ import torch
 from captum._utils.common import _format_tensor_into_tuples
 from torch import Tensor
 
-from captum_globenc.differences import Comparison
+from captum_globenc.differences.ledger import Source
 
 __all__ = ["formatted_baselines", "formatted_inputs", "on_inputs"]
 
@@ -59,18 +59,24 @@ def _baseline(baseline: Any, tensor: Tensor) -> Tensor:
             for place, (size, wanted) in enumerate(zip(baseline.shape, tensor.shape, strict=True))
         ):
             raise ValueError(f"baselines {tuple(baseline.shape)} do not fit inputs {tuple(tensor.shape)}")
-        return baseline.detach().to(tensor.device, tensor.dtype).expand_as(tensor)
-    return torch.full_like(tensor, baseline)
+    else:
+        baseline = torch.tensor(baseline, dtype=torch.float64 if isinstance(baseline, float) else None)
+    baseline = baseline.detach().to(tensor.device)
+    of_ids = baseline.is_floating_point() and not tensor.is_floating_point()
+    if of_ids and not torch.equal(baseline, baseline.trunc()):
+        raise ValueError("baselines of token ids have to be ids, whole numbers: for others, pass embeddings")
+    made: Tensor = baseline.to(tensor.dtype).expand_as(tensor).contiguous()
+    return made
 
 
 def on_inputs(
-    contributions: Sequence[Tensor], compared: Comparison, inputs: Sequence[Tensor]
+    contributions: Sequence[Tensor], sources: Sequence[Source], inputs: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """Lay the contributions of sources on the inputs that they came from.
 
     Args:
         contributions: one for each source, of its shape; of a look-up `(..., D)`.
-        compared: the runs that they are of.
+        sources: what they are of, as both runs saw it.
         inputs: the inputs.
 
     Returns:
@@ -79,26 +85,21 @@ def on_inputs(
     Raises:
         ValueError: something that was looked up contributes, and it is not known for which id.
     """
-    made = [torch.zeros(tensor.shape, device=tensor.device) for tensor in inputs]
-    floats = [number for number, tensor in enumerate(inputs) if tensor.is_floating_point()]
-    for source, contribution in zip(compared.sources, contributions, strict=True):
-        if source.number is None:
-            made[floats.pop(0)] = contribution
+    floats = iter([part for it, part in zip(sources, contributions, strict=True) if not it.looked_up])
+    sizes = [0 if it.is_floating_point() else it.numel() for it in inputs]
+    of_ids = torch.zeros(sum(sizes), device=inputs[0].device)
+    for source, contribution in zip(sources, contributions, strict=True):
+        if not source.looked_up or not contribution.any():
             continue
-        of_ids = contribution.sum(-1)
-        if not of_ids.any():
-            continue
-        scores = made[source.number].to(of_ids)
-        if source.places is not None:
-            scores = (
-                scores.flatten().scatter_add(0, source.places.flatten(), of_ids.flatten()).view_as(scores)
-            )
-        elif of_ids.shape == scores.shape:
-            scores = scores + of_ids
-        else:
+        if source.places is None:
             raise ValueError(
-                f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids "
-                f"{tuple(scores.shape)} in a way that does not tell which id they belong to."
+                f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids in a way "
+                "that does not tell which id they belong to."
             )
-        made[source.number] = scores
-    return tuple(made)
+        scores = contribution.sum(-1).flatten()
+        places = source.places.flatten().to(scores.device)
+        of_ids = of_ids.to(scores.device) + scores.new_zeros(sum(sizes)).scatter_add(0, places, scores)
+    return tuple(
+        next(floats) if tensor.is_floating_point() else part.view(tensor.shape)
+        for tensor, part in zip(inputs, torch.split(of_ids, sizes), strict=True)
+    )

@@ -56,7 +56,7 @@ def max_flow(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]
     """
     graphs = optional("scipy.sparse.csgraph")
     sparse = optional("scipy.sparse")
-    flows = torch.zeros(start.shape, dtype=torch.float64)
+    flows = torch.zeros(start.shape, dtype=torch.float64, device="cpu")
     for example in range(len(start)):
         layers = torch.stack([mixture[example] for mixture in mixtures]).detach().cpu().double()
         weights = start[example].detach().cpu().double()
@@ -67,7 +67,7 @@ def max_flow(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]
                 f'has {int(real.sum())}: use "rollout", or shorter texts.'
             )
         layers = layers[:, real][:, :, real]
-        rows = torch.zeros(len(layers[0]), len(layers[0]), dtype=torch.float64)
+        rows = layers.new_zeros(len(layers[0]), len(layers[0]))
         for receiver in weights[:, real].any(dim=0).nonzero().flatten().tolist():
             rows[receiver] = _flows(layers, receiver, sparse, graphs)
         flows[example][:, real] = weights[:, real] @ rows
@@ -84,14 +84,16 @@ def _flows(layers: Tensor, receiver: int, sparse: ModuleType, graphs: ModuleType
     # Nodes: the receiver, the tokens after layer L-1 down to layer 1, and the input that is asked for.
     # Their edges follow in that order, which is the order of a sparse matrix's rows.
     inner = (depth - 1) * tokens
-    first = torch.arange(1, tokens + 1)
-    below = 1 + tokens * torch.arange(1, depth - 1).repeat_interleave(tokens)[:, None] + first - 1
-    column = torch.cat([first, below.flatten(), torch.full((tokens,), inner + 1)]).int()
-    degrees = torch.tensor([0] + [tokens] * (1 + inner - tokens) + [1] * tokens + [0])
+    first = torch.arange(1, tokens + 1, device="cpu")
+    below = (
+        1 + tokens * torch.arange(1, depth - 1, device="cpu").repeat_interleave(tokens)[:, None] + first - 1
+    )
+    column = torch.cat([first, below.flatten(), first.new_full((tokens,), inner + 1)]).int()
+    degrees = first.new_tensor([0] + [tokens] * (1 + inner - tokens) + [1] * tokens + [0])
     rows = degrees.cumsum(0).int()
     above = torch.cat([layers[-1, receiver], layers[1:-1].flip(0).flatten()])
     narrowest = layers[1:-1].sum(dim=(1, 2)).amin() if depth > 2 else above.sum()
-    flows = torch.zeros(tokens, dtype=torch.float64)
+    flows = layers.new_zeros(tokens)
     for token in range(tokens):
         into = layers[0, :, token]
         capacities = torch.cat([above, into])

@@ -6,7 +6,7 @@ The one run is at the input, the other at the baseline.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -107,7 +107,8 @@ def bound(rule: Callable[..., Backward]) -> Rule:
     def bind(call: Call) -> Backward:
         given = signature.bind(call.outputs[0], *call.args, **call.kwargs)
         for name, argument in given.arguments.items():
-            if isinstance(argument, Pair) and signature.parameters[name].annotation is not Pair:
+            kind = signature.parameters[name].annotation
+            if isinstance(argument, Pair) and Pair not in (kind, *get_args(kind)):
                 raise ValueError(f"its {name} depends on the input")
         return rule(*given.args, **given.kwargs)
 

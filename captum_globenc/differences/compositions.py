@@ -62,8 +62,10 @@ def _normalize(
 
 
 def _cosine_similarity(depends: Depends, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
+    shape = torch.broadcast_shapes(x1.shape, x2.shape)
     one, other = (
-        side / torch.linalg.vector_norm(side, 2, dim, keepdim=True).clamp_min(eps) for side in (x1, x2)
+        side / torch.linalg.vector_norm(side, 2, dim, keepdim=True).clamp_min(eps)
+        for side in (x1.expand(shape), x2.expand(shape))
     )
     return (one * other).sum(dim)
 
@@ -132,7 +134,7 @@ def _gated(depends: Depends, input: Tensor, dim: int = -1) -> Any:
 def _softmin(
     depends: Depends, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Any:
-    return (-input).softmax(dim, dtype=dtype)
+    return torch.nn.functional.softmax(-input, dim, dtype=dtype)
 
 
 def _log_add_exp(depends: Depends, input: Any, other: Any) -> Any:

@@ -11,15 +11,18 @@ from torch import Tensor
 
 from captum_globenc.differences.call import LINEAR, leaves
 from captum_globenc.differences.frozen import Rules
-from captum_globenc.differences.ledger import Ledger
+from captum_globenc.differences.ledger import Ledger, Node, unseen
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.names import functions
+from captum_globenc.differences.refusal import NotComparableError
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.table import Row
 
 __all__ = ["FrozenWatch"]
 
 ROOT = "_captum_globenc_root"
+LINEAR_LIBRARIES = ("bitsandbytes",)
+"""Whose autograd functions are linear, of quantised weights."""
 PRODUCTS = functions("mul multiply")
 SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
 ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names) for names, _ in SCALARS))
@@ -44,15 +47,47 @@ class FrozenWatch(Watch):
         super().__init__(ledger, True, rules.table, alone=True)
         self._slopes = rules.slopes
         self._roots = _Roots()
+        self._parts: list[Any] = []
+
+    def completed(self, output: Any) -> None:
+        """Check as well that something that came out depends on the input, and by functions of torch alone.
+
+        There is no sum here that would tell.
+
+        Args:
+            output: what came out.
+
+        Raises:
+            NotComparableError: it does not.
+        """
+        super().completed(output)
+        made = [leaf for leaf in leaves(output) if self.depends(leaf)]
+        if not made:
+            raise NotComparableError(
+                "what comes out does not depend on the input as far as is counted here: probabilities of "
+                "a softmax are held as they are, so explain logits; and ids have to be looked up by an "
+                "embedding."
+            )
+        self._check_own(made)
+
+    def _check_own(self, tensors: Sequence[Tensor]) -> None:
+        """Check that tensors come of functions of torch, of which autograd functions may be parts."""
+        for tensor in tensors:
+            function = getattr(tensor.grad_fn, "_forward_cls", Node)
+            known = function is Node or function.__module__.partition(".")[0] in LINEAR_LIBRARIES
+            if not known and not any(node is tensor.grad_fn for node in self._parts):
+                raise unseen(function.__name__)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
+        self._check_own(dependents)
         gate, given = self._roots.gate(func, dependents), args
         if gate is not None and self._slopes:
             given = tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
         elif gate is not None:
             row = Row(LINEAR)
         output = super()._by(row, func, given, kwargs)
+        self._parts += [it.grad_fn for it in leaves(output) if isinstance(it, Tensor)]
         self._roots.note(func, args, dependents, output)
         return output
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import CONSTANT, Backward, Call, Pair, Rule, bound, replaced
+from captum_globenc.differences.compositions import FROM_THE_RIGHT
 from captum_globenc.differences.names import functions
 from captum_globenc.differences.products import matmul, multiply, quadratic
-from captum_globenc.differences.scalars import SCALARS
+from captum_globenc.differences.scalars import SCALARS, power
 from captum_globenc.differences.table import EXACT, Row
 
 __all__ = ["CONSTANTS", "FROZEN", "Rules"]
@@ -92,9 +93,9 @@ def _layer_norm(
 
 def _attention(
     output: Pair,
-    query: Pair,
-    key: Pair,
-    value: Pair,
+    query: Pair | Tensor,
+    key: Pair | Tensor,
+    value: Pair | Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -102,13 +103,16 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Backward:
     """Probabilities are as they are: the values have all."""
+    q, k, v = (it.value if isinstance(it, Pair) else it for it in (query, key, value))
 
     def backward(grad: Tensor) -> Any:
+        if not isinstance(value, Pair):
+            return []
         with torch.enable_grad():
-            values = value.value.detach().requires_grad_()
+            values = v.detach().requires_grad_()
             attended = torch.nn.functional.scaled_dot_product_attention(
-                query.value,
-                key.value,
+                q,
+                k,
                 values,
                 attn_mask,
                 is_causal=is_causal,
@@ -120,6 +124,13 @@ def _attention(
     if dropout_p:
         raise ValueError("it drops at random")
     return backward
+
+
+def _power(depends: Any, input: Any, exponent: Any) -> Any:
+    """Roots by the name that they have as statistics of norms."""
+    roots = {0.5: torch.sqrt, -0.5: torch.rsqrt, -1: torch.reciprocal}
+    root = roots.get(exponent) if isinstance(exponent, int | float) else None
+    return NotImplemented if root is None else root(input)
 
 
 CONSTANTS = functions(
@@ -138,7 +149,9 @@ FROZEN = Rules(
             for rule in (quadratic, multiply, matmul)
             if row.rule is rule
         },
+        **dict.fromkeys(functions("pow"), Row(_slope(power), _power)),
         **dict.fromkeys(functions("div divide true_divide truediv"), Row(_quotient)),
+        **{function: EXACT[function] for function in FROM_THE_RIGHT},
         **dict.fromkeys(functions("layer_norm"), Row(bound(_layer_norm))),
         **dict.fromkeys(functions("scaled_dot_product_attention"), Row(bound(_attention))),
         **dict.fromkeys(CONSTANTS, Row(CONSTANT)),

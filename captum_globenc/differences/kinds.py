@@ -9,14 +9,16 @@ from captum_globenc.differences.names import functions
 
 __all__ = [
     "ARRANGING",
+    "CASTS",
     "DECISIONS",
+    "ELEMENTWISE",
+    "FILLED",
     "IDENTITIES",
     "LIKE",
     "LINEAR_FUNCTIONS",
     "PLAIN",
     "QUADRATIC_FUNCTIONS",
     "SOURCES",
-    "WHOLE_NUMBERS",
 ]
 
 ARRANGING = functions(
@@ -38,7 +40,7 @@ LINEAR_FUNCTIONS = (
         "index_put scatter scatter_add masked_fill masked_scatter where copy fill zero dropout dropout1d "
         "dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout avg_pool1d avg_pool2d "
         "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
-        "pixel_shuffle pixel_unshuffle channel_shuffle batch_norm fft_fft fft_ifft fft_rfft fft_irfft "
+        "pixel_shuffle pixel_unshuffle channel_shuffle fft_fft fft_ifft fft_rfft fft_irfft "
         "fft_fft2 fft_ifft2 fft_fftn fft_ifftn"
     )
     | {Tensor.float}
@@ -72,8 +74,20 @@ DECISIONS = functions(
 ) | {Tensor.__float__}
 """What they return decides what a model does: the same in both runs, and no part of a difference."""
 
-WHOLE_NUMBERS = functions("long int short")
-"""Change the type of ids alone."""
+ELEMENTWISE = functions(
+    "add sub rsub mul multiply div divide floor_divide floordiv remainder mod fmod neg negative abs clamp "
+    "clip clamp_min clamp_max maximum minimum masked_fill where eq ne lt le gt ge not_equal less less_equal "
+    "greater greater_equal logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor "
+    "bitwise_not and or xor invert isin cumsum long int short byte bool to type type_as cpu cuda "
+    "broadcast_tensors"
+)
+"""Make of each id a number in its place; what is counted up to an id is its own."""
+
+CASTS = functions("to type half bfloat16")
+"""Change what numbers are held as."""
+
+FILLED = functions("new_tensor new")
+"""Take what the result holds after what it is made like."""
 
 LIKE = functions("type_as view_as reshape_as expand_as to")
 """Take the shape or the type of what they are given second."""

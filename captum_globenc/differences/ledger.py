@@ -1,8 +1,8 @@
 """What the run at the input leaves for the run at the baseline, and the node of a call in the graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, 
 from captum_globenc.differences.names import spelt
 from captum_globenc.differences.refusal import NotComparableError
 
-__all__ = ["Entry", "Index", "Ledger", "Node", "Slot", "Source"]
+__all__ = ["Course", "Entry", "Ledger", "Node", "Slot", "Source", "joined", "unseen"]
 
 
 @dataclass
@@ -21,31 +21,28 @@ class Source:
     Attributes:
         leaf: at the input, a leaf of the graph.
         base: at the baseline, once that has run.
-        number: of the ids that it was looked up by, None for inputs that are floats themselves.
-        places: where in the ids each look-up's index comes from, counted over all of them; None where
-            that is not known.
+        looked_up: whether it was looked up by ids; others are inputs that are floats themselves.
+        places: of the ids that each look-up's index comes from, counted over all inputs of ids, the same in
+            both runs; None where that is not known.
     """
 
     leaf: Tensor
     base: Tensor | None = None
-    number: int | None = None
+    looked_up: bool = False
     places: Tensor | None = None
 
 
-class Index(NamedTuple):
-    """That a tensor is made of the ids of an input, and where in them its elements come from."""
-
-    token: object
-    number: int
-    places: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Slot:
     """The place of an argument that depends on the input, with its value at the input."""
 
     value: Tensor
     version: int
+
+    def keep(self, target: Tensor) -> None:
+        """Hold the value as it is, when `target` is about to be written into."""
+        self.value = _kept(self.value, target)
+        self.version = self.value._version
 
 
 @dataclass
@@ -64,6 +61,12 @@ class Entry:
     def slots(self) -> list[Slot]:
         """The arguments that depend on the input, in order."""
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Slot)]
+
+    def keep(self, target: Tensor) -> None:
+        """Hold arguments and outputs as they are, when `target` is about to be written into."""
+        for slot in self.slots:
+            slot.keep(target)
+        self.outputs = tuple(_kept(output, target) for output in self.outputs)
 
     def close(self, dependents: list[Tensor], outputs: tuple[Tensor, ...]) -> None:
         """Let the rule see both runs of the call, and keep nothing but what it needs.
@@ -104,12 +107,108 @@ class Ledger:
         sources: in order.
         functions: every function that was met with a value that depends on the input.
         lowest: the dtype of the lowest precision that was computed in.
+        autocast: whether autocast was on, which is off for what depends on the input.
     """
 
     entries: list[Entry] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     functions: set[Callable[..., Any]] = field(default_factory=set)
     lowest: torch.dtype = torch.float64
+    autocast: bool = False
+
+    def keep(self, target: Tensor) -> None:
+        """Keep what calls were given and returned as it was, when `target` is about to be written into."""
+        for entry in self.entries:
+            if entry.rule is not None:
+                entry.keep(target)
+
+    def check_unseen(self, tensor: Tensor) -> None:
+        """Check that a tensor that is not known to depend on the input does not.
+
+        Raises:
+            NotComparableError: its graph leads to a source.
+        """
+        leaves = {id(source.leaf) for source in self.sources}
+        if any(id(getattr(node, "variable", None)) in leaves for node in _nodes(tensor)):
+            raise unseen("something")
+
+
+def unseen(what: str) -> NotComparableError:
+    """Return the error that tells of what is not done by functions of torch.
+
+    Args:
+        what: its name.
+    """
+    return NotComparableError(
+        f"{what} acts on what depends on the input and cannot be seen, as a scripted function or an autograd "
+        "function of one's own does: write it in functions of torch, and leave checkpointing out."
+    )
+
+
+class Course:
+    """How far the run at the baseline has come along that at the input.
+
+    Args:
+        ledger: of both.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._entries = self._sources = 0
+
+    def entry(self, function: Callable[..., Any], dependents: Sequence[Tensor] | None = None) -> Entry:
+        """Return the next call, which has to be of the same function, on arguments of the same shapes."""
+        if self._entries >= len(self._ledger.entries):
+            raise _differs(f"it called {spelt(function)} once more")
+        entry = self._ledger.entries[self._entries]
+        self._entries += 1
+        if entry.function != function:
+            raise _differs(f"it called {spelt(function)} instead of {spelt(entry.function)}")
+        shapes = [slot.value.shape for slot in entry.slots]
+        if dependents is not None and shapes != [tensor.shape for tensor in dependents]:
+            raise _differs(f"{spelt(function)} was called with other shapes")
+        return entry
+
+    def source(self, value: Tensor, places: Tensor | None) -> None:
+        """Take the value of the next source at the baseline, and the places that it was looked up for."""
+        if self._sources >= len(self._ledger.sources):
+            raise _differs("it looked up more of the inputs")
+        source = self._ledger.sources[self._sources]
+        self._sources += 1
+        source.base = value
+        if places is None or source.places is None or not torch.equal(places, source.places):
+            source.places = None
+
+    def finished(self) -> None:
+        """Check that nothing is left of the run at the input."""
+        if self._entries < len(self._ledger.entries):
+            raise _differs(f"it never called {spelt(self._ledger.entries[self._entries].function)}")
+        if self._sources < len(self._ledger.sources):
+            raise _differs("it looked up less of the inputs")
+
+
+def _differs(what: str) -> NotComparableError:
+    return NotComparableError(
+        f"forward_func did something else at the baseline than at the input: {what}. Exact differences "
+        "need the same operations in both runs."
+    )
+
+
+def _kept(tensor: Tensor, target: Tensor) -> Tensor:
+    """Return a tensor that does not share the memory of `target`."""
+    one, other = (it.untyped_storage().data_ptr() for it in (tensor, target))
+    return tensor.clone() if one == other else tensor
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """Walk through the graph that a tensor comes of."""
+    waiting, seen = [tensor.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
 
 
 class Node(torch.autograd.Function):
@@ -131,3 +230,10 @@ class Node(torch.autograd.Function):
         for pair, multiplier in entry.backward(*grads):
             made[id(pair)] = made[id(pair)] + multiplier if id(pair) in made else multiplier
         return None, None, *(made.get(id(pair)) for pair in entry.pairs)
+
+
+def joined(entry: Entry, outputs: tuple[Tensor, ...], dependents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the outputs of a call, as what a graph of multipliers makes of its arguments."""
+    with torch.enable_grad():
+        made: Any = Node.apply(entry, outputs, *dependents)  # type: ignore[no-untyped-call]
+    return made if len(outputs) > 1 else (made,)

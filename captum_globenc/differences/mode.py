@@ -6,6 +6,8 @@ where the batch lies in a tensor. Linear functions are left to torch's own gradi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,24 +15,25 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, leaves, no_view, replaced
+from captum_globenc.differences.ids import Ids, Index
 from captum_globenc.differences.kinds import (
-    ARRANGING,
+    CASTS,
     DECISIONS,
+    FILLED,
     IDENTITIES,
     LIKE,
     PLAIN,
     QUADRATIC_FUNCTIONS,
     SOURCES,
-    WHOLE_NUMBERS,
 )
-from captum_globenc.differences.ledger import Entry, Index, Ledger, Node, Slot, Source
+from captum_globenc.differences.ledger import Course, Entry, Ledger, Slot, Source, joined
 from captum_globenc.differences.names import changes_in_place, spelt
 from captum_globenc.differences.refusal import NotComparableError
 from captum_globenc.differences.table import EXACT, Row
 
 __all__ = ["Watch"]
 
-TAG, INDEX_TAG = "_captum_globenc_depends", "_captum_globenc_index"
+TAG = "_captum_globenc_depends"
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -57,38 +60,49 @@ class Watch(TorchFunctionMode):
         self._ledger = ledger
         self._at_input = at_input
         self._table = table
-        self._values = values
+        self._values = None if values is None else iter(values)
         self._alone = alone
-        self._entry = self._source = 0
+        self._course = Course(ledger)
         self._token = object()
+        self._ids = Ids()
+        self._views = False  # whether there may be views of what was written into
 
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
         """Take a tensor of floats as a source, and return it as the model is to see it."""
-        if self._values is not None:
-            value = self._values[self._source]
-        value = value.detach()
+        value = (value if self._values is None else next(self._values, value)).detach()
         value = value.float() if value.dtype in HALF else value
+        places = None if index is None else index.places
         if self._at_input:
             leaf = value.clone().requires_grad_()
-            found = (index.number, index.places) if index else (None, None)
-            self._ledger.sources.append(Source(leaf, None, *found))
+            self._ledger.sources.append(Source(leaf, None, index is not None, places))
             with torch.enable_grad():
                 value = leaf.clone()
-        elif self._source >= len(self._ledger.sources):
-            raise self._differs("it looked up more of the inputs")
         else:
-            self._ledger.sources[self._source].base = value
-        self._source += 1
+            self._course.source(value, places)
         return self._tagged(value)
 
-    def index(self, ids: Tensor, number: int) -> Tensor:
+    def ids(self, ids: Tensor) -> Tensor:
         """Take token ids as what sources are looked up by, and return them as the model is to see them."""
-        places = torch.arange(ids.numel(), device=ids.device).view_as(ids)
-        return self._numbered(ids.detach().view_as(ids), number, places)
+        return self._ids.take(ids)
 
     def depends(self, value: Any) -> bool:
         """Whether a value depends on the input."""
+        if self._views and isinstance(value, Tensor) and getattr(value._base, TAG, None) is self._token:
+            return True
         return getattr(value, TAG, None) is self._token
+
+    def completed(self, output: Any) -> None:
+        """Check, at the end of a run, that what came out depends on the input in no way that was not seen.
+
+        Args:
+            output: what came out.
+
+        Raises:
+            NotComparableError: it does.
+        """
+        for leaf in leaves(output):
+            if isinstance(leaf, Tensor) and leaf.requires_grad and not self.depends(leaf):
+                self._ledger.check_unseen(leaf)
 
     def finished(self) -> None:
         """Check, at the end of the second run, that both did the same.
@@ -96,8 +110,7 @@ class Watch(TorchFunctionMode):
         Raises:
             NotComparableError: they did not.
         """
-        if self._entry < len(self._ledger.entries):
-            raise self._differs(f"it never called {spelt(self._ledger.entries[self._entry].function)}")
+        self._course.finished()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -109,37 +122,18 @@ class Watch(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
-                index = self._index_of(leaf) or index
+                index = self._ids.index(leaf) or index
         output = func(*args, **kwargs)
-        return output if index is None else self._follow(index, func, args, kwargs, output)
-
-    def _follow(self, index: Index, func: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        """See what becomes of token ids: more of them, or numbers that are looked up by them."""
+        if index is None or (func in PLAIN and func not in FILLED):
+            return output
         if func in SOURCES:
             return self.source(output, index)
-        made = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
-        places: list[Any] = [None] * len(made)
-        if made and (func in ARRANGING or func in WHOLE_NUMBERS) and not changes_in_place(func):
-            args, kwargs = replaced((args, kwargs), self._place_of)
-            if all(leaf is not LOST for leaf in leaves((args, kwargs))):
-                places = [leaf for leaf in leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
-        for leaf, where in zip(made, places, strict=True):
-            self._numbered(leaf, index.number, where)
+        self._ids.follow(func, args, kwargs, output)
         return output
-
-    def _place_of(self, leaf: Any) -> Any:
-        index = self._index_of(leaf)
-        if index is None:
-            return leaf
-        return LOST if index.places is None else index.places
-
-    def _index_of(self, leaf: Any) -> Index | None:
-        found = getattr(leaf, INDEX_TAG, None)
-        return found if found is not None and found.token is self._token else None
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of which some argument depends on the input."""
-        if func in PLAIN:
+        if func in PLAIN and not (func in FILLED and any(map(self.depends, leaves((args[1:], kwargs))))):
             return func(*args, **kwargs)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
@@ -150,23 +144,34 @@ class Watch(TorchFunctionMode):
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
         self._ledger.functions.add(func)
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-                return self._by(row, func, args, kwargs)
-        return self._by(row, func, args, kwargs)
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    self._ledger.autocast = True
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            return self._by(row, func, args, kwargs)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function by its row."""
-        args, kwargs = replaced((args, kwargs), self._prepared)
-        in_place = changes_in_place(func)
+        given = args
+        args, kwargs = replaced((args, kwargs), partial(self._prepared, cast_to=func in CASTS))
+        in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
+        rule = row.rule
+        if in_place and (rule == CONSTANT or not args or args[0] is not given[0]):
+            raise NotComparableError(
+                f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it is, "
+                "such as one of half precision or a parameter: write into a new one of float32."
+            )
         if row.composition is not None:
             with self:
                 output = row.composition(self.depends, *args, **kwargs)
             if output is not NotImplemented:
                 return self._written(args[0], output) if in_place else output
-        rule = row.rule
         if rule == CONSTANT:
-            return func(*args, **kwargs)
+            with torch.no_grad():
+                return func(*args, **kwargs)
         if rule is None:
             raise NotComparableError(f"{spelt(func)} has no rule for exact differences with these arguments.")
         alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
@@ -180,21 +185,35 @@ class Watch(TorchFunctionMode):
         copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
-    def _prepared(self, leaf: Any) -> Any:
+    def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
         """Return an argument without gradients of what does not depend on the input, and no half floats."""
+        if isinstance(leaf, torch.dtype):
+            return torch.float32 if leaf in HALF and not cast_to else leaf
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
         if leaf.requires_grad:
+            self._ledger.check_unseen(leaf)
             leaf = leaf.detach()
+        if leaf.is_inference():
+            leaf = leaf.clone()
         return leaf.float() if leaf.dtype in HALF else leaf
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
+        if in_place and self._at_input:
+            self._ledger.keep(args[0])
         with torch.set_grad_enabled(self._at_input):
             output = args[0].view_as(args[0]) if func in IDENTITIES else func(*args, **kwargs)
             if isinstance(output, Tensor) and output.dtype in HALF:
                 # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
                 output = args[0].to(output.device).view_as(args[0])
-        if self._at_input and isinstance(output, Tensor) and not output.requires_grad:
+        made = [
+            it
+            for it in leaves(output)
+            if isinstance(it, Tensor) and (it.is_floating_point() or it.is_complex())
+        ]
+        if not made and output is not None:
+            return self._decide(func, args, kwargs)
+        if self._at_input and made and not any(it.requires_grad for it in made):
             raise NotComparableError(
                 f"{spelt(func)} has no gradient with these arguments, as where activations are quantised. "
                 "Take the model before it was quantised, or quantise its weights alone."
@@ -205,6 +224,8 @@ class Watch(TorchFunctionMode):
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
         """Write into a tensor in place, with what it depends on."""
+        if self._at_input:
+            self._ledger.keep(target)
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
         return self._changed(target)
@@ -212,11 +233,14 @@ class Watch(TorchFunctionMode):
     def _changed(self, target: Tensor) -> Tensor:
         if target._base is not None:
             self._tagged(target._base)
+        self._views = True
         return self._tagged(target)
 
     def _ruled(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function whose rule needs both runs."""
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
+        if any(tensor.is_complex() for tensor in dependents):
+            raise NotComparableError(f"{spelt(func)} has no rule for exact differences of complex numbers.")
         marked_args, marked_kwargs = replaced((args, kwargs), self._slot)
         with torch.no_grad():
             given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
@@ -225,21 +249,14 @@ class Watch(TorchFunctionMode):
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
         if not self._at_input:
-            entry = self._next(func)
-            shapes = [slot.value.shape for slot in entry.slots]
-            if shapes != [tensor.shape for tensor in dependents]:
-                raise self._differs(f"{spelt(func)} was called with other shapes")
-            entry.close(dependents, outputs)
+            self._course.entry(func, dependents).close(dependents, outputs)
             return self._noted(output)
         entry = Entry(func, rule, marked_args, marked_kwargs, tuple(it.detach() for it in outputs))
         if self._alone:
             entry.close(dependents, outputs)
         else:
             self._ledger.entries.append(entry)
-        with torch.enable_grad():
-            joined: Any = Node.apply(entry, outputs, *dependents)  # type: ignore[no-untyped-call]
-        new = joined if len(outputs) > 1 else (joined,)
-        of = {id(old): it for old, it in zip(outputs, new, strict=True)}
+        of = {id(old): new for old, new in zip(outputs, joined(entry, outputs, dependents), strict=True)}
         return self._noted(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
 
     def _slot(self, leaf: Any) -> Any:
@@ -251,33 +268,17 @@ class Watch(TorchFunctionMode):
             (args, kwargs), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
         )
         output = func(*args, **kwargs)
-        found = output.detach().clone() if isinstance(output, Tensor) else output
+        found = [it.detach().clone() if isinstance(it, Tensor) else it for it in leaves(output)]
         if self._at_input:
             self._ledger.entries += [] if self._alone else [Entry(func, outputs=found)]
             return output
-        other = self._next(func).outputs
-        same = torch.equal(found, cast(Tensor, other)) if isinstance(found, Tensor) else found == other
-        if not same:
+        other = self._course.entry(func).outputs
+        if len(found) != len(other) or not all(map(_same, found, other)):
             raise NotComparableError(
                 f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
                 "the input: their difference cannot be shared out among the inputs. Choose a closer baseline."
             )
         return output
-
-    def _next(self, func: Any) -> Entry:
-        if self._entry >= len(self._ledger.entries):
-            raise self._differs(f"it called {spelt(func)} once more")
-        entry = self._ledger.entries[self._entry]
-        self._entry += 1
-        if entry.function != func:
-            raise self._differs(f"it called {spelt(func)} instead of {spelt(entry.function)}")
-        return entry
-
-    def _differs(self, what: str) -> NotComparableError:
-        return NotComparableError(
-            f"forward_func did something else at the baseline than at the input: {what}. Exact differences "
-            "need the same operations in both runs."
-        )
 
     def _noted(self, output: Any) -> Any:
         """Tag what depends on the input: all floats that came of it."""
@@ -292,9 +293,6 @@ class Watch(TorchFunctionMode):
         setattr(tensor, TAG, self._token)
         return tensor
 
-    def _numbered(self, ids: Tensor, number: int, places: Tensor | None) -> Tensor:
-        setattr(ids, INDEX_TAG, Index(self._token, number, places))
-        return ids
 
-
-LOST: Any = object()  # the places of ids that were reckoned with
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)

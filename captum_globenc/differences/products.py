@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, replaced
+from captum_globenc.differences.names import functions
 
 __all__ = ["divide", "matmul", "multiply", "quadratic"]
+
+THIRD_DEGREE = functions("einsum bilinear")
+"""Products that may be of more than two."""
 
 
 def quadratic(call: Call) -> Backward:
     """Any function of the second degree: its gradient at the mean, which is that of its path."""
     pairs = call.pairs
+    if len(pairs) > 2 and call.function in THIRD_DEGREE:
+        raise ValueError("more than two of its factors depend on the input")
     means = {id(pair): pair.mean for pair in pairs}
 
     def backward(*grads: Tensor) -> Any:
@@ -53,15 +59,16 @@ def divide(call: Call) -> Backward:
         raise ValueError("it rounds")
     one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
     divisor = other if isinstance(other, Pair) else None
-    inverse = (1 / divisor.value + 1 / divisor.base) / 2 if divisor else 1 / other
     if divisor is not None:
+        inverse = (1 / divisor.value + 1 / divisor.base) / 2
         mean = one.mean if isinstance(one, Pair) else one
         slope = -mean / (divisor.value * divisor.base)
 
     def backward(grad: Tensor) -> Any:
         made = []
         if isinstance(one, Pair):
-            made.append((one, (grad * inverse).sum_to_size(one.value.shape)))
+            quotient = grad * inverse if divisor is not None else grad / other
+            made.append((one, quotient.sum_to_size(one.value.shape)))
         if divisor is not None:
             made.append((divisor, (grad * slope).sum_to_size(divisor.value.shape)))
         return made
@@ -72,7 +79,8 @@ def divide(call: Call) -> Backward:
 def matmul(call: Call) -> Backward:
     """U W: m_U = g W^T and m_W = U^T g, at the means; vectors as torch takes them."""
     one, other = call.pairs
-    if one.value.dim() < 2 or other.value.dim() < 2 or call.function is torch.Tensor.__rmatmul__:
+    other_way = call.function is torch.Tensor.__rmatmul__ or len(call.args) < 2
+    if other_way or one.value.dim() < 2 or other.value.dim() < 2:
         return quadratic(call)
     means = one.mean, other.mean
 

@@ -14,6 +14,7 @@ from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.ledger import Ledger, Source
 from captum_globenc.differences.mode import Watch
 from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.uncompiled import uncompiled
 
 __all__ = ["Comparison", "RandomNumbers", "compare", "freeze"]
 
@@ -94,10 +95,11 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
     """
     ledger = Ledger()
     watch = FrozenWatch(ledger, rules)
-    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), uncompiled():
         seen = _seen(watch, inputs)
         with watch, torch.enable_grad():
             output = function(*seen)
+        watch.completed(output)
     return Comparison(output, None, ledger)
 
 
@@ -155,10 +157,11 @@ def compare(
     numbers = RandomNumbers(inputs)
     first = Watch(ledger, True, table, values and values[0])
     second = Watch(ledger, False, table, values and values[1])
-    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), uncompiled():
         seen = _seen(first, inputs)
         with first, torch.enable_grad():
             output = function(*seen)
+        first.completed(output)
         seen = _seen(second, baselines)
         with numbers.again(), second, torch.no_grad():
             base = function(*seen)
@@ -168,10 +171,7 @@ def compare(
 
 def _seen(watch: Watch, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the inputs as the function is to see them: sources first, so that their order is known."""
-    return [
-        watch.source(tensor) if tensor.is_floating_point() else watch.index(tensor, number)
-        for number, tensor in enumerate(tensors)
-    ]
+    return [watch.source(tensor) if tensor.is_floating_point() else watch.ids(tensor) for tensor in tensors]
 
 
 def _base(source: Source) -> Tensor:

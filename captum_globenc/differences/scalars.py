@@ -103,10 +103,10 @@ def _exponential(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 
 def logarithm(u: Tensor, u0: Tensor) -> Tensor:
-    """1 / L(u, u0): atanh(z) / z over the mean, with z = (u - u0) / (u + u0)."""
+    """1 / L(u, u0): atanh(z) / z over the mean, z = (u - u0) / (u + u0); as it stands where z is large."""
     total = u + u0
     z = (u - u0) / total + torch.finfo(u.dtype).tiny * 1e4
-    return 2 * z.atanh() / (z * total)
+    return torch.where(z.abs() < 0.5, 2 * z.atanh() / (z * total), (u.log() - u0.log()) / (u - u0))
 
 
 def _tangent(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _root(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 
 def power(call: Call) -> Backward:
-    """u^n: the sum of u^k u0^(n-1-k) for whole n, otherwise exp(n ln u), for numbers above 0."""
+    """u^n: the sum of u^k u0^(n-1-k) for whole n, that of 1 / u^n for -n, else exp(n ln u), where u > 0."""
     exponent = call.args[1] if len(call.args) > 1 else call.kwargs["exponent"]
     if isinstance(exponent, Tensor) and exponent.numel() == 1:
         exponent = exponent.item()
@@ -133,13 +133,15 @@ def power(call: Call) -> Backward:
     if not isinstance(exponent, int | float):
         raise ValueError("its exponent is not one number")
     u, u0 = pair.value, pair.base
-    if exponent == int(exponent) and 0 <= exponent <= 8:
-        whole = int(exponent)
+    if exponent == int(exponent) and abs(exponent) <= 8:
+        whole = abs(int(exponent))
         multiplier = torch.zeros_like(u)
         for k in range(whole):
             multiplier = multiplier + u**k * u0 ** (whole - 1 - k)
-    elif exponent == -1:
-        multiplier = -output.value * output.base
+        if exponent < 0:
+            multiplier = -multiplier * output.value * output.base
+    elif exponent == 0.5:
+        multiplier = _root(u, u0, output.value, output.base)
     else:
         # Both factors are positive where u and u0 are, whatever n.
         mean = (output.value + output.base) / 2 * tanhc(exponent * (u.log() - u0.log()) / 2)

@@ -58,14 +58,20 @@ def _scores(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Ten
     return difference, shift.masked_fill(none, 0), p, p0
 
 
+def _place(dim: int | None, input: Pair) -> int:
+    """Return the dimension that torch takes where none is given."""
+    return (0 if input.value.dim() in (0, 1, 3) else 1) if dim is None else dim
+
+
 def softmax(
     output: Pair,
     input: Pair,
-    dim: int = -1,
+    dim: int | None = None,
     _stacklevel: int | torch.dtype = 3,
     dtype: torch.dtype | None = None,
 ) -> Backward:
     """m_k = L(p_k, p0_k) g_k - w_k sum_j L(p_j, p0_j) g_j."""
+    dim = _place(dim, input)
     difference, shift, p, p0 = _scores(input, dim, dtype or _stacklevel)
     means = (p + p0) / 2 * tanhc_of_half(difference - shift)
     weights = shares(difference, p, p0, shift)
@@ -81,11 +87,12 @@ def softmax(
 def log_softmax(
     output: Pair,
     input: Pair,
-    dim: int = -1,
+    dim: int | None = None,
     _stacklevel: int | torch.dtype = 3,
     dtype: torch.dtype | None = None,
 ) -> Backward:
     """m_k = g_k - w_k sum_j g_j."""
+    dim = _place(dim, input)
     difference, shift, p, p0 = _scores(input, dim, dtype or _stacklevel)
     weights = shares(difference, p, p0, shift)
 

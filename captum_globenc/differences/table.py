@@ -11,7 +11,7 @@ from captum_globenc.differences.call import LINEAR, QUADRATIC, Rule, bound
 from captum_globenc.differences.compositions import COMPOSITIONS, FROM_THE_RIGHT
 from captum_globenc.differences.kinds import IDENTITIES, LINEAR_FUNCTIONS, QUADRATIC_FUNCTIONS
 from captum_globenc.differences.names import table
-from captum_globenc.differences.norms import layer_norm, vector_norm
+from captum_globenc.differences.norms import batch_norm, layer_norm, vector_norm
 from captum_globenc.differences.products import divide, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool
@@ -40,7 +40,8 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("log_softmax _log_softmax", bound(log_softmax)),
     ("logsumexp", bound(logsumexp)),
     ("layer_norm", bound(layer_norm)),
-    ("norm linalg_norm linalg_vector_norm vector_norm", bound(vector_norm)),
+    ("batch_norm", bound(batch_norm)),
+    ("norm linalg_norm linalg_vector_norm vector_norm", vector_norm),
     ("maximum", extreme_of_two(True)),
     ("minimum", extreme_of_two(False)),
     ("max amax", extreme_of_dimension(True)),

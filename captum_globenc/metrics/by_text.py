@@ -33,7 +33,7 @@ def by_text(
         tensor([3.], dtype=torch.float64)
     """
     first, second = (row.cpu() for row in rows.values())
-    counts = torch.ones(first.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
+    counts = torch.ones_like(first, dtype=torch.bool) if mask is None else mask.bool().cpu()
     if not first.shape == second.shape == counts.shape:
         shapes = {**rows, "mask": counts}
         raise ValueError(", ".join(f"{name} {tuple(row.shape)}" for name, row in shapes.items()) + ".")

@@ -1,6 +1,7 @@
 """How modules are watched past their hooks, and without a trace on their copies."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from functools import wraps
@@ -16,6 +17,12 @@ HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 """Where a module keeps its hooks, and what it knows of them, by their ids."""
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a hook deaf to passes of the same module in other threads than the one that asks for it."""
+    thread = threading.get_ident()
+    return lambda *args: hook(*args) if threading.get_ident() == thread else None
 
 
 @contextmanager
@@ -58,35 +65,50 @@ def copied_as_before(modules: Iterable[nn.Module], ours: Set[int]) -> Iterator[N
         ours: the ids of the hooks that are put on them, known by the time of a copy.
     """
     watched = list({id(module): module for module in modules}.values())
-    # One of them may be watched already, by a pass in whose forward function this one runs.
-    before = [vars(module).get("__reduce_ex__") for module in watched]
-    for module in watched:
-        vars(module)["__reduce_ex__"] = _reducing(module, vars(module).get("forward"), ours)
+    with _guard:
+        for module in watched:
+            # One of them may be watched already: by another thread, or by a pass that this one runs in.
+            vars(module).setdefault("__reduce_ex__", _Reducing(module)).ours.append(ours)
     try:
         yield
     finally:
-        for module, reduce in zip(watched, before, strict=True):
-            del vars(module)["__reduce_ex__"]
-            if reduce is not None:
-                vars(module)["__reduce_ex__"] = reduce
+        with _guard:
+            for module in watched:
+                reducing: _Reducing = vars(module)["__reduce_ex__"]
+                reducing.ours = [it for it in reducing.ours if it is not ours]
+                if not reducing.ours:
+                    del vars(module)["__reduce_ex__"]
 
 
-def _reducing(module: nn.Module, forward: Any, ours: Set[int]) -> Callable[[Any], Any]:
-    """Return the `__reduce_ex__` of a module that leaves out what is put on it, and itself."""
+_guard = threading.Lock()
 
-    def reduce(protocol: Any) -> Any:
+
+class _Reducing:
+    """The `__reduce_ex__` of a module that leaves out what is put on it, and itself.
+
+    Args:
+        module: as it is before anything is put on it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.ours: list[Set[int]] = []
+        self._module = module
+        self._forward = vars(module).get("forward")
+
+    def __call__(self, protocol: Any) -> Any:
+        """Return what a copy is made of."""
+        module = self._module
         made = type(module).__reduce_ex__(module, protocol)
         if isinstance(made, str) or len(made) < 3 or not isinstance(made[2], dict):
             return made
         state = {name: value for name, value in made[2].items() if name not in ("__reduce_ex__", "forward")}
-        if forward is not None:
-            state["forward"] = forward
+        if self._forward is not None:
+            state["forward"] = self._forward
         for name in HOOKS:
             kept = state.get(name, {})
+            ours = set().union(*self.ours)
             state[name] = type(kept)((key, hook) for key, hook in kept.items() if key not in ours)
         return (*made[:2], state, *made[3:])
-
-    return reduce
 
 
 def bound_arguments(module: nn.Module, args: Any, kwargs: Any) -> inspect.BoundArguments:

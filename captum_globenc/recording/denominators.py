@@ -44,7 +44,7 @@ def attend_telling(
     if choose(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa) != FLASH:
         return None
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        hidden = torch.zeros(attn_mask.shape, dtype=query.dtype)
+        hidden = query.new_zeros(attn_mask.shape)
         attn_mask = hidden.masked_fill_(~attn_mask, -torch.inf)
     output, logsumexp = kernel(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)
     return output, logsumexp

@@ -17,12 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import full_precision
+from captum_globenc.differences.uncompiled import uncompiled
 from captum_globenc.encoders import Encoder, Layer
 from captum_globenc.recording.adding_up import Sums
 from captum_globenc.recording.calls import around, bound_arguments, copied_as_before
 from captum_globenc.recording.fused import active, without_fused_attention
 from captum_globenc.recording.layer import OpenLayer
 from captum_globenc.recording.linear import refuse_meta
+from captum_globenc.recording.norms import NormCheck
 from captum_globenc.recording.padding import real_tokens
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.recording.training import warn_of_dropout
@@ -68,7 +70,7 @@ def record(
         stack.callback(active.reset, active.set(recorder))
         stack.enter_context(recorder.hooks())
         stack.enter_context(without_fused_attention(encoder.stack))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         stack.enter_context(torch.no_grad())
         output = forward()
     recorder.look()
@@ -116,6 +118,8 @@ class Recorder:
         # What is looked at when all is done, because looking waits for the device.
         self._totals: list[Tensor] = []
         self._sums: Sums | None = None
+        norms = chain(*((layer.norm1, layer.norm2) for layer in encoder.layers), [encoder.final_norm])
+        self._norms = NormCheck(norms if check else (), encoder.spec.centred)
 
     def look(self) -> None:
         """Raise the error of the first layer in which something was found to be wrong.
@@ -139,6 +143,7 @@ class Recorder:
                 raise not_finite(number)
             if wrong and missed is not None:
                 raise missed[1](number)
+        self._norms.check()
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -165,6 +170,8 @@ class Recorder:
                 hold(attention.register_forward_pre_hook(self._mine(self._enter_attention)))
                 hold(attention.register_forward_hook(self._leave_attention, always_call=True))
             hold(final.register_forward_pre_hook(self._mine(self._see_final_norm)))
+            for norm in self._norms.doubtful:
+                hold(norm.register_forward_hook(self._mine(self._norms.see)))
             # An interrupt calls no hooks.
             handles.enter_context(self._watching)
             yield

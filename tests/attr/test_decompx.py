@@ -162,3 +162,43 @@ def test_what_it_refuses(classifier, batch):
     assert DecompX(forward).get_name() == "DecompX"
     assert DecompX(forward).multiplies_by_inputs
     assert not DecompX(forward).has_convergence_delta()
+
+
+def _probabilities(classifier):
+    return lambda ids, mask: classifier(ids, mask).logits.softmax(-1)
+
+
+def _weights(classifier):
+    weight = classifier.get_input_embeddings().weight
+    return lambda ids, mask: classifier(inputs_embeds=weight[ids], attention_mask=mask).logits
+
+
+@pytest.mark.parametrize("function", [_probabilities, _weights])
+def test_what_it_does_not_see_or_holds_as_it_is_has_no_scores(classifier, batch, function):
+    method = DecompX(function(classifier), classifier)
+    with pytest.raises(ValueError, match=r"explain logits.*looked up by an embedding"):
+        method.attribute(batch["input_ids"], 1, batch["attention_mask"])
+
+
+def test_layers_that_are_checkpointed_are_refused(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    expected = DecompX(forward).attribute(inputs, 1, extra)
+    classifier.gradient_checkpointing_enable({"use_reentrant": True})
+    assert torch.equal(DecompX(forward).attribute(inputs, 1, extra), expected)  # evaluated, they are not
+    for module in classifier.modules():
+        module.training = not isinstance(module, torch.nn.Dropout)
+    classifier.config.attention_probs_dropout_prob = 0.0
+    for layer in classifier.bert.encoder.layer:
+        layer.attention.self.dropout.p = 0.0
+    with pytest.raises(ValueError, match="CheckpointFunction acts on"):
+        DecompX(forward).attribute(inputs, 1, extra)
+
+
+def test_scores_that_are_not_finite_are_refused(classifier, batch):
+    with torch.no_grad():
+        classifier.classifier.weight[1, 0] = torch.inf
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        DecompX(forward).attribute(inputs, 1, extra)

@@ -1,0 +1,113 @@
+"""What is written into tensors: contributions are those of the same function written without it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from captum_globenc.differences import compare, freeze
+
+X, X0 = (torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
+
+
+def result_changed(x):
+    y = F.gelu(x * 1)
+    y += 1
+    y *= x
+    return y.exp()
+
+
+def argument_changed(x):
+    x = x * 1
+    x += F.layer_norm(x, (4,)).tanh()
+    x += F.layer_norm(x, (4,)).sigmoid()
+    return x
+
+
+def activated_in_place(x):
+    x = x * 1
+    y = F.relu(x, inplace=True)
+    return x * y + F.silu(y - 0.3, inplace=True)
+
+
+def viewed_before(x):
+    made = torch.zeros(3, 8, dtype=x.dtype)
+    row, column = made[1], made[:, 2]
+    made[:, 2:6] = x.exp()
+    return row.sum() + column.tanh().sum() + made[0]
+
+
+def dropped_in_place(x):
+    x = x * 1
+    F.dropout(x, 0.5, training=False, inplace=True)
+    y = x.exp()
+    F.dropout(x, 0.5, training=False, inplace=True).mul_(2)
+    return x * y
+
+
+PLAIN = {
+    result_changed: lambda x: ((F.gelu(x) + 1) * x).exp(),
+    argument_changed: lambda x: _twice(x),
+    activated_in_place: lambda x: x.relu() * x.relu() + F.silu(x.relu() - 0.3),
+    viewed_before: lambda x: x[1].exp().sum() + x[:, 0].exp().tanh().sum() + F.pad(x.exp(), (2, 2))[0],
+    dropped_in_place: lambda x: 2 * x * x.exp(),
+}
+
+
+def _twice(x):
+    x = x + F.layer_norm(x, (4,)).tanh()
+    return x + F.layer_norm(x, (4,)).sigmoid()
+
+
+@pytest.mark.parametrize("function", PLAIN, ids=lambda it: it.__name__)
+def test_contributions_are_those_of_the_function_written_out(function):
+    found, expected = (compare(it, [X], [X0]) for it in (function, PLAIN[function]))
+    torch.testing.assert_close(found.output, function(X))
+    torch.testing.assert_close(
+        found.contributions(found.output.sum())[0], expected.contributions(expected.output.sum())[0]
+    )
+
+
+@pytest.mark.parametrize("function", PLAIN, ids=lambda it: it.__name__)
+def test_multipliers_of_the_frozen_function_are_those_of_it_written_out(function):
+    found, expected = (freeze(it, [X]) for it in (function, PLAIN[function]))
+    (made,), (wanted,) = (it.multipliers(it.output.sum(), [it.sources[0].leaf]) for it in (found, expected))
+    torch.testing.assert_close(made, wanted)
+
+
+def _half(x):
+    made = torch.zeros(3, 4, dtype=torch.bfloat16)
+    made[:, 1:] = x[:, 1:]
+    return made.float() + x
+
+
+def _learnt(x):
+    made = nn.Parameter(torch.zeros(3, 4, dtype=torch.float64)) * 1
+    made[:, 1:] = x[:, 1:]
+    return made + x
+
+
+@pytest.mark.parametrize("function", [_half, _learnt])
+@pytest.mark.parametrize("run", [lambda it: compare(it, [X], [X0]), lambda it: freeze(it, [X])])
+def test_what_cannot_hold_it_is_not_written_into(function, run):
+    with pytest.raises(ValueError, match="writes what depends on the input"):
+        run(function)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_in_half_precision_are_sums(dtype):
+    both = compare(
+        lambda x: x.sum(1, dtype=dtype) + x.mean(1, dtype=dtype) + x.softmax(-1, dtype=dtype)[:, 0],
+        [X.float()],
+        [X0.float()],
+    )
+    expected = X.sum(1) + X.mean(1) + X.softmax(-1)[:, 0]
+    torch.testing.assert_close(both.output, expected.float())
+
+
+@pytest.mark.parametrize("run", [lambda it: compare(it, [X], [X0]), lambda it: freeze(it, [X])])
+def test_what_is_made_of_a_value_anew_depends_on_it(run):
+    with pytest.raises(ValueError, match="new_tensor has no rule"):
+        run(lambda x: X.new_tensor(x * 2) * x)
+    with pytest.raises(ValueError, match="new_tensor has no rule"):
+        run(lambda x: x.new_tensor(x * 2) * x)

@@ -1,0 +1,64 @@
+"""Norms that are not what the family's are: taken as they are where they do the same, refused otherwise."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import attribute
+
+
+class Same(nn.LayerNorm):
+    """A norm of another name."""
+
+
+class Gained(nn.LayerNorm):
+    """A norm whose weight counts from 1."""
+
+    def forward(self, x):
+        return nn.functional.layer_norm(x, self.normalized_shape, 1 + self.weight, self.bias, self.eps)
+
+
+def replace_norm(model, path, kind):
+    parent, _, name = path.rpartition(".")
+    old = model.get_submodule(path)
+    new = kind(old.normalized_shape, eps=old.eps).double()
+    new.load_state_dict(old.state_dict(), strict=False)
+    setattr(model.get_submodule(parent), name, new)
+
+
+NORMS = ["bert.encoder.layer.1.attention.output.LayerNorm", "bert.encoder.layer.2.output.LayerNorm"]
+
+
+@pytest.mark.parametrize("path", NORMS)
+@pytest.mark.parametrize("kind", [nn.RMSNorm, Gained])
+def test_another_norm_is_refused(classifier, batch, path, kind):
+    replace_norm(classifier, path, kind)
+    with pytest.raises(RuntimeError, match="norm of the encoder does not return"):
+        attribute(classifier, batch)
+
+
+@pytest.mark.parametrize("path", NORMS)
+def test_the_same_norm_by_another_name_is_the_same(classifier, batch, path):
+    expected = attribute(classifier, batch)
+    replace_norm(classifier, path, Same)
+    assert torch.equal(attribute(classifier, batch), expected)
+
+
+@pytest.mark.parametrize("path", NORMS)
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_hook_that_changes_what_a_norm_returns_is_told(classifier, batch, path, everywhere):
+    expected, changes = attribute(classifier, batch), []
+
+    def hook(module, args, output):
+        return output * 1.5 if changes and module is norm else None
+
+    norm = classifier.get_submodule(path)
+    register = nn.modules.module.register_module_forward_hook if everywhere else norm.register_forward_hook
+    handle = register(hook)
+    try:
+        assert torch.equal(attribute(classifier, batch), expected)
+        changes.append(1)
+        with pytest.raises(RuntimeError, match="does not return|does not add up"):
+            attribute(classifier, batch)
+    finally:
+        handle.remove()
