@@ -1,26 +1,35 @@
-"""Draw the pictures of README and guides: terminal, layers, classes, two texts, the page, the web demo.
+"""Draw the pictures of README and guides: terminal, layers, tasks, words of data, the page, the web demo.
 
 python scripts/pictures.py docs
 """
 
 import argparse
+import contextlib
 import io
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+import small_models
 from matplotlib.figure import Figure
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
+from captum_globenc.datasets import Attributor, attribute_files, summarize
+from captum_globenc.evaluation import SENTENCES
+from captum_globenc.media import explain_file
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import show
-from captum_globenc.texts import Explanation, explain, load_default, similarity_matrix
-from captum_globenc.texts.default import encoder_folder
-from captum_globenc.visualization import plot_pairs
+from captum_globenc.texts import Explanation, explain, load_default
+from captum_globenc.visualization import draw_media, plot_pairs, plot_words
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
 
 SENTENCE = "The plot is thin, but the acting is simply wonderful."
@@ -29,9 +38,12 @@ OTHERS = (
     "Not a bad film at all.",
     "Unfathomably dull.",
 )
-ALIKE = ("A cat sleeps on the warm sofa.", "The kitten is taking a nap on the couch.")
 PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
+COLOURS = 128
+"""Colours of a picture of a page: it needs no more, and takes a third of the space."""
+ROWS, OFTEN = 900, 8
+"""Sentences of the data set whose words are drawn, and how often a word has to occur."""
 
 
 def draw_terminal(explanation: Explanation, path: Path) -> None:
@@ -57,22 +69,6 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_page(explanations: Explanations, path: Path) -> None:
-    """Take a picture of the page that `captum-globenc explain --html` writes, with a word asked for."""
-    with sync_playwright() as playwright:
-        page = chromium(playwright).new_page(viewport={"width": 1280, "height": 760})
-        page.set_content(explanations.to_html())
-        page.locator(".shaded").nth(1).get_by_text("wonderful").click()
-        page.screenshot(path=path, animations="disabled")
-
-
-def chromium(playwright: Playwright) -> Browser:
-    """Start Debian's Chromium."""
-    return playwright.chromium.launch(
-        executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox", "--disable-gpu"]
-    )
-
-
 def draw_classes(explanation: Explanation, path: Path) -> None:
     """Draw what the words say for and against each of several classes."""
     figure = Figure(figsize=(7, 3), layout="constrained")
@@ -86,19 +82,67 @@ def draw_classes(explanation: Explanation, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_similarity(path: Path) -> None:
+def draw_similarity(matrix: Any, path: Path) -> None:
     """Draw which word of one sentence meets which word of another."""
-    from sentence_transformers import SentenceTransformer
-
-    matrix = similarity_matrix(*ALIKE, SentenceTransformer(str(encoder_folder()), device="cpu"))
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     ax = plot_pairs(matrix.scores, matrix.tokens, matrix.others, ax=figure.subplots())
     ax.set_title(f"cosine {matrix.similarity:.3f}, and what pairs of tokens add", loc="left", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
-def draw_demo(path: Path) -> None:
-    """Take a picture of the web demo in Chromium."""
+def draw_words(folder: Path, path: Path) -> None:
+    """Draw the words that weigh most over a data set, as `captum-globenc summarize --figure` does."""
+    lines = SENTENCES.read_text(encoding="utf-8").splitlines()[1:]
+    texts = folder / "sentences.tsv"
+    texts.write_text("\n".join(["source\tlabel\ttext", *lines[:: len(lines) // ROWS]]), encoding="utf-8")
+    attribute_files(Attributor(methods="transformer-deep-lift"), texts, folder / "attributions")
+    panels: dict[str, list[tuple[str, float]]] = {}
+    for it in summarize(folder / "attributions", top=12, min_count=OFTEN):
+        panels.setdefault(it.label, []).append((it.word, it.mean))
+    plot_words(panels).savefig(path, dpi=110)
+
+
+def guide(folder: Path) -> Mapping[str, Any]:
+    """Run what the guide on tasks shows, with models of a folder under the names that it has."""
+    page = Path(__file__).parents[1] / "docs/tasks.md"
+    blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
+    names: dict[str, Any] = {}
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        for block in blocks:
+            code = block.partition("```")[0]
+            if "explain_file" not in code:
+                exec(code, names)
+    return names
+
+
+def draw_parts(browser: Browser, explanations: Sequence[Explanation], path: Path, width: int = 720) -> None:
+    """Take a picture of explanations as a notebook shows them."""
+    page = browser.new_page(viewport={"width": width, "height": 400}, device_scale_factor=1.5)
+    page.set_content(f"<body style='margin:0;font:16px system-ui'>{Explanations(explanations)._repr_html_()}")
+    page.add_style_tag(content="details { display: none }")
+    page.locator(".globenc-part").screenshot(path=path)
+    shrink(path)
+
+
+def draw_page(browser: Browser, explanations: Explanations, path: Path) -> None:
+    """Take a picture of the page that `captum-globenc explain --html` writes, with a word asked for."""
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_content(explanations.to_html())
+    page.locator(".shaded").nth(1).get_by_text("wonderful").click()
+    page.screenshot(path=path, animations="disabled")
+    shrink(path)
+
+
+def draw_long(browser: Browser, explanation: Explanation, path: Path) -> None:
+    """Take a picture of a long document on that page: its map, and what is around its strongest words."""
+    page = browser.new_page(viewport={"width": 900, "height": 400})
+    page.set_content(explanation.by("transformer-deep-lift").to_html())
+    page.locator("article").screenshot(path=path, animations="disabled")
+    shrink(path)
+
+
+def draw_demo(browser: Browser, path: Path) -> None:
+    """Take a picture of the web demo."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-u", "-m", "captum_globenc", "demo", "--port", str(port)]
@@ -106,29 +150,60 @@ def draw_demo(path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             server.stdout.readline()  # it tells the address once it listens
-            with sync_playwright() as playwright:
-                page = chromium(playwright).new_page(viewport={"width": 1280, "height": 800})
-                page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
-                page.locator("#layers td").first.wait_for(timeout=PATIENCE)
-                page.screenshot(path=path, full_page=True, animations="disabled")
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
+            page.locator("#layers td").first.wait_for(timeout=PATIENCE)
+            page.screenshot(path=path, full_page=True, animations="disabled")
         finally:
             server.terminate()
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    """Write a picture with few colours."""
+    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Debian's Chromium."""
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
 
 
 def main() -> None:
-    """Write the pictures into the folder that is given."""
+    """Write the pictures into the folder that is given, and those of tasks into its folder of that name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
+    tasks = folder / "tasks"
+    tasks.mkdir(exist_ok=True)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     (explanation,) = explain([SENTENCE], *load_default())
     draw_terminal(explanation, folder / "explain.svg")
-    (explanation,) = explain([SENTENCE], *load_default(), layers=True)
-    draw_layers(explanation, folder / "layers.png")
-    draw_page(explain([SENTENCE, *OTHERS], *load_default(), layers=True), folder / "page.png")
-    (explanation,) = explain([SENTENCE], *load_default(), target="all")
-    draw_classes(explanation, folder / "classes.png")
-    draw_similarity(folder / "similarity.png")
-    draw_demo(folder / "demo.png")
+    found = explain([SENTENCE, *OTHERS], *load_default(), layers=True)
+    draw_layers(found[0], folder / "layers.png")
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
+        draw_page(browser, found, folder / "page.png")
+        draw_demo(browser, folder / "demo.png")
+        where = Path(name)
+        draw_words(where, folder / "words.png")
+        small_models.train_texts(where)
+        made = guide(where)
+        draw_classes(made["both"], tasks / "classes.png")
+        draw_parts(browser, made["found"], tasks / "pairs.png")
+        draw_parts(browser, made["ranked"], tasks / "rerankers.png")
+        draw_parts(browser, [made["alike"]], tasks / "similarity.png")
+        draw_similarity(made["matrix"], tasks / "matrix.png")
+        draw_parts(browser, made["entities"], tasks / "entities.png")
+        draw_parts(browser, [made["answer"]], tasks / "answer.png")
+        draw_parts(browser, [made["filled"], made["heart"]], tasks / "masked.png")
+        draw_long(browser, made["whole"], tasks / "long.png")
+        for train, path in (small_models.train_digits, "image.png"), (small_models.train_beeps, "sound.png"):
+            model, processor, file = train(where)
+            draw_media(explain_file(file, model, processor)).savefig(tasks / path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ import doctest
 import inspect
 import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from PIL import Image
 
 from captum_globenc.encoders import registry
 from captum_globenc.encoders.refused import REFUSED
 from captum_globenc.texts.tokenizing import token_limit
-from pages import python_blocks
+from pages import ROOT, load_script, python_blocks
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 PAGE = DOCS / "adding-a-family.md"
 
 
@@ -111,18 +109,7 @@ def hub(tmp_path, monkeypatch):
         torch.manual_seed(0)
         getattr(transformers, kind)(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    vision = transformers.ViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
-    name = tmp_path / "google/vit-base-patch16-224"
-    transformers.ViTForImageClassification(vision).save_pretrained(name)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
-    Image.new("RGB", (40, 40), "teal").save(tmp_path / "cat.jpg")
+    load_script("commands").prepare_media(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
@@ -140,9 +127,41 @@ def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
         len(names["matrix"].tokens),
     )
     assert names["answer"].prediction in names["passage"]
-    assert (names["it"].target, names["it"].against) == ("heart", "capital")
+    assert (names["heart"].target, names["heart"].against) == ("heart", "capital")
     assert not names["whole"].truncated
     assert len(names["whole"].tokens) > token_limit(names["model"], names["tokenizer"])
     assert names["cat"].scores["transformer-deep-lift"].shape == (1, 3, 32, 32)
     best = [text for text, _ in names["whole"].top(2, of="sentences")]
     assert best == ["A wonderful film at first.", "By then it is dull, a waste of two hours."]
+
+
+def test_the_guide_on_exact_differences_runs():
+    names = {}
+    for block in python_blocks(DOCS / "differences.md"):
+        exec(block, names)
+    logits = [names["forward"](names[of], *names["extra"]).detach()[0, 1] for of in ("inputs", "baseline")]
+    assert float(names["scores"].detach().sum()) == pytest.approx(float(logits[0] - logits[1]), abs=1e-4)
+
+
+def test_every_page_that_shows_python_is_run_by_a_test():
+    # Here, and in tests/test_readme.py, tests/datasets, tests/test_quantus.py and tests/test_harnesses.py.
+    known = {"tasks.md", "differences.md", "evaluation.md", "datasets.md"}
+    assert {page.name for page in DOCS.glob("*.md") if python_blocks(page)} == known
+    doctests = {"adding-a-family.md", "choosing.md", "inputs.md"}
+    assert {page.name for page in DOCS.glob("*.md") if "\n    >>> " in page.read_text()} == doctests
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.glob("api/*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(page):
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    # The site has the tutorials in a folder beside its pages.
+    places = (page.parent, *([ROOT] if page.parent == DOCS else []))
+    assert [it for it in links if not any((place / it).exists() for place in places)] == []

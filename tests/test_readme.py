@@ -1,10 +1,12 @@
 """What the README and the pages in docs/ show runs as it stands."""
 
 import doctest
+import inspect
 import re
 
 import pytest
 
+import captum_globenc
 from captum_globenc import Explanations
 from captum_globenc.encoders.audio import AUDIO_ENCODERS
 from captum_globenc.encoders.text import TEXT_ENCODERS
@@ -13,19 +15,31 @@ from captum_globenc.evaluation import METHODS
 from captum_globenc.texts import load_default
 from pages import ROOT, python_blocks
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch):
+
+def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in python_blocks(ROOT / "README.md"):
+    blocks = python_blocks(ROOT / "README.md")
+    for block in blocks:
         exec(block, names)
+    assert (
+        re.findall(r"^print\(.*\)  # (.*)", "".join(blocks), re.MULTILINE)
+        == capsys.readouterr().out.splitlines()
+    )
+    said = re.findall(r"^(first\..*\))  # \[(.*?)(?:, \.\.\.)?\]", "".join(blocks), re.MULTILINE)
+    assert len(said) == 3
+    for call, parts in said:
+        found = [(text, round(score, 2)) for text, score in eval(call, names)]
+        assert str(found)[1:].startswith(parts)
     assert Explanations.load("found.jsonl.gz") == names["found"]
     assert names["first"].top(1)[0][0] == "wonderful"
     assert names["first"].spans([(0, 17)])[0][0] == "The plot is thin,"
     assert names["contrast"].headline.endswith("explained: POSITIVE, less NEGATIVE")
     assert len(names["table"]) == 2 * sum(len(it.tokens) for it in names["found"])
     assert "wonderful" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert names["scores"].shape == names["compared"].shape == names["inputs"].shape
+    assert names["scores"].shape == names["summed"].shape == names["inputs"].shape
     assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
     tokens = names["batch"].tokens(0)
     assert tokens[names["scores"][0].argmax()] == "wonderful"
@@ -56,7 +70,21 @@ def test_the_supported_families_are_the_ones_it_lists():
     assert {name for name in ours if not re.search(rf"[ ,]{re.escape(name)}[ ,;]", table)} == set()
 
 
-def test_every_link_to_a_file_leads_somewhere():
-    links = re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_the_api_has_the_signatures_that_it_lists():
+    section = README.split("## The API")[1].split("##")[0]
+    listed = re.findall(
+        r"`(\.?)(\w+)\((.*?)\)`", re.sub(r"^\| ([^|]*) \|.*", r"\1", section, flags=re.MULTILINE)
+    )
+    owner, checked = None, 0
+    for method, name, arguments in listed:
+        if not method:
+            owner = getattr(captum_globenc, name)
+        called = getattr(owner, name) if method else owner
+        known = [it for it in inspect.signature(called).parameters.values() if it.name != "self"]
+        plain = inspect.Signature([it.replace(annotation=it.empty) for it in known])
+        if arguments:
+            begin = arguments.removesuffix("...").rstrip(", ")
+            assert str(plain).replace("'", '"')[1:].startswith(begin), (name, str(plain))
+            assert arguments.endswith("...") or len(begin) == len(str(plain)) - 2, (name, str(plain))
+            checked += 1
+    assert checked > 10

@@ -12,12 +12,12 @@ from captum.attr import LayerIntegratedGradients
 from datasets.fingerprint import Hasher
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
-from captum_globenc.datasets import METHODS, Attributor
+from captum_globenc.datasets import METHODS, Attributor, attribute_files
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.loading import LoadingError
 from checkpoints import LIMIT, save_classifier
 from pages import ROOT, python_blocks
-from sentences import LEXICON, sentences
+from sentences import LEXICON, sentences, write_rows
 
 TEXTS = sentences(24)
 
@@ -337,13 +337,22 @@ def test_every_word_of_the_vocabulary_is_a_word(folder):
     assert [words[0] for words in rows["words"]] == LEXICON
 
 
-def test_the_guide_runs():
+def test_the_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    blocks = [it for it in python_blocks(ROOT / "docs/datasets.md") if "import ray" not in it]
     names = {}
-    for block in python_blocks(ROOT / "docs/datasets.md"):
+    exec(blocks[0], names)
+    reviews = write_rows(
+        tmp_path / "reviews.jsonl", {"text": ["A wonderful film.", "Dull, and far too long."]}
+    )
+    attribute_files(names["attribute"], reviews, "attributions")
+    for block in blocks[1:]:
         exec(block, names)
-    assert names["rows"]["prediction"] == names["explained"]["prediction"][:] == ["POSITIVE", "NEGATIVE"]
-    for name in ("globenc", "transformer-deep-lift"):
-        assert names["explained"][name][0] == pytest.approx(names["rows"][name][0], abs=1e-6)
+    for rows in (names["explained"], names["loaded"]):
+        assert names["rows"]["prediction"] == rows["prediction"][:] == ["POSITIVE", "NEGATIVE"]
+        for name in ("globenc", "transformer-deep-lift"):
+            assert rows[name][0] == pytest.approx(names["rows"][name][0], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["lists", "arrow", "numpy"])

@@ -8,6 +8,7 @@ import pytest
 from captum_globenc.datasets import Attributor, attribute_files, load_attributions
 from captum_globenc.datasets.engines import EngineError
 from checkpoints import save_classifier
+from pages import ROOT, python_blocks
 from sentences import sentences, write_rows
 
 pytestmark = pytest.mark.ray
@@ -83,3 +84,14 @@ def test_a_worker_that_fails_is_told_in_one_line(ray, tmp_path):
             engine="ray",
             progress=lambda *_: shutil.rmtree(model, ignore_errors=True),
         )
+
+
+def test_the_guide_runs(ray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_classifier(tmp_path / "my-classifier")
+    write_rows(tmp_path / "reviews.parquet", {"text": TEXTS})
+    (block,) = (it for it in python_blocks(ROOT / "docs/datasets.md") if "import ray" in it)
+    names = {"Attributor": Attributor}
+    exec(block, names)
+    expected = Attributor("./my-classifier")({"text": TEXTS})["prediction"]
+    assert sorted(row["prediction"] for row in names["rows"].take_all()) == sorted(expected)
