@@ -10,6 +10,7 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from datasets.fingerprint import Hasher
+from tokenizers import processors
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
@@ -202,10 +203,11 @@ def test_tokens_that_the_model_has_no_embedding_for_are_an_error(folder):
 
 @pytest.fixture
 def decoder(tmp_path):
-    """A decoder, and its tokenizer, which has a token for padding and none for what is masked."""
+    """A decoder, and its tokenizer, which has padding, and no other special token that is in a text."""
     save_tokenizer(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.mask_token = None
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1")
     torch.manual_seed(0)
     shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LIMIT, "initializer_range": 0.6}
     config = GPT2Config(vocab_size=len(VOCABULARY), pad_token_id=tokenizer.pad_token_id, **shape)
