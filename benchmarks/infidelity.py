@@ -15,13 +15,12 @@ from collections.abc import Iterator
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from captum.metrics import infidelity
 from faithfulness import REFERENCE, written
 from torch import Tensor
 
 from captum_globenc.evaluation import SENTENCES, Subject, read_examples, sample
 from captum_globenc.evaluation.methods import attribute
-from captum_globenc.metrics import infidelity_perturbation
+from captum_globenc.evaluation.metrics import token_infidelity
 from captum_globenc.texts import load_default
 
 METHODS = (
@@ -47,23 +46,14 @@ PLAIN, SCALED = "infidelity", "at the best scale"
 def measured(subject: Subject, methods: list[str], limit: int) -> dict[str, dict[str, Tensor]]:
     """Return for each method its infidelities, one value a text."""
     values: dict[str, dict[str, list[Tensor]]] = {method: {PLAIN: [], SCALED: []} for method in methods}
-    kept = sorted({*subject.tokenizer.all_special_ids} - {subject.tokenizer.unk_token_id})
     examples = sample(read_examples(SENTENCES), limit)
     for number, start in enumerate(range(0, len(examples), BATCH)):
         batch = subject.batch(number, examples[start : start + BATCH])
         for method in methods:
             scores = attribute(method, subject, batch)
             for name, normalize in ((PLAIN, False), (SCALED, True)):
-                generator = torch.Generator().manual_seed(number)
-                found = infidelity(
-                    batch.forward,
-                    infidelity_perturbation(subject.blank, kept, generator=generator),
-                    batch.inputs,
-                    scores,
-                    additional_forward_args=batch.extra,
-                    target=batch.target,
-                    n_perturb_samples=SAMPLES,
-                    normalize=normalize,
+                found = token_infidelity(
+                    subject, batch, scores, samples=SAMPLES, normalize=normalize, seed=number
                 )
                 values[method][name].append(found[batch.mask.any(1)].detach().double())
     return {

@@ -45,6 +45,8 @@ CORNERS = {
     "oldest": Corner("3.11", torch="2.6.0", transformers="4.57.6", captum="0.8.0", numpy="1.26.4"),
     "old-models": Corner("3.11", torch="2.13.0", transformers="4.57.6", captum="0.9.0", numpy="2.4.6"),
     "old-numbers": Corner("3.11", torch="2.13.0", transformers="5.24.0", captum="0.8.0", numpy="1.26.4"),
+    "python-3.12": Corner("3.12", torch="2.8.0", transformers="5.0.0", captum="0.8.0", numpy="1.26.4"),
+    "python-3.13": Corner("3.13", torch="2.11.0", transformers="5.10.1", captum="0.9.0", numpy="2.1.3"),
     "newest": Corner("3.14", torch="2.15.0", transformers="5.24.0", captum="0.9.0", numpy="2.5.5"),
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from captum_globenc.results.terminal import show
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier
@@ -171,3 +174,10 @@ def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise CommandError(f"no {what} {', '.join(unknown)}; known: {', '.join(known)}")
+
+
+def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:
+    """Return what prints an explanation by the options of the commands that do, and takes its `index`."""
+    return partial(
+        show, Console(highlight=False), of="words" if words else "tokens", top=top, special=special
+    )

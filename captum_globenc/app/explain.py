@@ -25,11 +25,11 @@ from captum_globenc.app.command import (
     load,
     names,
     note,
+    printing,
     status,
     write,
 )
 from captum_globenc.app.standard_input import read_texts
-from captum_globenc.results.terminal import show
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -223,22 +223,14 @@ def explain_texts(
 
         return [it.by(*chosen) for it in explain_by(others, found, classifier, tokenizer, position=where)]
 
-    console = Console(highlight=False)
+    shown = printing(words=words, top=top, special=special)
     kept: list[Explanation] = []
     cut = 0
     for index, explanation in enumerate(_explanations(wanted, run), start=1):
         if as_json:
             typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
         else:
-            number = index if len(wanted) > 1 else None
-            show(
-                console,
-                explanation,
-                of="words" if words else "tokens",
-                top=top,
-                special=special,
-                index=number,
-            )
+            shown(explanation, index=index if len(wanted) > 1 else None)
         cut += explanation.truncated
         if html is not None or save is not None:
             kept.append(explanation)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts.methods import BASELINES, DEFAULT_METHODS, METHODS
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
+from captum_globenc.texts.question import BASELINES
 
 __all__ = ["LONGEST_LINK", "LONGEST_TEXT", "TYPED", "Form"]
 

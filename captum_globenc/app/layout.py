@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from captum_globenc.app.form import Form
 from captum_globenc.app.offered import Classifiers
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts.methods import BASELINES, METHODS
+from captum_globenc.texts.methods import METHODS
+from captum_globenc.texts.question import BASELINES
 
 if TYPE_CHECKING:
     import gradio

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from captum_globenc.app.command import CommandError, SpecialOption, TopOption, WordsOption, write
+from captum_globenc.app.command import (
+    CommandError,
+    SpecialOption,
+    TopOption,
+    WordsOption,
+    printing,
+    write,
+)
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.terminal import show
 
 
 def show_saved(
@@ -51,13 +56,6 @@ def show_saved(
     if html is not None:
         write(html, found.to_html)
         return
-    console = Console(highlight=False)
+    shown = printing(words=words, top=top, special=special)
     for number, explanation in enumerate(found, start=1):
-        show(
-            console,
-            explanation,
-            of="words" if words else "tokens",
-            top=top,
-            special=special,
-            index=number if len(found) > 1 else None,
-        )
+        shown(explanation, index=number if len(found) > 1 else None)

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from captum_globenc.datasets.attributor import Attributor
     from captum_globenc.datasets.explanations import load_explanations
     from captum_globenc.datasets.loading import load_attributions
-    from captum_globenc.datasets.methods import METHODS
     from captum_globenc.datasets.run import attribute_files
     from captum_globenc.datasets.shards import Counts
     from captum_globenc.datasets.summary import WordWeight, summarize
+    from captum_globenc.texts.methods import METHODS
 
 __all__ = [
     "METHODS",
@@ -27,7 +27,7 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "METHODS": "methods",
+        "METHODS": ".texts.methods",
         "Attributor": "attributor",
         "Counts": "shards",
         "WordWeight": "summary",

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.datasets.methods import check_methods
 from captum_globenc.datasets.passes import Passes, Scored
 from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import drops_at_random
+from captum_globenc.texts.classes import class_of
 from captum_globenc.texts.digest import weights_digest
 from captum_globenc.texts.loading import load_classifier
 
@@ -118,7 +118,7 @@ class Attributor:
         self.settings = Settings(
             model=fspath(model) if isinstance(model, PathLike) else model,
             tokenizer=tokenizer,
-            methods=check_methods(methods),
+            methods=(methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods)),
             target=target,
             position=position,
             windows=windows,
@@ -291,7 +291,7 @@ class Attributor:
             model,
             tokenizer,
             self.methods,
-            target=settings.class_of(names),
+            target=None if settings.target is None else class_of(settings.target, names, "target"),
             position=position,
             tokens=settings.batch_tokens,
         )

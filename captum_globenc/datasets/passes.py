@@ -6,7 +6,7 @@ Letters: B batch, N tokens, C classes, W windows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.datasets.methods import METHODS, Batch, Remembered
 from captum_globenc.datasets.rows import Text
+from captum_globenc.encoders import UnsupportedEncoderError
+from captum_globenc.forward import EncoderForward
+from captum_globenc.texts.asked import Picked, Picks, picked_tensors
+from captum_globenc.texts.methods import METHODS
+from captum_globenc.texts.question import Explained, Question
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["Passes", "Scored"]
@@ -26,8 +30,24 @@ Piece = tuple[int, int]
 Done = Callable[[float], None]
 """Is told how many texts' worth of work is done since it was told last."""
 
-FATAL = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-"""Errors of a machine: no row is to blame, and the next ones would fail as well."""
+FATAL = (
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),
+    UnsupportedEncoderError,
+)
+"""Errors of a machine or a model: no row is to blame, and the next ones would fail as well."""
+
+
+class Remembered(EncoderForward):
+    """A forward function that keeps what it returned last: GlobEnc's own pass gives the prediction too."""
+
+    last: Tensor
+
+    def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
+        """Run the model, as :class:`~captum_globenc.EncoderForward` does, and keep the output."""
+        output = super().forward(inputs, *arguments)
+        self.last = output.detach()
+        return output
 
 
 class Scored:
@@ -53,9 +73,6 @@ class Passes:
         target: the class that is explained; None for each text's highest.
         position: what GlobEnc explains: an index, "mean", or None for what the head reads.
         tokens: how many tokens, padding included, run together at most.
-
-    Raises:
-        ValueError: a method does not support the model.
     """
 
     def __init__(
@@ -71,10 +88,10 @@ class Passes:
         self._model, self._tokenizer = model, tokenizer
         self._target, self._position, self._tokens = target, position, tokens
         self._forward = Remembered(model)
-        self._scorers = {name: METHODS[name].make(model, self._forward) for name in methods}
+        self._asked = Explained(model, tokenizer, self._forward, Picked(self._forward))
         # Those that know no class come first: their pass predicts what the others explain.
-        self._first = [name for name in methods if not METHODS[name].of_classes]
-        self._second = [name for name in methods if METHODS[name].of_classes]
+        self._first = [name for name in methods if METHODS[name].kind == "shares"]
+        self._second = [name for name in methods if name not in self._first]
 
     def __call__(self, texts: Sequence[Text], done: Done | None = None) -> list[Scored]:
         """Predict and score; what fails is written into the texts' `error`.
@@ -149,14 +166,15 @@ class Passes:
     def _predicted(
         self, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        batch = self._batch(texts, pieces, None)
-        scores = {name: self._scores(name, batch, texts, pieces) for name in self._first}
+        question = self._question(texts, pieces)
+        scores = {name: self._scores(name, question, texts, pieces) for name in self._first}
         if not scores:
+            inputs, extra = self._forward.arguments(question.batch)
             with torch.no_grad():
-                self._forward(batch.inputs, *batch.extra)
+                self._forward(inputs, *extra)
         logits = self._forward.last
-        if logits is None or logits.dim() != 2:
-            shape = None if logits is None else tuple(logits.shape)
+        if logits.dim() != 2:
+            shape = tuple(logits.shape)
             raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
@@ -165,9 +183,10 @@ class Passes:
     def _explained(
         self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        chosen = [self.explained(found[text]) for text, _ in pieces]
-        batch = self._batch(texts, pieces, torch.tensor(chosen, device=self._model.device))
-        return {name: self._scores(name, batch, texts, pieces) for name in self._second}
+        picks: list[Picks] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
+        asked = picked_tensors(picks, torch.empty(1, 1, device=self._model.device))
+        question = self._question(texts, pieces, asked)
+        return {name: self._scores(name, question, texts, pieces) for name in self._second}
 
     def explained(self, scored: Scored) -> int:
         """Return the class that is explained of a text which ran."""
@@ -175,17 +194,19 @@ class Passes:
         return int(scored.logits.argmax()) if self._target is None else self._target
 
     def _scores(
-        self, name: str, batch: Batch, texts: Sequence[Text], pieces: Sequence[Piece]
+        self, name: str, question: Question, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> list[NDArray[np.float64]]:
-        scores = self._scorers[name](batch).detach().cpu().double().numpy()
+        scores = METHODS[name].scores(question).detach().cpu().double().numpy()
         if not np.isfinite(scores).all():
             raise ValueError(f"{name} gave scores that are NaN or infinite")
         return [
             row[: len(texts[text].pieces[window])] for row, (text, window) in zip(scores, pieces, strict=True)
         ]
 
-    def _batch(self, texts: Sequence[Text], pieces: Sequence[Piece], classes: Tensor | None) -> Batch:
-        """Pad texts, or windows, on the right to the longest."""
+    def _question(
+        self, texts: Sequence[Text], pieces: Sequence[Piece], asked: tuple[Tensor, ...] = ()
+    ) -> Question:
+        """Pad texts, or windows, on the right to the longest, and ask of each what `asked` says."""
         places = [texts[text].pieces[window] for text, window in pieces]
         width, device = max(map(len, places)), self._model.device
 
@@ -205,15 +226,14 @@ class Passes:
         types = [row.types for row in rows if row.types is not None]
         if types:
             filled["token_type_ids"] = padded(types, self._tokenizer.pad_token_type_id or 0)
-        inputs, extra = self._forward.arguments(filled)
         position: Tensor | Literal["mean"] | None
         if isinstance(self._position, int):
             chosen = [self._position % len(kept) for kept in places]
             position = torch.tensor(chosen, device=device)
         else:
             position = self._position
-        blanks = self._forward.masked(filled, self._tokenizer) if classes is not None else inputs
-        return Batch(inputs, extra, blanks, classes, position)
+        numbers = torch.arange(len(rows), device=device)
+        return Question(self._asked, filled, numbers, asked, position, together=True)
 
     def _lay(
         self,
@@ -231,6 +251,6 @@ class Passes:
                     scored.logits = np.mean([row[name] for row in rows], axis=0)
                     continue
                 laid = lay_together(len(text.ids), text.pieces, [row[name] for row in rows])
-                if len(rows) > 1 and not METHODS[name].of_classes:
+                if len(rows) > 1 and METHODS[name].kind == "shares":
                     laid = laid / laid.sum()  # shares in the whole document
                 scored.scores[name] = laid

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.texts.options import check_options
 
 __all__ = ["Settings"]
 
@@ -32,35 +33,15 @@ class Settings:
     device: str | None
 
     def __post_init__(self) -> None:
+        check_options(self.methods, windows=self.windows)
         if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
             raise ValueError("give the tokenizer with a model that is an object, and only then")
         if not (self.position is None or self.position == "mean" or _is_whole(self.position)):
             raise ValueError(f"position is {self.position!r}: give a whole number, 'mean', or leave it out")
-        if self.windows is not None and not (_is_whole(self.windows) and self.windows >= 0):
-            raise ValueError(f"windows is {self.windows!r}: give how many tokens they share, 0 or more")
         if self.windows is not None and isinstance(self.position, int):
             raise ValueError("windows have no position in common: leave one of the two out")
         if not _is_whole(self.batch_tokens) or self.batch_tokens < 1:
             raise ValueError(f"batch_tokens is {self.batch_tokens!r}: give a whole number, 1 or more")
-
-    def class_of(self, names: Sequence[str]) -> int | None:
-        """Return the class that `target` chooses: by its name, in any case, or its index.
-
-        Args:
-            names: of the model's classes.
-
-        Raises:
-            ValueError: the model has no such class.
-        """
-        if self.target is None:
-            return None
-        lowered = [name.lower() for name in names]
-        text = str(self.target).lower()
-        if text in lowered:
-            return lowered.index(text)
-        if text.isdecimal() and int(text) < len(names):
-            return int(text)
-        raise ValueError(f"target {self.target!r} is none of the model's classes: {', '.join(names)}")
 
 
 def _is_whole(value: object) -> bool:

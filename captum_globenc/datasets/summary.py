@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captum_globenc.datasets.methods import METHODS
 from captum_globenc.datasets.shards import read_about, shard_files
 from captum_globenc.extras import optional
+from captum_globenc.texts.methods import METHODS
 
 __all__ = ["Example", "WordWeight", "summarize", "write_csv"]
 
@@ -117,7 +117,7 @@ def summarize(
     if method not in methods:
         raise ValueError(f"{folder} holds no scores of {method}; it has {', '.join(methods)}")
     tokens = TOKENS.format(
-        label="explained" if METHODS[method].of_classes else "prediction",
+        label="prediction" if METHODS[method].kind == "shares" else "explained",
         method=method,
         files=f"[{', '.join(map(_quoted, shard_files(folder)))}]",
     )

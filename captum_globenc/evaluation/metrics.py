@@ -101,10 +101,18 @@ def agreement(
     return statistic(scores, attribute(other, subject, batch), batch.mask)
 
 
-def token_infidelity(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
-    """Captum's infidelity, of any scale, where random tokens are masked."""
+def token_infidelity(
+    subject: Subject,
+    batch: Batch,
+    scores: Tensor,
+    *,
+    samples: int = PERTURBATIONS,
+    normalize: bool = True,
+    seed: int | None = None,
+) -> Tensor:
+    """Captum's infidelity where random tokens are masked, of any scale unless `normalize` is False."""
     kept = sorted({*subject.tokenizer.all_special_ids} - {subject.tokenizer.unk_token_id})
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = torch.Generator().manual_seed(subject.seed if seed is None else seed)
     values: Tensor = infidelity(
         batch.forward,
         metrics.infidelity_perturbation(subject.blank, kept, generator=generator),
@@ -112,8 +120,8 @@ def token_infidelity(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
         scores,
         additional_forward_args=batch.extra,
         target=batch.target,
-        n_perturb_samples=PERTURBATIONS,
-        normalize=True,
+        n_perturb_samples=samples,
+        normalize=normalize,
     )
     return values
 

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from captum_globenc.texts.default import load_default
     from captum_globenc.texts.explaining import explain
     from captum_globenc.texts.loading import load_classifier
-    from captum_globenc.texts.methods import BASELINES, METHODS
+    from captum_globenc.texts.methods import METHODS
     from captum_globenc.texts.pieces import readable_tokens
+    from captum_globenc.texts.question import BASELINES
     from captum_globenc.texts.scores import token_scores
     from captum_globenc.texts.similarity import TokenMatrix, similarity_matrix
     from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
@@ -37,7 +38,7 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "BASELINES": "methods",
+        "BASELINES": "question",
         "METHODS": "methods",
         "REDUCTIONS": "words",
         "Explanation": ".results.explanation",

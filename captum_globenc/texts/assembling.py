@@ -14,8 +14,9 @@ from torch import Tensor
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.asked import Asked, Given
+from captum_globenc.texts.digest import versions
 from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
+from captum_globenc.texts.origin import find_offsets, find_unknown
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["assemble", "beside"]
@@ -151,7 +152,7 @@ def _of_text(given: Given, text: int) -> dict[str, Any]:
         "offsets": find_offsets(whole, text),
         "model": {"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
         "settings": settings,
-        "versions": installed_versions(),
+        "versions": versions(),
         "truncated": given.encoded.truncated[text],
         "ids": ids,
         "unknown": find_unknown(ids, given.words[text], given.subject.tokenizer.unk_token_id),

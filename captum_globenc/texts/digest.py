@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:SHOWN]
 
 
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of packages that are installed.
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that scores depend on.
 
     Example:
-        >>> sorted(versions(["torch", "no-such-package"]))
-        ['no-such-package', 'torch']
+        >>> list(versions())
+        ['captum_globenc', 'captum', 'torch', 'transformers']
     """
-    return {package: _version(package) for package in packages}
+    return {package: _version(package) for package in PACKAGES}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -22,10 +22,11 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
 from captum_globenc.texts.assembling import assemble
-from captum_globenc.texts.methods import Question, in_parts, run_methods
+from captum_globenc.texts.methods import run_methods
 from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.similarity import explain_similarity
+from captum_globenc.texts.question import Explained, Question, in_parts
+from captum_globenc.texts.similarity import explain_embeddings
 from captum_globenc.texts.subject import Subject, subject_of
 from captum_globenc.texts.tasks import task_of
 from captum_globenc.texts.tokenizing import encode
@@ -59,7 +60,7 @@ def explain(
     classifier, each likely label of a multi-label one, the value of a regression; each entity of a token
     classifier, grouped as its pipeline groups them; the answer in `pair` to the question in a text; the word
     that a masked language model fills in for each mask token; the similarity that a SentenceTransformer finds
-    between a text and its pair.
+    between a text and its pair, or, where there is none, what its embedding is made of, by "globenc" alone.
 
     All texts are tokenized together: cut long lists into pieces. A model without a padding token takes them
     one by one.
@@ -124,7 +125,7 @@ def explain(
     subject = subject_of(model, tokenizer)
     told: dict[str, None] = {}
     run = partial(
-        explain_similarity if subject.embeds else _explained, subject=subject, options=options, told=told
+        explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
     )
     if len(texts) > 1 and not subject.pads:
         made = [it for text, other in zip(texts, pairs, strict=True) for it in run([text], [other])]
@@ -167,15 +168,10 @@ def _explained(
             raise ValueError("windows have no position in common: leave one of the two out")
         where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)[rows]
     question = Question(
-        model,
-        tokenizer,
+        Explained(model, tokenizer, forward, Picked(forward), options.baseline, options.mixing),
         encoded.batch,
         rows,
-        forward,
-        Picked(forward),
         picked_tensors([it.picks for it in asked for _ in it.rows], outputs),
-        options.baseline,
-        options.mixing,
         _weights(asked, inputs) if where is None and asked[0].tokens else where,
     )
     found, depths = run_methods(question, options.methods, options.layers, told)

@@ -1,17 +1,15 @@
-"""Where an explanation comes from: where its tokens stand in the texts, and which packages made it."""
+"""Tokens of texts: where they stand, and which of them stand for what the vocabulary has not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from transformers import BatchEncoding
 
 from captum_globenc.results.record import Span
 from captum_globenc.results.words import Word
 
-__all__ = ["find_offsets", "find_unknown", "installed_versions"]
+__all__ = ["find_offsets", "find_unknown"]
 
 
 def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
@@ -56,15 +54,3 @@ def find_unknown(ids: Sequence[int], words: Iterable[Word], unknown: int | None)
     """
     read = [token for word in words if not word.special for token in word.tokens]
     return [token for token in read if ids[token] == unknown]
-
-
-@cache
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that scores depend on, by name."""
-    found = {}
-    for name in ("captum_globenc", "torch", "transformers", "captum"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that was never installed
-            found[name] = "unknown"
-    return found

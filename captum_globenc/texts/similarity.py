@@ -1,35 +1,31 @@
-"""The similarity that a SentenceTransformer finds between two texts, and what makes them alike.
+"""What an embedding of a SentenceTransformer is made of, and what makes two of them alike.
 
-Shapes: B pairs, N tokens of a text, M tokens of the other, D embedding dimensions.
+Shapes: B texts, N tokens of a text, M tokens of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from captum_globenc.attr.deep_lift import TransformerDeepLift
-from captum_globenc.encoders import UnsupportedEncoderError, find_encoder
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
-from captum_globenc.results.words import Word
-from captum_globenc.texts.methods import METHODS, Question, in_parts, run_methods
+from captum_globenc.texts.digest import versions
+from captum_globenc.texts.embedded import Embedded
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
 from captum_globenc.texts.options import Options
-from captum_globenc.texts.origin import find_offsets, find_unknown, installed_versions
+from captum_globenc.texts.origin import find_unknown
+from captum_globenc.texts.position import pooled_token, resolve_position
+from captum_globenc.texts.question import Explained, Question
 from captum_globenc.texts.subject import Subject, subject_of
-from captum_globenc.texts.tokenizing import Encoded, encode
-from captum_globenc.texts.words import find_words
 
-__all__ = ["TokenMatrix", "explain_similarity", "similarity_matrix"]
-
-NAME = "similarity"
-"""What is predicted for two texts."""
+__all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
 
 
 class TokenMatrix(NamedTuple):
@@ -48,36 +44,7 @@ class TokenMatrix(NamedTuple):
     similarity: float
 
 
-class _Alike(nn.Module):
-    """How like the embedding of a text is to others, which stay as they are.
-
-    Args:
-        embed: a forward function of ids, which returns embeddings `(A, D)`.
-        cosine: whether the texts' embeddings are made as long as each other.
-    """
-
-    def __init__(self, embed: Callable[..., Tensor], cosine: bool) -> None:
-        super().__init__()
-        self.embed = embed
-        self.cosine = cosine
-
-    def forward(self, *arguments: Any) -> Tensor:
-        """Run the model.
-
-        Args:
-            arguments: those of `embed`, and at last `(A, D)`, or M parts of an embedding, `(A, M, D)`.
-
-        Returns:
-            `(A,)`, or for each part `(A, M)`.
-        """
-        *own, others = arguments
-        embedding = self.embed(*own)
-        if self.cosine:
-            embedding = normalize(embedding, dim=-1)
-        return cast(Tensor, (others * (embedding if others.dim() == 2 else embedding[:, None])).sum(-1))
-
-
-def explain_similarity(
+def explain_embeddings(
     texts: Sequence[str],
     pairs: Sequence[str | None],
     *,
@@ -85,94 +52,113 @@ def explain_similarity(
     options: Options,
     told: dict[str, None],
 ) -> list[Explanation]:
-    """Explain how like two texts are, by the tokens of both; see `captum_globenc.explain`.
+    """Explain what embeddings are made of, or how like two are, by tokens; see `captum_globenc.explain`.
 
-    Each text is compared with itself all masked while the other one stays as it is, so that the scores of
-    each add up to what its words add to the similarity. Two texts that are both masked are alike.
+    Of two texts, each is compared with itself all masked while the other one stays as it is, so that the
+    scores of each add up to what its words add to the similarity. Two texts that are both masked are alike.
 
     Args:
         texts: B texts.
-        pairs: The text that each is compared with.
+        pairs: The text that each is compared with, or None of all: then by "globenc" alone.
         subject: A SentenceTransformer.
         options: What is asked for.
         told: Gets what is left out, and why.
 
     Raises:
-        ValueError: A text has nothing to compare it with, the model's similarity is neither the cosine nor
-            the dot product, or an option holds for other models only.
+        ValueError: Some texts have a pair and others none, the model's similarity is neither the cosine nor
+            the dot product, or an option or a method does not hold.
     """
-    for name in ("target", "against", "windows", "position"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"a similarity is one number of whole texts: leave {name} out")
     others = [pair for pair in pairs if pair is not None]
-    if len(others) != len(texts):
-        raise ValueError("a similarity is of two texts: pass pair, what each text is compared with")
-    sides = _Sides(subject, [*texts, *others])
-    count = len(texts)
-    swapped = sides.embeddings.roll(count, dims=0)
+    if len(others) not in (0, len(texts)):
+        raise ValueError(
+            f"{len(others)} of {len(texts)} texts have a pair: explain them apart from the others"
+        )
+    what = "a similarity is one number of whole texts" if others else "an embedding is of a whole text"
+    for name in ("target", "against", "windows", *(("position",) if others else ())):
+        if getattr(options, name) is not None:
+            raise ValueError(f"{what}: leave {name} out")
+    methods = options.methods if others else _without_class(options.methods, told)
+    embedded = Embedded(subject, [*texts, *others], compared=bool(others))
+    count, lengths = len(texts), embedded.encoded.whole["attention_mask"].sum(-1)
+    swapped = embedded.vectors.roll(count, dims=0)
+    where: Tensor | Literal["mean"] | None
+    at = options.position
+    where = resolve_position(at, lengths, texts) if isinstance(at, int) else at
+    model, tokenizer = subject.model, subject.tokenizer
     question = Question(
-        subject.model,
-        subject.tokenizer,
-        sides.encoded.batch,
-        torch.arange(2 * count, device=swapped.device),
-        sides.forward,
-        sides.alike,
+        Explained(model, tokenizer, embedded.forward, embedded.alike, options.baseline, options.mixing),
+        embedded.encoded.batch,
+        torch.arange(len(swapped), device=swapped.device),
         (swapped,),
-        options.baseline,
-        options.mixing,
+        where,
     )
-    scores, layers = run_methods(question, options.methods, options.layers, told)
-    values = (sides.embeddings * swapped).sum(-1)[:count].tolist()
+    scores, layers = run_methods(question, methods, options.layers, told)
+    values = (embedded.vectors * swapped).sum(-1) if others else embedded.norms
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
     settings = {"mixing": options.mixing, "baseline": options.baseline}
-    whose = {"name": str(subject.model.config.name_or_path or ""), "class": type(subject.given).__name__}
-    mean = "globenc" in scores and _reads_mean(subject)
+    whose = {"name": str(model.config.name_or_path or ""), "class": type(subject.given).__name__}
+    reads = pooled_token(subject.given) if where is None and "globenc" in scores else where
+    target = "similarity" if others else "norm of the embedding"
 
-    def joined(of: Tensor, name: str, index: int) -> list[float]:
-        """Return the scores of both texts; shares are of both together."""
-        share = 0.5 if kinds[name] == "shares" else 1.0
-        return [
-            share * score
-            for side in (index, index + count)
-            for score in of[side, : sides.length(side)].tolist()
-        ]
+    def joined(rows: Tensor, name: str, both: Sequence[int]) -> list[float]:
+        """Return the scores of one text or both; shares are of all together."""
+        share = 1 / len(both) if kinds[name] == "shares" else 1.0
+        return [share * score for text in both for score in rows[text, : lengths[text]].tolist()]
 
-    return [
-        Explanation(
-            text=text,
-            pair=other,
-            prediction=NAME,
-            probability=None,
-            value=value,
-            probabilities={},
-            target=NAME,
-            against=None,
-            explained=value,
-            position="mean" if mean else None,
-            tokens=[*sides.tokens(index), *sides.tokens(index + count)],
-            scores={name: joined(rows, name, index) for name, rows in scores.items()},
-            kinds=kinds,
-            layers={
-                name: [joined(rows[:, depth], name, index) for depth in range(rows.shape[1])]
-                for name, rows in layers.items()
-            },
-            groups=sides.words(index, index + count),
-            offsets=sides.offsets(index, index + count),
-            model=whose,
-            settings=settings,
-            versions=installed_versions(),
-            ids=sides.ids(index, index + count),
-            unknown=find_unknown(
-                sides.ids(index, index + count),
-                sides.words(index, index + count),
-                subject.tokenizer.unk_token_id,
-            ),
-            truncated=sides.encoded.truncated[index] or sides.encoded.truncated[index + count],
+    made = []
+    for index, (text, value) in enumerate(zip(texts, values[:count].tolist(), strict=True)):
+        both = (index, index + count) if others else (index,)
+        place = int(reads[index]) if isinstance(reads, Tensor) else reads
+        ids, words = embedded.ids(*both), embedded.words(*both)
+        made.append(
+            Explanation(
+                text=text,
+                pair=pairs[index],
+                prediction=target,
+                probability=None,
+                value=value,
+                probabilities={},
+                target=target,
+                against=None,
+                explained=value,
+                position=place if place == "mean" or not others else None,
+                tokens=embedded.tokens(*both),
+                scores={name: joined(rows, name, both) for name, rows in scores.items()},
+                kinds=kinds,
+                layers={
+                    name: [joined(rows[:, depth], name, both) for depth in range(rows.shape[1])]
+                    for name, rows in layers.items()
+                },
+                groups=words,
+                offsets=embedded.offsets(*both),
+                model=whose,
+                settings=settings,
+                versions=versions(),
+                ids=ids,
+                unknown=find_unknown(ids, words, tokenizer.unk_token_id),
+                truncated=any(embedded.encoded.truncated[side] for side in both),
+            )
         )
-        for index, (text, other, value) in enumerate(zip(texts, others, values, strict=True))
-    ]
+    return made
+
+
+def _without_class(methods: Sequence[str] | None, told: dict[str, None]) -> list[str]:
+    """Return the methods that hold for an embedding by itself; what is left out goes to `told`.
+
+    Raises:
+        ValueError: One that was chosen does not hold.
+    """
+    asked = DEFAULT_METHODS if methods is None else methods
+    kept = [name for name in asked if METHODS[name].kind == "shares"]
+    refused = ", ".join(name for name in asked if name not in kept)
+    reason = "an embedding by itself has no class: pass pair, a text that it is compared with"
+    if refused and methods is not None:
+        raise ValueError(f"{refused} does not hold: {reason}, or take globenc alone")
+    if refused:
+        told[f"{refused} is left out: {reason}"] = None
+    return kept
 
 
 def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
@@ -202,86 +188,25 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     subject = subject_of(model, None)
     if not subject.embeds:
         raise TypeError(f"model is a {type(model).__name__}: pass a SentenceTransformer")
-    sides = _Sides(subject, [text, other])
-    length = sides.length(1)
-    ids, extra = sides.forward.arguments({name: it[1:, :length] for name, it in sides.encoded.batch.items()})
+    embedded = Embedded(subject, [text, other])
+    length = embedded.encoded.length(1)
+    ids, extra = embedded.forward.arguments(
+        {name: it[1:, :length] for name, it in embedded.encoded.batch.items()}
+    )
     with torch.no_grad():
         vectors = EncoderForward(model, output="token_embeddings")(ids, *extra)
     parts = vectors / length
     mean = parts.sum(1)
-    if sides.alike.cosine:
+    if embedded.alike.cosine:
         parts, mean = parts / mean.norm(dim=-1, keepdim=True)[..., None], normalize(mean, dim=-1)
-    if not torch.allclose(mean, sides.embeddings[1:], rtol=1e-3, atol=1e-5):
+    if not torch.allclose(mean, embedded.vectors[1:], rtol=1e-3, atol=1e-5):
         raise ValueError(
             "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
         )
-    one = {name: it[:1, : sides.length(0)] for name, it in sides.encoded.batch.items()}
-    ids, extra = sides.forward.arguments(one)
-    blanks = sides.forward.masked(one, subject.tokenizer)
-    method = TransformerDeepLift(sides.alike, subject.model)
+    one = {name: it[:1, : embedded.encoded.length(0)] for name, it in embedded.encoded.batch.items()}
+    ids, extra = embedded.forward.arguments(one)
+    blanks = embedded.forward.masked(one, subject.tokenizer)
+    method = TransformerDeepLift(embedded.alike, subject.model)
     scores = cast(Tensor, method.attribute_classes(ids, blanks, (*extra, parts)))
-    value = float((sides.embeddings[0] * sides.embeddings[1]).sum())
-    return TokenMatrix(sides.tokens(0), sides.tokens(1), scores[0], value)
-
-
-class _Sides:
-    """Texts and what they are compared with, one after the other, and their embeddings.
-
-    Args:
-        subject: A SentenceTransformer.
-        texts: Both.
-    """
-
-    def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
-        kind = getattr(subject.given, "similarity_fn_name", None) or "cosine"
-        if kind not in ("cosine", "dot"):
-            raise ValueError(f"the model's similarity is {kind!r}: only cosine and dot product add up")
-        for name in ("truncate_dim", "default_prompt_name"):
-            if getattr(subject.given, name, None) is not None:
-                raise ValueError(f"the model changes texts or embeddings by its {name}: set that to None")
-        self._subject = subject
-        self.encoded: Encoded = encode(texts, [None] * len(texts), subject.model, subject.tokenizer)
-        self.forward = EncoderForward(subject.given)
-        self.alike = _Alike(self.forward, kind == "cosine")
-        inputs, extra = self.forward.arguments(self.encoded.batch)
-        with torch.no_grad():
-            made = in_parts(self.forward, subject.model, inputs, *extra)
-        if not made.isfinite().all():
-            raise ValueError("the model's output is NaN or infinite")
-        self.embeddings = normalize(made, dim=-1) if self.alike.cosine else made
-        self._words = find_words(self.encoded.whole, subject.tokenizer, texts)
-
-    def length(self, side: int) -> int:
-        """Return how many tokens a text has."""
-        return self.encoded.length(side)
-
-    def ids(self, *sides: int) -> list[int]:
-        """Return the ids of texts, which follow each other."""
-        ids = self.encoded.whole["input_ids"]
-        return [token for side in sides for token in ids[side, : self.length(side)].tolist()]
-
-    def tokens(self, side: int) -> list[str]:
-        """Return a text's tokens."""
-        return [str(token) for token in self._subject.tokenizer.convert_ids_to_tokens(self.ids(side))]
-
-    def words(self, one: int, other: int) -> list[Word]:
-        """Return the words of two texts, whose tokens follow each other."""
-        ahead = self.length(one)
-        moved = [
-            word._replace(tokens=tuple(ahead + token for token in word.tokens)) for word in self._words[other]
-        ]
-        return [*self._words[one], *moved]
-
-    def offsets(self, one: int, other: int) -> list[Any]:
-        """Return where the tokens of two texts stand: the text is the first segment, the other the second."""
-        found = [find_offsets(self.encoded.whole, side) for side in (one, other)]
-        moved = [place and place._replace(segment=1) for place in found[1]]
-        return list(chain(found[0], moved))
-
-
-def _reads_mean(subject: Subject) -> bool:
-    """Whether the model's embeddings are the mean of what all tokens have mixed in."""
-    try:
-        return find_encoder(subject.given).pooled == "mean"
-    except UnsupportedEncoderError:
-        return False
+    value = float((embedded.vectors[0] * embedded.vectors[1]).sum())
+    return TokenMatrix(embedded.tokens(0), embedded.tokens(1), scores[0], value)

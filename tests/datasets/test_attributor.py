@@ -10,12 +10,14 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from datasets.fingerprint import Hasher
+from tokenizers import processors
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
-from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
 from captum_globenc.datasets import METHODS, Attributor, attribute_files
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.loading import LoadingError
-from checkpoints import LIMIT, save_classifier
+from checkpoints import LIMIT, VOCABULARY, save_classifier, save_tokenizer
 from pages import ROOT, python_blocks
 from sentences import LEXICON, sentences, write_rows
 
@@ -199,6 +201,44 @@ def test_tokens_that_the_model_has_no_embedding_for_are_an_error(folder):
     assert rows["error"][1].startswith("the tokenizer gives id")
 
 
+@pytest.fixture
+def decoder(tmp_path):
+    """A decoder, and its tokenizer, which has padding, and no other special token that is in a text."""
+    save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.mask_token = None
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1")
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LIMIT, "initializer_range": 0.6}
+    config = GPT2Config(vocab_size=len(VOCABULARY), pad_token_id=tokenizer.pad_token_id, **shape)
+    return GPT2ForSequenceClassification(config).eval(), tokenizer
+
+
+@pytest.mark.parametrize("method", ["transformer-deep-lift", "integrated-gradients"])
+def test_what_stands_for_no_token_is_what_explain_takes(method, decoder):
+    rows = Attributor(*decoder, method)({"text": TEXTS[:4]})
+    assert rows["error"] == [""] * 4
+    for scores, explanation in zip(rows[method], explain(TEXTS[:4], *decoder, methods=[method]), strict=True):
+        assert scores == pytest.approx(explanation.scores[method], abs=1e-4)
+
+
+def test_a_model_that_a_method_does_not_know_is_refused_as_a_whole(decoder):
+    for method in ("globenc", "decompx"):
+        with pytest.raises(ValueError, match="No supported encoder found"):
+            Attributor(*decoder, method)({"text": TEXTS[:2]})
+
+
+def test_an_operation_is_proven_once(folder):
+    model, tokenizer, _ = load_classifier(folder)
+    attribute, passes = Attributor(model, tokenizer, "transformer-deep-lift"), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    for _ in range(3):
+        attribute({"text": TEXTS[:2]})
+        passes.append(0)
+    first, second, third = "".join(map(str, passes)).split("0")[:3]
+    assert len(first) - 1 == len(second) == len(third)
+
+
 @pytest.mark.parametrize("target", ["negative", "1", 1])
 def test_a_class_that_is_chosen_is_explained(target, folder, alone):
     rows = Attributor(folder, methods="decompx", target=target)({"text": TEXTS[:3]})
@@ -226,7 +266,7 @@ def test_a_position_that_a_text_does_not_have_is_an_error_of_its_row(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": []}, "no method is given; known: globenc"),
+        ({"methods": []}, "methods is (): a list of one or more of globenc"),
         ({"methods": ["globenc", "magic"]}, "no method magic; known: globenc"),
         ({"position": 1.5}, "position is 1.5"),
         ({"windows": -1}, "windows is -1"),
@@ -243,7 +283,7 @@ def test_options_are_checked_before_anything_is_loaded(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "sideways"}, "target 'sideways' is none of the model's classes: NEGATIVE, POSITIVE"),
+        ({"target": "sideways"}, "target 'sideways' is none of the model's: NEGATIVE, POSITIVE"),
         ({"windows": 22}, "windows share 22 tokens, and hold no more than 22 of a text"),
     ],
 )

@@ -123,10 +123,48 @@ def test_what_is_no_mean_has_no_matrix(tmp_path, model):
     assert it.position is None
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_an_embedding_by_itself_is_what_globenc_says_it_is_made_of(tmp_path, pooling):
+    model = tiny(tmp_path, pooling_mode=pooling)
+    texts = ["a good film", "the plot is bad but great"]
+    told = []
+    found = explain(texts, model, layers=True, tell=told.append)
+    assert [note.partition(":")[0] for note in told] == ["transformer-deep-lift is left out"]
+    assert "pass pair" in told[0]
+    vectors = model.encode(texts, convert_to_tensor=True)
+    for text, vector, it in zip(texts, vectors, found, strict=True):
+        forward = EncoderForward(model)
+        inputs, extra = forward.arguments(model.tokenizer(text, return_tensors="pt"))
+        place = {"mean": "mean", "cls": 0}[pooling]
+        expected = GlobEnc(forward).attribute(inputs, None, extra, position=place)[0].tolist()
+        assert list(it.scores) == list(it.layers) == ["globenc"]
+        assert it.scores["globenc"] == pytest.approx(expected, rel=1e-4)
+        assert it.layers["globenc"][-1] == pytest.approx(expected, rel=1e-4)
+        assert (it.pair, it.position) == (None, place)
+        assert it.headline == f"norm of the embedding = {vector.norm():.4g}"
+        assert it.words(special=False)[0][0] == text.split()[0]
+        assert {span.segment for span in it.offsets if span} == {0}
+
+
+def test_an_embedding_of_no_mean_takes_a_position(tmp_path):
+    model = tiny(tmp_path, pooling_mode="max")
+    model.similarity_fn_name = "euclidean"  # which nothing is compared by
+    with pytest.raises(ValueError, match=r"pass position=\.\.\."):
+        explain(["a good film"], model, methods=["globenc"])
+    (it,) = explain(["a good film"], model, methods=["globenc"], position=-1)
+    assert it.position == 4
+    assert it.captions["globenc"] == "share of each token in what [SEP] has mixed in"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "a similarity is of two texts: pass pair"),
+        ({"pair": ["A nap.", None]}, "1 of 2 texts have a pair: explain them apart from the others"),
+        ({"target": 0}, "an embedding is of a whole text: leave target out"),
+        (
+            {"methods": ["globenc", "decompx"]},
+            "decompx does not hold: an embedding .*pass pair.*globenc alone",
+        ),
         ({"pair": OTHERS, "target": 0}, "a similarity is one number of whole texts: leave target out"),
         ({"pair": OTHERS, "windows": 3}, "leave windows out"),
     ],

@@ -1,0 +1,159 @@
+"""What methods are asked: the texts, the outputs that are explained, and what they are compared with.
+
+Shapes: R rows, texts or windows of them, A outputs that are explained, N tokens, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from captum_globenc.attr.decompx import DecompX
+from captum_globenc.attr.deep_lift import TransformerDeepLift
+from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.forward import EncoderForward, special_tokens
+from captum_globenc.texts.embeddings import OnEmbeddings
+
+__all__ = ["BASELINES", "Explained", "Question", "in_parts"]
+
+BASELINES = ("mask", "pad", "zero")
+"""What a text is compared with: all but its special tokens masked, padding, or word embeddings of zero."""
+
+TOKENS_AT_ONCE = 1024
+"""Tokens that go through a backward pass together, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What is explained, whatever the texts; and the methods, each made once for it.
+
+    Attributes:
+        model: the model.
+        tokenizer: its tokenizer.
+        forward: the model as a forward function of ids.
+        outputs: a forward function of ids, the other arguments of `forward` and `asked` of a question, which
+            returns the outputs `(A,)` that are explained.
+        baseline: a name of `BASELINES`.
+        mixing: GlobEnc's kind of mixing.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    forward: EncoderForward
+    outputs: nn.Module
+    baseline: str = "mask"
+    mixing: str = "N-Enc"
+
+    @cached_property
+    def over_embeddings(self) -> OnEmbeddings:
+        """The outputs, as a forward function of word embeddings `(A, N, D)` and the ids."""
+        return OnEmbeddings(self.outputs, self.model)
+
+    @property
+    def by_ids(self) -> bool:
+        """Whether exact differences take ids: where a text is masked.
+
+        What else stands for no token would change what models make of ids themselves, which tell some where
+        the text ends: then they take what was looked up.
+        """
+        return self.baseline == "mask" and self.tokenizer.mask_token_id is not None
+
+    @cached_property
+    def globenc(self) -> GlobEnc:
+        """GlobEnc, in that kind of mixing."""
+        return GlobEnc(self.forward, mixing=self.mixing)
+
+    @cached_property
+    def exact_differences(self) -> TransformerDeepLift:
+        """Exact differences, which prove an operation once."""
+        return TransformerDeepLift(self.outputs if self.by_ids else self.over_embeddings)
+
+    @cached_property
+    def decompx(self) -> DecompX:
+        """DecompX, of the outputs."""
+        return DecompX(self.outputs)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every method: some texts, and the outputs that are explained.
+
+    Attributes:
+        of: what is explained, whatever the texts.
+        batch: R texts, tokenized, with `special_tokens_mask`.
+        rows: `(A,)`, which of them each explained output is of.
+        asked: tensors `(A, ...)` that say which outputs these are.
+        position: the tokens whose mixture GlobEnc explains: `(A,)` indices, `(A, N)` weights, "mean", or None
+            for what the model's head reads.
+        together: whether all of it runs at once, being few texts already.
+    """
+
+    of: Explained
+    batch: Mapping[str, Tensor]
+    rows: Tensor
+    asked: tuple[Tensor, ...] = ()
+    position: Tensor | Literal["mean"] | None = None
+    together: bool = False
+
+    @cached_property
+    def each(self) -> Mapping[str, Tensor]:
+        """The text of each explained output, A of them."""
+        return {name: values[self.rows] for name, values in self.batch.items()}
+
+    @property
+    def inputs(self) -> Tensor:
+        """The ids `(A, N)`."""
+        return self.of.forward.arguments(self.each)[0]
+
+    @property
+    def extra(self) -> tuple[Any, ...]:
+        """The other arguments of what is explained."""
+        return (*self.of.forward.arguments(self.each)[1], *self.asked)
+
+    @property
+    def baselines(self) -> Tensor:
+        """What the texts are compared with: ids `(A, N)`, or word embeddings `(A, N, D)`.
+
+        Raises:
+            ValueError: the tokenizer has no such token.
+        """
+        baseline, tokenizer = self.of.baseline, self.of.tokenizer
+        if baseline == "mask":
+            return self.of.forward.masked(self.each, tokenizer)
+        kept = special_tokens(self.each, tokenizer)
+        if tokenizer.mask_token_id is not None:  # one in the text is no word of it
+            kept = kept | (self.inputs == tokenizer.mask_token_id)
+        if baseline == "zero":
+            return self.of.over_embeddings.embed(self.inputs).masked_fill(~kept[..., None], 0)
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"the tokenizer has no padding token: choose another baseline, {_others('pad')}")
+        return torch.where(kept, self.inputs, tokenizer.pad_token_id)
+
+    def run(self, method: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+        """Run a method, all at once or in parts: see `in_parts`."""
+        return method(*tensors) if self.together else in_parts(method, self.of.model, *tensors)
+
+
+def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | None) -> Tensor:
+    """Run some rows at a time, since a backward pass keeps what all of them went through.
+
+    Args:
+        run: from tensors to a tensor, all `(A, ...)`.
+        model: what runs. One that knows no padding takes one row at a time.
+        tensors: The first `(A, N, ...)`, others `(A, ...)` or None.
+    """
+    first = cast("Tensor", tensors[0])
+    pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
+    rows = max(1, TOKENS_AT_ONCE // first.shape[1]) if pads else 1
+    parts = [slice(start, start + rows) for start in range(0, len(first), rows)]
+    return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])
+
+
+def _others(baseline: str) -> str:
+    return " or ".join(name for name in BASELINES if name != baseline)
