@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,25 +41,6 @@ class Settings:
             raise ValueError("windows have no position in common: leave one of the two out")
         if not _is_whole(self.batch_tokens) or self.batch_tokens < 1:
             raise ValueError(f"batch_tokens is {self.batch_tokens!r}: give a whole number, 1 or more")
-
-    def class_of(self, names: Sequence[str]) -> int | None:
-        """Return the class that `target` chooses: by its name, in any case, or its index.
-
-        Args:
-            names: of the model's classes.
-
-        Raises:
-            ValueError: the model has no such class.
-        """
-        if self.target is None:
-            return None
-        lowered = [name.lower() for name in names]
-        text = str(self.target).lower()
-        if text in lowered:
-            return lowered.index(text)
-        if text.isdecimal() and int(text) < len(names):
-            return int(text)
-        raise ValueError(f"target {self.target!r} is none of the model's classes: {', '.join(names)}")
 
 
 def _is_whole(value: object) -> bool:
