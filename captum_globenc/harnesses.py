@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.extras import optional
-from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.explanation import Explanation
 from captum_globenc.texts import explain
+from captum_globenc.texts.classes import class_names
 
 __all__ = ["ferret_explainer", "interpreto_explainer"]
 
@@ -48,7 +49,7 @@ def ferret_explainer(
         NAME = method
 
         def compute_feature_importance(self, text: str, target: int = 1, **_: Any) -> Any:
-            (found,) = _explained(text, model, tokenizer, method, target, options)
+            found = _explained(text, model, tokenizer, method, target, options)
             return explanations.Explanation(
                 text, found.tokens, np.array(found.scores[method]), self.NAME, target
             )
@@ -86,9 +87,10 @@ def interpreto_explainer(
         classes = classes * len(texts) if len(classes) == 1 else classes
         if len(classes) != len(texts):
             raise ValueError(f"there are {len(classes)} targets for {len(texts)} texts")
+        names = class_names(model.config)
         outputs = []
         for text, number in zip(texts, classes, strict=True):
-            (found,) = _explained(text, model, tokenizer, method, number, options)
+            found = _explained(text, model, tokenizer, method, number, options)
             encoded = tokenizer(
                 text, return_tensors="pt", return_offsets_mapping=True, truncation=found.truncated,
                 max_length=len(found.tokens),
@@ -98,7 +100,7 @@ def interpreto_explainer(
                     attributions=torch.tensor([found.scores[method]]),
                     elements=found.tokens,
                     model_inputs_to_explain=encoded.to(model.device),
-                    targets=torch.tensor([list(found.probabilities).index(found.target)]),
+                    targets=torch.tensor([names.index(found.target)]),
                     model_task=base.ModelTask.CLASSIFICATION,
                 )
             )
@@ -114,8 +116,10 @@ def _explained(
     method: str,
     number: int | None,
     options: Any,
-) -> Explanations:
-    """Explain a class by its number, whatever the names of classes are."""
-    names: dict[int, str] = model.config.id2label  # type: ignore[assignment]
-    target = None if number is None else names[number]
-    return explain([text], model, tokenizer, methods=[method], target=target, **options)
+) -> Explanation:
+    """Explain a class by its number, whatever the names of classes are; left out, the likeliest."""
+    names = class_names(model.config)
+    # A number that is none of a class is told to be none.
+    target = names[number] if number is not None and 0 <= number < len(names) else number
+    found = explain([text], model, tokenizer, methods=[method], target=target, **options)
+    return max(found, key=lambda it: it.value)

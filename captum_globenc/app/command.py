@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from captum_globenc.results.terminal import show
+from captum_globenc.results.terminal import printable, show
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier
@@ -57,7 +58,11 @@ WordsOption = Annotated[
 
 TopOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Show the N strongest in the tables, and one row for all others."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Show the N strongest in the tables, by the first method with a sign, and the sum of others.",
+    ),
 ]
 
 SpecialOption = Annotated[
@@ -75,7 +80,7 @@ class CommandError(Exception):
 
 def note(message: str) -> None:
     """Tell something on standard error, where it does not mix with results."""
-    typer.echo(f"note: {message}", err=True)
+    typer.echo(f"note: {printable(' '.join(message.split()))}", err=True)
 
 
 @contextmanager
@@ -85,7 +90,7 @@ def status(message: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(message):
+    with console.status(Text(message)):  # a name is no markup
         yield
 
 
@@ -101,8 +106,9 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
     """
     try:
         how(path)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # of a picture of a kind that is not known
+        reason = getattr(error, "strerror", None) or error
+        raise CommandError(f"cannot write {path}: {reason}") from error
 
 
 def quiet() -> None:

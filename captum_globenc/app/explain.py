@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.choices import BASELINES, COMPARED, METHODS, MIXINGS
+from captum_globenc.app.choices import BASELINES, COMPARED, MEDIA_METHODS, METHODS, MIXINGS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
@@ -154,14 +154,17 @@ def explain_texts(
     language model mask by mask, and a model that answers questions by its answer in --pair.
     """
     if images or sounds or picture is not None:
-        texts_only = (texts, pair, position, layers, against, windows, save, html)
-        if any(it is not None and it is not False for it in texts_only):
+        texts_only = (texts, pair, position, layers, against, windows, top, save, html)
+        usual = (mixing, baseline, words, special) == ("N-Enc", "mask", True, True)
+        if not usual or any(it is not None and it is not False for it in texts_only):
             raise CommandError(
                 "--image and --audio go with --model, --method, --target, --picture and --json"
             )
         from captum_globenc.app.media import explain_files
 
-        explain_files(images, sounds, model, methods, target, picture, as_json=as_json)
+        chosen = names(methods, MEDIA_METHODS, ())
+        check_names("method", chosen, MEDIA_METHODS)
+        explain_files(images, sounds, model, chosen or None, target, picture, as_json=as_json)
         return
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
@@ -181,7 +184,7 @@ def explain_texts(
         from captum_globenc.texts.explaining import explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
-        from captum_globenc.texts.tokenizing import token_limit
+        from captum_globenc.texts.tokenizing import find_long, token_limit
 
         own = [name for name in chosen if name in METHODS] or None
         try:
@@ -225,19 +228,18 @@ def explain_texts(
 
     shown = printing(words=words, top=top, special=special)
     kept: list[Explanation] = []
-    cut = 0
     for index, explanation in enumerate(_explanations(wanted, run), start=1):
         if as_json:
             typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
         else:
             shown(explanation, index=index if len(wanted) > 1 else None)
-        cut += explanation.truncated
         if html is not None or save is not None:
             kept.append(explanation)
     for message in told if own or not others else ():
         note(message)
+    limit = token_limit(classifier, tokenizer) if windows is None else None
+    cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:
-        limit = token_limit(classifier, tokenizer)
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
     made = Explanations(kept)
     if save is not None:

@@ -60,7 +60,7 @@ def explain_files(
             for name in explanation.scores:
                 listed = ", ".join(f"{part} {score:+.3f}" for part, score in explanation.top(SHOWN, name))
                 typer.echo(f"{name} \N{MIDDLE DOT} {listed}")
-        if picture is not None:
-            from captum_globenc.visualization.media import draw_media
+    if picture is not None:  # of the only one
+        from captum_globenc.visualization.media import draw_media
 
-            write(picture, draw_media(explanation).savefig)
+        write(picture, lambda path: draw_media(explanation).savefig(path))

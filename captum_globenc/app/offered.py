@@ -57,7 +57,7 @@ class Classifiers:
             LoadingError: As where it is called.
         """
         config = self(name).model.config
-        return [] if problem_of(config) == VALUE else class_names(config, config.num_labels or 0)
+        return [] if problem_of(config) == VALUE else class_names(config)
 
     def refusal(self, name: str) -> str:
         """Return why a name is neither looked up nor loaded; "" where it may be."""

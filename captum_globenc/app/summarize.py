@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError
+from captum_globenc.app.command import CommandError, write
 from captum_globenc.results.terminal import printable
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def summarize_data(
     for label, words in groupby(weights, key=lambda it: it.label):
         _show(console, label, list(words))
     if csv is not None:
-        try:
-            write_csv(weights, csv)
-        except OSError as error:
-            raise CommandError(f"cannot write {csv}: {error.strerror}") from error
+        write(csv, lambda path: write_csv(weights, path))
     if figure is not None:
         _draw(weights, figure)
 
@@ -91,7 +88,4 @@ def _draw(weights: list[WordWeight], path: Path) -> None:
     panels = {
         label: [(it.word, it.mean) for it in words] for label, words in groupby(weights, lambda it: it.label)
     }
-    try:
-        plot_words(panels).savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot draw {path}: {getattr(error, 'strerror', None) or error}") from error
+    write(path, lambda path: plot_words(panels).savefig(path, dpi=150))

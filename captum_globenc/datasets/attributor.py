@@ -17,7 +17,7 @@ from captum_globenc.datasets.passes import Passes, Scored
 from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import drops_at_random
-from captum_globenc.texts.classes import class_of
+from captum_globenc.texts.classes import class_names, class_of
 from captum_globenc.texts.digest import weights_digest
 from captum_globenc.texts.loading import load_classifier
 
@@ -243,7 +243,7 @@ class Attributor:
 
         Raises:
             ValueError: a method does not support the model, a class or a position is not known, the model is
-                in training mode, or windows share more tokens than they hold.
+                in training mode, the device cannot be used, or windows share more tokens than they hold.
             LoadingError: the model cannot be loaded.
         """
         (text,) = self._ready.read([PROBE])
@@ -270,11 +270,16 @@ class Attributor:
         if not isinstance(model, PreTrainedModel):
             model, tokenizer, missing = load_classifier(model)
             device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            model = model.to(device)
+            try:
+                model = model.to(device)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise ValueError(f"cannot use device {device!r}: {reason}") from error
         if any(map(drops_at_random, model.modules())):
             raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
-        labels = model.config.id2label or {}
-        names = [str(labels.get(index, index)) for index in range(model.config.num_labels)]
+        names = class_names(model.config)
         if model.config.problem_type == "regression" and len(names) > 1 and settings.target is None:
             raise ValueError(
                 f"the model gives {len(names)} values: choose one with target, of {', '.join(names)}"

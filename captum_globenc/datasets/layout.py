@@ -173,7 +173,7 @@ def _class_index(label: Any, names: Sequence[str]) -> int | None:
         return lowered.index(label.lower())
     try:
         number = int(label)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or an infinite one
         return None
     return number if number == float(label) and 0 <= number < len(names) else None
 

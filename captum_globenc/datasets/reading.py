@@ -99,8 +99,8 @@ class Source:
             for row, _ in self._rows(path):
                 rows += 1
                 names |= row.keys()
-                if row.get("label") is not None:
-                    kinds.add(_kind(row["label"], by_text=path.suffix != ".jsonl"))
+                if row.get("label") not in (None, ""):
+                    kinds.add(_kind(row["label"], by_text=path.suffix.lower() != ".jsonl"))
             if rows:
                 _present(path, [self._wanted[what] for what in names], self._wanted)
             seen |= names
@@ -139,20 +139,24 @@ class Source:
 
     def _rows(self, path: Path) -> Iterator[Row]:
         try:
-            yield from KINDS[path.suffix](path, self._wanted)
+            yield from KINDS[path.suffix.lower()](path, self._wanted)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"cannot read {path}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(it for it in path.iterdir() if it.suffix in KINDS and not it.name.startswith("."))
+        files = sorted(
+            it
+            for it in path.iterdir()
+            if it.suffix.lower() in KINDS and not it.name.startswith(".") and not it.is_dir()
+        )
         if not files:
             raise ValueError(f"{path} holds no file of {', '.join(KINDS)}")
         return files
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
-    if path.suffix not in KINDS:
+    if path.suffix.lower() not in KINDS:
         raise ValueError(f"{path} is none of {', '.join(KINDS)}, and no folder of such files")
     return [path]
 
@@ -210,7 +214,7 @@ def _json_lines(path: Path, wanted: Wanted) -> Iterator[Row]:
             except UnicodeDecodeError:
                 yield {}, f"line {number} of {path.name} is not valid UTF-8"
                 continue
-            except ValueError:
+            except (ValueError, RecursionError):  # nested deeper than Python reads
                 yield {}, f"line {number} of {path.name} is not valid JSON"
                 continue
             if not isinstance(value, dict):

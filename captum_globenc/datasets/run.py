@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from captum_globenc.datasets.attributor import Attributor
 from captum_globenc.datasets.engines import ENGINES, check_engine
 from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
@@ -83,6 +85,8 @@ def attribute_files(
     chosen.check(Plan(attributor.methods, dtype, ()))
     settings = attributor.settings
     columns = {"text": settings.text_column, "pair": settings.pair_column, "label": label_column}
+    if Path(data).resolve() == Path(out).resolve():
+        raise ValueError(f"{out} holds the data: choose another folder for the attributions")
     source = Source(Path(data), text=settings.text_column, pair=settings.pair_column, label=label_column)
     survey = source.survey()
     attributor.check()
@@ -125,7 +129,7 @@ def attribute_files(
     if len(finished) < len(shards):
         blocks = _missing(source.blocks(rows_per_shard, survey.label), finished)
         for number, block, made in ENGINES[engine](attributor, blocks, workers, done):
-            rows = chosen.columns(_rows(block, made), plan)
+            rows = chosen.columns(_rows(block, made, plan), plan)
             counts[number] = _counts(made, rows["error"])
             shards.write(number, chosen.table(rows, plan), counts[number])
     total = Counts()
@@ -140,15 +144,24 @@ def _missing(blocks: Iterator[Block], finished: Mapping[int, Counts]) -> Iterato
     return ((number, block) for number, block in enumerate(blocks) if number not in finished)
 
 
-def _rows(block: Block, made: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Put what was read and what was made of it together."""
+def _rows(block: Block, made: Mapping[str, Sequence[Any]], plan: Plan) -> dict[str, Sequence[Any]]:
+    """Put what was read and what was made of it together; scores that cannot be stored are an error."""
     errors = [block.problems.get(place, error) for place, error in enumerate(made["error"])]
+    scores = {name: list(made[name]) for name in plan.methods}
+    largest = np.finfo(plan.dtype).max
+    for name, rows in scores.items():
+        for place, row in enumerate(rows):
+            if row and np.abs(row).max() > largest:
+                errors[place] = f"{name} gave scores too large for {plan.dtype}: choose a wider dtype"
+    for place, error in enumerate(errors):
+        for rows in scores.values() if error else ():
+            rows[place] = []
     given = {name: list(column) for name, column in block.columns.items()}
     for name in ("text", "pair"):
         if name in given:
             given[name] = [_storable(text) for text in given[name]]
     numbers = range(block.start, block.start + len(block))
-    return {"idx": numbers, **given, **made, "error": errors}
+    return {"idx": numbers, **given, **made, **scores, "error": errors}
 
 
 def _counts(made: Mapping[str, Sequence[Any]], errors: Sequence[str]) -> Counts:

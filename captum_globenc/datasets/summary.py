@@ -49,7 +49,7 @@ TOKENS = """
 SELECT *, lower(words[place + 1]) AS word FROM (
     SELECT idx, text, {label} AS label, words, unnest(word_ids) AS place,
            unnest([NULL::INTEGER] || word_ids[:-2]) AS before, unnest("{method}")::DOUBLE AS score
-    FROM read_parquet({files}) WHERE len(word_ids) > 0
+    FROM read_parquet({files}) WHERE error = ''
 )
 WHERE place IS NOT NULL
 """
@@ -102,7 +102,7 @@ def summarize(
 
     Raises:
         ValueError: the folder holds no attributions, or not all of them, or they have another layout or no
-            such method, or a number is too low.
+            such method; a number is too low, or the memory; or a file is damaged.
         ImportError: the extra `datasets` is not installed.
     """
     for what, number, least in (("top", top, 1), ("min_count", min_count, 1), ("examples", examples, 0)):
@@ -122,26 +122,30 @@ def summarize(
         files=f"[{', '.join(map(_quoted, shard_files(folder)))}]",
     )
     duckdb: Any = optional("duckdb", "datasets")
-    with tempfile.TemporaryDirectory() as spilled, duckdb.connect() as database:
-        database.execute("SET temp_directory = ?", [spilled])
-        try:
-            database.execute("SET memory_limit = ?", [memory])
-        except duckdb.Error as error:
-            raise ValueError(f"memory is {memory!r}: give a size such as 500MB") from error
-        database.execute("SET preserve_insertion_order = false")
-        weights = WEIGHTS.format(tokens=tokens, least=min_count, top=top)
-        database.execute(f"CREATE TEMP TABLE weights AS {weights}")
-        found: dict[tuple[str, str], list[Example]] = {}
-        if examples:
-            rows = database.execute(EXAMPLES.format(tokens=tokens, most=examples)).fetchall()
-            found = {
-                (label, word): [Example(-it["before"], it["text"] or "") for it in chosen]
-                for label, word, chosen in rows
-            }
-        ordered = database.execute(
-            "SELECT label, word, total / occurrences AS mean, occurrences FROM weights "
-            "ORDER BY label, mean DESC, word"
-        ).fetchall()
+    try:
+        with tempfile.TemporaryDirectory() as spilled, duckdb.connect() as database:
+            database.execute("SET temp_directory = ?", [spilled])
+            try:
+                database.execute("SET memory_limit = ?", [memory])
+            except duckdb.Error as error:
+                raise ValueError(f"memory is {memory!r}: give a size such as 500MB") from error
+            database.execute("SET preserve_insertion_order = false")
+            weights = WEIGHTS.format(tokens=tokens, least=min_count, top=top)
+            database.execute(f"CREATE TEMP TABLE weights AS {weights}")
+            found: dict[tuple[str, str], list[Example]] = {}
+            if examples:
+                rows = database.execute(EXAMPLES.format(tokens=tokens, most=examples)).fetchall()
+                found = {
+                    (label, word): [Example(-it["before"], it["text"] or "") for it in chosen]
+                    for label, word, chosen in rows
+                }
+            ordered = database.execute(
+                "SELECT label, word, total / occurrences AS mean, occurrences FROM weights "
+                "ORDER BY label, mean DESC, word"
+            ).fetchall()
+    except duckdb.Error as error:  # of a damaged file, or too little memory
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"cannot sum up {folder}: {reason}") from error
     return [
         WordWeight(label, word, mean, count, found.get((label, word), []))
         for label, word, mean, count in ordered

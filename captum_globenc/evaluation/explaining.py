@@ -5,7 +5,7 @@ B texts, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,6 +21,7 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.classes import class_of
+from captum_globenc.texts.subject import run_together
 
 __all__ = ["explain_by"]
 
@@ -46,7 +47,8 @@ def explain_by(
 
     Args:
         methods: names from :data:`captum_globenc.evaluation.METHODS`.
-        explanations: of B texts, by `captum_globenc.explain`; they run as one batch.
+        explanations: of B texts, by `captum_globenc.explain`; they run as one batch, but
+            where the model knows no padding.
         model: the sequence classifier.
         tokenizer: its tokenizer.
         position: the token whose mixture GlobEnc's kinds explain, as in `explain`.
@@ -78,6 +80,14 @@ def explain_by(
     if not explanations or not methods:
         return Explanations(explanations)
     subject = Subject(model, tokenizer, position=position)
+    together = [explanations] if run_together(model, tokenizer) else [[it] for it in explanations]
+    return Explanations(it for some in together for it in _added(methods, some, subject))
+
+
+def _added(
+    methods: Sequence[str], explanations: Sequence[Explanation], subject: Subject
+) -> Iterator[Explanation]:
+    """Yield explanations of one batch with the scores of more methods."""
     batch = subject.batch(0, [Example(i, it.text, None, it.pair) for i, it in enumerate(explanations)])
     real: Tensor = batch.extra[0]  # its attention mask
     lengths = real.sum(-1).tolist()
@@ -87,16 +97,9 @@ def explain_by(
     batch = replace(batch, target=torch.tensor(classes, device=batch.inputs.device))
     kinds: dict[str, Kind] = {name: _kind(name) for name in methods}
     made = {name: _scores(name, subject, batch, real) for name in methods}
-    return Explanations(
-        type(it)(
-            **{
-                **vars(it),
-                "scores": {**it.scores, **{name: rows[i][:length] for name, rows in made.items()}},
-                "kinds": {**it.kinds, **kinds},
-            }
-        )
-        for i, (it, length) in enumerate(zip(explanations, lengths, strict=True))
-    )
+    for i, (it, length) in enumerate(zip(explanations, lengths, strict=True)):
+        scores = {**it.scores, **{name: rows[i][:length] for name, rows in made.items()}}
+        yield replace(it, scores=scores, kinds={**it.kinds, **kinds})
 
 
 def _kind(name: str) -> Kind:

@@ -116,8 +116,13 @@ def _fields_of_any_length() -> Iterator[None]:
 
 def _lines(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _object(json.loads(line), number)
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):  # nested deeper than Python reads
+            raise ValueError(f"line {number} is not valid JSON") from None
+        yield number, _object(entry, number)
 
 
 def _entries(text: str) -> Iterator[Row]:
@@ -129,7 +134,10 @@ def _entries(text: str) -> Iterator[Row]:
     at = _past_space(text, at + 1)
     while text[at : at + 1] != "]":
         line = text.count("\n", 0, at) + 1
-        entry, at = decoder.raw_decode(text, at)
+        try:
+            entry, at = decoder.raw_decode(text, at)
+        except RecursionError:
+            raise ValueError(f"line {line} is nested too deep") from None
         yield line, _object(entry, line)
         at = _past_space(text, at)
         if text[at : at + 1] not in (",", "]"):

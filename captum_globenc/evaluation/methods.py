@@ -21,7 +21,7 @@ from captum.attr import (
     Occlusion,
     Saliency,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.globenc import GlobEnc
@@ -84,10 +84,12 @@ def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Te
 
 def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tensor:
     """Exact differences from the text all masked, in so many segments."""
-    scores: Tensor = subject.exact_differences.attribute(
-        batch.inputs, batch.blanks, batch.target, batch.extra, n_steps=n_steps
-    )
-    return scores
+    inputs, blanks, extra = batch.inputs, batch.blanks, batch.extra
+    if subject.keeps_ids:
+        over = subject.over_embeddings
+        inputs, blanks, extra = over.embed(inputs), over.embed(blanks), (inputs, *extra)
+    scores: Tensor = subject.exact_differences.attribute(inputs, blanks, batch.target, extra, n_steps=n_steps)
+    return scores.sum(-1) if subject.keeps_ids else scores
 
 
 def decompx(subject: Subject, batch: Batch) -> Tensor:
@@ -108,8 +110,10 @@ def libragrad(subject: Subject, batch: Batch) -> Tensor:
 
 def gim(subject: Subject, batch: Batch) -> Tensor:
     """GIM from the text all masked, on word embeddings."""
-    inputs, blanks = (subject.embed(ids) for ids in (batch.inputs, batch.blanks))
-    return gradient_interactions(subject.forward, inputs, blanks, batch.extra, batch.target).sum(-1)
+    over = subject.over_embeddings
+    inputs, blanks = over.embed(batch.inputs), over.embed(batch.blanks)
+    extra = (batch.inputs, *batch.extra)
+    return gradient_interactions(over, inputs, blanks, extra, batch.target).sum(-1)
 
 
 def rolled_out(subject: Subject, batch: Batch, method: Callable[..., Tensor]) -> Tensor:
@@ -126,27 +130,17 @@ def on_embeddings(
     reduce: Callable[..., Tensor] = torch.sum,
     **options: Any,
 ) -> Tensor:
-    """One of Captum's methods over word embeddings; its baseline is the text all masked."""
-    inputs = subject.embed(batch.inputs)
+    """One of Captum's methods over word embeddings, the ids kept; its baseline is the text all masked."""
+    over = subject.over_embeddings
     if has_baseline:
-        options["baselines"] = subject.embed(batch.blanks)
-    scores = method(_InPrecisionOf(inputs, subject.forward)).attribute(
-        inputs, target=batch.target, additional_forward_args=batch.extra, **options
+        options["baselines"] = over.embed(batch.blanks)
+    scores = method(over).attribute(
+        over.embed(batch.inputs),
+        target=batch.target,
+        additional_forward_args=(batch.inputs, *batch.extra),
+        **options,
     )
     return reduce(scores, dim=-1)
-
-
-class _InPrecisionOf(nn.Module):
-    """A forward function that takes embeddings in any precision, as those between two texts come."""
-
-    def __init__(self, like: Tensor, forward_func: nn.Module) -> None:
-        super().__init__()
-        self.dtype = like.dtype
-        self.forward_func = forward_func
-
-    def forward(self, embeddings: Tensor, *extra: Tensor | None) -> Tensor:
-        logits: Tensor = self.forward_func(embeddings.to(self.dtype), *extra)
-        return logits
 
 
 def integrated_gradients(subject: Subject, batch: Batch) -> Tensor:
@@ -168,11 +162,11 @@ def feature_ablation(
 ) -> Tensor:
     """Leave one out: what the class's logit loses when a token is masked; or tokens side by side."""
     at_once = max(1, TEXTS_AT_ONCE // len(batch.examples))
-    scores: Tensor = method(subject.forward).attribute(
+    scores: Tensor = method(subject.blanked).attribute(
         batch.inputs,
         baselines=batch.blanks,
         target=batch.target,
-        additional_forward_args=batch.extra,
+        additional_forward_args=subject.beside(batch),
         perturbations_per_eval=min(at_once, batch.inputs.shape[1]),
         **options,
     )
@@ -188,13 +182,13 @@ def lime(subject: Subject, batch: Batch) -> Tensor:
     for one in batch.singles():
         # Special tokens and padding are their own baseline, so they may go with the first token.
         features = (one.mask.long().cumsum(dim=1) - 1).clamp(min=0) * one.mask
-        method = Lime(subject.forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+        method = Lime(subject.blanked, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
         rows.append(
             method.attribute(
                 one.inputs,
                 baselines=one.blanks,
                 target=one.target,
-                additional_forward_args=one.extra,
+                additional_forward_args=subject.beside(one),
                 feature_mask=features,
                 n_samples=LIME_SAMPLES,
                 perturbations_per_eval=LIME_SAMPLES,

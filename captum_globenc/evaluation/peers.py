@@ -20,6 +20,7 @@ from captum_globenc.differences.peers import gim
 from captum_globenc.evaluation.context import with_whole_layers
 from captum_globenc.forward import EncoderForward
 from captum_globenc.recording.fused import seen_into
+from captum_globenc.texts.embeddings import OnEmbeddings
 
 __all__ = ["fullgrad_plus", "gradient_interactions", "relevance"]
 
@@ -87,7 +88,7 @@ def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any],
 
 
 def gradient_interactions(
-    forward: EncoderForward,
+    forward: EncoderForward | OnEmbeddings,
     inputs: Tensor,
     baselines: Tensor,
     extra: Sequence[Any],
@@ -169,7 +170,7 @@ class Biases:
 
 
 def _run(
-    forward: EncoderForward,
+    forward: EncoderForward | OnEmbeddings,
     inputs: Tensor,
     extra: Sequence[Any],
     rules: Rules,

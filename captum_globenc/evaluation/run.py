@@ -87,6 +87,7 @@ def evaluate(
         ValueError: a name is not known, the model is not supported, a label or `target` is none of its
             classes, a position lies outside of a text, or `out` holds something else.
         ImportError: a method or metric needs a package that is not installed.
+        RuntimeError: the numbers of a method were found not to hold.
 
     Example:
         >>> from captum_globenc.texts import load_default

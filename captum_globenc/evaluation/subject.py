@@ -1,6 +1,6 @@
 """What is evaluated: a classifier and its tokenizer, and batches of texts made ready for it.
 
-Letters: B batch, N tokens, D embedding size, C classes.
+Letters: B batch, N tokens, C classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.attr.deep_lift import TransformerDeepLift
@@ -17,9 +17,10 @@ from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
 from captum_globenc.evaluation.marks import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token, special_tokens
-from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_of, problem_of
+from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
+from captum_globenc.texts.embeddings import OnEmbeddings
 from captum_globenc.texts.position import resolve_position
-from captum_globenc.texts.tokenizing import token_limit
+from captum_globenc.texts.tokenizing import find_long, token_limit
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,33 @@ class Subject:
 
     @cached_property
     def exact_differences(self) -> TransformerDeepLift:
-        """One for all batches, so that it proves an operation once."""
-        return TransformerDeepLift(self.forward)
+        """One for all batches, so that it proves an operation once; over embeddings where ids are kept."""
+        return TransformerDeepLift(self.over_embeddings if self.keeps_ids else self.forward)
+
+    @cached_property
+    def over_embeddings(self) -> OnEmbeddings:
+        """The same of word embeddings and ids: see `OnEmbeddings`."""
+        return OnEmbeddings(self.forward, self.model)
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether words are blanked where the model looks them up, while it goes on reading their ids.
+
+        Where padding stands for no token, its id would tell the model that the text ends there.
+        """
+        config = self.model.config
+        return self.blank == getattr(config, "pad_token_id", None) and not getattr(
+            config, "is_encoder_decoder", False
+        )
+
+    @cached_property
+    def blanked(self) -> nn.Module:
+        """The forward function for methods that blank some ids; `beside` makes its other arguments."""
+        return _Blanked(self.over_embeddings) if self.keeps_ids else self.forward
+
+    def beside(self, batch: "Batch") -> tuple[Any, ...]:
+        """Return the arguments of `blanked` that follow ids some of which are blanked."""
+        return (batch.inputs, *batch.extra) if self.keeps_ids else batch.extra
 
     @property
     def blank(self) -> int:
@@ -68,11 +94,6 @@ class Subject:
         """What makes probabilities of logits; "none" of a regression's values."""
         return ACTIVATIONS[self.problem]
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
-        embeddings: Tensor = self.model.get_input_embeddings()(ids)
-        return embeddings.detach()
-
     def ids(self, example: Example) -> list[int]:
         """Return the tokens of a text, and of its pair, as the model sees them."""
         limit = self._limit
@@ -83,15 +104,13 @@ class Subject:
 
     def is_cut(self, example: Example) -> bool:
         """Tell whether a text, with its pair, is longer than the model takes."""
-        limit = self._limit
-        whole = self.tokenizer(example.text, example.pair, verbose=False)["input_ids"]
-        return limit is not None and len(whole) > limit
+        pair = None if example.pair is None else [example.pair]
+        return find_long([example.text], pair, self.tokenizer, self._limit)[0]
 
     @cached_property
     def names(self) -> list[str]:
         """The names of the classes, by index."""
-        names: dict[int, str] = self.model.config.id2label  # type: ignore[assignment]
-        return [names[index] for index in sorted(names)]
+        return class_names(self.model.config)
 
     def classes(self, label: Label) -> tuple[int, ...] | None:
         """Return the classes that a label names, as :func:`~captum_globenc.evaluation.labels.classes_of`."""
@@ -122,7 +141,7 @@ class Subject:
         encoded = self.tokenizer(
             [example.text for example in examples],
             [example.pair for example in examples] if examples[0].pair is not None else None,
-            padding=True,
+            padding=len(examples) > 1,  # which a tokenizer may have no token for
             padding_side="right",
             truncation=self._limit is not None,
             max_length=self._limit,
@@ -220,6 +239,23 @@ class Batch:
                 position=self.position[one] if isinstance(self.position, Tensor) else self.position,
                 scores={},
             )
+
+
+class _Blanked(nn.Module):
+    """A forward function of ids some of which are blanked, and of the text's own, which the model reads.
+
+    Args:
+        over: the same of word embeddings and ids.
+    """
+
+    def __init__(self, over: OnEmbeddings) -> None:
+        super().__init__()
+        self.over = over
+
+    def forward(self, blanked: Tensor, ids: Tensor, *arguments: Any) -> Tensor:
+        """Run the model."""
+        logits: Tensor = self.over(self.over.embed(blanked), ids, *arguments)
+        return logits
 
 
 class Remembering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from textwrap import shorten
@@ -132,12 +133,10 @@ class Explanation(Record):
         """
         names = [self.chosen(name) for name in methods]
         rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers")}
-        return type(self)(
-            **{
-                **vars(self),
-                **{what: {it: row[it] for it in names if it in row} for what, row in rows.items()},
-            }
-        )
+        kept: dict[str, Any] = {
+            what: {it: row[it] for it in names if it in row} for what, row in rows.items()
+        }
+        return replace(self, **kept)
 
     def difference(self, other: Explanation) -> Explanation:
         """Return this explanation less another of the same tokens: two classes, two models, two texts.
@@ -172,7 +171,7 @@ class Explanation(Record):
         }
         whose = "" if self.model == other.model else f" by {other.model.get('name') or 'another model'}"
         where = "" if self.sources == other.sources else f" in {shorten(other.text, 40)!r}"
-        made = {
+        made: dict[str, Any] = {
             "scores": {name: _less(self.scores[name], other.scores[name]) for name in both},
             "kinds": kinds,
             "layers": layers,
@@ -186,7 +185,7 @@ class Explanation(Record):
             "truncated": self.truncated or other.truncated,
             "less": f"{other.subject}{whose}{where}",
         }
-        return type(self)(**{**vars(self), **made})
+        return replace(self, **made)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; what there may be none of, such as a pair, is left out then."""

@@ -113,8 +113,8 @@ def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -
             continue
         try:
             yield make(fields_of(json.loads(line, parse_constant=_refused)))
-        except ValueError as error:
-            reason = "this is no JSON" if isinstance(error, json.JSONDecodeError) else error
+        except (ValueError, RecursionError) as error:
+            reason = "this is no JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
             raise FileFormatError(f"{path}, line {number}: {reason}") from error
 
 

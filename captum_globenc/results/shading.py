@@ -16,7 +16,7 @@ UNREAD = "the tokenizer drops this: the model does not read it"
 """What is said of characters that no token stands for."""
 
 CUT = "cut off: the text is longer than the model takes"
-"""What is said of the end of a text that was too long."""
+"""What is said of the end, or the beginning, of a text that was too long."""
 
 Stretch = tuple[int, int, tuple[int, ...]]
 """From which character of a text up to which, and the tokens that stand there."""
@@ -98,7 +98,10 @@ def cut_into_pieces(
                 waiting = ()
     if waiting:
         _add(found[current or 0], (0, 0) if current is None else found[current][-1][:2], waiting)
-    filled = [_filled(source, row, names, truncated) for source, row in zip(sources, found, strict=True)]
+    # A tokenizer may cut the beginning off: then nothing is missing behind.
+    ends = [source[row[-1][1] if row else 0 :] for source, row in zip(sources, found, strict=True)]
+    cut = ("end" if "".join(ends).strip() else "beginning") if truncated else ""
+    filled = [_filled(source, row, names, cut) for source, row in zip(sources, found, strict=True)]
     filled[0] = [*ahead, *filled[0]]
     return [[*pieces, *rest] for pieces, rest in zip(filled, behind, strict=True)]
 
@@ -120,15 +123,16 @@ def _add(found: list[Stretch], where: tuple[int, int], tokens: tuple[int, ...]) 
     found.append((start, stop, tokens))
 
 
-def _filled(source: str, found: Sequence[Stretch], names: dict[int, str], truncated: bool) -> list[Piece]:
+def _filled(source: str, found: Sequence[Stretch], names: dict[int, str], cut: str) -> list[Piece]:
     """Return the pieces of a text, with what lies between them."""
     pieces: list[Piece] = []
     ends = [0, *(stop for _, stop, _ in found)]
     begins = [*(start for start, _, _ in found), len(source)]
+    lost_at = {"end": len(found), "beginning": 0}.get(cut)
     for index, (before, after) in enumerate(zip(ends, begins, strict=True)):
         gap = source[before:after]
         if gap:
-            lost = CUT if truncated and index == len(found) else UNREAD
+            lost = CUT if index == lost_at else UNREAD
             pieces.append(Piece(gap, note="" if gap.isspace() else lost))
         if index < len(found):
             start, stop, tokens = found[index]

@@ -100,8 +100,9 @@ class Shown:
         else:
             rows = [self._row_of(token) for token in sorted(token for it in pieces for token in it.tokens)]
         if top is not None and record.scores:
-            scores = merge_scores(record.scores[record.chosen()], rows)
-            order = sorted(range(len(rows)), key=lambda place: -abs(scores[place]))
+            made = [merge_scores(record.scores[name], rows) for name in _ranking(record)]
+            sizes = [max(map(abs, row)) for row in zip(*made, strict=True)]
+            order = sorted(range(len(rows)), key=lambda place: -sizes[place])
             rows = [rows[place] for place in order[:top]]
         self._rows = rows
         shown = {token for row in rows for token in row.tokens}
@@ -214,6 +215,13 @@ class Shown:
         for names, *line in zip(rows, *cells, strict=True):
             table.add_row(*map(Text, names[-heads if heads else 0 :]), *line)
         return table
+
+
+def _ranking(record: Record) -> list[str]:
+    """Return whose scores rank the rows: the first for and against a class, for all that are side by side."""
+    name, outputs = record.chosen(), record.outputs
+    method = name.removesuffix(f": {outputs[name][0]}") if name in outputs else name
+    return [it for it, (target, _) in outputs.items() if it == f"{method}: {target}"] or [name]
 
 
 def _caption(text: str, signed: bool, *, plain: bool) -> Text:

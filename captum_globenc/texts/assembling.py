@@ -6,6 +6,7 @@ Shapes: A asked rows, N tokens of a row, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ def beside(found: Sequence[Explanation]) -> Explanation:
         found: one for each class. Shares, which know no class, are kept once.
     """
     first = found[0]
-    made: dict[str, dict[str, Any]] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
+    made: dict[str, Any] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
     for name, kind in first.kinds.items():
         for it in found[:1] if kind == "shares" else found:
             key = name if kind == "shares" else f"{name}: {it.target}"
@@ -92,7 +93,7 @@ def beside(found: Sequence[Explanation]) -> Explanation:
                 made["outputs"][key] = (it.target, it.explained)
             if name in it.layers:
                 made["layers"][key] = it.layers[name]
-    return Explanation(**{**vars(first), **made, "target": first.prediction, "explained": first.value})
+    return replace(first, **made, target=first.prediction, explained=first.value)
 
 
 class _Laid:

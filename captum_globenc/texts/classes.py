@@ -3,6 +3,7 @@
 Shapes: B texts, C classes.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -49,7 +50,7 @@ def problem_of(config: PretrainedConfig) -> str:
 
 
 def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
-    """Return the class of a label: its name in any case, or its index where no name is a number.
+    """Return the class of a label: its name as it is or in any case, or its index where no name is a number.
 
     Args:
         label: the label.
@@ -63,9 +64,11 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
         >>> class_of("GOOD", ["bad", "good"]), class_of(0, ["bad", "good"])
         (1, 0)
     """
-    lowered = [name.lower() for name in names]
-    text = str(label).lower()
-    if text in lowered:
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    text, lowered = text.lower(), [name.lower() for name in names]
+    if lowered.count(text) == 1:
         return lowered.index(text)
     if text in TRUTH and len(names) == 2:
         return TRUTH[text]
@@ -75,16 +78,22 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
 
 
-def class_names(config: PretrainedConfig, count: int) -> list[str]:
-    """Return the names of so many classes, by index; one without a name is called by its number.
+def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]:
+    """Return the names of so many classes, or of all of a model, by index, each another.
+
+    One without a name is called by its number, which also tells those apart that are called alike.
 
     Example:
         >>> from transformers import BertConfig
         >>> class_names(BertConfig(id2label={0: "bad", 1: "good"}), 3)
         ['bad', 'good', '2']
+        >>> class_names(BertConfig(id2label={0: "bad", 1: "bad"}), 2)
+        ['bad (0)', 'bad (1)']
     """
-    names = cast("Mapping[int, str]", config.id2label or {})
-    return [str(names.get(index, index)) for index in range(count)]
+    known = cast("Mapping[int, str]", config.id2label or {})
+    names = [str(known.get(index, "")) or str(index) for index in range(count or config.num_labels or 0)]
+    alike = Counter(names)
+    return [name if alike[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:

@@ -47,6 +47,9 @@ class OnEmbeddings(nn.Module):
     def __init__(self, forward_func: Callable[..., Tensor], model: nn.Module) -> None:
         super().__init__()
         self.forward_func = forward_func
+        self._model = (
+            model,
+        )  # no second child: some walk through a module and meet twice what is there twice
         try:
             layer = cast("Any", model).get_input_embeddings()
         except (AttributeError, NotImplementedError):
@@ -57,6 +60,11 @@ class OnEmbeddings(nn.Module):
         weight = getattr(layer, "weight", None)
         others = [it for it in model.modules() if isinstance(it, nn.Embedding) and it.weight is weight]
         self._layers = list(dict.fromkeys([layer, *others]))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that runs."""
+        return self._model[0]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""

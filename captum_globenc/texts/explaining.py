@@ -97,7 +97,7 @@ def explain(
         token, and none of one without entities.
 
     Raises:
-        TypeError: `texts` is one string, or there is no tokenizer.
+        TypeError: `texts` is one string, or holds something else, or there is no tokenizer.
         ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
             model or none does, the model's outputs are none of a task's, a name is not known, a class is held
             against itself, a position lies outside of a text, a text has no mask token or no text to find an
@@ -116,7 +116,11 @@ def explain(
     """
     if isinstance(texts, str):
         raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
+    texts = list(texts)
     pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
+    for it in (*texts, *(pair for pair in pairs if pair is not None)):
+        if not isinstance(it, str):
+            raise TypeError(f"a text is a {type(it).__name__}, and no string: {it!r}")
     if len(pairs) != len(texts):
         raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
     options = Options(methods, position, mixing, layers, target, against, baseline, windows, threshold)

@@ -69,7 +69,10 @@ def _asked(given: Given, text: int, rows: Sequence[int], place: int) -> Asked:
         picks = {**picks, (token, other): -1.0}
     offsets = given.offsets(row)
     likely = shares.topk(min(SHOWN, len(shares)))
-    names = [_read(it, given.subject.tokenizer) for it in likely.indices.tolist()]
+    probabilities: dict[str, float] = {}
+    for it, share in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+        # Of tokens that read alike, as one at the beginning of a word and one within may, the likeliest.
+        probabilities.setdefault(_read(it, given.subject.tokenizer), share)
     return Asked(
         text=text,
         rows=[row],
@@ -77,7 +80,7 @@ def _asked(given: Given, text: int, rows: Sequence[int], place: int) -> Asked:
         prediction=_read(best, given.subject.tokenizer),
         probability=shares[best].item(),
         value=logits[best].item(),
-        probabilities=dict(zip(names, likely.values.tolist(), strict=True)),
+        probabilities=probabilities,
         target=_read(one, given.subject.tokenizer),
         against=None if given.options.against is None else _read(other, given.subject.tokenizer),
         explained=given.sum_of([row], picks),

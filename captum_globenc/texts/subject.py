@@ -12,7 +12,7 @@ from captum_globenc.forward import sentence_object
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["Subject", "subject_of"]
+__all__ = ["Subject", "run_together", "subject_of"]
 
 
 class Subject(NamedTuple):
@@ -41,7 +41,12 @@ class Subject(NamedTuple):
     @property
     def pads(self) -> bool:
         """Whether texts of different lengths run together."""
-        return None not in (self.tokenizer.pad_token_id, getattr(self.model.config, "pad_token_id", None))
+        return run_together(self.model, self.tokenizer)
+
+
+def run_together(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether texts of different lengths run together: model and tokenizer know padding."""
+    return None not in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
 
 
 def subject_of(

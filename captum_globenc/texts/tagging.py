@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from captum_globenc.results.record import Span
 from captum_globenc.texts.asked import Asked, Given, Picks
-from captum_globenc.texts.classes import class_names
 
 __all__ = ["ask_entities"]
 
@@ -42,7 +41,9 @@ def ask_entities(given: Given) -> list[Asked]:
     if any(pair is not None for pair in given.pairs):
         raise ValueError("entities are of one text: leave pair out")
     pipeline = _pipeline(given)
-    names = class_names(given.subject.model.config, given.outputs.shape[2])
+    # As the pipeline calls them, which may call several alike.
+    called = cast("Mapping[int, str]", given.subject.model.config.id2label or {})
+    names = [str(called.get(index, index)) for index in range(given.outputs.shape[2])]
     asked = []
     for text, rows in enumerate(given.encoded.rows):
         found = [{**entity, "row": row} for row in rows for entity in _entities(pipeline, given, text, row)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.windows import cut_windows, find_segments
 
-__all__ = ["Encoded", "encode", "token_limit"]
+__all__ = ["Encoded", "encode", "find_long", "token_limit"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return limit if limit < 10**9 else None
 
 
+def find_long(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+) -> list[bool]:
+    """Tell which texts, with their pairs, have more tokens than a limit, if there is one."""
+    if limit is None:
+        return [False] * len(texts)
+    return [len(ids) > limit for ids in tokenizer(list(texts), pairs, verbose=False)["input_ids"]]
+
+
 def encode(
     texts: Sequence[str],
     pairs: Sequence[str | None],
@@ -92,8 +105,8 @@ def encode(
         The texts, on the model's device.
 
     Raises:
-        ValueError: A text is not valid Unicode, or has tokens that the model has no embedding for, some texts
-            have a pair and others none, or windows cannot share so many tokens.
+        ValueError: A text is not valid Unicode, has no tokens, or some that the model has no embedding for;
+            some texts have a pair and others none; or windows cannot share so many tokens.
     """
     for text in (*texts, *(pair or "" for pair in pairs)):
         try:
@@ -106,8 +119,7 @@ def encode(
             f"{len(given)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
     limit = token_limit(model, tokenizer)
-    lengths = [len(ids) for ids in tokenizer(list(texts), given or None, verbose=False)["input_ids"]]
-    long = [limit is not None and length > limit for length in lengths]
+    long = find_long(texts, given or None, tokenizer, limit)
     batch = tokenizer(
         list(texts),
         given or None,
@@ -120,6 +132,9 @@ def encode(
         return_tensors="pt",
         verbose=False,
     )
+    for text, tokens in zip(texts, batch["attention_mask"].sum(-1), strict=True):
+        if not tokens:
+            raise ValueError(f"{shorten(text, 40)!r} has no tokens: there is nothing to explain")
     embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if embeddings is not None and int(batch["input_ids"].max()) >= embeddings:
         raise ValueError(
@@ -132,9 +147,7 @@ def encode(
         return Encoded(batch, whole, batch, long)
     cut = []
     for row in range(len(texts)):
-        segments = find_segments(batch, row, paired=bool(given))
-        longer = int(segments.count(1) > segments.count(0))
-        cut.append(cut_windows(segments, limit, windows, longer))
+        cut.append(cut_windows(find_segments(batch, row, paired=bool(given)), limit, windows))
     return Encoded(batch, cut, _rows(batch, cut, tokenizer), [False] * len(texts))
 
 

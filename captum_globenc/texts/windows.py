@@ -37,20 +37,17 @@ def find_segments(batch: Mapping[str, Any], row: int, *, paired: bool) -> list[i
     return [None if it else 0 for it, there in zip(special, real, strict=True) if there]
 
 
-def cut_windows(
-    segments: Sequence[int | None], limit: int, overlap: int, segment: int = 0
-) -> list[list[int]]:
+def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> list[list[int]]:
     """Choose the tokens of overlapping windows that hold all of a document between them.
 
-    Each window has the special tokens, the other segment if there is one, and a stretch of the one that is
-    cut. All are as long as the model takes: the last begins early enough for that, so that it may share more
+    Each window has the special tokens, the shorter segment if there are two, and a stretch of the longer.
+    All are as long as the model takes: the last begins early enough for that, so that it may share more
     than `overlap` tokens with the one before it, and no window has little context.
 
     Args:
         segments: N numbers of the segment that a token belongs to, None for a special token.
         limit: M, how many tokens the model takes.
-        overlap: how many tokens of the segment that is cut two neighbouring windows share at least.
-        segment: which one is cut, the first (0) or the second (1).
+        overlap: how many tokens of the longer segment two neighbouring windows share at least.
 
     Returns:
         W lists of M positions in the document, in order.
@@ -65,6 +62,7 @@ def cut_windows(
     count = len(segments)
     if count <= limit:
         return [list(range(count))]
+    segment = int(segments.count(1) > segments.count(0))
     inside = [place for place, it in enumerate(segments) if it == segment]
     around = sorted(set(range(count)) - set(inside))
     room = limit - len(around)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from captum_globenc.app import explain as explaining
 from captum_globenc.app.cli import app, main
+from captum_globenc.app.command import note
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.encoders import supported_encoders
 from captum_globenc.texts import default, explain, load_classifier
@@ -511,3 +512,37 @@ def test_a_tokenizer_of_another_model_is_told_of_in_one_line(failing, tmp_path):
 
 def test_a_demo_of_no_model_does_not_start(failing):
     assert "cannot load no/such" in failing("demo", "--model", "no/such")
+
+
+def test_texts_are_counted_that_are_cut_and_not_their_labels(run, tmp_path):
+    names = dict(enumerate("abcd"))
+    config = {"id2label": names, "label2id": {it: i for i, it in names.items()}}
+    model = save_classifier(tmp_path, problem_type="multi_label_classification", **config)
+    texts = ["bad " * 50, "good", "the film " * 50, "the film " * 50]
+    out, err = run("explain", *texts, "--model", model, "--json")
+    assert len(out.splitlines()) > len(texts)
+    assert err == f"note: 3 of 4 texts cut at {LIMIT} tokens, the most this model takes\n"
+    assert run("explain", *texts, "--model", model, "--json", "--windows", 2)[1] == ""
+
+
+@pytest.mark.parametrize("name", ["./[/bold]", "./[red]x"])
+def test_a_name_is_no_markup_in_a_terminal(name):
+    environment = {"FORCE_COLOR": "1", "NO_COLOR": None}
+    result = CliRunner().invoke(app, ["explain", "good", "--model", name], env=environment)
+    assert str(result.exception) == f"cannot load {name}: there is no such folder"
+    assert f"Loading {name}" in result.stderr
+
+
+def test_a_note_does_not_steer_the_terminal(capsys):
+    note("a\x1b[31m\nb")
+    assert capsys.readouterr().err == "note: a\ufffd[31m b\n"
+
+
+def test_an_evaluation_whose_numbers_do_not_hold_ends_in_one_line(failing, folder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ProofError("the contributions do not add up")
+
+    monkeypatch.setattr("captum_globenc.attr.deep_lift.TransformerDeepLift.attribute", fail)
+    methods = ["--methods", "transformer-deep-lift", "--limit", 1]
+    error = failing("evaluate", "--model", folder, *methods, "--out", tmp_path / "out")
+    assert error == "error: the contributions do not add up\n"

@@ -55,7 +55,7 @@ def test_mistakes_are_told_in_one_line(options, message, failing, attributed):
 
 def test_a_figure_of_no_known_kind_is_told(run, attributed, tmp_path):
     _, err = run("summarize", attributed, "--figure", tmp_path / "words.xyz", status=2)
-    assert err.startswith(f"error: cannot draw {tmp_path / 'words.xyz'}: Format 'xyz' is not supported")
+    assert err.startswith(f"error: cannot write {tmp_path / 'words.xyz'}: Format 'xyz' is not supported")
 
 
 def test_a_folder_of_something_else_is_told(failing, tmp_path):

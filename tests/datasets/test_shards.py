@@ -1,6 +1,7 @@
 """Files become shards: no row is lost or doubled, what differs is refused, what is bad is told."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -8,11 +9,13 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from captum_globenc.datasets import Attributor, Counts, attribute_files, load_attributions
+from captum_globenc.datasets import Attributor, Counts, attribute_files, load_attributions, summarize
 from captum_globenc.datasets import run as runs
 from captum_globenc.datasets.reading import Source
 from captum_globenc.datasets.shards import read_about
+from captum_globenc.texts import load_classifier
 from checkpoints import LIMIT, save_classifier
 from sentences import sentences, write_rows
 
@@ -89,6 +92,16 @@ def test_labels_are_kept_in_the_one_type_that_holds_all(labels, kept, folder, tm
     path = write_rows(tmp_path / "texts.jsonl", {"text": ["good", "bad"], "label": labels})
     attribute_files(Attributor(folder), path, tmp_path / "out")
     assert load(tmp_path / "out")["label"][:] == kept
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".CSV"])
+def test_a_label_that_a_table_lacks_leaves_the_others_what_they_are(suffix, folder, tmp_path, load):
+    path = write_rows(tmp_path / "texts.csv", {"text": ["good", "bad", "red"], "label": [1, "", 0]})
+    path = path.rename(path.with_suffix(suffix))
+    if suffix == ".tsv":
+        path.write_text(path.read_text().replace(",", "\t"))
+    attribute_files(Attributor(folder), path, tmp_path / "out")
+    assert load(tmp_path / "out")["label"][:] == [1, None, 0]
 
 
 def test_rows_that_cannot_be_read_are_written_with_their_error(folder, tmp_path, load):
@@ -352,3 +365,45 @@ def test_the_description_says_what_the_scores_depend_on(folder, data, tmp_path):
     assert about["model"]["labels"] == ["NEGATIVE", "POSITIVE"]
     assert about["data"]["files"][0] | {"sha256": ""} == {"name": "texts.jsonl", "rows": 25, "sha256": ""}
     assert set(about["versions"]) == {"captum_globenc", "captum", "torch", "transformers"}
+
+
+def test_scores_that_half_precision_does_not_hold_are_an_error_of_their_row(folder, tmp_path, load):
+    model, tokenizer, _ = load_classifier(folder)
+    texts = ["good film", "not bad", "a the"]
+    attribute = Attributor(model, tokenizer, methods=["globenc", "decompx"])
+    largest = [max(map(abs, row)) for row in attribute({"text": texts})["decompx"]]
+    large = [it >= sorted(largest)[1] for it in largest]
+    with torch.no_grad():
+        model.classifier.weight *= 1.01 * 65504 / sorted(largest)[1]
+    data = write_rows(tmp_path / "texts.jsonl", {"text": texts})
+    counts = attribute_files(attribute, data, tmp_path / "out", dtype="float16")
+    assert counts.errors == sum(large) == 2
+    found = load(tmp_path / "out")
+    for row, whole in zip(found, large, strict=True):
+        said = "decompx gave scores too large for float16: choose a wider dtype" if whole else ""
+        assert row["error"] == said
+        assert (row["decompx"] == []) == (row["globenc"] == []) == whole
+    weights = summarize(tmp_path / "out", "decompx", min_count=1)
+    assert {it.word for it in weights} == set(texts[large.index(False)].split())
+    assert attribute_files(attribute, data, tmp_path / "wide").errors == 0
+
+
+def test_a_label_that_is_no_number_of_a_class_is_an_error_of_its_row(folder, tmp_path, load):
+    data = write_rows(tmp_path / "x.parquet", {"text": ["good"] * 3, "label": [math.inf, 1.0, math.nan]})
+    attribute_files(Attributor(folder), data, tmp_path / "out", layout="thermostat")
+    found = load(tmp_path / "out")
+    assert found["label"][:] == [-1, 1, -1]
+    assert [error.partition(" is")[0] for error in found["error"][:]] == ["label inf", "", "label nan"]
+
+
+def test_the_data_is_not_where_the_attributions_go(folder, tmp_path):
+    data = write_rows(tmp_path / "texts.csv", {"text": TEXTS})
+    with pytest.raises(ValueError, match="holds the data: choose another folder"):
+        attribute_files(Attributor(folder), data.parent, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.csv"]
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_told(device, folder, data, tmp_path):
+    with pytest.raises(ValueError, match=f"cannot use device '{device}': "):
+        attribute_files(Attributor(folder, device=device), data, tmp_path / "out")

@@ -121,3 +121,14 @@ def test_what_tells_no_words_is_refused(folder, tmp_path):
     attribute_files(Attributor(folder), data, tmp_path / "out", layout="thermostat")
     with pytest.raises(ValueError, match="has the layout thermostat, which tells no words: use full"):
         summarize(tmp_path / "out")
+
+
+def test_what_cannot_be_read_or_held_is_told(folder, tmp_path):
+    data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS})
+    attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=30)
+    with pytest.raises(ValueError, match="cannot sum up .*: Out of Memory Error"):
+        summarize(tmp_path / "out", memory="1KB")
+    shard = tmp_path / "out" / "000001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="cannot sum up .*000001.parquet"):
+        summarize(tmp_path / "out")

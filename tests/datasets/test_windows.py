@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift, explain
 from captum_globenc.datasets import Attributor
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.windows import cut_windows, lay_together
@@ -89,3 +89,14 @@ def test_a_second_segment_that_leaves_no_room_is_an_error_of_its_row(folder):
     made = Attributor(folder, windows=2)({"text": [DOCUMENT, "bad"], "pair": ["bad " * 30, "good"]})
     assert made["error"][0].startswith("special tokens and the second segment leave 0 of 24 tokens")
     assert made["error"][1] == ""
+
+
+@pytest.mark.parametrize("pair", ["the plot is bad", DOCUMENT + " a film"])
+def test_a_pair_in_windows_is_explained_as_by_itself(folder, pair):
+    """The longer of both is cut, whichever that is."""
+    text = DOCUMENT if len(pair) < len(DOCUMENT) else "not bad"
+    model, tokenizer, _ = load_classifier(folder)
+    made = Attributor(model, tokenizer, windows=2)({"text": [text], "pair": [pair]})
+    (it,) = explain([text], model, tokenizer, pair=pair, windows=2, methods=["globenc"])
+    assert made["error"] == [""]
+    assert made["globenc"][0] == pytest.approx(it.scores["globenc"], abs=1e-6)

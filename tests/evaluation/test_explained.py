@@ -4,12 +4,19 @@ import math
 
 import pytest
 import torch
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from captum_globenc import explain
 from captum_globenc.evaluation import METHODS, Example, Subject
 from captum_globenc.evaluation.explaining import MIXED, explain_by
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.texts import load_classifier
+from checkpoints import VOCABULARY
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !"]
 
@@ -71,3 +78,68 @@ def test_what_does_not_go_together_is_refused(loaded, found):
     with pytest.raises(ValueError, match="of other tokens"):
         explain_by(["lime"], [type(it)(**{**vars(it), "pair": "good"}) for it in found], *loaded)
     assert list(explain_by(["lime"], [], *loaded)) == []
+
+
+def gpt2(**config):
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "initializer_range": 0.6}
+    return GPT2ForSequenceClassification(GPT2Config(vocab_size=len(VOCABULARY), **shape, **config))
+
+
+def llama(**config):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    shape = {**shape, "vocab_size": len(VOCABULARY), "initializer_range": 0.6}
+    return LlamaForSequenceClassification(LlamaConfig(**shape, **config))
+
+
+GRADIENTS = ["saliency", "input-x-gradient", "gradient-shap", "deep-lift", "gim"]
+BLANKS = ["feature-ablation", "occlusion", "lime", "transformer-deep-lift/2"]
+
+
+@pytest.fixture(params=[gpt2, llama])
+def decoder(request, folder):
+    """A decoder that finds the end of a text by the padding behind it, and its tokenizer."""
+    torch.manual_seed(0)
+    return request.param(pad_token_id=0).eval().double(), load_classifier(folder).tokenizer
+
+
+@pytest.mark.parametrize("mask_token", ["[MASK]", None])
+def test_padding_changes_nothing_of_a_text_beside_a_longer_one(decoder, mask_token):
+    model, tokenizer = decoder
+    tokenizer.mask_token = mask_token
+    both = explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
+    names = [*GRADIENTS, *BLANKS]
+    (beside, _), (alone,) = (explain_by(names, found, model, tokenizer) for found in (both, both[:1]))
+    for name in names:
+        assert beside.scores[name] == pytest.approx(alone.scores[name], abs=1e-6), name
+        assert max(map(abs, alone.scores[name])) > 1e-3
+
+
+def test_a_blank_that_is_padding_does_not_end_the_text(decoder):
+    """By hand: what the model says of its last token where a word has the embedding of padding."""
+    model, tokenizer = decoder
+    tokenizer.mask_token = None
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types of tokens
+    (found,) = explain(TEXTS[:1], model, tokenizer, methods=["transformer-deep-lift"])
+    (it,) = explain_by(BLANKS, [found], model, tokenizer)
+    table, ids = model.get_input_embeddings().weight, tokenizer(TEXTS[0], return_tensors="pt")["input_ids"][0]
+    target = list(found.probabilities).index(found.target)
+
+    def value(*blanked):
+        rows = table[ids].clone()
+        rows[list(blanked)] = table[0]
+        return model(inputs_embeds=rows[None]).logits[0, target].item()
+
+    inside = range(1, len(ids) - 1)
+    losses = [value() - value(place) for place in inside]
+    assert it.scores["feature-ablation"] == pytest.approx([0, *losses, 0], abs=1e-6)
+    assert sum(it.scores["transformer-deep-lift/2"]) == pytest.approx(value() - value(*inside), abs=1e-3)
+
+
+def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):
+    torch.manual_seed(0)
+    model, tokenizer = gpt2().eval().double(), load_classifier(folder).tokenizer
+    tokenizer.pad_token = None
+    both = explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
+    found = explain_by(["saliency"], both, model, tokenizer)
+    (alone,) = explain_by(["saliency"], both[1:], model, tokenizer)
+    assert found[1] == alone

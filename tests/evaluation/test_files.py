@@ -188,3 +188,17 @@ def test_the_second_segment_is_evaluated_too(folder, method):
         assert abs(rows[0][0][metric] - rows[1][0][metric]) > 1e-6
     with pytest.raises(ValueError, match="some texts have a second segment and others none"):
         evaluate(model, tokenizer, [alone[0], pairs[1]], methods=[method], metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n\n{"text": ', "line 3 is not valid JSON"),
+        ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2 is not valid JSON"),
+        ("a.json", '[{"text": "a"},\n' + "[" * 100_000, "line 2 is nested too deep"),
+    ],
+)
+def test_json_that_is_none_is_told_with_its_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_examples(tmp_path / name)

@@ -169,6 +169,12 @@ def test_the_command_line_explains_files(run, failing, tmp_path, vision, hearing
     assert "give a --model of images" in failing("explain", "--image", picture)
     assert "--image and --audio go with" in failing("explain", "a text", "--image", picture)
     assert "no such folder" in failing("explain", "--audio", sound, "--model", tmp_path / "none")
-    assert "no method decompx" in failing(
-        "explain", "--image", picture, "--model", vision, "--method", "decompx"
-    )
+    asked = ("explain", "--image", picture, "--model", vision)
+    out, _ = run(*asked, "--json", "--method", f"{SIGNED},globenc")
+    assert list(json.loads(out)["scores"]) == [SIGNED, "globenc"]
+    assert run(*asked, "--method", "list")[0].split() == ["globenc", SIGNED]
+    assert "Format 'xyz' is not supported" in run(*asked, "--picture", tmp_path / "a.xyz", status=2)[1]
+    for options in (["--mixing", "W"], ["--baseline", "pad"], ["--top", 1], ["--tokens"], ["--no-special"]):
+        assert "--image and --audio go with" in failing(*asked, *options)
+    nowhere = (*asked[:-1], tmp_path / "none")
+    assert "no method decompx; known: globenc" in failing(*nowhere, "--method", "decompx")

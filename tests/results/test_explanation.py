@@ -295,3 +295,10 @@ def test_a_notebook_shows_the_first_of_many():
     shown = Explanations([explanation()] * 25)._repr_html_()
     assert shown.count("<section>") == 20
     assert shown.endswith("<p>20 of 25 are shown.</p>")
+
+
+def test_without_scores_nothing_can_be_chosen():
+    found = explanation(scores={}, kinds={})
+    for ask in (found.top, found.words, found.sentences):
+        with pytest.raises(ValueError, match="there are no scores in this explanation"):
+            ask()

@@ -131,3 +131,9 @@ def test_a_saved_file_is_read_without_torch(tmp_path):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_line_nested_deeper_than_python_reads_is_refused(tmp_path):
+    (tmp_path / "x").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="x, line 1: this is no JSON"):
+        Explanations.load(tmp_path / "x")

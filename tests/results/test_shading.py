@@ -142,3 +142,11 @@ def test_tokens_that_stand_nowhere_are_a_part_of_the_next_piece_of_their_text():
     places = [None, Span(0, 1), None, None]
     assert shown(cut_into_pieces(["a"], units, places)[0]) == [("a", (0, 1, 2)), ("|", (3,))]
     assert shown(cut_into_pieces([""], units[:1], [None])[0]) == [("", (0,))]
+
+
+def test_what_is_cut_off_at_the_beginning_is_said_there():
+    tokenizer = wordpiece()
+    tokenizer.truncation_side = "left"
+    (pieces,) = record(tokenizer, "the fox, the fox", truncation=True, max_length=4).pieces()
+    assert [it.text for it in pieces] == ["<s>", "the fox, ", "the", " ", "fox", "</s>"]
+    assert [it.note for it in pieces] == ["", CUT, "", "", "", ""]

@@ -222,3 +222,13 @@ def test_what_joins_and_parts_letters_is_left_in_words(text):
 def test_what_would_steer_a_terminal_is_replaced(char):
     assert terminal.printable(f"a{char}b") == "a\ufffdb"
     assert terminal.printable(f"a{char}b", char) == f"a{char}b"
+
+
+def test_the_strongest_of_classes_side_by_side_are_those_of_any_class():
+    scores = {"globenc": [0.9, 0.05, 0.05], "lift: good": [0.0, 3.0, 1.0], "lift: bad": [0.0, -1.0, 4.0]}
+    kinds = {"globenc": "shares", "lift: good": "contributions", "lift: bad": "contributions"}
+    outputs = {"lift: good": ("good", 1.0), "lift: bad": ("bad", 2.0)}
+    found = explanation(scores=scores, kinds=kinds, outputs=outputs)
+    lines = [line.split()[:2] for line in shown(found, top=2).splitlines()]
+    rows = lines[next(number for number, line in enumerate(lines) if line[:1] == ["#"]) + 2 :]
+    assert rows[:3] == [["2", "bad"], ["1", "not"], ["1", "other"]]

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +20,7 @@ from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts import explain, load_classifier
 from captum_globenc.texts.tokenizing import token_limit
 from checkpoints import LIMIT, save_classifier
+from vocabularies import byte_level
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
 
@@ -278,3 +280,25 @@ def test_what_is_no_model_and_no_pipeline_is_told(classifier, folder):
         explain(TEXTS, classifier[0])
     with pytest.raises(TypeError, match="model is a str: pass a model and its tokenizer, or a"):
         explain(TEXTS, folder)
+
+
+def test_texts_come_from_whatever_holds_strings(classifier):
+    pandas = pytest.importorskip("pandas")
+    expected = explain(TEXTS, *classifier, methods=["globenc"])
+    column = pandas.Series(TEXTS, index=[7, 3, 5])
+    for texts in (column, column.to_numpy(), tuple(TEXTS), (text for text in TEXTS)):
+        assert explain(texts, *classifier, methods=["globenc"]) == expected
+    for texts, kind in ((["good", None], "NoneType"), (pandas.Series(["good", 1.5]), "float")):
+        with pytest.raises(TypeError, match=f"a text is a {kind}, and no string"):
+            explain(texts, *classifier)
+    with pytest.raises(TypeError, match="a text is a float, and no string: nan"):
+        explain(TEXTS[:2], *classifier, pair=pandas.Series(["good", float("nan")]))
+
+
+def test_a_text_of_no_tokens_is_told(classifier):
+    model, _ = classifier
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    for texts in (["the", ""], [""]):
+        with pytest.raises(ValueError, match="'' has no tokens: there is nothing to explain"):
+            explain(texts, model, tokenizer)

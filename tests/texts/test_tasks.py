@@ -9,15 +9,17 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForTokenClassification,
     pipeline,
 )
 
 from captum_globenc import EncoderForward, Explanations, GlobEnc, explain
+from captum_globenc.datasets import Attributor
 from captum_globenc.results.record import Span
 from checkpoints import save_classifier
-from vocabularies import TOKENIZERS
+from vocabularies import TOKENIZERS, byte_level
 
 TEXTS = ["The plot is BAD, unhappy film", "Good but not great !", "a"]
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
@@ -94,6 +96,25 @@ def test_classes_side_by_side_are_those_that_are_explained_one_by_one(of, tmp_pa
     two = explain(TEXTS[:1], *classifier, methods=[SIGNED], target=["good", 0])[0]
     assert list(two.scores) == [f"{SIGNED}: good", f"{SIGNED}: bad"]
     assert two.difference(two).outputs[f"{SIGNED}: bad"] == ("bad", 0)
+
+
+def test_classes_that_are_called_alike_or_not_at_all_are_told_apart(of):
+    model, tokenizer = of(AutoModelForSequenceClassification, ["a", "b", "c", "d", "e"])
+    plain = explain(TEXTS, model, tokenizer, methods=[SIGNED], target="all")
+    model.config.id2label = {0: "Good", 1: "", 2: "bad", 3: "good", 4: "bad"}
+    names = ["Good", "1", "bad (2)", "good", "bad (4)"]
+    for it, one in zip(explain(TEXTS, model, tokenizer, methods=[SIGNED], target="all"), plain, strict=True):
+        assert list(it.probabilities.items()) == list(zip(names, one.probabilities.values(), strict=True))
+        assert list(it.scores) == [f"{SIGNED}: {name}" for name in names]
+        assert list(it.scores.values()) == list(one.scores.values())
+    for name, old in zip(names, "abcde", strict=True):
+        (found,) = explain(TEXTS[:1], model, tokenizer, methods=[SIGNED], target=name)
+        assert found.target == name
+        assert found.scores[SIGNED] == pytest.approx(plain[0].scores[f"{SIGNED}: {old}"], abs=1e-9)
+        (row,) = Attributor(model, tokenizer, target=name)({"text": TEXTS[:1]})["explained"]
+        assert row == name
+    with pytest.raises(ValueError, match="target 'GOOD' is none of the model's: Good, 1, bad"):
+        explain(TEXTS, model, tokenizer, target="GOOD")
 
 
 def test_each_label_that_is_likely_is_explained(of):
@@ -376,3 +397,18 @@ def test_a_mask_stays_where_other_words_go(filler, baseline):
         masks = [place for place, token in enumerate(it.tokens) if token == "[MASK]"]
         for scores in it.scores.values():
             assert [scores[place] for place in masks] == [0] * len(masks)
+
+
+def test_of_masked_words_that_read_alike_the_likeliest_is_told():
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = BertForMaskedLM(config).eval()
+    inside, begins = tokenizer.convert_tokens_to_ids(["the", "\u0120the"])
+    with torch.no_grad():
+        model.cls.predictions.bias[[inside, begins]] = torch.tensor([8.0, 9.0])
+    (it,) = explain(["a <mask>"], model, tokenizer, methods=["globenc"])
+    assert it.prediction == "the"
+    assert it.probabilities["the"] == it.probability > 0.5
+    assert next(iter(it.probabilities)) == "the"
