@@ -19,7 +19,7 @@ from captum_globenc.drawing.numbers import SHARE, strengths
 from captum_globenc.drawing.page import hover, legend, shade
 from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
-__all__ = ["Line", "Part", "Section", "document", "document_part"]
+__all__ = ["Line", "Part", "Section", "document", "document_part", "shaded"]
 
 SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files")
 """The parts of the page's script, in order: files of the folder `browser`."""
@@ -213,13 +213,18 @@ def _lines(section: Section) -> str:
     return about + "\n".join(
         f'<div class="method">\n<h3>{escape(line.method)}</h3>\n<p class="note">{escape(line.note)}</p>\n'
         f'<div class="shaded" data-method="{escape(line.method)}" data-unit="{escape(line.unit)}" '
-        f'data-first="{line.first}">{_shaded(line)}</div>\n</div>'
+        f'data-first="{line.first}">{shaded(line)}</div>\n</div>'
         for line in section.lines
     )
 
 
-def _shaded(line: Line) -> str:
-    """Draw the text and its pair, a paragraph each, shaded by the strongest of both."""
+def shaded(line: Line) -> str:
+    """Draw the text and its pair, a paragraph each, shaded by the strongest of both.
+
+    Example:
+        >>> shaded(Line("GlobEnc", "%", [[Part("a", 0.5), Part(" <b>")]]))  # doctest: +ELLIPSIS
+        '<p class="tokens" dir="auto"><span class="share" ... title="50 %">a</span> &lt;b&gt;</p>'
+    """
     scores = [part.score for parts in line.texts for part in parts if part.score is not None]
     strong = iter(strengths(scores))
     return "".join(

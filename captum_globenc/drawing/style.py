@@ -18,6 +18,13 @@ RULES = """
 .against { background: rgb(var(--against) / var(--strength)); }
 .share { background: rgb(var(--share) / var(--strength)); }
 .tokens .against { text-decoration: underline dotted; text-underline-offset: .25em; }
+.shaded .tokens { white-space: pre-wrap; line-height: 1.9; }
+.shaded .tokens + .tokens { border-left: .2rem solid var(--line); padding-left: .6rem; margin-top: .3rem; }
+.shaded .tokens span { padding: .12rem .05rem; }
+.shaded .special { font-size: .8em; border: 1px solid var(--line); margin: 0 .15rem;
+  padding: .1rem .25rem !important; }
+.shaded .noted { outline: 1px dashed var(--quiet); outline-offset: -1px; }
+.shaded .unread { color: var(--quiet); text-decoration: line-through; }
 .legend, .note { color: var(--quiet); font-size: .85rem; }
 .note { margin: .1rem 0 0; }
 .legend .key { white-space: nowrap; color: inherit; }
