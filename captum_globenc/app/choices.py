@@ -9,6 +9,7 @@ __all__ = [
     "AGGREGATIONS",
     "BASELINES",
     "COMPARED",
+    "FILE_METHODS",
     "METHODS",
     "METRICS",
     "MIXINGS",
@@ -26,6 +27,9 @@ BASELINES = ("mask", "pad", "zero")
 
 METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")
 """Methods that texts and data sets are explained by."""
+
+FILE_METHODS = ("globenc", "transformer-deep-lift")
+"""Those that images and sounds are explained by."""
 
 COMPARED = (
     "globenc",
