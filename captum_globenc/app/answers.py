@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
 from captum_globenc.attr.proof import ProofError
+from captum_globenc.drawing.document import Line, Part, shaded
 from captum_globenc.drawing.numbers import SHARE
-from captum_globenc.drawing.page import heat_map, legend, number_table, shaded_tokens
+from captum_globenc.drawing.page import heat_map, legend, number_table
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
@@ -54,27 +55,31 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     Returns:
         Both as HTML, escaped.
     """
-    words = [word for word in explanation.groups if form.special or not word.special]
-    # Each piece alone is what a word of one token is.
-    if form.words:
-        tokens = [word.text for word in words]
-        groups = words
-    else:
-        places = [place for word in words for place in word.tokens]
-        tokens = [explanation.tokens[place] for place in places]
-        groups = [word._replace(tokens=(place,)) for word in words for place in word.tokens]
+    texts = [
+        [piece for piece in pieces if form.special or not piece.special]
+        for pieces in explanation.pieces("words" if form.words else "tokens")
+    ]
+    scored = [piece for pieces in texts for piece in pieces if piece.tokens]
+    tokens = [
+        it.text if form.words else " ".join(explanation.tokens[place] for place in it.tokens) for it in scored
+    ]
     units, notes = explanation.units, explanation.notes
-    depths = {name: [merge_scores(row, groups) for row in rows] for name, rows in explanation.layers.items()}
+    depths = {name: [merge_scores(row, scored) for row in rows] for name, rows in explanation.layers.items()}
     lines, rows = [], {}
     for name, scores in explanation.scores.items():
-        label, row = name, merge_scores(scores, groups)
+        label, row = name, merge_scores(scores, scored)
         if units[name] == SHARE and 0 < form.layer < len(depths.get(name, ())):
             label = f"{name}, after layer {form.layer} of {len(depths[name])}"
             row = depths[name][form.layer - 1]
-        rows[name] = row
+        rows[name], score = row, iter(row)
+        line = [
+            [Part(it.text, next(score) if it.tokens else None, it.special, it.note) for it in pieces]
+            for pieces in texts
+        ]
         lines.append(
             f'<section aria-label="{escape(label)}"><h3>{escape(label)}</h3>'
-            f'{shaded_tokens(tokens, row, units[name])}<p class="note">{escape(notes[name])}</p></section>'
+            f'<div class="shaded">{shaded(Line(name, units[name], line))}</div>'
+            f'<p class="note">{escape(notes[name])}</p></section>'
         )
     numbers = number_table(tokens, rows, units)
     key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))

@@ -9,7 +9,7 @@ __all__ = [
     "AGGREGATIONS",
     "BASELINES",
     "COMPARED",
-    "MEDIA_METHODS",
+    "FILE_METHODS",
     "METHODS",
     "METRICS",
     "MIXINGS",
@@ -28,8 +28,8 @@ BASELINES = ("mask", "pad", "zero")
 METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")
 """Methods that texts and data sets are explained by."""
 
-MEDIA_METHODS = ("globenc", "transformer-deep-lift")
-"""Methods that images and sounds are explained by."""
+FILE_METHODS = ("globenc", "transformer-deep-lift")
+"""Those that images and sounds are explained by."""
 
 COMPARED = (
     "globenc",

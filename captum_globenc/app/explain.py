@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.choices import BASELINES, COMPARED, MEDIA_METHODS, METHODS, MIXINGS
+from captum_globenc.app.choices import BASELINES, COMPARED, METHODS, MIXINGS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
@@ -30,6 +30,7 @@ from captum_globenc.app.command import (
     write,
 )
 from captum_globenc.app.standard_input import read_texts
+from captum_globenc.results.explanations import Explanations
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -153,22 +154,21 @@ def explain_texts(
     predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
     language model mask by mask, and a model that answers questions by its answer in --pair.
     """
-    if images or sounds or picture is not None:
-        texts_only = (texts, pair, position, layers, against, windows, top, save, html)
-        usual = (mixing, baseline, words, special) == ("N-Enc", "mask", True, True)
-        if not usual or any(it is not None and it is not False for it in texts_only):
-            raise CommandError(
-                "--image and --audio go with --model, --method, --target, --picture and --json"
-            )
-        from captum_globenc.app.media import explain_files
-
-        chosen = names(methods, MEDIA_METHODS, ())
-        check_names("method", chosen, MEDIA_METHODS)
-        explain_files(images, sounds, model, chosen or None, target, picture, as_json=as_json)
-        return
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
+    draw = None if as_json else printing(words=words, top=top, special=special)
+    if picture is not None or images or sounds:
+        of_texts = (texts, pair, position, against, windows)
+        if layers or any(it is not None for it in of_texts) or (mixing, baseline) != ("N-Enc", "mask"):
+            raise CommandError(
+                "--image and --audio go with --model, --method, --target, and what shows and writes answers"
+            )
+        from captum_globenc.app.media import explain_files
+
+        found = explain_files(images, sounds, model, methods, target, picture)
+        _give(found, len(images or sounds or ()), draw, save, html)
+        return
     chosen = names(methods, EVERY, ())
     check_names("method", chosen, EVERY)
     check_names("mixing", [mixing], MIXINGS)
@@ -180,7 +180,6 @@ def explain_texts(
         raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
     wanted = list(read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
-        from captum_globenc.results.explanations import Explanations
         from captum_globenc.texts.explaining import explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
@@ -226,21 +225,31 @@ def explain_texts(
 
         return [it.by(*chosen) for it in explain_by(others, found, classifier, tokenizer, position=where)]
 
-    shown = printing(words=words, top=top, special=special)
-    kept: list[Explanation] = []
-    for index, explanation in enumerate(_explanations(wanted, run), start=1):
-        if as_json:
-            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
-        else:
-            shown(explanation, index=index if len(wanted) > 1 else None)
-        if html is not None or save is not None:
-            kept.append(explanation)
+    _give(_explanations(wanted, run), len(wanted), draw, save, html)
     for message in told if own or not others else ():
         note(message)
     limit = token_limit(classifier, tokenizer) if windows is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+
+
+def _give(
+    found: Iterable[Explanation],
+    count: int,
+    draw: Callable[..., None] | None,
+    save: Path | None,
+    html: Path | None,
+) -> None:
+    """Print so many explanations as they come, as JSON or drawn, and write them to files."""
+    kept: list[Explanation] = []
+    for index, explanation in enumerate(found, start=1):
+        if draw is None:
+            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        else:
+            draw(explanation, index=index if count > 1 else None)
+        if html is not None or save is not None:
+            kept.append(explanation)
     made = Explanations(kept)
     if save is not None:
         write(save, made.save)

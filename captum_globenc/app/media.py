@@ -1,17 +1,18 @@
-"""``captum-globenc explain --image`` and ``--audio``: files explained in words, as JSON, or as a picture."""
+"""``captum-globenc explain --image`` and ``--audio``: files explained one by one, drawn where asked for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
+from captum_globenc.app.choices import FILE_METHODS
+from captum_globenc.app.command import CommandError, check_names, names, note, quiet, status, write
 
-from captum_globenc.app.command import CommandError, note, quiet, write
+if TYPE_CHECKING:
+    from captum_globenc.results.explanation import Explanation
 
-SHOWN = 5
-"""How many parts are listed."""
+__all__ = ["explain_files"]
 
 
 def explain_files(
@@ -21,10 +22,8 @@ def explain_files(
     methods: Sequence[str] | None,
     target: str | None,
     picture: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Print what a classifier makes of each file, and which parts of it speak for and against that.
+) -> Iterator[Explanation]:
+    """Yield what explains each file.
 
     Raises:
         CommandError: a file cannot be read or explained, or options do not go together.
@@ -34,33 +33,33 @@ def explain_files(
         raise CommandError("give a --model of images for --image, or one of sounds for --audio")
     if picture is not None and (len(files) > 1 or not picture.resolve().parent.is_dir()):
         raise CommandError(f"cannot write {picture}: it takes one file, and a folder that is there")
-    quiet()
-    from captum_globenc.attr.proof import ProofError
-    from captum_globenc.media import explain_file, load_media_model
-    from captum_globenc.recording.refusal import RecordingError
-    from captum_globenc.texts.loading import LoadingError
+    chosen = names(methods, FILE_METHODS, ())
+    check_names("method", chosen, FILE_METHODS)
+    wanted = chosen or None
+    with status("Loading torch and transformers"):
+        from captum_globenc.attr.proof import ProofError
+        from captum_globenc.media import explain_file, load_media_model
+        from captum_globenc.recording.refusal import RecordingError
+        from captum_globenc.texts.loading import LoadingError
 
+        quiet()
     try:
-        found, processor, missing = load_media_model(model, "image" if images else "sound")
+        with status(f"Loading {model}"):
+            found, processor, missing = load_media_model(model, "image" if images else "sound")
     except LoadingError as error:
         raise CommandError(str(error)) from error
     if missing:
         note(f"{model} lacks {', '.join(missing)}: its predictions are random")
     for path in files:
         try:
-            explanation = explain_file(path, found, processor, methods=methods, target=target, tell=note)
+            with status("Explaining"):
+                explanation = explain_file(path, found, processor, methods=wanted, target=target, tell=note)
         except OSError as error:
             raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, ProofError, RecordingError) as error:  # what explain_file documents
             raise CommandError(str(error)) from error
-        if as_json:
-            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
-        else:
-            typer.echo(f"{path}: {explanation.headline}")
-            for name in explanation.scores:
-                listed = ", ".join(f"{part} {score:+.3f}" for part, score in explanation.top(SHOWN, name))
-                typer.echo(f"{name} \N{MIDDLE DOT} {listed}")
-    if picture is not None:  # of the only one
-        from captum_globenc.visualization.media import draw_media
+        if picture is not None:  # of the only one
+            from captum_globenc.visualization.media import draw_media
 
-        write(picture, lambda path: draw_media(explanation).savefig(path))
+            write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023
+        yield explanation

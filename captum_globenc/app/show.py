@@ -41,7 +41,7 @@ def show_saved(
         ),
     ] = None,
 ) -> None:
-    """Show explanations that were saved, in the terminal or as a page."""
+    """Show explanations that were saved, of texts, images or sounds, in the terminal or as a page."""
     try:
         if file.is_dir():
             from captum_globenc.datasets import load_explanations

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from captum_globenc.drawing.numbers import SHARE, strengths
+from captum_globenc.drawing.packing import pack
 from captum_globenc.drawing.page import hover, legend, shade
+from captum_globenc.drawing.picture import Picture, behind, lay_on, unshaded
 from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
-__all__ = ["Line", "Part", "Section", "document", "document_part"]
+__all__ = ["Line", "Part", "Section", "document", "document_part", "shaded"]
 
 SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files")
 """The parts of the page's script, in order: files of the folder `browser`."""
@@ -74,6 +76,7 @@ class Section(NamedTuple):
         tokens: The tokens of each part that has a score, in the order of the parts.
         layers: Whether the data hold scores of layers.
         more: Elements that follow in a part, which has no script to make them.
+        picture: What lies behind the first of the parts, if these are no words.
     """
 
     heading: str
@@ -84,15 +87,17 @@ class Section(NamedTuple):
     tokens: Sequence[Sequence[int]] = ()
     layers: bool = False
     more: str = ""
+    picture: Picture | None = None
 
 
 def document(
     sections: Sequence[Section],
-    data: Sequence[str],
+    data: Sequence[Mapping[str, Any]],
     facts: Mapping[str, str],
     *,
     title: str = "Token attributions",
     measure: str = "confidence",
+    noun: str = "texts",
 ) -> str:
     """Draw a page of explained texts.
 
@@ -101,25 +106,26 @@ def document(
 
     Args:
         sections: The texts.
-        data: A line of JSON for each: what the script tells of it, and what the page gives away as a file.
+        data: What JSON can hold of each: what the script tells of it, and what the page gives away as a file.
         facts: What is said of all of them by name, such as the model.
         title: The page's title.
         measure: What the probability of the data is called, or the value where there is none.
+        noun: What the texts are called, if they are something else.
 
     Returns:
         The page, to be written to a file as UTF-8.
 
     Raises:
-        ValueError: There are not as many lines of data as texts.
+        ValueError: There are not as many data as texts.
 
     Example:
         >>> line = Line("GlobEnc", "%", [[Part("a", 0.25), Part(" "), Part("<b>", 0.75)]])
-        >>> page = document([Section("POSITIVE", "POSITIVE", "a <b>", [line])], ['{"text": "a <b>"}'], {})
+        >>> page = document([Section("POSITIVE", "POSITIVE", "a <b>", [line])], [{"text": "a <b>"}], {})
         >>> "&lt;b&gt;</span>" in page, "<b>" in page
         (True, False)
     """
     if len(data) != len(sections):
-        raise ValueError(f"{len(data)} lines of data for {len(sections)} texts")
+        raise ValueError(f"data of {len(data)} for {len(sections)} texts")
     script = '\n"use strict";\n{\n' + "\n".join(_file(f"{name}.js") for name in SCRIPT) + "}\n"
     labels = Counter(it.label for it in sections)
     methods = dict.fromkeys(line.method for it in sections for line in it.lines)
@@ -141,11 +147,11 @@ def document(
         ),
         measure=escape(measure),
         methods="".join(boxes) if len(boxes) > 1 else "",
-        count=f"{len(sections)} texts",
+        count=f"{len(sections)} {escape(noun)}",
         contents=_contents(sections) if len(sections) > 1 else "",
         sections="\n".join(_article(number, it) for number, it in enumerate(sections, 1)),
         # In JSON "<" stands in strings alone, where this means the same: no element ends or begins there.
-        data="\n".join(data).replace("<", r"\u003c"),
+        data="\n".join(pack(data)).replace("<", r"\u003c"),
         script=script,
     )
 
@@ -160,7 +166,8 @@ def document_part(sections: Sequence[Section]) -> str:
         True
     """
     drawn = "\n".join(
-        f"<section>\n<h2>{escape(it.heading)}</h2>\n{_lines(it)}{it.more}\n</section>" for it in sections
+        f"<section{behind(it.picture)}>\n<h2>{escape(it.heading)}</h2>\n{_lines(it)}{it.more}\n</section>"
+        for it in sections
     )
     return (
         f'<div class="globenc-part"><style>{PART_STYLE}</style>\n{drawn}\n'
@@ -174,9 +181,13 @@ def _file(name: str) -> str:
     return (files("captum_globenc") / "drawing" / "browser" / name).read_text(encoding="utf-8")
 
 
-def _legend(sections: Iterable[Section]) -> str:
+def _legend(sections: Sequence[Section]) -> str:
     units = {line.unit for section in sections for line in section.lines}
-    return legend(shares=SHARE in units, signed=bool(units - {SHARE}))
+    return legend(
+        shares=SHARE in units,
+        signed=bool(units - {SHARE}),
+        pictures=any(section.picture for section in sections),
+    )
 
 
 def _contents(sections: Sequence[Section]) -> str:
@@ -199,9 +210,9 @@ def _short(text: str) -> str:
 
 def _article(number: int, section: Section) -> str:
     tokens = " ".join("+".join(map(str, those)) for those in section.tokens)
-    layers = " data-layers" if section.layers else ""
+    more = (" data-layers" if section.layers else "") + behind(section.picture)
     return (
-        f'<article id="text-{number}" data-label="{escape(section.label)}" data-tokens="{tokens}"{layers}>\n'
+        f'<article id="text-{number}" data-label="{escape(section.label)}" data-tokens="{tokens}"{more}>\n'
         f'<h2><a href="#text-{number}">{number}</a> {escape(section.heading)}</h2>\n'
         f"{_lines(section)}\n</article>"
     )
@@ -210,24 +221,41 @@ def _article(number: int, section: Section) -> str:
 def _lines(section: Section) -> str:
     """Draw what every method says of one text."""
     about = f'<p class="about note">{escape(section.about)}</p>\n' if section.about else ""
-    return about + "\n".join(
-        f'<div class="method">\n<h3>{escape(line.method)}</h3>\n<p class="note">{escape(line.note)}</p>\n'
-        f'<div class="shaded" data-method="{escape(line.method)}" data-unit="{escape(line.unit)}" '
-        f'data-first="{line.first}">{_shaded(line)}</div>\n</div>'
-        for line in section.lines
+    return (
+        about
+        + unshaded(section.picture)
+        + "\n".join(
+            f'<div class="method">\n<h3>{escape(line.method)}</h3>\n<p class="note">{escape(line.note)}</p>\n'
+            f'<div class="shaded" data-method="{escape(line.method)}" data-unit="{escape(line.unit)}" '
+            f'data-first="{line.first}">{shaded(line, section.picture)}</div>\n</div>'
+            for line in section.lines
+        )
     )
 
 
-def _shaded(line: Line) -> str:
-    """Draw the text and its pair, a paragraph each, shaded by the strongest of both."""
+def shaded(line: Line, picture: Picture | None = None) -> str:
+    """Draw the text and its pair, a paragraph each, shaded by the strongest of both; or parts of a picture.
+
+    Example:
+        >>> shaded(Line("GlobEnc", "%", [[Part("a", 0.5), Part(" <b>")]]))  # doctest: +ELLIPSIS
+        '<p class="tokens" dir="auto"><span class="share" ... title="50 %">a</span> &lt;b&gt;</p>'
+    """
     scores = [part.score for parts in line.texts for part in parts if part.score is not None]
+    if picture is not None:
+        largest = max(map(abs, scores[: picture.count])) or 1.0
+        shades = [max(-1.0, min(1.0, score / largest)) for score in scores]
+        drawn = [_part(*it, line.unit) for it in zip(line.texts[0], shades, strict=True)]
+        beside = drawn[picture.count :]
+        return lay_on(picture, drawn[: picture.count]) + (_paragraph(beside) if beside else "")
     strong = iter(strengths(scores))
     return "".join(
-        '<p class="tokens" dir="auto">'
-        + "".join(_part(part, 0.0 if part.score is None else next(strong), line.unit) for part in parts)
-        + "</p>"
+        _paragraph(_part(part, 0.0 if part.score is None else next(strong), line.unit) for part in parts)
         for parts in line.texts
     )
+
+
+def _paragraph(parts: Iterable[str]) -> str:
+    return f'<p class="tokens" dir="auto">{"".join(parts)}</p>'
 
 
 def _part(part: Part, strength: float, unit: str) -> str:

@@ -129,11 +129,15 @@ def heat_map(
     )
 
 
-def legend(*, shares: bool = False, signed: bool = False) -> str:
-    """Return what the shades mean, where there are shares, scores for and against (`signed`), or both."""
+def legend(*, shares: bool = False, signed: bool = False, pictures: bool = False) -> str:
+    """Return what the shades mean, where there are shares, scores for and against (`signed`), or both.
+
+    In `pictures`, lines tell what speaks against.
+    """
+    against = "underlined or lined" if pictures else "underlined"
     scales = [
         *(['0 <span class="scale shares"></span> largest share'] if shares else []),
-        *(['against (underlined) <span class="scale signed"></span> for'] if signed else []),
+        *([f'against ({against}) <span class="scale signed"></span> for'] if signed else []),
     ]
     shown = "".join(f'<span class="key">{scale}.</span> ' for scale in scales)
     return f"{shown}Shades are relative to the strongest token of each line; hover for the number."

@@ -18,10 +18,31 @@ RULES = """
 .against { background: rgb(var(--against) / var(--strength)); }
 .share { background: rgb(var(--share) / var(--strength)); }
 .tokens .against { text-decoration: underline dotted; text-underline-offset: .25em; }
+.shaded .tokens { white-space: pre-wrap; line-height: 1.9; }
+.shaded .tokens + .tokens { border-inline-start: .2rem solid var(--line); padding-inline-start: .6rem;
+  margin-top: .3rem; }
+.shaded .tokens span { padding: .12rem .05rem; }
+.shaded .tokens span:not([dir]) { unicode-bidi: normal; }
+.shaded .special { font-size: .8em; border: 1px solid var(--line); margin: 0 .15rem;
+  padding: .1rem .25rem !important; }
+.shaded .noted { outline: 1px dashed var(--quiet); outline-offset: -1px; }
+.shaded .unread { color: var(--quiet); text-decoration: line-through; }
+.picture { display: grid; background: var(--picture) 0 0 / 100% 100% no-repeat; print-color-adjust: exact;
+  -webkit-print-color-adjust: exact; }
+.shaded .picture + .tokens { border: 0; padding: 0; }
+.picture.image { aspect-ratio: var(--shape); max-width: 18rem; }
+.shaded .picture.image { background-color: white; background-blend-mode: luminosity; }
+.picture.sound { height: 6rem; }
+.tokens.picture span { font-size: 0; padding: 0; border-radius: 0; min-width: 0; min-height: 0;
+  overflow: hidden; }
+.picture .for { background: rgb(var(--for) / calc(.8 * var(--strength))); }
+.picture .share { background: rgb(var(--share) / calc(.8 * var(--strength))); }
+.picture .against { background: repeating-linear-gradient(135deg, rgb(var(--against) / var(--strength)) 0 2px,
+  transparent 2px 5px), rgb(var(--against) / calc(.6 * var(--strength))); }
 .legend, .note { color: var(--quiet); font-size: .85rem; }
 .note { margin: .1rem 0 0; }
 .legend .key { white-space: nowrap; color: inherit; }
-.scale { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle;
+.scale { display: inline-block; width: min(8rem, 20vw); height: .8rem; vertical-align: middle;
   border: 1px solid var(--line); -webkit-print-color-adjust: exact; print-color-adjust: exact;
   margin: 0 .2rem; }
 .shares { background: linear-gradient(to right, var(--page), rgb(var(--share))); }

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
-    from captum_globenc.media.explaining import MediaExplanation, explain_file
+    from captum_globenc.media.explaining import explain_file
     from captum_globenc.media.files import read_image, read_sound
     from captum_globenc.media.loading import load_media_model
 
-__all__ = ["MediaExplanation", "explain_file", "load_media_model", "read_image", "read_sound"]
+__all__ = ["explain_file", "load_media_model", "read_image", "read_sound"]
 
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "MediaExplanation": "explaining",
         "explain_file": "explaining",
         "load_media_model": "loading",
         "read_image": "files",

@@ -1,120 +1,55 @@
-"""The explanation of an image or a sound: what every pixel or sample had to do with its class.
+"""The explanation of an image or a sound: what every part of it had to do with its class.
 
-Shapes: C classes, T samples; H, W pixels.
+Shapes: B = 1 image or sound, C classes, T samples; H, W pixels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.forward import EncoderForward
 from captum_globenc.media.files import read_image, read_sound
+from captum_globenc.media.pictures import draw_features, draw_pixels, draw_samples
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.record import Kind
+from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
+from captum_globenc.texts.digest import versions
 from captum_globenc.texts.methods import REFUSALS
 
-__all__ = ["METHODS", "MediaExplanation", "explain_file"]
+__all__ = ["METHODS", "Method", "explain_file"]
 
 STRETCHES = 50
-"""Into how many parts a sound is cut, of which the strongest are told."""
+"""Into how many parts a sound is cut."""
 
 PATCH = 16
 """How many pixels the squares of an image have on a side, where the model has no patches."""
 
+LEAST = 1e-6
+"""What tokens that no part feeds have to score to be told of: less is what rounding leaves."""
 
-@dataclass(frozen=True)
-class MediaExplanation:
-    """What a model predicts for an image or a sound, and the scores of what it took.
+
+class Method(NamedTuple):
+    """A method by which files are explained.
 
     Attributes:
-        path: the file.
-        prediction: the predicted class.
-        probability: its probability.
-        probabilities: those of all classes, by name.
-        target: the class that is explained.
-        explained: the output for it.
-        inputs: what the model took: pixels `(1, 3, H, W)`, samples `(1, T)`, or features `(1, ..., ...)`.
-        scores: by method, in the shape of the inputs. Those of "globenc" are shares, and sum to 1 less those
-            of tokens that no input feeds; those of "transformer-deep-lift" add up to what the output differs
-            from that of inputs that are 0: of an image all of one grey, of silence.
-        rate: samples a second, of samples; None of other inputs.
-        patch: the side of the squares that an image is cut into.
+        run: from a model's inputs, and the class that is explained, to scores in the shape of the inputs.
+        kind: what the scores are.
     """
 
-    path: str
-    prediction: str
-    probability: float | None
-    probabilities: Mapping[str, float]
-    target: str
-    explained: float
-    inputs: Tensor
-    scores: Mapping[str, Tensor]
-    rate: int | None = None
-    patch: int = PATCH
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path!r}: {self.headline} by {', '.join(self.scores)}>"
-
-    @property
-    def headline(self) -> str:
-        """The prediction in a few words, and what else is explained."""
-        said = self.prediction if self.probability is None else f"{self.prediction} ({self.probability:.1%})"
-        return said if self.target == self.prediction else f"{said}, explained: {self.target}"
-
-    def parts(self, method: str) -> list[tuple[str, float]]:
-        """Return where each part of the inputs is, and what it scores: squares of pixels, or stretches.
-
-        Raises:
-            KeyError: there are no scores of that method.
-        """
-        scores = self.scores[method][0].double()
-        return [(name, float(scores[where].sum())) for name, where in self._places()]
-
-    def top(self, k: int = 5, method: str = "transformer-deep-lift") -> list[tuple[str, float]]:
-        """Return the parts of the largest scores, for or against, the largest first."""
-        return sorted(self.parts(method), key=lambda part: -abs(part[1]))[:k]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: scores by part, in their order."""
-        return {
-            "path": self.path,
-            "prediction": self.prediction,
-            "probability": self.probability,
-            "probabilities": dict(self.probabilities),
-            "target": self.target,
-            "explained": self.explained,
-            "parts": [name for name, _ in self._places()],
-            "scores": {method: [score for _, score in self.parts(method)] for method in self.scores},
-        }
-
-    def _places(self) -> Iterator[tuple[str, tuple[slice, ...]]]:
-        """Yield what each part of the inputs is called, and where it is."""
-        shape, every = self.inputs.shape[1:], slice(None)
-        if len(shape) == 3:
-            side = self.patch
-            for row in range(math.ceil(shape[1] / side)):
-                for column in range(math.ceil(shape[2] / side)):
-                    square = [slice(side * index, side * index + side) for index in (row, column)]
-                    yield f"row {row + 1}, column {column + 1}", (every, *square)
-            return
-        # Features have frames in their longer dimension.
-        axis = max(range(len(shape)), key=lambda it: shape[it])
-        size = math.ceil(shape[axis] / STRETCHES)
-        for start in range(0, shape[axis], size):
-            stop = min(start + size, shape[axis])
-            name = f"frames {start} to {stop}"
-            if self.rate is not None:
-                name = f"{start / self.rate:.3f} s to {stop / self.rate:.3f} s"
-            yield name, tuple(slice(start, stop) if it == axis else every for it in range(len(shape)))
+    run: Callable[[EncoderForward, Tensor, int], Tensor]
+    kind: Kind
 
 
 def explain_file(
@@ -125,7 +60,7 @@ def explain_file(
     methods: Sequence[str] | None = None,
     target: str | int | None = None,
     tell: Callable[[str], None] | None = None,
-) -> MediaExplanation:
+) -> Explanation:
     """Explain what a classifier makes of an image or a sound.
 
     Args:
@@ -135,6 +70,12 @@ def explain_file(
         methods: names from `METHODS`; left out, those of them that hold for the model.
         target: the class that is explained, by name or index; left out, the one that is predicted.
         tell: called with what is left out, and why.
+
+    Returns:
+        An explanation as those of texts are, of parts in place of tokens: squares of the pixels, row by row,
+        as large as the model's patches; or stretches of samples or frames. Shares of tokens that no part
+        feeds, such as [CLS], are a token of their own at the end. Contributions add up to what the output
+        differs from that of inputs that are 0: of an image all of one grey, of silence.
 
     Raises:
         ValueError: the file holds nothing of the kind, a name is not known, the model gives no (B, C) logits,
@@ -153,18 +94,57 @@ def explain_file(
     inputs, _ = forward.arguments(batch)
     inputs = inputs.to(model.device, next(model.parameters()).dtype)
     with torch.no_grad():
-        logits = forward(inputs).float()
+        logits = forward(inputs)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if logits.dim() != 2 or not bool(logits.isfinite().all()):
         raise ValueError(f"a classifier gives finite logits (B, C), this model gives {tuple(logits.shape)}")
-    names = class_names(model.config, logits.shape[1])
+    labels = class_names(model.config, logits.shape[1])
     best = int(logits.argmax())
-    chosen = best if target is None else class_of(target, names, "target")
+    chosen = best if target is None else class_of(target, labels, "target")
     shares = probabilities(logits, model.config)
+    found = _scores(forward, inputs, chosen, methods, tell)
+    picture, names = _parts(inputs[0], model, processor)
+    rows = {name: _by_part(values, picture) for name, values in found.items()}
+    rest = {name: 1 - sum(row) if METHODS[name].kind == "shares" else 0.0 for name, row in rows.items()}
+    words = [Word(name, (place,), False) for place, name in enumerate(names)]
+    if any(abs(it) > LEAST for it in rest.values()):
+        words.append(Word(f"[of no {PARTS[picture.kind][0]}]", (len(names),), True))
+        rows = {name: [*row, rest[name]] for name, row in rows.items()}
+    return Explanation(
+        text=fspath(path),
+        pair=None,
+        prediction=labels[best],
+        probability=None if shares is None else shares[0, best].item(),
+        value=logits[0, best].item(),
+        probabilities={} if shares is None else dict(zip(labels, shares[0].tolist(), strict=True)),
+        target=labels[chosen],
+        against=None,
+        explained=logits[0, chosen].item(),
+        position=None,
+        tokens=[word.text for word in words],
+        scores=rows,
+        kinds={name: METHODS[name].kind for name in rows},
+        groups=words,
+        model={"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
+        settings={"mixing": "N-Enc", "baseline": "zero"},
+        versions=versions(),
+        picture=picture,
+    )
+
+
+def _scores(
+    forward: EncoderForward,
+    inputs: Tensor,
+    target: int,
+    methods: Sequence[str] | None,
+    tell: Callable[[str], None] | None,
+) -> dict[str, Tensor]:
+    """Return the scores by every method, in the shape of the inputs."""
     scores: dict[str, Tensor] = {}
     refused: dict[str, Exception] = {}
     for name in METHODS if methods is None else methods:
         try:
-            scores[name] = METHODS[name](forward, inputs, chosen).detach().cpu()
+            scores[name] = METHODS[name].run(forward, inputs, target).detach().cpu()
         except REFUSALS as error:
             if methods is not None:
                 raise
@@ -174,33 +154,69 @@ def explain_file(
     for name, reason in refused.items():
         if tell is not None:
             tell(f"{name} is left out: {reason}")
-    patch = getattr(model.config, "patch_size", None)
-    return MediaExplanation(
-        path=fspath(path),
-        prediction=names[best],
-        probability=None if shares is None else shares[0, best].item(),
-        probabilities={} if shares is None else dict(zip(names, shares[0].tolist(), strict=True)),
-        target=names[chosen],
-        explained=logits[0, chosen].item(),
-        inputs=inputs.cpu(),
-        scores=scores,
-        rate=rate if inputs.dim() == 2 else None,
-        patch=patch if isinstance(patch, int) else PATCH,
-    )
-
-
-def _globenc(forward: EncoderForward, inputs: Tensor, _: int) -> Tensor:
-    scores: Tensor = GlobEnc(forward).attribute(inputs)
     return scores
 
 
-def _deep_lift(forward: EncoderForward, inputs: Tensor, target: int) -> Tensor:
-    scores: Tensor = TransformerDeepLift(forward).attribute(inputs, target=target)
-    return scores
+def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Picture, list[str]]:
+    """Return how what a model took looks and is cut, and what its parts are called.
+
+    Args:
+        inputs: pixels `(3, H, W)`, samples `(T,)`, or features, frames in their longer dimension.
+        model: what took them.
+        processor: what made them.
+    """
+    values = inputs.cpu().double().numpy()
+    if values.ndim == 3:
+        side = getattr(model.config, "patch_size", None)
+        heights, widths = (_cut(size, side if isinstance(side, int) else PATCH) for size in values.shape[1:])
+        names = [
+            f"row {row}, column {column}"
+            for row in range(1, len(heights) + 1)
+            for column in range(1, len(widths) + 1)
+        ]
+        normalised = bool(getattr(processor, "do_normalize", False))
+        known = [getattr(processor, it, None) if normalised else None for it in ("image_mean", "image_std")]
+        return Picture("image", widths, heights, draw_pixels(values, *known)), names
+    frames = values if values.ndim == 1 or values.shape[0] < values.shape[1] else values.T
+    length = frames.shape[-1]
+    widths = _cut(length, -(-length // STRETCHES))
+    ends = [0, *np.cumsum(widths).tolist()]
+    if values.ndim == 1:
+        rate = processor.sampling_rate
+        names = [f"{start / rate:.3f} s to {stop / rate:.3f} s" for start, stop in pairwise(ends)]
+        return Picture("sound", widths, [1], draw_samples(frames)), names
+    names = [f"frames {start} to {stop}" for start, stop in pairwise(ends)]
+    return Picture("sound", widths, [1], draw_features(frames)), names
 
 
-METHODS: Mapping[str, Callable[[EncoderForward, Tensor, int], Tensor]] = {
-    "globenc": _globenc,
-    "transformer-deep-lift": _deep_lift,
+def _cut(length: int, size: int) -> list[int]:
+    """Return the lengths of parts of one size, the last of which may be shorter.
+
+    Example:
+        >>> _cut(10, 4)
+        [4, 4, 2]
+    """
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
+def _by_part(scores: Tensor, picture: Picture) -> list[float]:
+    """Return the sums of scores, `(1, ...)`, over every part, in order."""
+    values = scores[0].double()
+    if values.dim() == 3:
+        values = values.sum(0)
+    elif values.dim() == 2:
+        values = values.sum(0 if values.shape[0] < values.shape[1] else 1)[None]
+    else:
+        values = values[None]
+    rows = [torch.split(row, picture.widths, dim=1) for row in torch.split(values, picture.heights)]
+    return [float(part.sum()) for row in rows for part in row]
+
+
+METHODS: Mapping[str, Method] = {
+    "globenc": Method(lambda forward, inputs, _: GlobEnc(forward).attribute(inputs), "shares"),
+    "transformer-deep-lift": Method(
+        lambda forward, inputs, target: TransformerDeepLift(forward).attribute(inputs, target=target),
+        "contributions",
+    ),
 }
 """The methods by name."""

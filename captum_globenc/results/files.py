@@ -7,11 +7,12 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from captum_globenc.drawing.picture import Picture
 from captum_globenc.results.record import Record, Span
 from captum_globenc.results.words import Word
 
@@ -25,8 +26,11 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs")
+LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs", "picture")
 """What an object lacks where there is none of it."""
+
+NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers")
+"""What is made of floats: other writers of JSON leave the point out where nothing follows it."""
 
 
 class FileFormatError(ValueError):
@@ -45,6 +49,8 @@ def to_json(record: Record) -> dict[str, Any]:
             made["sums"] = record.sums
     made["groups"] = [[word.text, list(word.tokens), word.special] for word in record.groups]
     made["offsets"] = [place if place is None else list(place) for place in record.offsets]
+    if record.picture is not None:
+        made["picture"] = asdict(record.picture)
     return made
 
 
@@ -78,9 +84,22 @@ def fields_of(made: object) -> dict[str, Any]:
         found["offsets"] = [place if place is None else Span(*place) for place in found["offsets"]]
     if found.get("span") is not None:
         found["span"] = Span(*found["span"])
+    if found.get("picture") is not None:
+        found["picture"] = Picture(**found["picture"])
     if "outputs" in found:
-        found["outputs"] = {name: (target, value) for name, (target, value) in found["outputs"].items()}
+        found["outputs"] = {
+            name: (target, float(value)) for name, (target, value) in found["outputs"].items()
+        }
+    found |= {name: _as_floats(found[name]) for name in NUMBERS if name in found}
     return found
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_floats(it) for name, it in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(it) for it in value]
+    return None if value is None else float(value)
 
 
 def write_lines(records: Iterable[Record], path: str | PathLike[str]) -> None:
@@ -163,6 +182,15 @@ def _each(*checks: Check) -> Check:
     )
 
 
+def _picture(value: Any) -> bool:
+    checks = {"kind": _text, "widths": _list(_index), "heights": _list(_index), "source": _text}
+    return (
+        isinstance(value, dict)
+        and value.keys() == checks.keys()
+        and all(checks[name](it) for name, it in value.items())
+    )
+
+
 CHECKS: Mapping[str, Check] = {
     "text": _text,
     "pair": _or_none(_text),
@@ -189,5 +217,6 @@ CHECKS: Mapping[str, Check] = {
     "unknown": _list(_index),
     "span": _or_none(_each(_index, _index, _index)),
     "outputs": _by_name(_each(_text, _number)),
+    "picture": _or_none(_picture),
 }
 """What each field of an explanation is in JSON."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -23,12 +22,13 @@ NAMED = 4
 
 def draw_page(records: Sequence[Record]) -> str:
     """Draw the page of some texts; it holds all that is known of them, as it would be saved."""
-    data = [
-        json.dumps(to_json(it), allow_nan=False, ensure_ascii=False, separators=(",", ":")) for it in records
-    ]
     value = any(it.probability is None for it in records)
     return document(
-        [_section(it) for it in records], data, _facts(records), measure="value" if value else "confidence"
+        [_section(it) for it in records],
+        [to_json(it) for it in records],
+        _facts(records),
+        measure="value" if value else "confidence",
+        noun=_noun(records),
     )
 
 
@@ -41,6 +41,8 @@ def _section(record: Record) -> Section:
     """Return what is drawn of one text: its words, where they are known, as they were written."""
     pieces = record.pieces()
     units, notes = record.units, record.notes
+    if record.picture is not None:  # no words, between which there are gaps
+        pieces = [[piece for piece in text if piece.tokens] for text in pieces]
     scored = [piece for text in pieces for piece in text if piece.tokens]
     lines = []
     for name, scores in record.scores.items():
@@ -48,13 +50,14 @@ def _section(record: Record) -> Section:
         texts = [[_part(piece, next(merged) if piece.tokens else None) for piece in text] for text in pieces]
         lines.append(Line(name, units[name], texts, notes[name], _first(record, name)))
     return Section(
-        heading=record.headline,
+        heading=record.heading,
         label=record.prediction,
-        text=" / ".join(record.sources),
+        text=" / ".join(record.sources) if record.picture is None else "",  # the heading names its file
         lines=lines,
         about=_likely(record),
         tokens=[piece.tokens for piece in scored],
         layers=any(record.layers.values()),
+        picture=record.picture,
     )
 
 
@@ -93,7 +96,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
     predicted = Counter(it.prediction for it in records if it.probability is not None)
     classes = _list(f"{count} {name}" for name, count in predicted.most_common())
     facts = {
-        "Texts": f"{len(records)}: {classes}" if len(records) > 1 and classes else "",
+        _noun(records).capitalize(): f"{len(records)}: {classes}" if len(records) > 1 and classes else "",
         "Model": _list(_model(it) for it in records),
         "Methods": _list(name for it in records for name in it.scores),
         "Explained position": _list(_position(it) for it in records if "globenc" in it.scores),
@@ -102,6 +105,12 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
         "Page of": date.today().isoformat(),
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _noun(records: Sequence[Record]) -> str:
+    """Return what several of them are called."""
+    kinds = {"text" if it.picture is None else it.picture.kind for it in records}
+    return f"{kinds.pop()}s" if len(kinds) == 1 else "texts"
 
 
 def _model(record: Record) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.results.shading import Piece, cut_into_pieces
 from captum_globenc.results.words import Word
 
@@ -39,8 +40,10 @@ class Span(NamedTuple):
 class Record:
     """One text's prediction and the scores of its tokens, special tokens included.
 
+    Of an image or a sound it is the same: its parts are what tokens are of a text.
+
     Attributes:
-        text: The text.
+        text: The text; of an image or a sound, its file.
         pair: The second segment, if there is one.
         prediction: The name of the predicted class; of a regression model, of its output.
         probability: The predicted class's probability; None for a regression model.
@@ -72,10 +75,11 @@ class Record:
             that is the text as a whole.
         outputs: By the name of scores that are for another output than `target`, as where classes are shown
             side by side: its name, and its value as `explained` is that of `target`.
+        picture: The image or sound that this explains, whose parts are the first tokens; None of a text.
 
     Raises:
         ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
-            of them, or a kind is missing or not known.
+            of them, the words are not the parts of the picture, or a kind is missing or not known.
     """
 
     text: str
@@ -103,6 +107,7 @@ class Record:
     unknown: list[int] = field(default_factory=list)
     span: Span | None = None
     outputs: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    picture: Picture | None = None
 
     def __post_init__(self) -> None:
         rows = [("scores", name, row) for name, row in self.scores.items()]
@@ -119,6 +124,11 @@ class Record:
             raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
         if self.span is not None and self.span.segment >= len(self.sources):
             raise ValueError("the span lies in a second segment, and there is none")
+        if self.picture is not None:
+            parts = [(place,) for place in range(self.picture.count)]
+            words = [word.tokens for word in self.groups[: len(parts)]]
+            if words != parts or self.pair is not None or self.offsets:
+                raise ValueError(f"the first words are not the {len(parts)} parts of a picture, a token each")
         for name in (*self.scores, *self.layers):
             if self.kinds.get(name) not in KINDS:
                 raise ValueError(f"kind of {name}: {self.kinds.get(name)!r} is none of {', '.join(KINDS)}")
@@ -143,6 +153,16 @@ class Record:
         return f"{said}, explained: {self.subject}" if asked and self._knows_classes else said
 
     @property
+    def heading(self) -> str:
+        """The headline; of an image or a sound, which shows no words of its own, after its file."""
+        return self.headline if self.picture is None else f"{self.text}: {self.headline}"
+
+    @property
+    def elements(self) -> tuple[str, str]:
+        """What is scored: one, and several of it."""
+        return ("token", "tokens") if self.picture is None else PARTS[self.picture.kind]
+
+    @property
     def subject(self) -> str:
         """The class that is explained, and which it is held against."""
         return self.target if self.against is None else f"{self.target} rather than {self.against}"
@@ -162,7 +182,7 @@ class Record:
         said = {
             "shares": self._shares,
             "difference": self._shares,
-            "sizes": "share of each token in the sum of all, for or against",
+            "sizes": f"share of each {self.elements[0]} in the sum of all, for or against",
         }
         made = {}
         for name in self.scores:
@@ -193,7 +213,7 @@ class Record:
                 unit = "value" if self.probability is None else f"logit of {target}{against}"
                 whole, tokens = round(explained, 2), round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
-                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} tokens"
+                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {self.elements[1]}"
                 made[name] = f"{parts} = {whole:z.2f} {unit}{less}"
         return made
 
@@ -271,10 +291,11 @@ class Record:
 
     @property
     def _shares(self) -> str:
+        what = f"share of each {self.elements[0]} in what"
         if self.position == "mean":
-            return "share of each token in what all tokens have mixed in, on average"
+            return f"{what} all {self.elements[1]} have mixed in, on average"
         if self.position is None and self.span is not None:
-            return f"share of each token in what {self.part} has mixed in"
+            return f"{what} {self.part} has mixed in"
         if self.position is None:
-            return "share of each token in what the head reads"
-        return f"share of each token in what {self.tokens[self.position]} has mixed in"
+            return f"{what} the head reads"
+        return f"{what} {self.tokens[self.position]} has mixed in"

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.drawing.numbers import SHARE, number, strengths
+from captum_globenc.drawing.picture import Picture
 from captum_globenc.results.record import Record
 from captum_globenc.results.shading import CUT, Piece
 from captum_globenc.results.words import merge_scores
@@ -28,6 +29,9 @@ BAR = 8
 
 LONGEST_WORD = 40
 """Characters of a word that a table shows."""
+
+STRONGEST = 10
+"""How many parts of an image or a sound the tables have, unless that is asked for."""
 
 BLANK = "\N{OPEN BOX}"
 """Shown in tables for a token that is nothing but white space."""
@@ -56,7 +60,8 @@ def show(
         console: Where to print; it decides whether there are colours.
         record: What to print. Nothing in it is taken for Rich markup.
         of: What is shaded, "words" or "tokens", which the table shows with their ids.
-        top: How many rows the tables have, the strongest first, and one for all others; left out, every one.
+        top: How many rows the tables have, the strongest first, and one for all others; left out, every one,
+            but of an image or a sound the strongest.
         special: Whether special tokens such as [CLS] are shown by themselves, or left to the row of others.
         index: The number of the text among several.
     """
@@ -99,6 +104,8 @@ class Shown:
             rows = [_Row([_in_table(it.text)], it.tokens) for it in pieces]
         else:
             rows = [self._row_of(token) for token in sorted(token for it in pieces for token in it.tokens)]
+        if record.picture is not None and top is None:
+            top = STRONGEST
         if top is not None and record.scores:
             made = [merge_scores(record.scores[name], rows) for name in _ranking(record)]
             sizes = [max(map(abs, row)) for row in zip(*made, strict=True)]
@@ -116,11 +123,14 @@ class Shown:
         record = self._record
         captions, units, sums = record.captions, record.units, record.sums
         numbered = "" if self._index is None else f"{self._index}. "
-        yield Text(printable(f"{numbered}{record.headline}"), style="bold")
+        yield Text(printable(f"{numbered}{record.heading}"), style="bold")
         for name, row in record.scores.items():
             signed = units[name] != SHARE
             yield _caption(f"{name} \N{MIDDLE DOT} {captions[name]}", signed, plain=not console.is_terminal)
-            yield from self._shaded(row, signed)
+            if record.picture is None:
+                yield from self._shaded(row, signed)
+            elif console.is_terminal:
+                yield from self._grid(row, record.picture, signed, options.max_width)
             if name in sums:
                 yield Text(printable(sums[name]), style="dim")
         for note in self._notes():
@@ -147,6 +157,16 @@ class Shown:
                 line.append(printable(piece.text, "\n\t"), f"{style} italic" if piece.unknown else style)
                 before = piece
             yield line
+
+    @staticmethod
+    def _grid(scores: Sequence[float], picture: Picture, signed: bool, width: int) -> Iterator[Text]:
+        """Yield the parts as they lie, a row a line; those of an image are about as wide as they are tall."""
+        columns = len(picture.widths)
+        cell = "  " if picture.kind == "image" and 2 * columns <= width else " "
+        shades = [_shade(it, signed) for it in strengths(scores[: picture.count])]
+        for start in range(0, picture.count, columns):
+            row = shades[start : start + columns]
+            yield Text.assemble(*((cell, style) for style in row), no_wrap=True, overflow="crop")
 
     def _notes(self) -> Iterator[str]:
         """Yield what has to be known of some pieces, and of which."""
@@ -199,7 +219,8 @@ class Shown:
             table.add_column("#", justify="right")
             if self._record.ids:
                 table.add_column("id", justify="right")
-        table.add_column(self._of.removesuffix("s"), overflow="fold")
+        named = self._of.removesuffix("s") if self._record.picture is None else self._record.elements[0]
+        table.add_column(named, overflow="fold")
         return table
 
     def _rest(self, scores: Sequence[float]) -> list[float]:
@@ -211,7 +232,7 @@ class Shown:
         rows = [row.heads for row in self._rows]
         if self._others:
             width = len(rows[0]) if rows else 1
-            rows.append([*[""] * (width - 1), f"{len(self._others)} other tokens"])
+            rows.append([*[""] * (width - 1), f"{len(self._others)} other {self._record.elements[1]}"])
         for names, *line in zip(rows, *cells, strict=True):
             table.add_row(*map(Text, names[-heads if heads else 0 :]), *line)
         return table

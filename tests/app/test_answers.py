@@ -1,4 +1,5 @@
 import re
+from html import unescape
 
 import pytest
 from transformers import (
@@ -43,7 +44,8 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
     tokens, layers = shown(explanation, form)
     names = ["unhappy", "film"] if words else ["un", "##happy", "film"]
     names = ["[CLS]", *names, "[SEP]"] if special else names
-    assert re.findall(r"title=[^>]*>([^<]*)</span>", tokens) == 2 * names
+    # The text itself is what is shaded, whatever tokens are called.
+    assert re.findall(r"title=[^>]*>([^<]*)</span>", tokens) == 2 * [name.strip("#") for name in names]
     assert re.findall(r'scope="row" dir="auto">([^<]*)<', layers) == 2 * names
     assert "<h3>globenc, after layer 1 of 2</h3>" in tokens
     shares = [float(number) for number in re.findall(r'title="([^"]*) %"', tokens)]
@@ -111,6 +113,15 @@ def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
     assert ask("bad film", position=" -1 ").explanation == last
     for position in ("first", "9"):
         assert "position" in ask("bad film", position=position).prediction
+
+
+def test_the_text_is_shaded_as_it_was_written_and_its_pair_apart(ask):
+    found = ask("GOOD,  bad\nred zebra", "Film", methods=("globenc",))
+    tokens, _ = shown(found.explanation, found.form)
+    first, second = re.findall(r'<p class="tokens" dir="auto">(.*?)</p>', tokens, flags=re.DOTALL)
+    first, second = (re.sub(r"<[^>]*>", "", unescape(it)) for it in (first, second))
+    assert (first, second) == ("[CLS]GOOD,  bad\nred zebra[SEP]", "Film[SEP]")
+    assert "not in the vocabulary: the model reads [UNK]" in tokens
 
 
 def test_everything_is_escaped(ask):

@@ -15,7 +15,7 @@ from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation import METHODS as COMPARED
 from captum_globenc.evaluation import METRICS
-from captum_globenc.media.explaining import METHODS as MEDIA_METHODS
+from captum_globenc.media.explaining import METHODS as FILE_METHODS
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.texts import BASELINES, METHODS
 from checkpoints import ENVIRONMENT
@@ -24,7 +24,7 @@ LISTS = {
     "AGGREGATIONS": AGGREGATIONS,
     "BASELINES": BASELINES,
     "COMPARED": COMPARED,
-    "MEDIA_METHODS": MEDIA_METHODS,
+    "FILE_METHODS": FILE_METHODS,
     "METHODS": METHODS,
     "METRICS": METRICS,
     "MIXINGS": MIXINGS,

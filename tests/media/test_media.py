@@ -1,6 +1,9 @@
 """Images and sounds from files are explained as plain calls of the methods explain what a model takes."""
 
+import base64
+import io
 import json
+import re
 import wave
 
 import numpy as np
@@ -19,7 +22,7 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
-from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import EncoderForward, Explanation, Explanations, GlobEnc, TransformerDeepLift
 from captum_globenc.media import explain_file, load_media_model, read_image, read_sound
 from captum_globenc.visualization import draw_media
 from models import randomize
@@ -95,23 +98,93 @@ def test_a_file_is_explained_as_what_its_processor_makes_of_it(request, kind, ta
     best = int(logits.argmax())
     one = best if target is None else 2
     assert missing == ()
-    assert torch.equal(found.inputs, inputs)
     assert (found.prediction, found.target) == (NAMES["id2label"][best], NAMES["id2label"][one])
     assert found.probability == pytest.approx(logits.softmax(-1)[best].item())
     forward = EncoderForward(model, argument_names=())
-    torch.testing.assert_close(found.scores["globenc"], GlobEnc(forward).attribute(inputs))
-    expected = TransformerDeepLift(forward).attribute(inputs, target=one)
-    torch.testing.assert_close(found.scores[SIGNED], expected)
-    parts = found.parts(SIGNED)
-    assert sum(score for _, score in parts) == pytest.approx((logits[one] - base[one]).item(), abs=1e-6)
+    expected = {
+        "globenc": GlobEnc(forward).attribute(inputs)[0],
+        SIGNED: TransformerDeepLift(forward).attribute(inputs, target=one)[0],
+    }
+    shown = dict(zip(found.tokens, found.scores[SIGNED], strict=True))
+    assert sum(shown.values()) == pytest.approx((logits[one] - base[one]).item(), abs=1e-6)
+    for name, scores in expected.items():
+        if kind == "image":
+            sums = scores.reshape(3, 4, 8, 4, 8).sum((0, 2, 4)).flatten()
+        else:
+            sums = scores.reshape(50, 32).sum(1)
+        assert found.scores[name][: len(sums)] == pytest.approx(sums.tolist(), abs=1e-9)
+    # GlobEnc's shares sum to 1, those of [CLS] among them, which no pixel feeds.
+    assert sum(found.scores["globenc"]) == pytest.approx(1)
     if kind == "image":
-        assert len(parts) == 16
-        square = expected[0, :, 8:16, 24:32].sum().item()
-        assert dict(parts)["row 2, column 4"] == pytest.approx(square, abs=1e-5)
+        assert found.tokens[6:8] + found.tokens[16:] == [
+            "row 2, column 3",
+            "row 2, column 4",
+            "[of no square]",
+        ]
+        assert found.scores["globenc"][16] > 0.01
+        assert found.scores[SIGNED][16] == 0
     else:
-        assert [name for name, _ in parts][:2] == ["0.000 s to 0.002 s", "0.002 s to 0.004 s"]
-        assert parts[1][1] == pytest.approx(expected[0, 32:64].sum().item(), abs=1e-5)
-    assert len(draw_media(found).axes) >= 3
+        assert [*shown][:2] + [*shown][49:] == [
+            "0.000 s to 0.002 s",
+            "0.002 s to 0.004 s",
+            "0.098 s to 0.100 s",
+        ]
+
+
+def opened(found):
+    kind, _, content = found.picture.source.partition(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert kind == f"data:image/{image.format.lower()}"
+    return image
+
+
+def test_a_picture_is_what_the_model_took_as_it_looked(vision, tmp_path):
+    halves = np.zeros((32, 32, 3), dtype="uint8")
+    halves[:, 16:] = (200, 100, 50)
+    path = tmp_path / "halves.png"
+    Image.fromarray(halves).save(path)
+    model, processor, _ = load_media_model(str(vision), "image")
+    found = explain_file(path, model, processor)
+    assert (found.picture.widths, found.picture.heights) == ([8] * 4, [8] * 4)
+    drawn = np.asarray(opened(found)).astype(int)
+    assert drawn.shape == (32, 32, 3)
+    assert np.abs(drawn - halves).mean() < 5  # JPEG
+
+
+def test_the_course_of_a_sound_is_as_high_as_its_samples(hearing, tmp_path):
+    samples = np.zeros((1600, 1), dtype=int)
+    samples[400] = 9000
+    samples[800] = -4500
+    model, processor, _ = load_media_model(str(hearing), "sound")
+    processor.do_normalize = False
+    found = explain_file(save_sound(tmp_path / "x.wav", samples), model, processor)
+    assert (found.picture.widths, found.picture.heights) == ([32] * 50, [1])
+    inked = np.asarray(opened(found))[..., 1] > 0
+    assert inked.shape == (100, 800)
+    tall = inked.sum(0)
+    # From a line that is two pixels thick: 49 of the upper half, half of that of the lower one.
+    assert (tall[200], tall[400]) == (2 + 49, 2 + 24)
+    assert inked[:50, 200].all()
+    assert inked[50:75, 400].all()
+    assert set(np.delete(tall, [200, 400])) == {2}
+
+
+def drawn(figure):
+    """The scores of each method, as they lie on the picture."""
+    return [np.asarray(it.get_array()) for ax in figure.axes for it in ax.collections]
+
+
+def test_a_figure_draws_what_was_saved_as_what_was_explained(tmp_path, vision, picture):
+    found = explain_file(picture, *load_media_model(str(vision), "image")[:2])
+    found.save(tmp_path / "x.jsonl")
+    (again,) = Explanations.load(tmp_path / "x.jsonl")
+    assert again == found
+    for row, one, other in zip(
+        found.scores.values(), drawn(draw_media(found)), drawn(draw_media(again)), strict=True
+    ):
+        assert one.tolist() == other.tolist() == np.reshape(row[:16], (4, 4)).tolist()
+    with pytest.raises(ValueError, match="the explanation of a text"):
+        draw_media(Explanation(**{**vars(found), "picture": None}))
 
 
 def test_features_of_a_sound_are_drawn_and_told_by_frames(sound):
@@ -120,9 +193,9 @@ def test_features_of_a_sound_are_drawn_and_told_by_frames(sound):
     )
     model = randomize(ASTForAudioClassification(config))
     found = explain_file(sound, model, ASTFeatureExtractor(num_mel_bins=16, max_length=40))
-    assert found.inputs.shape == (1, 40, 16)
-    assert found.parts("globenc")[-1][0] == "frames 39 to 40"
-    assert len(draw_media(found).axes) == 3
+    assert (found.picture.widths, found.tokens[39]) == ([1] * 40, "frames 39 to 40")
+    assert opened(found).size == (800, 100)
+    assert [it.shape for it in drawn(draw_media(found))] == [(1, 40)] * len(found.scores)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
@@ -149,32 +222,42 @@ def test_what_is_no_image_or_sound_is_told(tmp_path, vision, hearing):
         read_image(tmp_path / "nowhere.png")
 
 
-def test_the_command_line_explains_files(run, failing, tmp_path, vision, hearing, picture, sound):
+def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture, sound):
     for option, path, folder in (("--image", picture, vision), ("--audio", sound, hearing)):
-        drawn = tmp_path / f"{option}.png"
-        out, err = run("explain", option, path, "--model", folder, "--picture", drawn)
-        found = explain_file(
-            path, *load_media_model(str(folder), "image" if option == "--image" else "sound")[:2]
-        )
+        kind = "image" if option == "--image" else "sound"
+        drawn, saved, page = (tmp_path / f"{kind}.{it}" for it in ("png", "jsonl.gz", "html"))
+        command = ("explain", option, path, "--model", folder)
+        out, err = run(*command, "--picture", drawn, "--save", saved, "--html", page)
+        found = explain_file(path, *load_media_model(str(folder), kind)[:2])
         lines = out.splitlines()
         assert err == ""
         assert lines[0] == f"{path}: {found.headline}"
-        name, score = found.top(1)[0]
-        assert lines[2].startswith(f"{SIGNED} \N{MIDDLE DOT} {name} {score:+.3f}, ")
+        part = "square" if kind == "image" else "stretch"
+        assert f"globenc · share of each {part} in what the head reads" in lines
+        strongest = [line for line in lines if re.match(r"  (row|\d)", line) and "other" not in line]
+        assert [re.split(" {2,}", line)[1] for line in strongest] == [name for name, _ in found.top(10)]
         assert Image.open(drawn).size > (200, 200)
-        out, _ = run("explain", option, path, "--model", folder, "--json", "--method", "globenc")
-        assert json.loads(out)["scores"] == {
-            "globenc": pytest.approx([score for _, score in found.parts("globenc")])
-        }
+        assert Explanations.load(saved) == Explanations([found])
+        # What was saved is shown again, and without its model, as texts are.
+        assert run("show", saved) == (out, "")
+        again = tmp_path / "again.html"
+        run("show", saved, "--html", again)
+        assert again.read_bytes() == page.read_bytes() == found.to_html().encode()
+        out, _ = run(*command, "--json", "--method", "globenc")
+        assert Explanation.from_dict(json.loads(out)) == found.by("globenc")
+
+
+def test_options_that_do_not_go_with_files_are_told(run, failing, tmp_path, vision, picture, sound):
     assert "give a --model of images" in failing("explain", "--image", picture)
     assert "--image and --audio go with" in failing("explain", "a text", "--image", picture)
+    assert "--image and --audio go with" in failing("explain", "--image", picture, "--baseline", "pad")
     assert "no such folder" in failing("explain", "--audio", sound, "--model", tmp_path / "none")
     asked = ("explain", "--image", picture, "--model", vision)
     out, _ = run(*asked, "--json", "--method", f"{SIGNED},globenc")
     assert list(json.loads(out)["scores"]) == [SIGNED, "globenc"]
     assert run(*asked, "--method", "list")[0].split() == ["globenc", SIGNED]
     assert "Format 'xyz' is not supported" in run(*asked, "--picture", tmp_path / "a.xyz", status=2)[1]
-    for options in (["--mixing", "W"], ["--baseline", "pad"], ["--top", 1], ["--tokens"], ["--no-special"]):
+    for options in (["--mixing", "W"], ["--layers"], ["--position", 1], ["--windows", 4]):
         assert "--image and --audio go with" in failing(*asked, *options)
     nowhere = (*asked[:-1], tmp_path / "none")
     assert "no method decompx; known: globenc" in failing(*nowhere, "--method", "decompx")

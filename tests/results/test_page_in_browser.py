@@ -7,24 +7,20 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 from itertools import accumulate
-from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from test_explanation import SHARES, SIGNED, explanation
 
-import browser
 from captum_globenc import Explanations
+from captum_globenc.drawing.numbers import number
 from captum_globenc.results.record import Span
-from captum_globenc.results.words import Word
+from captum_globenc.results.words import Word, merge_scores
 from colours import contrast
 from markup import HOSTILE
 
 pytestmark = pytest.mark.browser
 
-PATIENCE = 30_000
-"""Milliseconds that a page may take on a busy machine."""
-HERE = "http://localhost/"
-"""Where pages are said to be from: nothing is asked of it. Only such a place may use the clipboard."""
 LAYERS = {SHARES: [[0.1] * 10, [0.05] * 10], SIGNED: [[0.25] * 10, [0.5] * 10, [-0.5] * 10]}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DEEP = explanation(layers=LAYERS, ids=list(range(100, 110)))
@@ -53,46 +49,6 @@ MANY = Explanations(
         plain("what a (fine) day", prediction="POSITIVE", probability=0.5),
     ]
 )
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=browser.chromium(), args=list(browser.ARGUMENTS), timeout=PATIENCE
-        )
-
-
-@pytest.fixture
-def show(chromium):
-    """Open the page of some explanations; it asks for nothing, and nothing fails in it."""
-    opened = []
-
-    def show(found, **options):
-        context = chromium.new_context(**options)
-        context.set_default_timeout(PATIENCE)
-        if options.get("java_script_enabled", True):
-            context.grant_permissions(["clipboard-read", "clipboard-write"], origin=HERE)
-        page = context.new_page()
-        asked, failed = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.on("console", lambda said: failed.append(said.text) if said.type == "error" else None)
-        page.on("dialog", lambda dialog: (failed.append(dialog.message), dialog.dismiss()))
-        page.route(
-            "**", lambda route: route.fulfill(body=found.to_html(), content_type="text/html; charset=utf-8")
-        )
-        page.goto(HERE)
-        opened.append((context, asked, failed))
-        return page
-
-    yield show
-    for context, asked, failed in opened:
-        context.close()
-        assert [url for url in asked if urlsplit(url).scheme != "blob"] == [HERE]
-        assert failed == []
 
 
 def piece(page, text, method=SIGNED):
@@ -177,6 +133,22 @@ def test_arrows_follow_the_direction_of_the_text(show):
     for key, text in [("ArrowLeft", "שלום"), ("ArrowLeft", "עולם"), ("ArrowRight", "שלום")]:
         page.keyboard.press(key)
         assert page.locator(":focus").inner_text() == text
+
+
+def test_words_of_two_directions_stand_in_the_order_in_which_they_are_read(show):
+    page = show(plain("He said שלום עולם to us"))
+    left = {text: piece(page, text).bounding_box()["x"] for text in ("said", "שלום", "עולם", "to")}
+    assert sorted(left, key=left.get) == ["said", "עולם", "שלום", "to"]
+
+
+def test_tab_goes_past_the_list_of_contents(show):
+    page = show(MANY)
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "To the texts"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").get_attribute("href") == "#text-1"
+    assert page.evaluate("document.activeElement.closest('article') !== null")
 
 
 def test_a_tap_tells_the_numbers_too(show):
@@ -314,6 +286,29 @@ def test_layers_and_numbers_are_tables(show):
         ["##happy", "2", "102", "Unhappy", "12.5", "-2.000"],
     ]
     assert len(numbers) == 1 + len(DEEP.tokens)
+
+
+def test_numbers_are_those_of_the_explanation_to_the_digits_shown(show):
+    draw = np.random.default_rng(0)
+    # Of four bytes and of eight, as the page holds them.
+    short, long = draw.normal(size=(2, 3, 10))
+    short = short.astype(np.float32).astype(float)
+    layers = {SHARES: long.tolist(), SIGNED: short.tolist()}
+    found = explanation(layers=layers, scores={name: them[-1] for name, them in layers.items()})
+    page = show(found)
+    page.get_by_text("Numbers", exact=True).click()
+    page.locator("article .numbers").wait_for()
+    columns = {SHARES: 3, SIGNED: 4}
+    for name, column in columns.items():
+        shown = [row[column] for row in rows(page.locator("article .numbers"))[1:]]
+        assert shown == [number(it, found.units[name]) for it in found.scores[name]]
+    page.get_by_text("Layers", exact=True).click()
+    page.locator("table.heat").nth(1).wait_for()
+    for name, table in zip(layers, page.locator("table.heat").all(), strict=True):
+        scored = [
+            [number(it, found.units[name]) for it in merge_scores(row, found.groups)] for row in layers[name]
+        ]
+        assert [row[1:] for row in rows(table)[1:]] == [list(it) for it in zip(*scored, strict=True)]
 
 
 def downloaded(page, name, area):

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from test_explanation import SIGNED, explanation
 
 from captum_globenc import Explanation, Explanations
+from captum_globenc.drawing.picture import Picture
 from captum_globenc.results.files import CHECKS
 from captum_globenc.results.record import Record
+from captum_globenc.results.words import Word
 from checkpoints import ENVIRONMENT
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
 FOUND = Explanations(
     [
         explanation(),
@@ -26,6 +29,12 @@ FOUND = Explanations(
         explanation(layers={SIGNED: [[0.1 + 0.2] * 10, [5e-324] * 10]}, against="NEGATIVE", truncated=True),
         explanation(offsets=[], groups=[], position=None, pair=""),
         explanation().difference(explanation(target="NEGATIVE")),
+        explanation(
+            pair=None,
+            groups=[Word(str(place), (place,), False) for place in range(10)],
+            offsets=[],
+            picture=Picture("image", [8, 8, 1], [8, 8, 8], PICTURE),
+        ),
     ]
 )
 
@@ -59,6 +68,15 @@ def test_every_float_comes_back_as_it_was(tmp_path_factory, row):
     assert [value.hex() for value in found.scores[SIGNED]] == [value.hex() for value in row]
 
 
+def test_numbers_that_another_writer_gave_without_a_point_are_floats_again():
+    found = explanation(layers={SIGNED: [[2.0] * 10]}, outputs={SIGNED: ("POSITIVE", 3.0)}, value=4.0)
+    made = json.loads(json.dumps(found.to_dict()).replace(".0,", ",").replace(".0]", "]"))
+    again = Explanation.from_dict(made)
+    assert again == found
+    numbers = [again.value, *again.scores[SIGNED], *again.layers[SIGNED][0], again.outputs[SIGNED][1]]
+    assert {type(it) for it in numbers} == {float}
+
+
 def test_every_field_is_checked():
     assert set(CHECKS) == set(Record.__dataclass_fields__)
 
@@ -67,6 +85,10 @@ def without(name):
     made = explanation().to_dict()
     del made[name]
     return json.dumps(made)
+
+
+def drawn(**fields):
+    return {"kind": "image", "widths": [1], "heights": [1], "source": PICTURE, **fields}
 
 
 def changed(**fields):
@@ -92,6 +114,14 @@ def changed(**fields):
         (changed(offsets=[[1, 2]] * 10), "'offsets' is not what"),
         (changed(scores={SIGNED: [1.0]}), "scores of transformer-deep-lift: 1 for 10 tokens"),
         (changed(kinds={}), "kind of globenc"),
+        (changed(picture={"kind": "image"}), "'picture' is not what"),
+        (changed(picture=drawn(kind="film")), "a picture is of the kind image or sound, not 'film'"),
+        (changed(picture=drawn(widths=[])), "parts of a picture have a width"),
+        (changed(picture=drawn(heights=[0])), "parts of a picture have a width"),
+        (changed(picture=drawn(widths=[1] * 2)), "first words are not the 2 parts of a picture"),
+        (changed(picture=drawn(source="http://elsewhere/x.png")), "is the data URL of a PNG or JPEG"),
+        (changed(picture=drawn(source=f"{PICTURE});x:url(//elsewhere")), "is the data URL of a PNG or JPEG"),
+        (changed(picture=drawn(source="data:image/svg+xml;base64,iVBORw0KGgo=")), "is the data URL of"),
     ],
 )
 def test_what_is_no_explanation_is_refused_by_its_line(tmp_path, line, message):

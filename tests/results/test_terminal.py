@@ -9,6 +9,7 @@ from rich.console import Console
 from test_explanation import BARS
 from test_explanation import explanation as pair
 
+from captum_globenc.drawing.picture import Picture
 from captum_globenc.results import terminal
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
@@ -208,6 +209,54 @@ def test_what_the_model_does_not_read_as_it_is_written_is_said():
     cut = shown(explanation(**{**vars(found), "truncated": True})).splitlines()
     assert CUT in cut
     assert not any(UNREAD in line for line in cut)
+
+
+def squares(columns, rows, **options):
+    names = [f"row {row}, column {column}" for row in range(1, rows + 1) for column in range(1, columns + 1)]
+    return explanation(
+        text="cat.png",
+        position=None,
+        tokens=names,
+        groups=[Word(name, (place,), False) for place, name in enumerate(names)],
+        picture=Picture("image", [16] * columns, [16] * rows, "data:image/png;base64,iVBORw0KGgo="),
+        **options,
+    )
+
+
+def test_an_image_is_shaded_square_by_square_and_told_by_its_strongest():
+    scores = {"globenc": [0.125] * 8, SIGNED: [0.0, 1.0, -2.0, 0.0, 0.0, 0.0, 0.5, 0.0]}
+    found = squares(4, 2, scores=scores)
+    lines = numbers(found, top=2)
+    assert lines[0] == ["cat.png:", "POSITIVE", "(98.1%)"]
+    assert lines[1] == ["globenc", "·", "share", "of", "each", "square", "in", "what", "the", "head", "reads"]
+    assert ["square", "globenc,", "%", f"{SIGNED},", "logit"] in lines
+    assert [line for line in lines if line[:1] == ["row"] or "other" in line] == [
+        ["row", "1,", "column", "3", "12.5", "-2.000"],
+        ["row", "1,", "column", "2", "12.5", "+1.000"],
+        ["6", "other", "squares", "75.0", "+0.500"],
+    ]
+    assert "5.40 baseline - 0.50 squares = 4.90 logit of POSITIVE" in shown(found)
+    colours = shown(found, terminal_={"force_terminal": True, "color_system": "truecolor"}).splitlines()
+    grid = [re.findall(r"48;2;(\d+;\d+;\d+)m( +)", line) for line in colours[5:7]]
+    assert [[cell for _, cell in row] for row in grid] == [["  "] * 4] * 2
+    expected = [";".join(map(str, shade(it / 2, True)[1])) for it in scores[SIGNED]]
+    assert [colour for row in grid for colour, _ in row] == expected
+
+
+def test_the_ten_strongest_squares_are_told_unless_more_are_asked_for():
+    found = squares(4, 4, scores={SIGNED: [float(place) for place in range(16)]})
+    rows = [
+        [line for line in numbers(found, **options) if line[:1] == ["row"]] for options in ({}, {"top": 16})
+    ]
+    assert [len(it) for it in rows] == [10, 16]
+
+
+def test_a_grid_that_is_too_wide_gets_narrower_cells():
+    options = {"terminal_": {"force_terminal": True}, "top": 1}
+    for columns, width in ((40, 80), (41, 41)):
+        found = squares(columns, 1, scores={SIGNED: [1.0] * columns})
+        line = shown(found, **options).splitlines()[2]
+        assert len(re.sub(r"\x1b\[[^m]*m", "", line)) == width
 
 
 LETTERS = ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "a\u00a0b", "\u200f\u05e9"]

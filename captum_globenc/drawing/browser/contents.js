@@ -5,6 +5,7 @@ const fields = tools.elements;
 const entries = [...document.querySelectorAll("#contents li")];
 const found = "Highlight" in window ? new Highlight() : null; // where a browser marks what was found
 const MARKED = 2000;
+const noun = fields.count.value.split(" ").at(-1);
 let hit = -1;
 
 const measure = (article) => recordOf(article).probability ?? recordOf(article).value;
@@ -39,7 +40,7 @@ function choose() {
   });
   mark(wanted);
   const count = shownArticles().length;
-  fields.count.value = count === articles.length ? `${count} texts` : `${count} of ${articles.length} texts`;
+  fields.count.value = count === articles.length ? `${count} ${noun}` : `${count} of ${articles.length} ${noun}`;
 }
 
 /** Put the texts, and their list, in the order that is asked for. */

@@ -1,6 +1,6 @@
-// What the page holds: a line of JSON for each text, as the library saves it, and the elements that show it.
+// What the page holds: the explanation of each text, as the library saves it, and the elements that show it.
 
-const LINES = document.getElementById("data").textContent.split("\n").filter(Boolean);
+const [SHARED, ...LINES] = document.getElementById("data").textContent.split("\n").filter(Boolean);
 const SHADE = ":is(.for, .against, .share)";
 const PIECE = `.shaded ${SHADE}`;
 const SHARE = "%";
@@ -17,9 +17,20 @@ function remembered(tell) {
   };
 }
 
-/** The line of JSON, and the explanation, that an article shows. */
-const lineOf = (article) => LINES[articles.indexOf(article)];
-const recordOf = remembered((article) => JSON.parse(lineOf(article)));
+/** Numbers from their bytes in base64: of four bytes each where that makes as many as there should be, else of eight. */
+function unpack(packed, count) {
+  const { buffer } = Uint8Array.from(atob(packed), (byte) => byte.charCodeAt(0));
+  return Array.from(buffer.byteLength === 4 * count ? new Float32Array(buffer) : new Float64Array(buffer));
+}
+
+/** The explanation that an article shows: what is shared by all, and what is its own, as `packing.py` made them small. */
+const recordOf = remembered((article) => {
+  const record = { ...JSON.parse(SHARED), ...JSON.parse(LINES[articles.indexOf(article)]) };
+  const numbers = (row) => unpack(row, record.tokens.length);
+  for (const name of Object.keys(record.scores)) record.scores[name] = numbers(record.scores[name]);
+  for (const name of Object.keys(record.layers ?? {})) record.layers[name] = record.layers[name].map(numbers);
+  return record;
+});
 
 /** The methods of an article: where each is shown, its unit, and the number of its first layer. */
 const methodsOf = remembered((article) =>

@@ -12,7 +12,7 @@ function download(name, type, content) {
 
 /** The explanations as they were saved: `captum-globenc show` and `Explanations.load` read them. */
 function toJson(some) {
-  return some.map((article) => `${lineOf(article)}\n`).join("");
+  return some.map((article) => `${JSON.stringify(recordOf(article))}\n`).join("");
 }
 
 /** A row for each token and method, in the columns of `to_pandas`. */
@@ -91,6 +91,9 @@ function toSvg(article) {
   const made = draw("svg", { xmlns: SVG, width, height, viewBox: `-8 -8 ${width} ${height}`, "font-family": page.fontFamily },
     draw("rect", { x: -8, y: -8, width, height, fill: page.backgroundColor }));
   const at = (rect) => ({ x: rect.left - frame.left, y: rect.top - frame.top, width: rect.width, height: rect.height });
+  for (const it of article.querySelectorAll(".picture")) {
+    made.append(draw("image", { ...at(it.getBoundingClientRect()), href: recordOf(article).picture.source, preserveAspectRatio: "none" }));
+  }
   for (const piece of article.querySelectorAll(PIECE)) {
     const style = getComputedStyle(piece);
     for (const rect of piece.getClientRects()) {

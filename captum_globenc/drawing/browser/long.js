@@ -101,9 +101,12 @@ function makeLegible(article, { element: shaded, name, unit }) {
     all.textContent = open ? "Fold again" : "Unfold all";
   });
   const { map, view } = drawMap(scores, unit);
+  const mirrored = getComputedStyle(shaded.querySelector(".tokens")).direction === "rtl";
+  if (mirrored) map.style.transform = "scaleX(-1)";
   map.addEventListener("click", (event) => {
     const { left, width } = map.getBoundingClientRect();
-    const piece = pieces[Math.min(pieces.length - 1, Math.floor(((event.clientX - left) / width) * pieces.length))];
+    const along = (event.clientX - left) / width;
+    const piece = pieces[Math.min(pieces.length - 1, Math.floor((mirrored ? 1 - along : along) * pieces.length))];
     unfold(piece);
     goTo(piece, "center");
   });
@@ -130,5 +133,6 @@ function makeLegible(article, { element: shaded, name, unit }) {
 }
 
 for (const article of articles) {
-  if (tokensOf(article).length > LONG) for (const method of methodsOf(article)) makeLegible(article, method);
+  const long = tokensOf(article).length > LONG && !article.querySelector(".picture");
+  if (long) for (const method of methodsOf(article)) makeLegible(article, method);
 }

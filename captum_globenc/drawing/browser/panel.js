@@ -20,7 +20,7 @@ function openPanel(piece) {
     button("×", closePanel, { class: "close", "aria-label": "Close" }),
     make("h2", { id: "panel-head", dir: "auto" }, piece.textContent),
     ...(piece.dataset.note ? [make("p", { class: "note" }, piece.dataset.note)] : []),
-    stands(record, tokens),
+    ...(record.picture ? [] : [stands(record, tokens)]),
     tokenTable(article, tokens),
     ...courses(article, tokens),
     scrolled("Scores", numbersOf(article, tokens)),
@@ -84,8 +84,7 @@ function tokenTable(article, tokens) {
   const rows = [
     row("number", (token) => token),
     ...(record.ids ? [row("id", (token) => record.ids[token])] : []),
-    row("word", word),
-    row("characters", place),
+    ...(record.picture ? [] : [row("word", word), row("characters", place)]),
     ...methodsOf(article).map((it) => row(named(it), (token) => number(record.scores[it.name][token], it.unit))),
   ];
   return scrolled("Tokens", table("numbers", ["token", ...tokens.map((token) => record.tokens[token])], rows));

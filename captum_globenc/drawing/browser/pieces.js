@@ -1,4 +1,4 @@
-// Numbers of a piece: on hover, and by keyboard. The arrows go from piece to piece.
+// Numbers of a piece: on hover, and by keyboard. The arrows go from piece to piece, in a picture up and down as well.
 
 const tip = make("div", { id: "tip", role: "tooltip", hidden: "" });
 document.body.append(tip);
@@ -69,6 +69,7 @@ function reach(piece) {
   piece.closest(".shaded").querySelector('[tabindex="0"]')?.setAttribute("tabindex", "-1");
   piece.setAttribute("tabindex", "0");
   piece.setAttribute("role", "button");
+  piece.setAttribute("aria-haspopup", "dialog");
 }
 
 /** Go to a piece, as somebody does who pressed an arrow. */
@@ -92,7 +93,8 @@ function keepReachable(shaded) {
 function move(piece, key) {
   const pieces = piecesOf(piece.closest(".shaded"));
   const along = getComputedStyle(piece.closest(".tokens")).direction === "rtl" ? -1 : 1;
-  const step = { ArrowRight: along, ArrowLeft: -along, Home: 1, End: -1 }[key];
+  const across = piece.closest(".picture") ? recordOf(piece.closest("article")).picture.widths.length : NaN;
+  const step = { ArrowRight: along, ArrowLeft: -along, ArrowDown: across, ArrowUp: -across, Home: 1, End: -1 }[key];
   const start = { Home: 0, End: pieces.length - 1 }[key] ?? pieces.indexOf(piece) + step;
   for (let place = start; place >= 0 && place < pieces.length; place += step) {
     if (isShown(pieces[place])) return goTo(pieces[place]);
@@ -122,7 +124,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") return shown ? hideTip() : closePanel();
   const piece = event.target.closest?.(PIECE);
   if (!piece || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) move(piece, event.key);
+  const ways = ["ArrowLeft", "ArrowRight", "Home", "End", ...(piece.closest(".picture") ? ["ArrowUp", "ArrowDown"] : [])];
+  if (ways.includes(event.key)) move(piece, event.key);
   else if (["Enter", " "].includes(event.key)) openPanel(piece);
   else return;
   event.preventDefault();
