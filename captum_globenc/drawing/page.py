@@ -146,12 +146,14 @@ def legend(*, shares: bool = False, signed: bool = False, pictures: bool = False
 def shade(strength: float, signed: bool, kind: str = "") -> str:
     """Return the attributes that shade an element by a strength of -1..1, of another kind besides.
 
+    Every piece of a page has them, so the strength has a name of one letter in its style.
+
     Example:
         >>> shade(-0.5, True), shade(0.5, False, "special")
-        ('class="against" style="--strength:0.500"', 'class="share special" style="--strength:0.500"')
+        ('class="against" style="--s:0.500"', 'class="share special" style="--s:0.500"')
     """
     look = ("against" if strength < 0 else "for") if signed else "share"
-    return f'class="{look}{" " if kind else ""}{kind}" style="--strength:{abs(strength):.3f}"'
+    return f'class="{look}{" " if kind else ""}{kind}" style="--s:{abs(strength):.3f}"'
 
 
 def hover(score: float, unit: str | None) -> str:

@@ -14,9 +14,9 @@ RULES = """
 .tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
 .tokens span { border-radius: .2rem; padding: .15rem .25rem; unicode-bidi: isolate; }
 .for, .against, .share { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-.for { background: rgb(var(--for) / var(--strength)); }
-.against { background: rgb(var(--against) / var(--strength)); }
-.share { background: rgb(var(--share) / var(--strength)); }
+.for { background: rgb(var(--for) / var(--s)); }
+.against { background: rgb(var(--against) / var(--s)); }
+.share { background: rgb(var(--share) / var(--s)); }
 .tokens .against { text-decoration: underline dotted; text-underline-offset: .25em; }
 .shaded .tokens { white-space: pre-wrap; line-height: 1.9; }
 .shaded .tokens + .tokens { border-inline-start: .2rem solid var(--line); padding-inline-start: .6rem;
@@ -35,10 +35,10 @@ RULES = """
 .picture.sound { height: 6rem; }
 .tokens.picture span { font-size: 0; padding: 0; border-radius: 0; min-width: 0; min-height: 0;
   overflow: hidden; }
-.picture .for { background: rgb(var(--for) / calc(.8 * var(--strength))); }
-.picture .share { background: rgb(var(--share) / calc(.8 * var(--strength))); }
-.picture .against { background: repeating-linear-gradient(135deg, rgb(var(--against) / var(--strength)) 0 2px,
-  transparent 2px 5px), rgb(var(--against) / calc(.6 * var(--strength))); }
+.picture .for { background: rgb(var(--for) / calc(.8 * var(--s))); }
+.picture .share { background: rgb(var(--share) / calc(.8 * var(--s))); }
+.picture .against { background: repeating-linear-gradient(135deg, rgb(var(--against) / var(--s)) 0 2px,
+  transparent 2px 5px), rgb(var(--against) / calc(.6 * var(--s))); }
 .legend, .note { color: var(--quiet); font-size: .85rem; }
 .note { margin: .1rem 0 0; }
 .legend .key { white-space: nowrap; color: inherit; }

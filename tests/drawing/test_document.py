@@ -65,9 +65,9 @@ def test_a_text_is_shown_as_it_was_written_with_its_shades_and_numbers():
     assert "[CLS]not  bad" in page.text
     spans = [it for tag, it in page.elements if tag == "span" and "style" in it]
     assert [(it["class"], it["style"], it["title"]) for it in spans] == [
-        ("for special", "--strength:0.500", "+1 logit"),
-        ("against", "--strength:0.250", "-0.5 logit"),
-        ("for", "--strength:1.000", "+2 logit"),
+        ("for special", "--s:0.500", "+1 logit"),
+        ("against", "--s:0.250", "-0.5 logit"),
+        ("for", "--s:1.000", "+2 logit"),
     ]
 
 
@@ -75,7 +75,7 @@ def test_a_text_and_its_pair_are_paragraphs_shaded_by_the_strongest_of_both():
     lines = [Line("m", "%", [[Part("a", 0.25)], [Part("b", 0.5)]])]
     page = Page(document.document_part([section(lines=lines)]))
     assert [it["style"] for tag, it in page.elements if tag == "span" and "style" in it] == [
-        "--strength:0.500", "--strength:1.000",
+        "--s:0.500", "--s:1.000",
     ]  # fmt: skip
     paragraphs = [it for tag, it in page.elements if tag == "p" and it.get("class") == "tokens"]
     assert paragraphs == [{"class": "tokens", "dir": "auto"}] * 2

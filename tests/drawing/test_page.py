@@ -40,12 +40,12 @@ def test_a_page_shows_every_method_of_every_text_with_its_numbers_on_hover():
     page = Page(html_page([["a", "b"], ["c"]], scores))
     spans = [attributes for tag, attributes in page.elements if tag == "span" and "title" in attributes]
     assert [(span["class"], span["title"], span["style"]) for span in spans] == [
-        ("share", "0.25", "--strength:0.333"),
-        ("share", "0.75", "--strength:1.000"),
-        ("against", "-2", "--strength:1.000"),
-        ("for", "0.5", "--strength:0.250"),
-        ("share", "1", "--strength:1.000"),
-        ("share", "0", "--strength:0.000"),
+        ("share", "0.25", "--s:0.333"),
+        ("share", "0.75", "--s:1.000"),
+        ("against", "-2", "--s:1.000"),
+        ("for", "0.5", "--s:0.250"),
+        ("share", "1", "--s:1.000"),
+        ("share", "0", "--s:0.000"),
     ]
     assert [tag for tag, _ in page.elements].count("h2") == 2
 
@@ -116,9 +116,9 @@ def test_the_heat_map_shows_every_layer_of_every_token_escaped():
     cells = [attributes for tag, attributes in table.elements if tag == "td"]
     assert [cell["title"] for cell in cells] == ["25 %", "50 %", "100 %", "75 %", "50 %", "-50 %"]
     assert [cell["style"] for cell in cells][:3] == [
-        "--strength:0.333",
-        "--strength:1.000",
-        "--strength:1.000",
+        "--s:0.333",
+        "--s:1.000",
+        "--s:1.000",
     ]
     assert [cell["class"] for cell in cells][-1] == "against"
     assert "script" not in [tag for tag, _ in table.elements]

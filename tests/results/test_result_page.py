@@ -80,12 +80,12 @@ def test_300_texts_with_layers_stay_under_two_megabytes():
 def test_text_and_pair_are_shown_as_they_were_written_by_every_method(draw):
     page = Page(draw(explanation()))
     assert page.text.count(f"[CLS]{TEXT}[SEP]{PAIR}[SEP]") == 2
-    shades = [it for tag, it in page.elements if tag == "span" and "--strength" in it.get("style", "")]
+    shades = [it for tag, it in page.elements if tag == "span" and "--s" in it.get("style", "")]
     # Unhappy is one word of two tokens: -1.5 and -2 together are the strongest.
     assert [(it["class"], it["style"], it["title"]) for it in shades][9:12] == [
-        ("for special", "--strength:0.143", "+0.5 logit"),
-        ("against", "--strength:1.000", "-3.5 logit"),
-        ("for", "--strength:0.071", "+0.25 logit"),
+        ("for special", "--s:0.143", "+0.5 logit"),
+        ("against", "--s:1.000", "-3.5 logit"),
+        ("for", "--s:0.071", "+0.25 logit"),
     ]
     assert len(shades) == 2 * 9
 

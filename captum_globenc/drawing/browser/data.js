@@ -80,7 +80,7 @@ function strengths(row) {
 /** How a strength is shaded: a class, and a style. */
 function shade(strength, unit) {
   const kind = unit === SHARE ? "share" : strength < 0 ? "against" : "for";
-  return { class: kind, style: `--strength:${Math.abs(strength).toFixed(3)}` };
+  return { class: kind, style: `--s:${Math.abs(strength).toFixed(3)}` };
 }
 
 const SVG = "http://www.w3.org/2000/svg";
