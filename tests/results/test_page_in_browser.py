@@ -405,6 +405,12 @@ def test_a_document_of_10_000_words_is_legible(show, document):
     page.get_by_role("button", name="Stronger one before").click()
     assert page.locator(":focus").inner_text() == "word5000"
     assert page.get_by_text("strongest 1 of 30").is_visible()
+    # What is in sight is marked on the map, the less of it the more is unfolded.
+    in_sight = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+        done(document.querySelector(".minimap .view").width.baseVal.value))))"""
+    folded = page.evaluate(in_sight)
+    page.get_by_role("button", name="Unfold all").click()
+    assert 0 < page.evaluate(in_sight) < folded / 4
 
 
 def test_the_map_leads_to_any_place_of_a_document(show, document):
@@ -430,6 +436,24 @@ def test_the_map_leads_to_any_place_of_a_document(show, document):
     assert page.locator(".shaded :is(.for, .against)").nth(7_777).is_visible()
     page.get_by_text("Numbers", exact=True).click()
     assert page.get_by_text("The 500 strongest of 10,000").is_visible()
+
+
+def test_paper_has_the_texts_and_the_tables_that_are_open(show):
+    page = show(Explanations([plain(" ".join(map(str, range(200)))), DEEP]))
+    page.get_by_text("Numbers", exact=True).first.click()
+    table = page.get_by_role("region", name="Numbers")
+    cut = "it => it.scrollHeight - it.clientHeight"
+    assert table.evaluate(cut) > 1000
+    page.emulate_media(media="print")
+    assert table.evaluate(cut) == 0
+    assert page.locator("summary:visible").all_inner_texts() == ["Numbers"]
+    for hidden in ("search", "navigation", "button"):
+        assert not [
+            it
+            for it in page.get_by_role(hidden).all()
+            if it.is_visible() and not it.get_attribute("aria-haspopup")
+        ]
+    assert page.locator(".tokens:visible").count() == 1 + 4
 
 
 def test_what_is_hostile_never_runs(show):

@@ -116,7 +116,7 @@ function makeLegible(article, { element: shaded, name, unit }) {
     view.setAttribute("x", (first * BARS) / pieces.length);
     view.setAttribute("width", ends[0] ? Math.max(1, ((last - first + 1) * BARS) / pieces.length) : 0);
   };
-  requestAnimationFrame(look);
+  new ResizeObserver(look).observe(shaded); // folds open and close
   let waiting = false;
   document.addEventListener("scroll", () => {
     if (waiting || !shaded.checkVisibility()) return;
