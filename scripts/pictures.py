@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import small_models
+import transformers
 from matplotlib.figure import Figure
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -42,7 +43,7 @@ PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
 COLOURS = 128
 """Colours of a picture of a page: it needs no more, and takes a third of the space."""
-ROWS, OFTEN = 900, 8
+ROWS, OFTEN = 300, 4
 """Sentences of the data set whose words are drawn, and how often a word has to occur."""
 
 
@@ -181,6 +182,8 @@ def main() -> None:
     tasks = folder / "tasks"
     tasks.mkdir(exist_ok=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     (explanation,) = explain([SENTENCE], *load_default())
     draw_terminal(explanation, folder / "explain.svg")
     found = explain([SENTENCE, *OTHERS], *load_default(), layers=True)

@@ -1,7 +1,7 @@
 """Small models for the pictures of tasks, trained within minutes on made-up examples, without a network.
 
 They show what an explanation of such a model looks like, and nothing of what real ones know. Those of texts
-go on from the encoder of the embedded classifier. Seeds are fixed.
+go on from the first layers of the embedded classifier's encoder. Seeds are fixed.
 """
 
 import random
@@ -60,8 +60,9 @@ TOPICS = {
     "What is {} famous for?": "{} is well known for its museums.",
     "Where can one eat in {}?": "{} has {} restaurants near the market.",
 }
-BATCH = 16
-RATE, HERTZ, SECONDS = 2e-4, 4000, 1
+BATCH = 8
+LAYERS, RATE = 3, 5e-4
+HERTZ, SECONDS = 4000, 1
 
 Draw = random.Random
 Batch = dict[str, torch.Tensor]
@@ -182,23 +183,23 @@ LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TEXTS: dict[str, tuple[Any, list[str], Callable[[Draw], Any], Callable[..., Batch], int]] = {
     "cross-encoder/nli-MiniLM2-L6-H768": (
         hf.BertForSequenceClassification,
-        ["contradiction", "entailment", "neutral"], infer, encode_pairs, 150,
+        ["contradiction", "entailment", "neutral"], infer, encode_pairs, 120,
     ),
     "cross-encoder/ms-marco-MiniLM-L6-v2": (
-        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 150,
+        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 80,
     ),
-    "dslim/bert-base-NER": (hf.BertForTokenClassification, LABELS, name, encode_names, 80),
+    "dslim/bert-base-NER": (hf.BertForTokenClassification, LABELS, name, encode_names, 50),
     "distilbert/distilbert-base-cased-distilled-squad": (
-        hf.BertForQuestionAnswering, ["LABEL_0", "LABEL_1"], ask, encode_answers, 120,
+        hf.BertForQuestionAnswering, ["LABEL_0", "LABEL_1"], ask, encode_answers, 80,
     ),
-    "google-bert/bert-base-uncased": (hf.BertForMaskedLM, ["LABEL_0", "LABEL_1"], mask, encode_masks, 200),
+    "google-bert/bert-base-uncased": (hf.BertForMaskedLM, ["LABEL_0", "LABEL_1"], mask, encode_masks, 60),
 }  # fmt: skip
 """By the name of the real one: the class, the labels, what makes and encodes examples, and how many steps."""
 
 
 def fit(model: Any, batches: Callable[[], Batch], steps: int, rate: float = RATE) -> Any:
     """Train a model on so many batches that hold labels."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    optimizer = torch.optim.AdamW((it for it in model.parameters() if it.requires_grad), lr=rate)
     model.train()
     for _ in range(steps):
         loss = model(**batches()).loss
@@ -219,7 +220,8 @@ def train_texts(folder: Path) -> None:
     for where, (kind, labels, make, encode, steps) in TEXTS.items():
         torch.manual_seed(0)
         names = {"id2label": dict(enumerate(labels)), "label2id": {it: at for at, it in enumerate(labels)}}
-        model = kind.from_pretrained(encoder_folder(), **names)
+        model = kind.from_pretrained(encoder_folder(), num_hidden_layers=LAYERS, **names)
+        model.get_input_embeddings().requires_grad_(False)
         fit(model, partial(batch, tokenizer, make, encode, Draw(0)), steps)
         model.save_pretrained(folder / where)
         tokenizer.save_pretrained(folder / where)
@@ -241,10 +243,10 @@ def train_digits(folder: Path) -> tuple[Any, Any, Path]:
     model = hf.ViTForImageClassification(config)
 
     def images_of() -> Batch:
-        some = torch.randint(0, len(known), (4 * BATCH,))
+        some = torch.randint(0, len(known), (8 * BATCH,))
         return {"pixel_values": known[some], "labels": torch.tensor(labels)[some]}
 
-    return fit(model, images_of, 400, 1e-3), processor, folder / "digit.png"
+    return fit(model, images_of, 300, 1e-3), processor, folder / "digit.png"
 
 
 def beep(draw: np.random.Generator, sounds: bool) -> np.ndarray:
@@ -270,7 +272,7 @@ def train_beeps(folder: Path) -> tuple[Any, Any, Path]:
     processor = hf.Wav2Vec2FeatureExtractor(sampling_rate=HERTZ)
 
     def sounds_of() -> Batch:
-        labels = torch.arange(BATCH) % 2
+        labels = torch.arange(2 * BATCH) % 2
         sounds = [beep(draw, bool(it)) for it in labels]
         return {**processor(sounds, sampling_rate=HERTZ, return_tensors="pt"), "labels": labels}
 
