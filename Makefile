@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-wheel test-quantus test-harnesses test-ray test-quantized test-versions lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-wheel test-quantus test-harnesses test-ray test-quantized test-leaderboard test-versions lint tutorials check-tutorials docs benchmark pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -50,6 +50,11 @@ test-ray: $(VENV)/test
 test-quantized: $(VENV)/test
 	$(PIP) --editable '.[quantized]'
 	$(BIN)/python -m pytest -m quantized tests/recording/test_quantized.py
+
+# The script of the leaderboard to its end, in a folder of its own, on a few texts with models that are hardly trained.
+test-leaderboard: $(VENV)/test
+	rm -rf build/leaderboard-quick
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/leaderboard.py --quick
 
 # The corners of the versions that pyproject.toml takes, each in an environment of its own: "make test-versions CORNERS=oldest".
 test-versions:

@@ -66,15 +66,18 @@ def interpreter(version: str) -> str:
 
 def make(corner: Corner, folder: Path) -> str:
     """Make the environment of a corner, and return its Python."""
-    subprocess.run([interpreter(corner.python), "-m", "venv", folder], check=True)
     python = str(folder / "bin/python")
     pins = [f"{name}=={version}" for name, version in asdict(corner).items() if name != "python"]
     ours = ["--editable", f"{ROOT}[demo,evaluate]", "ipython", "pytest"]
-    command = [python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, *ours]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise NotToBeHadError((reasons or ["pip failed"])[-1].removeprefix("ERROR: "))
+    for command in (
+        [interpreter(corner.python), "-m", "venv", str(folder)],
+        [python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, *ours],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+            reason = (reasons or [f"{command[2]} failed"])[-1]
+            raise NotToBeHadError(reason.removeprefix("ERROR: "))
     return python
 
 

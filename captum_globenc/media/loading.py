@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import transformers
 
-from captum_globenc.texts.loading import LoadingError
+from captum_globenc.texts.loading import LoadingError, in_one_line
 
 __all__ = ["Kind", "MediaModel", "load_media_model"]
 
@@ -44,7 +43,6 @@ def load_media_model(name: str, kind: Kind) -> MediaModel:
         found, report = model.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
         made = processor.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever somebody else's files make of it
-        reason = shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...") or type(error).__name__
         where = "" if os.path.isdir(name) else "no such folder, and from the hub: "
-        raise LoadingError(f"cannot load {name}: {where}{reason}") from error
+        raise LoadingError(f"cannot load {name}: {where}{in_one_line(error)}") from error
     return MediaModel(found, made, tuple(sorted(report["missing_keys"])))

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from captum_globenc.texts.default import load_default
 from captum_globenc.texts.tasks import TASKS, task_named
 
-__all__ = ["Classifier", "LoadingError", "load_classifier", "load_model"]
+__all__ = ["Classifier", "LoadingError", "in_one_line", "load_classifier", "load_model"]
 
 
 HUB = {
@@ -100,4 +100,16 @@ def _reason(name: str, error: Exception) -> str:
             if known := [said for kind, said in HUB.items() if kind in kinds]:
                 return known[-1]
             cause = cause.__cause__ or cause.__context__
-    return shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...") or type(error).__name__
+    return in_one_line(error)
+
+
+def in_one_line(error: Exception) -> str:
+    r"""Return the first line of what an error says, and the next as well where that leads to it.
+
+    Example:
+        >>> in_one_line(ValueError("no number in 'size':\n    a list\n")), in_one_line(KeyError())
+        ("no number in 'size': a list", 'KeyError')
+    """
+    first, *others = str(error).strip().splitlines() or [""]
+    told = " ".join([first, *others[:1]]) if first.endswith(":") else first
+    return shorten(told, 200, placeholder=" ...") or type(error).__name__
