@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["explain", "--frobnicate"])
         2
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
             stream.reconfigure(errors="replace")
