@@ -27,7 +27,7 @@ from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
-from captum_globenc.results.terminal import printable
+from captum_globenc.results.printable import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What writing fails with where there is no room, or no device."""
