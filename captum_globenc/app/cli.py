@@ -27,7 +27,7 @@ from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
-from captum_globenc.results.terminal import printable
+from captum_globenc.results.printable import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What writing fails with where there is no room, or no device."""
@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["explain", "--frobnicate"])
         2
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
             stream.reconfigure(errors="replace")

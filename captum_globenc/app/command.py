@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from captum_globenc.results.terminal import printable, show
+from captum_globenc.results.printable import printable
+from captum_globenc.results.terminal import show
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier

@@ -10,7 +10,6 @@ from functools import cached_property
 from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.passes import Passes, Scored
@@ -269,14 +268,7 @@ class Attributor:
         tokenizer, missing = cast("PreTrainedTokenizerBase", settings.tokenizer), tuple[str, ...]()
         if not isinstance(model, PreTrainedModel):
             model, tokenizer, missing = load_classifier(model)
-            device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            try:
-                model = model.to(device)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise ValueError(f"cannot use device {device!r}: {reason}") from error
+            model = settings.placed(model)
         if any(map(drops_at_random, model.modules())):
             raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
         names = class_names(model.config)

@@ -102,7 +102,8 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         groups=groups,
         offsets=_offsets(row),
         model={"name": about["model"]["name"], "class": about["model"]["class"]},
-        settings={"mixing": "N-Enc", "baseline": "mask"},
+        settings={"mixing": "N-Enc", "baseline": "mask"}
+        | ({"windows": str(settings["windows"])} if row["windows"] > 1 else {}),
         versions=about["versions"],
         truncated=row["truncated"],
         ids=row["input_ids"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.options import check_options
@@ -42,6 +43,23 @@ class Settings:
             raise ValueError("windows have no position in common: leave one of the two out")
         if not _is_whole(self.batch_tokens) or self.batch_tokens < 1:
             raise ValueError(f"batch_tokens is {self.batch_tokens!r}: give a whole number, 1 or more")
+
+    def placed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return a model that was loaded by name, on the device where it is to run.
+
+        Raises:
+            ValueError: the device cannot be used.
+            torch.OutOfMemoryError: it has too little memory.
+        """
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # a device by its name
+            return moved
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"cannot use device {device!r}: {reason}") from error
 
 
 def _is_whole(value: object) -> bool:

@@ -17,6 +17,8 @@ pq: Any = optional("pyarrow.parquet", "datasets")
 
 ABOUT = "attributions.json"
 FORMAT = 1
+NEEDED = {"model", "settings", "rows", "rows_per_shard"}
+"""What a description holds at least."""
 COUNTS = b"captum_globenc"
 """The key of a shard's metadata that holds its counts."""
 
@@ -151,7 +153,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not about.keys() >= NEEDED:
         raise ValueError(f"{path} is of something else, or of another version")
     return about
 

@@ -100,9 +100,9 @@ def read_examples(
                 raise ValueError(f"line {line} has no text")
             if pair is not None and not isinstance(pair, str):
                 raise ValueError(f"the second segment of line {line} is no text")
-            (text + (pair or "")).encode()  # a lone surrogate is no text
             known = _label(label, line)
             try:
+                (text + (pair or "")).encode()  # a lone surrogate is no text
                 spans = [read_spans(named.get(name)) for name in (MARKED, DECOYS)]
                 examples.append(Example(number, text, known, pair or None, line, *spans))
             except ValueError as error:

@@ -66,8 +66,7 @@ class Record:
         model: Its "name", as it was loaded, and its "class".
         settings: What else the scores depend on: the "mixing" of GlobEnc, the "baseline".
         versions: Of the packages that made them, by name.
-        truncated: Whether the text was longer than the model takes, so that its end is missing, or its
-            beginning, as the tokenizer has it.
+        truncated: Whether the text was longer than the model takes, so that its end or beginning is missing.
         less: What another explanation is of, whose scores were taken away; None where none were.
         ids: The ids of the N tokens; empty where they are not known, as in files of earlier versions.
         unknown: Which tokens stand for what the vocabulary has not, such as [UNK].

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from captum_globenc.drawing.numbers import SHARE, number, strengths
 from captum_globenc.drawing.picture import Picture
+from captum_globenc.results.printable import in_table, printable
 from captum_globenc.results.record import Record
 from captum_globenc.results.shading import CUT, Piece
 from captum_globenc.results.words import merge_scores
@@ -27,22 +27,13 @@ LAYERS_PER_TABLE = {True: 7, False: 12}
 BAR = 8
 """Characters of the longest bar, or more where the head of its column is longer."""
 
-LONGEST_WORD = 40
-"""Characters of a word that a table shows."""
-
 STRONGEST = 10
 """How many parts of an image or a sound the tables have, unless that is asked for."""
-
-BLANK = "\N{OPEN BOX}"
-"""Shown in tables for a token that is nothing but white space."""
 
 # Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which
 # background the terminal has cannot be known, so all tokens lie on a strip of their own. White text
 # keeps a contrast above 4.5 to 1 on every shade.
 NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
-
-# Which shape letters, join emoji or say where one may break: harmless, and a part of how words are written.
-_HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 
 
 def show(
@@ -101,7 +92,7 @@ class Shown:
         self._texts = [[it for it in row if special or not it.special] for row in record.pieces(of)]
         pieces = [it for row in self._texts for it in row if it.tokens]
         if self._of == "words":
-            rows = [_Row([_in_table(it.text)], it.tokens) for it in pieces]
+            rows = [_Row([in_table(it.text)], it.tokens) for it in pieces]
         else:
             rows = [self._row_of(token) for token in sorted(token for it in pieces for token in it.tokens)]
         if record.picture is not None and top is None:
@@ -117,7 +108,7 @@ class Shown:
 
     def _row_of(self, token: int) -> _Row:
         known = [str(index) for index in self._record.ids[token : token + 1]]
-        return _Row([str(token), *known, _in_table(self._record.tokens[token])], (token,))
+        return _Row([str(token), *known, in_table(self._record.tokens[token])], (token,))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         record = self._record
@@ -172,7 +163,7 @@ class Shown:
         """Yield what has to be known of some pieces, and of which."""
         noted = [it for row in self._texts for it in row if it.note]
         for note in dict.fromkeys(it.note for it in noted):
-            texts = dict.fromkeys(_in_table(it.text.strip()) for it in noted if it.note == note)
+            texts = dict.fromkeys(in_table(it.text.strip()) for it in noted if it.note == note)
             yield note if note == CUT else f"{note}: {', '.join(texts)}"
 
     def _numbers(self, units: Mapping[str, str], *, ascii_only: bool) -> Table:
@@ -273,33 +264,3 @@ def _shade(strength: float, signed: bool) -> str:
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(NEUTRAL, full, strict=True))
     line = "underline " if signed and strength < 0 else ""
     return f"{line}#ffffff on #{red:02x}{green:02x}{blue:02x}"
-
-
-def _in_table(text: str) -> str:
-    """Return a word in one line that is not too long, and not invisible."""
-    if not text.strip():
-        text = BLANK
-    elif not any(char.isprintable() for char in text):
-        text = " ".join(f"U+{ord(char):04X}" for char in text)
-    text = printable(text)
-    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
-
-
-def printable(text: str, kept: str = "") -> str:
-    r"""Replace what would steer a terminal: escape sequences, line ends, changes of direction.
-
-    Args:
-        text: Any text.
-        kept: Characters to leave as they are, such as line ends.
-
-    Example:
-        >>> printable("a\x1b[31mb")
-        'a\ufffd[31mb'
-    """
-    kept += _HARMLESS
-    return "".join(
-        char
-        if char.isprintable() or char in kept or unicodedata.category(char) == "Zs"
-        else "\N{REPLACEMENT CHARACTER}"
-        for char in text
-    )

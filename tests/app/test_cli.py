@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -546,3 +547,14 @@ def test_an_evaluation_whose_numbers_do_not_hold_ends_in_one_line(failing, folde
     methods = ["--methods", "transformer-deep-lift", "--limit", 1]
     error = failing("evaluate", "--model", folder, *methods, "--out", tmp_path / "out")
     assert error == "error: the contributions do not add up\n"
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.parametrize("arguments", [["--version"], ["show"]])
+def test_a_stream_that_is_closed_is_no_error(run, folder, tmp_path, arguments, closed):
+    if arguments == ["show"]:
+        run("explain", "good", "--model", folder, "--save", tmp_path / "saved")
+        arguments = ["show", tmp_path / "saved"]
+    command = shlex.join([*COMMAND, *map(str, arguments)])
+    done = subprocess.run(["sh", "-c", f"{command} {closed}>&-"], capture_output=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -5,7 +5,13 @@ from dataclasses import fields
 import pytest
 
 from captum_globenc import explain
-from captum_globenc.datasets import Attributor, attribute_files, load_explanations
+from captum_globenc.datasets import (
+    Attributor,
+    attribute_files,
+    load_attributions,
+    load_explanations,
+    summarize,
+)
 from captum_globenc.texts.loading import load_classifier
 from checkpoints import LIMIT
 from sentences import sentences, write_rows
@@ -58,6 +64,7 @@ def test_they_are_what_explain_makes_of_the_texts(folder, tmp_path, paired, dtyp
 def test_rows_in_error_are_left_out_and_windows_do_not_add_up(folder, tmp_path):
     out = attributed(folder, tmp_path, {"text": ["good", None, "plot " * (LIMIT + 5)]}, windows=2)
     short, long = load_explanations(out)
+    assert (short.settings.get("windows"), long.settings.get("windows")) == (None, "2")
     assert short.kinds["transformer-deep-lift"] == "contributions"
     assert long.kinds["transformer-deep-lift"] == "signed"
     assert sum(long.scores["globenc"]) == pytest.approx(1, abs=1e-5)
@@ -69,6 +76,10 @@ def test_what_cannot_be_had_is_refused(folder, tmp_path):
         load_explanations(out, [0, 2])
     with pytest.raises(ValueError, match="holds no attributions"):
         load_explanations(tmp_path)
+    (tmp_path / "attributions.json").write_text('{"format": 1}')
+    for read in (load_explanations, load_attributions, summarize):
+        with pytest.raises(ValueError, match="attributions.json is of something else"):
+            read(tmp_path)
     path = write_rows(tmp_path / "more.jsonl", {"text": ["good"]})
     attribute_files(Attributor(folder), path, tmp_path / "thermostat", layout="thermostat")
     with pytest.raises(ValueError, match="layout thermostat, without the texts"):

@@ -196,6 +196,7 @@ def test_the_second_segment_is_evaluated_too(folder, method):
         ("a.jsonl", '{"text": "a"}\n\n{"text": ', "line 3 is not valid JSON"),
         ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2 is not valid JSON"),
         ("a.json", '[{"text": "a"},\n' + "[" * 100_000, "line 2 is nested too deep"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}', "line 2: .* surrogates not allowed"),
     ],
 )
 def test_json_that_is_none_is_told_with_its_line(tmp_path, name, content, message):

@@ -13,6 +13,7 @@ from captum_globenc.drawing.picture import Picture
 from captum_globenc.results import terminal
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.printable import printable
 from captum_globenc.results.record import Span
 from captum_globenc.results.shading import CUT, UNREAD
 from captum_globenc.results.words import Word
@@ -264,13 +265,13 @@ LETTERS = ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "
 
 @pytest.mark.parametrize("text", LETTERS)
 def test_what_joins_and_parts_letters_is_left_in_words(text):
-    assert terminal.printable(text) == text
+    assert printable(text) == text
 
 
 @pytest.mark.parametrize("char", "\x1b\n\t\x07\u202e\u2066\u2028\ufdd0\ue000")
 def test_what_would_steer_a_terminal_is_replaced(char):
-    assert terminal.printable(f"a{char}b") == "a\ufffdb"
-    assert terminal.printable(f"a{char}b", char) == f"a{char}b"
+    assert printable(f"a{char}b") == "a\ufffdb"
+    assert printable(f"a{char}b", char) == f"a{char}b"
 
 
 def test_the_strongest_of_classes_side_by_side_are_those_of_any_class():
