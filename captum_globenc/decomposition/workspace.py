@@ -15,13 +15,15 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
-    """Compute without gradients, and without the caller's autocast, which would lower the precision.
+    """Compute without gradients, inference mode, and the caller's autocast, which would lower the precision.
 
     Args:
         like: lies on the device that is computed on.
     """
     device = like.device.type
     with ExitStack() as stack:
+        # What is made in inference mode could not be worked on when that is over.
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if torch.amp.is_autocast_available(device):
             stack.enter_context(torch.autocast(device, enabled=False))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, leaves, no_view, replaced
+from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, differentiable, leaves, no_view, replaced
 from captum_globenc.differences.ids import Ids, Index
 from captum_globenc.differences.kinds import (
     CASTS,
@@ -117,12 +117,18 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """Run a function of torch, and take note of it."""
         kwargs = kwargs or {}
-        index = None
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self.__torch_function__(func, types, args, kwargs)
+        index, kept_out = None, False
         for leaf in leaves(args[:1] if func in LIKE else (args, kwargs)):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
                 index = self._ids.index(leaf) or index
+                kept_out = kept_out or leaf.is_inference()
+        if kept_out and not changes_in_place(func):
+            args, kwargs = replaced((args, kwargs), differentiable)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
             return output
@@ -149,8 +155,6 @@ class Watch(TorchFunctionMode):
                 if torch.is_autocast_enabled(device):
                     self._ledger.autocast = True
                     stack.enter_context(torch.autocast(device, enabled=False))
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
             return self._by(row, func, args, kwargs)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -194,8 +198,7 @@ class Watch(TorchFunctionMode):
         if leaf.requires_grad:
             self._ledger.check_unseen(leaf)
             leaf = leaf.detach()
-        if leaf.is_inference():
-            leaf = leaf.clone()
+        leaf = differentiable(leaf)
         return leaf.float() if leaf.dtype in HALF else leaf
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:

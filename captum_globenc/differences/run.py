@@ -57,7 +57,11 @@ class Comparison:
         if not at or not output.requires_grad:
             return [torch.zeros_like(tensor) for tensor in at]
         # Where the caller computes in half precision, multipliers are not.
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
             made = torch.autograd.grad(
                 output, list(at), torch.ones_like(output), retain_graph=True, allow_unused=True
             )
