@@ -169,7 +169,7 @@ def compare(
         seen = _seen(second, baselines)
         with numbers.again(), second, torch.no_grad():
             base = function(*seen)
-        second.finished()
+        second.course.finished()
     return Comparison(output, base, ledger)
 
 

@@ -92,6 +92,22 @@ def test_hooks_that_only_look(kind, classifier, given, expected):
     assert {"forward", "keywords"} <= set(seen)
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_state_that_the_model_keeps_holds_no_graph(kind, classifier, given, expected, learns):
+    classifier.register_buffer("last", torch.zeros(3, 3, dtype=torch.float64))
+    classifier.requires_grad_(learns)
+
+    def function(*args):
+        output = EncoderForward(classifier)(*args)
+        classifier.last.copy_(output)
+        return output
+
+    for _ in range(2):
+        assert torch.equal(scores(kind(function, classifier), *given), expected)
+        assert not classifier.last.requires_grad
+    copy.deepcopy(classifier)
+
+
 def in_threads(*works):
     errors = []
 
