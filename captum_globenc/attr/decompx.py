@@ -155,7 +155,7 @@ class DecompX(Attribution):
 
         numbers = RandomNumbers([tensor])
         masks = MaskWatch(self.model, [tensor])
-        with seen_into(encoder.stack, self):
+        with seen_into(self.model, self):
             with masks.watched():
                 run = freeze(function, [tensor.detach()])
             stream = first.stream

@@ -27,7 +27,7 @@ def selected(output: Tensor, target: TargetType) -> Tensor:
         AssertionError, IndexError: `target` is needed, has the wrong length or is out of range, as Captum
             raises it.
     """
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         chosen = cast(Tensor, _select_targets(output, target))
         if not chosen.dim() or chosen[0].numel() != 1:
             raise AssertionError(

@@ -60,7 +60,8 @@ def _baseline(baseline: Any, tensor: Tensor) -> Tensor:
         ):
             raise ValueError(f"baselines {tuple(baseline.shape)} do not fit inputs {tuple(tensor.shape)}")
     else:
-        baseline = torch.tensor(baseline, dtype=torch.float64 if isinstance(baseline, float) else None)
+        dtype = tensor.dtype if tensor.is_floating_point() else None
+        baseline = torch.tensor(baseline, dtype=dtype, device=tensor.device)
     baseline = baseline.detach().to(tensor.device)
     of_ids = baseline.is_floating_point() and not tensor.is_floating_point()
     if of_ids and not torch.equal(baseline, baseline.trunc()):

@@ -15,14 +15,16 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
-    """Compute without gradients, and without the caller's autocast, which would lower the precision.
+    """Compute without gradients, inference mode, and the caller's autocast, which would lower the precision.
 
     Args:
         like: lies on the device that is computed on.
     """
     device = like.device.type
     lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    with torch.no_grad(), torch.autocast(device, enabled=False) if lowered else nullcontext():
+    plain = torch.autocast(device, enabled=False) if lowered else nullcontext()
+    # What is made in inference mode could not be worked on when that is over.
+    with torch.inference_mode(False), torch.no_grad(), plain:
         yield
 
 

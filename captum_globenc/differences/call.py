@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "Rule",
     "bound",
+    "differentiable",
     "leaves",
     "no_view",
     "replaced",
@@ -137,6 +138,11 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(tree, dict):
         return {key: replaced(item, change) for key, item in tree.items()}
     return change(tree)
+
+
+def differentiable(leaf: Any) -> Any:
+    """Return a tensor that can be computed with where gradients are: none that inference mode made."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def no_view(leaf: Any) -> Any:

@@ -62,8 +62,11 @@ def _normalize(
 
 
 def _cosine_similarity(depends: Depends, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
-    wide: Any = torch.broadcast_tensors  # which is not typed
-    one, other = (side / torch.linalg.vector_norm(side, 2, dim, keepdim=True).clamp_min(eps) for side in wide)
+    shape = torch.broadcast_shapes(x1.shape, x2.shape)  # type: ignore[no-untyped-call]
+    one, other = (
+        side / torch.linalg.vector_norm(side, 2, dim, keepdim=True).clamp_min(eps)
+        for side in (x1.expand(shape), x2.expand(shape))
+    )
     return (one * other).sum(dim)
 
 

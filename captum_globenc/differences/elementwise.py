@@ -21,8 +21,8 @@ from captum_globenc.differences.table import Row
 __all__ = ["FrozenWatch"]
 
 ROOT = "_captum_globenc_root"
-LINEAR_LIBRARIES = ("bitsandbytes",)
-"""Whose autograd functions are linear, of quantised weights."""
+KNOWN = ("bitsandbytes.", "torch.nn.modules._functions")
+"""Where autograd functions are linear: products with quantised weights, what calls hooks of modules."""
 PRODUCTS = functions("mul multiply")
 SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
 ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names) for names, _ in SCALARS))
@@ -74,7 +74,7 @@ class FrozenWatch(Watch):
         """Check that tensors come of functions of torch, of which autograd functions may be parts."""
         for tensor in tensors:
             function = getattr(tensor.grad_fn, "_forward_cls", Node)
-            known = function is Node or function.__module__.partition(".")[0] in LINEAR_LIBRARIES
+            known = function is Node or function.__module__.startswith(KNOWN)
             if not known and not any(node is tensor.grad_fn for node in self._parts):
                 raise unseen(function.__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.call import leaves, replaced
+from captum_globenc.differences.call import differentiable, leaves, replaced
 from captum_globenc.differences.kinds import ARRANGING, ELEMENTWISE, LIKE
 from captum_globenc.differences.names import changes_in_place, functions
 
@@ -40,7 +40,7 @@ class Ids:
         """Take ids of the inputs, and return them as the model is to see them."""
         places = torch.arange(self._count, self._count + ids.numel(), device=ids.device)
         self._count += ids.numel()
-        return self._numbered(ids.detach().view_as(ids), places.view_as(ids))
+        return self._numbered(differentiable(ids.detach()).view_as(ids), places.view_as(ids))
 
     def index(self, leaf: Any) -> Index | None:
         """Return what is known of a tensor that is made of ids; None for others."""

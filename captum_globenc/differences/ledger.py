@@ -157,7 +157,15 @@ class Course:
         self._entries = self._sources = 0
 
     def entry(self, function: Callable[..., Any], dependents: Sequence[Tensor] | None = None) -> Entry:
-        """Return the next call, which has to be of the same function, on arguments of the same shapes."""
+        """Return the next call.
+
+        Args:
+            function: what is called now.
+            dependents: its arguments that depend on the input; None where that is no matter.
+
+        Raises:
+            NotComparableError: it was of another function, or on arguments of other shapes.
+        """
         if self._entries >= len(self._ledger.entries):
             raise _differs(f"it called {spelt(function)} once more")
         entry = self._ledger.entries[self._entries]
@@ -170,7 +178,15 @@ class Course:
         return entry
 
     def source(self, value: Tensor, places: Tensor | None) -> None:
-        """Take the value of the next source at the baseline, and the places that it was looked up for."""
+        """Take the next source at the baseline.
+
+        Args:
+            value: what it is there.
+            places: of the ids that it was looked up by.
+
+        Raises:
+            NotComparableError: there are no more.
+        """
         if self._sources >= len(self._ledger.sources):
             raise _differs("it looked up more of the inputs")
         source = self._ledger.sources[self._sources]
@@ -180,7 +196,11 @@ class Course:
             source.places = None
 
     def finished(self) -> None:
-        """Check that nothing is left of the run at the input."""
+        """Check, at the end, that nothing is left of the run at the input.
+
+        Raises:
+            NotComparableError: something is.
+        """
         if self._entries < len(self._ledger.entries):
             raise _differs(f"it never called {spelt(self._ledger.entries[self._entries].function)}")
         if self._sources < len(self._ledger.sources):

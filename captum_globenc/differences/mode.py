@@ -6,7 +6,6 @@ where the batch lies in a tensor. Linear functions are left to torch's own gradi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, leaves, no_view, replaced
+from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, differentiable, leaves, no_view, replaced
 from captum_globenc.differences.ids import Ids, Index
 from captum_globenc.differences.kinds import (
     CASTS,
@@ -62,7 +61,7 @@ class Watch(TorchFunctionMode):
         self._table = table
         self._values = None if values is None else iter(values)
         self._alone = alone
-        self._course = Course(ledger)
+        self.course = Course(ledger)
         self._token = object()
         self._ids = Ids()
         self._views = False  # whether there may be views of what was written into
@@ -78,7 +77,7 @@ class Watch(TorchFunctionMode):
             with torch.enable_grad():
                 value = leaf.clone()
         else:
-            self._course.source(value, places)
+            self.course.source(value, places)
         return self._tagged(value)
 
     def ids(self, ids: Tensor) -> Tensor:
@@ -104,25 +103,23 @@ class Watch(TorchFunctionMode):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not self.depends(leaf):
                 self._ledger.check_unseen(leaf)
 
-    def finished(self) -> None:
-        """Check, at the end of the second run, that both did the same.
-
-        Raises:
-            NotComparableError: they did not.
-        """
-        self._course.finished()
-
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run a function of torch, and take note of it."""
         kwargs = kwargs or {}
-        index = None
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self.__torch_function__(func, types, args, kwargs)
+        index, kept_out = None, False
         for leaf in leaves(args[:1] if func in LIKE else (args, kwargs)):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
                 index = self._ids.index(leaf) or index
+                kept_out = kept_out or leaf.is_inference()
+        if kept_out and not changes_in_place(func):
+            args, kwargs = replaced((args, kwargs), differentiable)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
             return output
@@ -144,26 +141,25 @@ class Watch(TorchFunctionMode):
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
         self._ledger.functions.add(func)
-        with ExitStack() as stack:
-            for device in ("cpu", "cuda"):
-                if torch.is_autocast_enabled(device):
-                    self._ledger.autocast = True
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
-            return self._by(row, func, args, kwargs)
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            self._ledger.autocast = True
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                return self._by(row, func, args, kwargs)
+        return self._by(row, func, args, kwargs)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function by its row."""
-        given = args
+        target = args[0] if args else None
         args, kwargs = replaced((args, kwargs), partial(self._prepared, cast_to=func in CASTS))
         in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         rule = row.rule
-        if in_place and (rule == CONSTANT or not args or args[0] is not given[0]):
-            raise NotComparableError(
-                f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it is, "
-                "such as one of half precision or a parameter: write into a new one of float32."
-            )
+        if in_place:
+            if rule == CONSTANT or not isinstance(target, Tensor) or target.dtype in HALF:
+                raise NotComparableError(
+                    f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it "
+                    "is, such as one of half precision: write into a new one of float32."
+                )
+            args = (target, *args[1:])
         if row.composition is not None:
             with self:
                 output = row.composition(self.depends, *args, **kwargs)
@@ -181,7 +177,7 @@ class Watch(TorchFunctionMode):
             kwargs = {**kwargs, "inplace": False}
         if not in_place:
             return self._ruled(cast(Rule, rule), func, args, kwargs)
-        target = args[0]
+        assert isinstance(target, Tensor)
         copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
@@ -192,10 +188,10 @@ class Watch(TorchFunctionMode):
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
         if leaf.requires_grad:
-            self._ledger.check_unseen(leaf)
+            if self._at_input:
+                self._ledger.check_unseen(leaf)
             leaf = leaf.detach()
-        if leaf.is_inference():
-            leaf = leaf.clone()
+        leaf = differentiable(leaf)
         return leaf.float() if leaf.dtype in HALF else leaf
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
@@ -249,7 +245,7 @@ class Watch(TorchFunctionMode):
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
         if not self._at_input:
-            self._course.entry(func, dependents).close(dependents, outputs)
+            self.course.entry(func, dependents).close(dependents, outputs)
             return self._noted(output)
         entry = Entry(func, rule, marked_args, marked_kwargs, tuple(it.detach() for it in outputs))
         if self._alone:
@@ -272,7 +268,7 @@ class Watch(TorchFunctionMode):
         if self._at_input:
             self._ledger.entries += [] if self._alone else [Entry(func, outputs=found)]
             return output
-        other = self._course.entry(func).outputs
+        other = self.course.entry(func).outputs
         if len(found) != len(other) or not all(map(_same, found, other)):
             raise NotComparableError(
                 f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "

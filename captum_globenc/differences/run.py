@@ -57,7 +57,11 @@ class Comparison:
         if not at or not output.requires_grad:
             return [torch.zeros_like(tensor) for tensor in at]
         # Where the caller computes in half precision, multipliers are not.
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
             made = torch.autograd.grad(
                 output, list(at), torch.ones_like(output), retain_graph=True, allow_unused=True
             )
@@ -165,7 +169,7 @@ def compare(
         seen = _seen(second, baselines)
         with numbers.again(), second, torch.no_grad():
             base = function(*seen)
-        second.finished()
+        second.course.finished()
     return Comparison(output, base, ledger)
 
 

@@ -61,11 +61,15 @@ def seen_into(model: nn.Module | None, by: object) -> Iterator[None]:
         yield
         return
     token = active.set(by)
+    states = [buffer for buffer in model.buffers() if not buffer.requires_grad]
     try:
         with without_fused_attention(model):
             yield
     finally:
         active.reset(token)
+        for buffer in states:  # what a run wrote into the model must not hold on to its graph
+            if buffer.requires_grad:
+                buffer.detach_()
 
 
 @cache

@@ -202,3 +202,22 @@ def test_scores_that_are_not_finite_are_refused(classifier, batch):
     inputs, extra = forward.arguments(batch)
     with pytest.raises(ValueError, match="NaN or infinite"):
         DecompX(forward).attribute(inputs, 1, extra)
+
+
+def test_pooling_by_a_query_that_is_learnt(classifier, batch):
+    query = torch.randn(1, 1, 1, 24, dtype=torch.float64)
+
+    def fused(ids, mask):
+        states = classifier.bert(ids, mask).last_hidden_state[:, None]
+        queries = query.expand(len(ids), 1, 1, 24)
+        return torch.nn.functional.scaled_dot_product_attention(queries, states, states)[:, 0, 0]
+
+    def written_out(ids, mask):
+        states = classifier.bert(ids, mask).last_hidden_state[:, None]
+        return ((query @ states.mT / 24**0.5).softmax(-1) @ states)[:, 0, 0]
+
+    one, other = (
+        DecompX(function, classifier).attribute(batch["input_ids"], 5, batch["attention_mask"])
+        for function in (fused, written_out)
+    )
+    torch.testing.assert_close(one, other)
