@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from captum_globenc import explain
-from captum_globenc.harnesses import ferret_explainer, interpreto_explainer
+from captum_globenc.harnesses import _explained, ferret_explainer, interpreto_explainer
 from captum_globenc.texts import load_classifier, load_default
+from checkpoints import save_classifier
 from pages import ROOT, python_blocks
 
 TEXTS = ["the plot is bad but great .", "good film !"]
@@ -107,3 +108,15 @@ def test_the_guide_feeds_them(package):
         assert 0 < names["area"] < 1
     else:
         assert {it.name for it in names["measured"][0].evaluation_scores} >= {"aopc_compr", "aopc_suff"}
+
+
+def test_a_class_is_told_by_its_number_whatever_classes_are_called(tmp_path):
+    names = {0: "dull", 1: "dull", 2: ""}
+    folder = save_classifier(tmp_path, id2label=names, label2id={}, problem_type="multi_label_classification")
+    model, tokenizer = load_classifier(str(folder))[:2]
+    logits = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0].tolist()
+    for number, value in [*enumerate(logits), (None, max(logits))]:
+        found = _explained(TEXTS[0], model, tokenizer, "decompx", number, {})
+        assert found.explained == pytest.approx(value, abs=1e-5)
+    with pytest.raises(ValueError, match="target 3 is none of the model's: dull \\(0\\), dull \\(1\\), 2"):
+        _explained(TEXTS[0], model, tokenizer, "decompx", 3, {})

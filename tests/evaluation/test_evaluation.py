@@ -440,7 +440,10 @@ def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
     monkeypatch.setattr(methods, "LIME_SAMPLES", 400)
     ids = torch.tensor([[9, 4, 30, 11, 25, 9], [9, 8, 7, 9, 0, 0]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]).bool()
-    subject = SimpleNamespace(forward=lambda ids, scale: ids.sum(1, keepdim=True).double() * scale[:, None])
+    subject = SimpleNamespace(
+        blanked=lambda ids, scale: ids.sum(1, keepdim=True).double() * scale[:, None],
+        beside=lambda batch: batch.extra,
+    )
     batch = Batch(
         index=0,
         examples=tuple(EXAMPLES[:2]),
@@ -515,7 +518,7 @@ def test_texts_and_labels_are_read(tmp_path, name):
         ("x.csv", b"", "holds no texts"),
         ("x.csv", b"words\ngood\n", "line 2 has no column text, only words"),
         ("x.csv", b"text\ngood\n \n", "line 3 has no text"),
-        ("x.jsonl", b'{"text": "good"}\n{nope}\n', "line 1 column 2"),
+        ("x.jsonl", b'{"text": "good"}\n{nope}\n', "line 2 is not valid JSON"),
         ("x.jsonl", b"[1]\n", "line 1 is no JSON object"),
         ("x.jsonl", b'{"text": "good", "label": {"a": 1}}\n', "neither a name nor a number"),
         ("x.csv", b"text\ncaf\xe9\n", "line 2 is not utf-8"),
