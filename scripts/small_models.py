@@ -187,7 +187,7 @@ TEXTS: dict[str, tuple[Any, list[str], Callable[[Draw], Any], Callable[..., Batc
         ["contradiction", "entailment", "neutral"], infer, encode_pairs, 150, 2e-4,
     ),
     "cross-encoder/ms-marco-MiniLM-L6-v2": (
-        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 150, 2e-4,
+        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 300, 2e-4,
     ),
     "dslim/bert-base-NER": (hf.BertForTokenClassification, LABELS, name, encode_names, 50, 5e-4),
     "distilbert/distilbert-base-cased-distilled-squad": (
