@@ -173,7 +173,8 @@ class Shown:
         As many columns stand side by side as there is room for.
         """
         ascii_only = options.ascii_only
-        table, cells = self._table(), []
+        table = self._table()
+        cells: list[list[Text]] = []
         names = [cell_len(" ".join(row.heads)) for row in self._rows]
         taken = room = max([*names, len("0000 other tokens")]) + 3 * len(table.columns)
         for name, scores in self._record.scores.items():
