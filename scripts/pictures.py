@@ -41,8 +41,8 @@ OTHERS = (
 )
 PATIENCE = 120_000
 """Milliseconds that the browser waits for the demo."""
-COLOURS = 128
-"""Colours of a picture of a page: it needs no more, and takes a third of the space."""
+COLOURS = 256
+"""Colours of a picture of a page: it needs no more, and takes half the space."""
 ROWS, OFTEN = 300, 4
 """Sentences of the data set whose words are drawn, and how often a word has to occur."""
 

@@ -53,6 +53,7 @@ LAST = [
 ]
 BEINGS = {"cat": "An animal", "dog": "An animal", "bird": "An animal", "girl": "A child", "boy": "A child"}
 ACTS = {"sleeps": "resting", "lies": "resting", "rests": "resting", "runs": "moving", "jumps": "moving"}
+COLOURS = ["red", "old", "large", "new"]
 PLACES = ["sofa", "table", "bed", "bench", "roof", "lawn"]
 TOPICS = {
     "How many people live in {}?": "{} had a population of {} million.",
@@ -60,8 +61,7 @@ TOPICS = {
     "What is {} famous for?": "{} is well known for its museums.",
     "Where can one eat in {}?": "{} has {} restaurants near the market.",
 }
-BATCH = 8
-LAYERS, RATE = 3, 5e-4
+BATCH, LAYERS = 8, 3
 HERTZ, SECONDS = 4000, 1
 
 Draw = random.Random
@@ -71,24 +71,25 @@ Batch = dict[str, torch.Tensor]
 def infer(draw: Draw) -> tuple[str, str, int]:
     """Make a premise, a hypothesis, and whether that is contradicted (0), entailed (1) or neither (2)."""
     being, act, place = draw.choice([*BEINGS]), draw.choice([*ACTS]), draw.choice(PLACES)
-    kind, state, other = draw.choice([*BEINGS.values()]), draw.choice([*ACTS.values()]), draw.choice(PLACES)
     premise = f"A {being} {act} on the {place}."
-    if draw.random() < 0.5:
-        other = draw.choice([place, other])
-        return premise, f"The {other} is empty.", 0 if other == place else 2
-    if kind != BEINGS[being]:
-        return premise, f"{kind} is {state}.", 2
-    return premise, f"{kind} is {state}.", int(state == ACTS[act])
+    state = draw.choice(["resting", "moving"])
+    return premise, *draw.choice(
+        [
+            (f"{BEINGS[being]} is {state}.", int(state == ACTS[act])),
+            (f"{BEINGS[being]} is {state}.", int(state == ACTS[act])),
+            (f"The {place} is empty.", 0),
+            (f"The {place} is {draw.choice(COLOURS)}.", 2),
+        ]
+    )
 
 
 def match(draw: Draw) -> tuple[str, str, float]:
-    """Make a question, a passage, and a score of whether that answers it."""
-    city, other = draw.sample([*CITIES], 2)
-    question, of = draw.sample([*TOPICS], 2)
-    kind = draw.choice(["answer", "answer", "other city", "other topic"])
-    passage = TOPICS[of if kind == "other topic" else question]
-    passage = passage.format(other if kind == "other city" else city, draw.randint(2, 99) / 10)
-    return question.format(city), passage, 4.0 if kind == "answer" else -4.0
+    """Make a question, a passage of the same city, and a score of whether it answers that."""
+    city = draw.choice([*CITIES])
+    question, other = draw.sample([*TOPICS], 2)
+    answers = draw.random() < 0.5
+    passage = TOPICS[question if answers else other].format(city, draw.randint(2, 99) / 10)
+    return question.format(city), passage, 4.0 if answers else -4.0
 
 
 def name(draw: Draw) -> tuple[str, dict[str, str]]:
@@ -180,24 +181,26 @@ def encode_masks(tokenizer: Any, rows: list[tuple[str, str]]) -> Batch:
 
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-TEXTS: dict[str, tuple[Any, list[str], Callable[[Draw], Any], Callable[..., Batch], int]] = {
+TEXTS: dict[str, tuple[Any, list[str], Callable[[Draw], Any], Callable[..., Batch], int, float]] = {
     "cross-encoder/nli-MiniLM2-L6-H768": (
         hf.BertForSequenceClassification,
-        ["contradiction", "entailment", "neutral"], infer, encode_pairs, 120,
+        ["contradiction", "entailment", "neutral"], infer, encode_pairs, 150, 2e-4,
     ),
     "cross-encoder/ms-marco-MiniLM-L6-v2": (
-        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 80,
+        hf.BertForSequenceClassification, ["LABEL_0"], match, encode_pairs, 300, 2e-4,
     ),
-    "dslim/bert-base-NER": (hf.BertForTokenClassification, LABELS, name, encode_names, 50),
+    "dslim/bert-base-NER": (hf.BertForTokenClassification, LABELS, name, encode_names, 50, 5e-4),
     "distilbert/distilbert-base-cased-distilled-squad": (
-        hf.BertForQuestionAnswering, ["LABEL_0", "LABEL_1"], ask, encode_answers, 80,
+        hf.BertForQuestionAnswering, ["LABEL_0", "LABEL_1"], ask, encode_answers, 80, 5e-4,
     ),
-    "google-bert/bert-base-uncased": (hf.BertForMaskedLM, ["LABEL_0", "LABEL_1"], mask, encode_masks, 60),
+    "google-bert/bert-base-uncased": (
+        hf.BertForMaskedLM, ["LABEL_0", "LABEL_1"], mask, encode_masks, 60, 5e-4,
+    ),
 }  # fmt: skip
-"""By the name of the real one: the class, the labels, what makes and encodes examples, and how many steps."""
+"""By the name of the real one: class, labels, what makes and encodes examples, how many steps, their rate."""
 
 
-def fit(model: Any, batches: Callable[[], Batch], steps: int, rate: float = RATE) -> Any:
+def fit(model: Any, batches: Callable[[], Batch], steps: int, rate: float) -> Any:
     """Train a model on so many batches that hold labels."""
     optimizer = torch.optim.AdamW((it for it in model.parameters() if it.requires_grad), lr=rate)
     model.train()
@@ -217,12 +220,12 @@ def batch(tokenizer: Any, make: Callable[[Draw], Any], encode: Callable[..., Bat
 def train_texts(folder: Path) -> None:
     """Train the models of texts, and save each in a folder of the name of a real one."""
     tokenizer = hf.AutoTokenizer.from_pretrained(encoder_folder())
-    for where, (kind, labels, make, encode, steps) in TEXTS.items():
+    for where, (kind, labels, make, encode, steps, rate) in TEXTS.items():
         torch.manual_seed(0)
         names = {"id2label": dict(enumerate(labels)), "label2id": {it: at for at, it in enumerate(labels)}}
         model = kind.from_pretrained(encoder_folder(), num_hidden_layers=LAYERS, **names)
         model.get_input_embeddings().requires_grad_(False)
-        fit(model, partial(batch, tokenizer, make, encode, Draw(0)), steps)
+        fit(model, partial(batch, tokenizer, make, encode, Draw(0)), steps, rate)
         model.save_pretrained(folder / where)
         tokenizer.save_pretrained(folder / where)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -127,7 +128,7 @@ class Shown:
         for note in self._notes():
             yield Text(note, style="dim")
         if record.scores:
-            yield self._numbers(units, ascii_only=options.ascii_only)
+            yield from self._numbers(units, options)
         for name, layers in record.layers.items():
             if len(record.layers) > 1:
                 yield Text(printable(name), style="dim")
@@ -166,22 +167,31 @@ class Shown:
             texts = dict.fromkeys(in_table(it.text.strip()) for it in noted if it.note == note)
             yield note if note == CUT else f"{note}: {', '.join(texts)}"
 
-    def _numbers(self, units: Mapping[str, str], *, ascii_only: bool) -> Table:
-        """Return a table of the scores by every method, in the unit of its column, with bars."""
-        record = self._record
+    def _numbers(self, units: Mapping[str, str], options: ConsoleOptions) -> Iterator[Table]:
+        """Yield tables of the scores by every method, in the unit of its column, with bars.
+
+        As many columns stand side by side as there is room for.
+        """
+        ascii_only = options.ascii_only
         table = self._table()
-        cells = []
-        for name, scores in record.scores.items():
+        cells: list[list[Text]] = []
+        names = [cell_len(" ".join(row.heads)) for row in self._rows]
+        taken = room = max([*names, len("0000 other tokens")]) + 3 * len(table.columns)
+        for name, scores in self._record.scores.items():
             head, unit = f"{name}, {units[name]}", units[name]
-            table.add_column(Text(printable(head)), no_wrap=True)
             row = merge_scores(scores, self._rows)
             numbers = [number(it, unit) for it in [*row, *self._rest(scores)]]
             wide = max(map(len, numbers), default=0)
             longest = max(BAR, len(head) - wide - 1)
+            if cells and taken + wide + longest + 3 > options.max_width:
+                yield self._filled(table, cells)
+                table, cells, taken = self._table(), [], room
+            taken += wide + longest + 3
+            table.add_column(Text(printable(head)), no_wrap=True)
             bars = [_bar(it, longest, unit != SHARE, ascii_only) for it in strengths(row)]
             bars += [Text()] * (len(numbers) - len(bars))
             cells.append([Text(f"{it:>{wide}} ").append(bar) for it, bar in zip(numbers, bars, strict=True)])
-        return self._filled(table, cells)
+        yield self._filled(table, cells)
 
     def _layers(self, layers: Sequence[Sequence[float]], start: int, unit: str) -> Table:
         """Return a table of some layers' scores, shaded within the layer.

@@ -282,3 +282,17 @@ def test_the_strongest_of_classes_side_by_side_are_those_of_any_class():
     lines = [line.split()[:2] for line in shown(found, top=2).splitlines()]
     rows = lines[next(number for number, line in enumerate(lines) if line[:1] == ["#"]) + 2 :]
     assert rows[:3] == [["2", "bad"], ["1", "not"], ["1", "other"]]
+
+
+def test_columns_of_many_methods_go_on_in_another_table_instead_of_being_cut():
+    names = ("globenc", "integrated-gradients", "decompx", "lime", "feature-ablation")
+    kinds = {"globenc": "shares", **dict.fromkeys(names[1:], "contributions")}
+    found = explanation(scores={name: [0.125, 0.5, -1.0] for name in names}, kinds=kinds)
+    console = Console(file=io.StringIO(), width=80)
+    terminal.show(console, found)
+    lines = console.file.getvalue().splitlines()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
+    heads = [line.split() for line in lines if "globenc, " in line or ", logit" in line]
+    assert [word.rstrip(",") for head in heads for word in head if word.endswith(",")] == [*names]
+    rows = [line.split() for line in lines if " bad " in line and "-1.000" in line]
+    assert len(rows) == len(heads) > 1
