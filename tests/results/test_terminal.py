@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 from rich.console import Console
+from rich.style import Style
 from test_explanation import BARS
 from test_explanation import explanation as pair
 
@@ -237,6 +238,9 @@ def test_an_image_is_shaded_square_by_square_and_told_by_its_strongest():
         ["6", "other", "squares", "75.0", "+0.500"],
     ]
     assert "5.40 baseline - 0.50 squares = 4.90 logit of POSITIVE" in shown(found)
+    # Rich keeps a style as the terminal before took it, which may have had fewer colours.
+    Style.parse.cache_clear()
+    Style._add.cache_clear()
     colours = shown(found, terminal_={"force_terminal": True, "color_system": "truecolor"}).splitlines()
     grid = [re.findall(r"48;2;(\d+;\d+;\d+)m( +)", line) for line in colours[5:7]]
     assert [[cell for _, cell in row] for row in grid] == [["  "] * 4] * 2
