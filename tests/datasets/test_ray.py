@@ -86,13 +86,19 @@ def test_a_worker_that_fails_is_told_in_one_line(ray, tmp_path):
         )
 
 
-def test_the_guide_runs(ray, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_guide_runs(ray, tmp_path):
     save_classifier(tmp_path / "my-classifier")
     write_rows(tmp_path / "reviews.parquet", {"text": TEXTS})
     (block,) = (it for it in python_blocks(ROOT / "docs/datasets.md") if "import ray" in it)
     names = {"Attributor": Attributor}
-    # Here are two CPUs, and to read takes one.
-    exec(block.replace("concurrency=2", "concurrency=1"), names)
-    expected = Attributor("./my-classifier")({"text": TEXTS})["prediction"]
+    # Here are two CPUs, of which to read takes one, and workers that began in another folder.
+    for said, meant in (
+        ("concurrency=2", "concurrency=1"),
+        ('"reviews', f'"{tmp_path}/reviews'),
+        ('"./', f'"{tmp_path}/'),
+    ):
+        assert said in block
+        block = block.replace(said, meant)
+    exec(block, names)
+    expected = Attributor(str(tmp_path / "my-classifier"))({"text": TEXTS})["prediction"]
     assert sorted(row["prediction"] for row in names["rows"].take_all()) == sorted(expected)
