@@ -21,6 +21,17 @@ torch.set_num_threads(1)
 disable_progress_bar()
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser, for which a busy machine may take a minute."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(
+            executable_path=browser.chromium(), args=list(browser.ARGUMENTS), timeout=60_000
+        )
+
+
 @pytest.fixture
 def classifier():
     """A BERT classifier of three labels, float64."""

@@ -30,7 +30,7 @@ from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics import REMOVALS
-from captum_globenc.recording.training import drops_at_random
+from captum_globenc.recording.training import refuse_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.digest import config_text, content, digest, versions
 from captum_globenc.texts.position import resolve_position
@@ -114,8 +114,7 @@ def evaluate(
         raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
     subject = Subject(model, tokenizer, removal, seed, target, position)
     _ = subject.explained  # refuses a class that the model does not have
-    if any(map(drops_at_random, model.modules())):
-        raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
+    refuse_dropout(model)
     for example in examples:  # An hour into the run is too late to find a bad label.
         try:
             subject.classes(example.label)

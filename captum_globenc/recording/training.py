@@ -26,6 +26,16 @@ def drops_at_random(module: nn.Module) -> bool:
     return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
+def refuse_dropout(model: nn.Module) -> None:
+    """Refuse a model any module of which drops at random.
+
+    Raises:
+        ValueError: one does.
+    """
+    if any(map(drops_at_random, every(model))):
+        raise ValueError("the model is in training mode, and drops at random: call model.eval() first")
+
+
 def warn_of_dropout(stack: nn.Module) -> bool:
     """Warn where any module of `stack` drops at random, and tell whether one does."""
     drops = any(map(drops_at_random, every(stack)))

@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pandas
 import pytest
 
-import browser
 from captum_globenc.app.layout import ABOUT, EXAMPLES
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, load_default
@@ -48,16 +47,6 @@ def address(request):
             yield found[0].rstrip("/") + "/"
         finally:
             process.terminate()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=browser.chromium(), args=list(browser.ARGUMENTS), timeout=PATIENCE
-        )
 
 
 @pytest.fixture

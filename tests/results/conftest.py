@@ -4,22 +4,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import browser
-
 PATIENCE = 30_000
 """Milliseconds that a page may take on a busy machine."""
 HERE = "http://localhost/"
 """Where pages are said to be from: nothing is asked of it. Only such a place may use the clipboard."""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=browser.chromium(), args=list(browser.ARGUMENTS), timeout=PATIENCE
-        )
 
 
 @pytest.fixture
