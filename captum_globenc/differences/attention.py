@@ -12,11 +12,10 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.scalars import tanhc_of_half
-from captum_globenc.differences.softmax import shares
 
 __all__ = ["fused_attention"]
 
-TILE = 1 << 17
+TILE = 1 << 18
 """Scores that are worked on at a time: a few matrices of them fit a cache."""
 ROWS = 128
 """Receivers of a tile, at most."""
@@ -44,7 +43,8 @@ def fused_attention(
         sides = (side for pair in (query, key, value) for side in (pair.value, pair.base))
         q, q0, k, k0, v, v0 = (side.reshape(-1, *side.shape[-2:]) for side in sides)
         grad = grad.reshape(-1, *grad.shape[-2:])
-        q_mean, k_mean, v_mean = (q + q0) * (factor / 2), (k + k0) * (factor / 2), (v + v0) / 2
+        q, q0 = q * factor, q0 * factor
+        q_mean, k_mean, v_mean = (q + q0) / 2, (k + k0) * (factor / 2), (v + v0) / 2
         of_query, of_key, of_value = (torch.zeros_like(side) for side in (q, k, v))
         mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
         count = max(min(ROWS, TILE // sources), 1)
@@ -54,12 +54,12 @@ def fused_attention(
             for heads in slices(len(grad), max(TILE // (count * wide), 1)) if wide else ():
                 there = heads, seen
                 here = mask.part(heads, rows, seen)
-                tile = _Tile(q[heads, rows], q0[heads, rows], k[there], k0[there], factor, here)
+                tile = _Tile(q[heads, rows], q0[heads, rows], k[there], k0[there], here)
                 g = grad[heads, rows]
-                of_value[there] += tile.mean.mT @ g
+                of_value[there].baddbmm_(tile.mean.mT, g)
                 scores = tile.backward(g @ v_mean[there].mT)
                 of_query[heads, rows] = scores @ k_mean[there]
-                of_key[there] += scores.mT @ q_mean[heads, rows]
+                of_key[there].baddbmm_(scores.mT, q_mean[heads, rows])
         made = zip((query, key, value), (of_query, of_key, of_value), strict=True)
         return [(pair, part.reshape(pair.value.shape)) for pair, part in made]
 
@@ -116,31 +116,34 @@ class _Mask:
 
 
 class _Tile:
-    """The attention `(G, R, M)` of R receivers of G heads in both runs."""
+    """The attention `(G, R, M)` of R receivers of G heads in both runs, as `softmax` has it.
 
-    def __init__(
-        self, q: Tensor, q0: Tensor, k: Tensor, k0: Tensor, factor: float, mask: Tensor | None
-    ) -> None:
-        scores, base = (q * factor) @ k.mT, (q0 * factor) @ k0.mT
+    Args:
+        q: scaled queries `(G, R, d)`.
+        q0: those of the other run.
+        k: keys `(G, M, d)`.
+        k0: those of the other run.
+        mask: what hides some; None for none.
+    """
+
+    def __init__(self, q: Tensor, q0: Tensor, k: Tensor, k0: Tensor, mask: Tensor | None) -> None:
+        scores, base = q @ k.mT, q0 @ k0.mT
         if mask is not None:
             scores, base = _hidden(scores, mask), _hidden(base, mask)
-        p, p0 = scores.softmax(-1), base.softmax(-1)
-        # ln Z = the largest score less the logarithm of its probability.
-        largest, largest0 = scores.amax(-1, keepdim=True), base.amax(-1, keepdim=True)
-        shift = (largest - largest0) - (p.amax(-1, keepdim=True).log() - p0.amax(-1, keepdim=True).log())
-        if mask is not None:
-            seen = largest > MASKED / 2
-            if not bool(seen.all()):
-                p, p0, shift = p * seen, p0 * seen, shift * seen
-        difference = scores.sub_(base)
-        self.mean = torch.lerp(p, p0, 0.5)
-        self._weights = shares(difference, p, p0, shift)
-        self._means = tanhc_of_half(difference.sub_(shift)).mul_(self.mean)
+            seen = scores.amax(-1, keepdim=True) > MASKED / 2
+        log_p, log_p0 = scores.log_softmax(-1), base.log_softmax(-1)
+        difference = torch.sub(log_p, log_p0, out=scores)
+        self.mean = log_p.exp_().lerp_(log_p0.exp_(), 0.5)
+        if mask is not None and not bool(seen.all()):
+            self.mean *= seen
+        self._means = tanhc_of_half(difference).mul_(self.mean)
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the multipliers of the probabilities to those of the scores."""
         through = grad.mul_(self._means)
-        return through.addcmul_(self._weights, through.sum(-1, keepdim=True), value=-1)
+        total = self._means.sum(-1, keepdim=True)
+        average = through.sum(-1, keepdim=True).div_(torch.where(total > 0, total, 1))
+        return through.addcmul_(self._means, average, value=-1)
 
 
 def _hidden(scores: Tensor, mask: Tensor) -> Tensor:

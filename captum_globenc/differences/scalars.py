@@ -19,19 +19,23 @@ __all__ = ["SCALARS", "logarithm", "piecewise", "power", "smooth", "tanhc"]
 
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """Where rounding and curvature do equal harm, by dtype."""
+PART = 1 << 18
+"""How many numbers are worked on at a time where a cache holds them."""
 
 
 def smooth(call: Call) -> Backward:
     """M = (phi(u) - phi(u0)) / (u - u0); for curved functions, all derivatives of the order of 1."""
-    pair, output = call.pair, call.outputs[0]
-    difference = pair.difference
-    multiplier = output.difference.div_(difference)
-    apart = CLOSE.get(difference.dtype, CLOSE[torch.float32])
-    close = (difference.abs_() < apart).nonzero(as_tuple=True)
-    if len(close[0]):
-        middle = (pair.value[close] + pair.base[close]) / 2
-        one, other = (_again(call, middle + sign * apart / 2) for sign in (1, -1))
-        multiplier[close] = (one - other) / apart
+    pair = call.pair
+    multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
+    apart = CLOSE.get(multiplier.dtype, CLOSE[torch.float32])
+    size = PART if multiplier.device.type == "cpu" else max(multiplier.numel(), 1)
+    sides = (pair.value, pair.base, multiplier)
+    for u, u0, made in zip(*(torch.split(side.reshape(-1), size) for side in sides), strict=True):
+        distance = torch.sub(u, u0).abs_().clamp_min_(apart)
+        middle = torch.lerp(u, u0, 0.5)
+        above = _again(call, torch.add(middle, distance, alpha=0.5))
+        below = _again(call, middle.sub_(distance, alpha=0.5))
+        torch.sub(above, below, out=made).div_(distance)
     return lambda grad: [(pair, grad * multiplier)]
 
 
@@ -47,7 +51,7 @@ def piecewise(call: Call) -> Backward:
     if bool(same.any()):
         with torch.enable_grad():
             value = pair.value.detach().clone().requires_grad_()
-            (slope,) = torch.autograd.grad(_again(call, value).sum(), value)
+            (slope,) = torch.autograd.grad(_again(call, value.clone()).sum(), value)
         multiplier = torch.where(same, slope, multiplier)
     # What is not a number in both runs is none in what comes of it, or was made one that is the same.
     multiplier = torch.where(multiplier.isnan(), 0, multiplier)
@@ -55,8 +59,7 @@ def piecewise(call: Call) -> Backward:
 
 
 def _again(call: Call, value: Tensor) -> Tensor:
-    """Call a function of one number for others; its further arguments are numbers."""
-    value = value.clone()
+    """Call a function of one number for others, which it may write into; further arguments are numbers."""
     args = tuple(value if isinstance(arg, Pair) else arg for arg in call.args)
     kwargs = {name: value if isinstance(arg, Pair) else arg for name, arg in call.kwargs.items()}
     kwargs.pop("inplace", None)

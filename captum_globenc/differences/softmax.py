@@ -1,10 +1,12 @@
 """Softmax and its kin, by the logarithmic mean L(a, b) = (a - b) / (ln a - ln b).
 
-With D = s - s0 the difference of the scores and d that of ln Z, Z = sum exp(s):
+With D = s - s0 the difference of the scores, d that of ln sum exp(s), and L_j = L(p_j, p0_j):
 
-    d             = sum_k w_k D_k              w_k = L(e_k, e0_k) / L(Z, Z0), e = exp(s)
-    p_j - p0_j    = L(p_j, p0_j) (D_j - d)
+    p_j - p0_j    = L_j (D_j - d)
+    d             = sum_k w_k D_k              w_k = L_k / sum_i L_i
 
+The second follows of the first, as probabilities add up to 1 in both runs. The w add up to 1, so that what is
+the same for all scores, which no softmax tells apart, has no part in any probability.
 Stable by L(a, b) = (a + b) / 2 tanh(t) / t with t = (ln a - ln b) / 2, whatever the scores.
 """
 
@@ -16,46 +18,22 @@ from torch import Tensor
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.scalars import tanhc_of_half
 
-__all__ = ["log_softmax", "logsumexp", "shares", "softmax"]
+__all__ = ["log_softmax", "logsumexp", "softmax"]
 
 
-def shares(difference: Tensor, p: Tensor, p0: Tensor, shift: Tensor) -> Tensor:
-    """Return w: what each score has to do with the logarithm of their sum of exponentials.
-
-    Args:
-        difference: D, of any shape, 0 where a score is -inf in both runs.
-        p: the softmax of one run.
-        p0: that of the other.
-        shift: d, which broadcasts to them.
-
-    Example:
-        >>> s, s0 = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 1.0])
-        >>> d = s.logsumexp(0) - s0.logsumexp(0)
-        >>> w = shares(s - s0, s.softmax(0), s0.softmax(0), d)
-        >>> torch.allclose((w * (s - s0)).sum(), d)
-        True
-    """
-    size = shift.abs()
-    # (1 - e^-|d|) / |d|, 1 at 0, is the scaled L(Z, Z0).
-    above_0 = size + torch.finfo(size.dtype).tiny * 1e4
-    scale = above_0 / (-2 * torch.expm1(-above_0))
-    weighted = (p * (scale * ((shift - size) / 2).exp())).addcmul_(p0, scale * ((-shift - size) / 2).exp())
-    return weighted.mul_(tanhc_of_half(difference))
-
-
-def _scores(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return D, d and both softmaxes; all 0 in rows that are masked as a whole.
+def _means(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tensor, Tensor]:
+    """Return L and w; both are 0 where a score is -inf in both runs.
 
     torch.nn.functional has a whole number where torch has the dtype.
     """
     dtype = dtype if isinstance(dtype, torch.dtype) else None
     value, base = (side if dtype is None else side.to(dtype) for side in (input.value, input.base))
     lost = torch.isneginf(value) & torch.isneginf(base)
-    difference = (value - base).masked_fill(lost, 0)
-    shift = value.logsumexp(dim, keepdim=True) - base.logsumexp(dim, keepdim=True)
-    none = lost.all(dim, keepdim=True)
-    p, p0 = (side.softmax(dim).masked_fill(none, 0) for side in (value, base))
-    return difference, shift.masked_fill(none, 0), p, p0
+    log_p, log_p0 = (side.log_softmax(dim) for side in (value, base))
+    difference = (log_p - log_p0).masked_fill_(lost, 0)
+    means = log_p.exp().add_(log_p0.exp()).div_(2).mul_(tanhc_of_half(difference)).masked_fill_(lost, 0)
+    total = means.sum(dim, keepdim=True)
+    return means, means / torch.where(total > 0, total, 1)
 
 
 def _place(dim: int | None, input: Pair) -> int:
@@ -70,15 +48,12 @@ def softmax(
     _stacklevel: int | torch.dtype = 3,
     dtype: torch.dtype | None = None,
 ) -> Backward:
-    """m_k = L(p_k, p0_k) g_k - w_k sum_j L(p_j, p0_j) g_j."""
+    """m_k = L_k (g_k - sum_j w_j g_j)."""
     dim = _place(dim, input)
-    difference, shift, p, p0 = _scores(input, dim, dtype or _stacklevel)
-    means = (p + p0) / 2 * tanhc_of_half(difference - shift)
-    weights = shares(difference, p, p0, shift)
+    means, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
-        through = means * grad
-        made = through - weights * through.sum(dim, keepdim=True)
+        made = means * (grad - (weights * grad).sum(dim, keepdim=True))
         return [(input, made.to(input.value.dtype))]
 
     return backward
@@ -93,8 +68,7 @@ def log_softmax(
 ) -> Backward:
     """m_k = g_k - w_k sum_j g_j."""
     dim = _place(dim, input)
-    difference, shift, p, p0 = _scores(input, dim, dtype or _stacklevel)
-    weights = shares(difference, p, p0, shift)
+    _, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
         return [(input, (grad - weights * grad.sum(dim, keepdim=True)).to(input.value.dtype))]
@@ -107,8 +81,7 @@ def logsumexp(output: Pair, input: Pair, dim: int | tuple[int, ...], keepdim: bo
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     if len(dims) != 1:
         raise ValueError("it sums over several dimensions")
-    difference, shift, p, p0 = _scores(input, dims[0], None)
-    weights = shares(difference, p, p0, shift)
+    _, weights = _means(input, dims[0], None)
 
     def backward(grad: Tensor) -> Any:
         return [(input, weights * (grad if keepdim else grad.unsqueeze(dims[0])))]

@@ -74,10 +74,9 @@ def matrix_of_layer(x, x0, weights):
                 S[i, j] = (k_mean[j] @ Q[rows[i]] + q_mean[i] @ K[rows[j]]) / math.sqrt(d)
         P = np.zeros_like(S)
         for i in range(N):
-            e, e0 = np.exp(scores[0][i]), np.exp(scores[1][i])
-            w = logarithmic_mean(e, e0) / logarithmic_mean(e.sum(), e0.sum())
+            means = logarithmic_mean(p[0][i], p[1][i])
             for j in range(N):
-                P[i, j] = logarithmic_mean(p[0][i, j], p[1][i, j]) * (S[i, j] - w @ S[i])
+                P[i, j] = means[j] * (S[i, j] - means @ S[i] / means.sum())
         p_mean, v_mean = (p[0] + p[1]) / 2, (v[0] + v[1])[:, part] / 2
         for i in range(N):
             for j in range(N):

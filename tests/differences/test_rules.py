@@ -249,6 +249,19 @@ def test_scores_of_hundreds_overflow_nowhere():
         assert_complete(function, [x.float()], [x0.float()], 1e-6)
 
 
+def test_what_all_scores_have_in_common_is_no_part_of_a_softmax():
+    """Multipliers of shares add up to 0 and those of the logarithm of a sum to 1, as its gradients do."""
+    x, x0 = random(3, 5), random(3, 5, seed=1) + 7
+    for function, total in (
+        (lambda x: x.softmax(-1)[:, 0], 0.0),
+        (lambda x: x.log_softmax(-1)[:, 0], 0.0),
+        (lambda x: x.logsumexp(-1), 1.0),
+    ):
+        both = compare(function, [x], [x0])
+        (made,) = both.multipliers(both.output.sum(), [both.sources[0].leaf])
+        torch.testing.assert_close(made.sum(-1), torch.full((3,), total, dtype=x.dtype), rtol=0, atol=1e-14)
+
+
 NORM_CASES = {
     "layer norm": lambda x: F.layer_norm(x, (6,), CONSTANT[0], CONSTANT[1]),
     "of two dimensions": lambda x: F.layer_norm(x, normalized_shape=(4, 6), eps=1e-12),
