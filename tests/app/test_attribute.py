@@ -78,7 +78,8 @@ def test_options_reach_the_scores(run, folder, data, tmp_path):
     assert set(found["explained"][:]) == {"POSITIVE"}
     for name in ("decompx", "transformer-deep-lift"):
         for one, other in zip(found[name][:], expected[name], strict=True):
-            assert one == pytest.approx(other, abs=1e-5)
+            # Batches of other sizes round otherwise, by some 1e-5 of the largest score.
+            assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_what_could_not_be_done_is_noted(run, folder, tmp_path):

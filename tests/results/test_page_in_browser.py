@@ -435,7 +435,7 @@ def test_the_map_leads_to_any_place_of_a_document(show, document):
     assert folded.count() == 2
     assert page.locator(".shaded :is(.for, .against)").nth(7_777).is_visible()
     page.get_by_text("Numbers", exact=True).click()
-    assert page.get_by_text("The 500 strongest of 10,000").is_visible()
+    page.get_by_text("The 500 strongest of 10,000").wait_for()
 
 
 def test_paper_has_the_texts_and_the_tables_that_are_open(show):
