@@ -10,6 +10,7 @@ from captum_globenc.decomposition.attention import Attention
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import EncoderSpec, Layer
 from captum_globenc.recording.linear import linear_map, linearized_norm
+from captum_globenc.recording.streams import Written
 
 
 class OpenLayer:
@@ -19,6 +20,8 @@ class OpenLayer:
         self.layer = layer
         self.stream = stream
         self.output: Tensor | None = None
+        self.written: Written | None = None
+        self.returned: Tensor | None = None  # what hooks made of the output
         self.attention: Attention | None = None
         self.value: Tensor | None = None
         # Lists, because a model that works through the feed-forward network in chunks calls the

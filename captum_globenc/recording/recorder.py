@@ -27,6 +27,7 @@ from captum_globenc.recording.linear import refuse_meta
 from captum_globenc.recording.norms import NormCheck
 from captum_globenc.recording.padding import real_tokens
 from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.recording.streams import StreamCheck, Written
 from captum_globenc.recording.training import warn_of_dropout
 from captum_globenc.recording.watcher import AttentionWatcher
 
@@ -120,6 +121,9 @@ class Recorder:
         self._sums: Sums | None = None
         norms = chain(*((layer.norm1, layer.norm2) for layer in encoder.layers), [encoder.final_norm])
         self._norms = NormCheck(norms if check else (), encoder.spec.centred)
+        # Where parts of layers are found from the stack, a layer's module is but one of them.
+        whole = not any("*" in path for path in encoder.spec.roles.values())
+        self._streams = StreamCheck() if check and whole else None
 
     def look(self) -> None:
         """Raise the error of the first layer in which something was found to be wrong.
@@ -144,6 +148,8 @@ class Recorder:
             if wrong and missed is not None:
                 raise missed[1](number)
         self._norms.check()
+        if self._streams is not None:
+            self._streams.check()
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -163,7 +169,8 @@ class Recorder:
                 module, attention = layer.module, layer.attention
                 enter = self._mine(self._enter_layer, layer)
                 hold(module.register_forward_pre_hook(enter, with_kwargs=True))
-                hold(module.register_forward_hook(self._mine(self._leave_layer)))
+                hold(module.register_forward_hook(self._mine(self._leave_layer), prepend=True))
+                hold(module.register_forward_hook(self._mine(self._see_returned)))
                 for role in ("norm1", "norm2"):
                     norm: nn.Module = getattr(layer, role)
                     hold(norm.register_forward_pre_hook(self._mine(self._see_norm, role)))
@@ -208,8 +215,9 @@ class Recorder:
         self._mask = bound_arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._finish_layer(next_norm=layer.norm1)
-        self._layer = OpenLayer(layer, args[0] if args else kwargs["hidden_states"])
+        stream = args[0] if args else kwargs["hidden_states"]
+        self._finish_layer(next_norm=layer.norm1, read=stream)
+        self._layer = OpenLayer(layer, stream)
 
     def _see_norm(self, role: str, module: nn.Module, args: Any) -> None:
         if self._layer is not None:
@@ -221,15 +229,23 @@ class Recorder:
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
             self._layer.output = output[0] if isinstance(output, tuple) else output
+            self._layer.written = Written(self._layer.output)
+
+    def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._layer is not None:
+            self._layer.returned = output[0] if isinstance(output, tuple) else output
 
     def _leave_stack(self) -> None:
         self._finish_layer(next_norm=self._encoder.final_norm, seen=self._seen_by_final_norm)
 
-    def _finish_layer(self, next_norm: nn.Module, seen: Tensor | None = None) -> None:
+    def _finish_layer(
+        self, next_norm: nn.Module, read: Tensor | None = None, seen: Tensor | None = None
+    ) -> None:
         """Hand over the layer that ran last, now that it is known which norm reads its output.
 
         Args:
             next_norm: that norm.
+            read: what the next layer reads; None where there is none.
             seen: what it saw, where that is known and may be less than the output: `(B, D)` from a
                 norm that reads pooled tokens, whose one deviation then holds for every token.
         """
@@ -248,6 +264,10 @@ class Recorder:
             if self._check:
                 self._sums = Sums(shape, self._real, len(self._encoder.layers), device)
         assert layer.output is not None
+        assert layer.written is not None
+        assert layer.returned is not None
+        if self._streams is not None:
+            self._streams.see(layer.written, layer.returned if read is None else read, self._real)
         self._sum_up(layer.output)
         if seen is not None and seen.ndim == 2:
             layer.output = seen[:, None].expand_as(layer.output)

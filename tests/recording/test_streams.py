@@ -1,0 +1,79 @@
+"""What acts between two layers, where rollout cannot follow, is told; what changes nothing is no matter."""
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from captum_globenc import GlobEnc
+from models import attribute, randomize
+
+
+def exchanged(hidden):
+    return hidden[:, [1, 0, *range(2, hidden.shape[1])]]
+
+
+def patched(hidden):
+    hidden = hidden.clone()
+    hidden[:, 2] = 0.5
+    return hidden
+
+
+def scaled_in_place(hidden):
+    hidden[:, 1] *= 2
+    return hidden
+
+
+@pytest.mark.parametrize("change", [exchanged, patched, scaled_in_place])
+@pytest.mark.parametrize("layer", [0, 1, -1])
+@pytest.mark.parametrize("gradients", [torch.no_grad, torch.inference_mode])
+def test_a_hook_that_changes_what_a_layer_returns_is_told(classifier, batch, layer, change, gradients):
+    def hook(module, args, output):
+        return change(output) if torch.is_tensor(output) else (change(output[0]), *output[1:])
+
+    classifier.bert.encoder.layer[layer].register_forward_hook(hook)
+    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"), gradients():
+        attribute(classifier, batch)
+
+
+@pytest.mark.parametrize("change", [exchanged, patched, scaled_in_place])
+def test_a_hook_that_changes_what_a_layer_is_given_is_told(classifier, batch, change):
+    def hook(module, args):
+        return change(args[0]), *args[1:]
+
+    classifier.bert.encoder.layer[1].register_forward_pre_hook(hook)
+    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+        attribute(classifier, batch)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_pre_norm_encoder_is_watched_as_well(layer):
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=8,
+        patch_size=4,
+    )
+    model = randomize(ViTForImageClassification(config)).double().eval()
+    pixels = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    globenc = GlobEnc(lambda x: model(x).logits, model)
+    expected = globenc.attribute(pixels)
+    of = {"layers": model.vit.layers} if hasattr(model.vit, "layers") else {"layers": model.vit.encoder.layer}
+    handle = of["layers"][layer].register_forward_hook(lambda module, args, output: exchanged(output))
+    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+        globenc.attribute(pixels)
+    handle.remove()
+    assert torch.equal(globenc.attribute(pixels), expected)
+
+
+def test_a_copy_of_what_was_written_and_what_stands_at_padding_are_no_matter(classifier, batch):
+    expected = attribute(classifier, batch)
+    padding = ~batch["attention_mask"].bool()
+    assert padding.any()
+
+    def hook(module, args):
+        return torch.where(padding[..., None], 7.0, args[0]), *args[1:]
+
+    classifier.bert.encoder.layer[1].register_forward_pre_hook(hook)
+    torch.testing.assert_close(attribute(classifier, batch), expected)
