@@ -15,7 +15,7 @@ from collections.abc import Iterator
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from faithfulness import REFERENCE, written
+from comparison import REFERENCE, written
 from torch import Tensor
 
 from captum_globenc.evaluation import SENTENCES, Subject, read_examples, sample

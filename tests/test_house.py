@@ -1,5 +1,6 @@
 """The house keeps its order: few rooms on the first floor, small rooms, and papers that are in order."""
 
+import importlib
 import re
 import tomllib
 from graphlib import TopologicalSorter
@@ -20,6 +21,13 @@ def test_a_module_is_short_and_its_first_line_says_what_it_is_for(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= LONGEST
     assert re.match(r'r?"""[A-Z`].', lines[0])
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts"])
+def test_scripts_find_what_they_import(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / folder))
+    for path in sorted((ROOT / folder).glob("*.py")):
+        importlib.import_module(path.stem)
 
 
 def test_few_modules_lie_directly_in_the_package():
