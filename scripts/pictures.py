@@ -162,7 +162,9 @@ def draw_demo(browser: Browser, path: Path) -> None:
 
 def shrink(path: Path) -> None:
     """Write a picture with few colours."""
-    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    # Few pixels of a colour keep it, as those of a legend.
+    few = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    Image.open(path).convert("RGB").quantize(COLOURS, **few).save(path, optimize=True)
 
 
 @contextlib.contextmanager
