@@ -228,12 +228,12 @@ class Recorder:
 
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
-            self._layer.output = output[0] if isinstance(output, tuple) else output
+            self._layer.output = _hidden(output)
             self._layer.written = Written(self._layer.output)
 
     def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
-            self._layer.returned = output[0] if isinstance(output, tuple) else output
+            self._layer.returned = _hidden(output)
 
     def _leave_stack(self) -> None:
         self._finish_layer(next_norm=self._encoder.final_norm, seen=self._seen_by_final_norm)
@@ -287,6 +287,11 @@ class Recorder:
         else:  # what stands at padding is nobody's
             total = output.sum(dim=-1, dtype=kind).where(self._real, 0).sum()
         self._totals.append(total)
+
+
+def _hidden(output: Any) -> Any:
+    """Return the hidden states among what a layer returns."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:

@@ -5,6 +5,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from captum_globenc import GlobEnc
+from captum_globenc.encoders import find_encoder
 from models import attribute, randomize
 
 
@@ -59,8 +60,8 @@ def test_a_pre_norm_encoder_is_watched_as_well(layer):
     pixels = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     globenc = GlobEnc(lambda x: model(x).logits, model)
     expected = globenc.attribute(pixels)
-    of = {"layers": model.vit.layers} if hasattr(model.vit, "layers") else {"layers": model.vit.encoder.layer}
-    handle = of["layers"][layer].register_forward_hook(lambda module, args, output: exchanged(output))
+    module = find_encoder(model).layers[layer].module
+    handle = module.register_forward_hook(lambda module, args, output: exchanged(output))
     with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
         globenc.attribute(pixels)
     handle.remove()
