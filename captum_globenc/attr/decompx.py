@@ -19,6 +19,7 @@ from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
+from captum_globenc.differences.call import replaced
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import spread
@@ -147,9 +148,12 @@ class DecompX(Attribution):
         tensor = single_tensor(inputs, encoder)
         first = _First(encoder)
 
+        def own() -> Any:
+            return replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
+
         def function(*tensors: Tensor) -> Any:
             with first.watched():
-                output = _run_forward(self.forward_func, tensors, None, arguments)
+                output = _run_forward(self.forward_func, tensors, None, own())
             first.check()
             return output
 
@@ -162,7 +166,7 @@ class DecompX(Attribution):
 
             def plain() -> Any:
                 with numbers.again():
-                    return _run_forward(self.forward_func, (tensor,), None, arguments)
+                    return _run_forward(self.forward_func, (tensor.clone(),), None, own())
 
             self._proof.check(run, plain, self.model)
         masks.warn()

@@ -3,8 +3,10 @@
 B batch, C classes, L layers, N tokens, D embedding size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +22,8 @@ from captum_globenc.attr.proof import Proof, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
 from captum_globenc.differences import Comparison, RandomNumbers, compare
+from captum_globenc.differences.call import replaced
+from captum_globenc.differences.trace import Source
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
@@ -42,7 +46,10 @@ class TransformerDeepLift(Attribution):
         forward_func: the forward function, as for every Captum method. It runs several times, and has to
             do the same each time.
         model: the module that it runs, where it is none itself: needed for :meth:`attribute_layers`, and so
-            that fused attention is replaced for the pass and active dropout is told of.
+            that fused attention is replaced for the pass and active dropout is warned of.
+        multiply_by_inputs: whether scores are contributions, multipliers times differences from the baseline;
+            False returns the multipliers, as Captum's DeepLift does. Those of token ids have the size of
+            embeddings, so they need embeddings as inputs.
 
     Raises:
         TypeError: `model` is no module.
@@ -63,13 +70,20 @@ class TransformerDeepLift(Attribution):
         (torch.Size([1, 4]), True)
     """
 
-    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        model: nn.Module | None = None,
+        *,
+        multiply_by_inputs: bool = True,
+    ) -> None:
         super().__init__(forward_func)
         if model is None and isinstance(forward_func, nn.Module):
             model = forward_func
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}, not a module")
         self.model = model
+        self._multiply_by_inputs = multiply_by_inputs
         self._proof = Proof()
 
     @logged
@@ -120,16 +134,16 @@ class TransformerDeepLift(Attribution):
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
         numbers = RandomNumbers(tensors)
-        whole = self._compared(tensors, bases, additional_forward_args)
-        one, base = (selected(output, target) for output in (whole.output, whole.base))
-        totals: tuple[Tensor, ...] | None = None
-        for part in self._segments(whole, tensors, additional_forward_args, n_steps, numbers):
-            output = one if part is whole else selected(part.output, target)
-            made = on_inputs(part.contributions(output), whole.sources, tensors)
-            totals = made if totals is None else tuple(a + b for a, b in zip(totals, made, strict=True))
-        assert totals is not None
-        delta = check_sum(totals, one.detach(), base, whole.ledger.lowest)
-        answer = _format_output(_is_tuple(inputs), totals)
+        run = self._compared(tensors, bases, additional_forward_args)
+        results = [
+            self._scored(segment, run.comparison.sources, tensors, partial(selected, target=target))
+            for segment in self._segments(run, tensors, additional_forward_args, n_steps, numbers)
+        ]
+        totals = [torch.stack(parts).sum(0) for parts in zip(*(scores for scores, _ in results), strict=True)]
+        if not self._multiply_by_inputs:
+            totals = [total / n_steps for total in totals]
+        delta = torch.stack([delta for _, delta in results]).sum(0)
+        answer = _format_output(_is_tuple(inputs), tuple(totals))
         return (answer, delta) if return_convergence_delta else answer
 
     def attribute_classes(
@@ -153,15 +167,14 @@ class TransformerDeepLift(Attribution):
         """
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        whole = self._compared(tensors, bases, additional_forward_args)
-        if whole.output.dim() != 2:
-            raise ValueError(f"the output is {tuple(whole.output.shape)}, not (B, C): it has no classes")
-        classes = []
-        for number in range(whole.output.shape[1]):
-            one, base = (selected(output, number) for output in (whole.output, whole.base))
-            made = on_inputs(whole.contributions(one), whole.sources, tensors)
-            check_sum(made, one.detach(), base, whole.ledger.lowest)
-            classes.append(made)
+        run = self._compared(tensors, bases, additional_forward_args)
+        shape = run.comparison.output.shape
+        if len(shape) != 2:
+            raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
+        classes = [
+            self._scored(run, run.comparison.sources, tensors, partial(selected, target=number))[0]
+            for number in range(shape[1])
+        ]
         return _format_output(
             _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
         )
@@ -190,17 +203,49 @@ class TransformerDeepLift(Attribution):
         """
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
+        if not self._multiply_by_inputs:
+            raise ValueError("attribute_layers returns contributions: take multiply_by_inputs=True")
         depths = Depths(self.model)
-        whole = self._compared(tensors, bases, additional_forward_args, depths)
-        one, base = (selected(output, target) for output in (whole.output, whole.base))
-        multipliers = whole.multipliers(one, depths.streams)
+        run = self._compared(tensors, bases, additional_forward_args, depths)
+        choose = partial(selected, target=target)
+        one, base = (choose(output) for output in (run.comparison.output, run.comparison.base))
+        multipliers = run.comparison.multipliers(one, depths.streams)
         made = [
             (multiplier * (stream.detach() - other)).sum(-1)
             for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
         ]
         for contributions in made:
-            check_sum((contributions,), one.detach(), base, whole.ledger.lowest)
+            check_sum((contributions,), one.detach(), base, run.comparison.trace.lowest, run.rounding(choose))
         return torch.stack(made, dim=1)
+
+    def _scored(
+        self,
+        run: "_Run",
+        sources: Sequence[Source],
+        inputs: tuple[Tensor, ...],
+        choose: Callable[[Tensor], Tensor],
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the scores of a run in the shapes of the inputs, and how far contributions are off.
+
+        Args:
+            run: the run.
+            sources: those of the whole comparison, which know the positions of looked-up ids.
+            inputs: the inputs.
+            choose: from the function's output to the explained one, `(B,)`.
+        """
+        comparison = run.comparison
+        output, base = choose(comparison.output), choose(comparison.base)
+        multipliers: list[Tensor] = []
+        if self._multiply_by_inputs:
+            contributions = comparison.contributions(output)
+        else:
+            multipliers = comparison.multipliers(output, [it.leaf for it in comparison.sources])
+            contributions = [
+                one * it.difference for one, it in zip(multipliers, comparison.sources, strict=True)
+            ]
+        scores = on_inputs(contributions, sources, inputs)
+        delta = check_sum(scores, output.detach(), base, comparison.trace.lowest, run.rounding(choose))
+        return (scores if self._multiply_by_inputs else tuple(multipliers)), delta
 
     def _compared(
         self,
@@ -208,58 +253,83 @@ class TransformerDeepLift(Attribution):
         baselines: tuple[Tensor, ...],
         arguments: object | None,
         depths: Depths | None = None,
-    ) -> Comparison:
+    ) -> "_Run":
         """Compare the function at inputs and baselines, and check what has not been checked before."""
         if self.model is not None:
             warn_of_dropout(self.model)
+        if not self._multiply_by_inputs and not all(it.is_floating_point() for it in inputs):
+            raise ValueError(
+                "multipliers of token ids have the size of embeddings: pass embeddings as inputs, or take "
+                "multiply_by_inputs=True"
+            )
+        function = self._function(arguments)
 
-        def function(*tensors: Tensor) -> Any:
+        def watched(*tensors: Tensor) -> Any:
             with depths.watched() if depths else nullcontext():
-                return _run_forward(self.forward_func, tensors, None, arguments)
+                return function(*tensors)
 
         numbers = RandomNumbers(inputs)
         masks = MaskWatch(self.model, inputs)
+
+        def plain(tensors: Sequence[Tensor]) -> Any:
+            with numbers.again():
+                return function(*(tensor.clone() for tensor in tensors))
+
+        def measured() -> Comparison:
+            with seen_into(self.model, self), numbers.again():
+                return compare(function, inputs, baselines, measure_rounding=True)
+
         with seen_into(self.model, self):
             with masks.watched():
-                compared = compare(function, inputs, baselines)
+                compared = compare(watched, inputs, baselines)
             if not compared.sources:
                 raise RuntimeError(
                     "forward_func never looked up an embedding by the ids: exact differences need to see "
                     "where ids become numbers. Pass embeddings as inputs."
                 )
-
-            def plain() -> Any:
-                with numbers.again():
-                    return _run_forward(self.forward_func, inputs, None, arguments)
-
-            self._proof.check(compared, plain, self.model)
+            self._proof.check(compared, partial(plain, inputs), self.model, partial(plain, baselines))
         masks.warn()
-        return compared
+        return _Run(compared, measured)
+
+    def _function(self, arguments: object | None) -> Callable[..., Any]:
+        """Return the forward function of the inputs alone; it cannot write into the caller's arguments."""
+
+        def function(*tensors: Tensor) -> Any:
+            own = replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
+            return _run_forward(self.forward_func, tensors, None, own)
+
+        return function
 
     def _segments(
         self,
-        whole: Comparison,
+        whole: "_Run",
         inputs: tuple[Tensor, ...],
         arguments: object | None,
         count: int,
         numbers: RandomNumbers,
-    ) -> Iterator[Comparison]:
-        """Give the comparisons of the ends of each segment, from the baseline on."""
+    ) -> Iterator["_Run"]:
+        """Yield the comparison of each segment of the straight line from the baseline to the inputs."""
         if count == 1:
             yield whole
             return
-        ends = [(source.leaf.detach(), cast(Tensor, source.base)) for source in whole.sources]
+        ends = [(cast(Tensor, source.base), source.difference) for source in whole.comparison.sources]
+        function = self._function(arguments)
 
-        def function(*tensors: Tensor) -> Any:
-            return _run_forward(self.forward_func, tensors, None, arguments)
+        def segment(number: int, measure_rounding: bool = False) -> Comparison:
+            values = [
+                [base + (number + step) / count * difference for base, difference in ends] for step in (1, 0)
+            ]
+            with seen_into(self.model, self), numbers.again():
+                return compare(
+                    function,
+                    inputs,
+                    inputs,
+                    values=(values[0], values[1]),
+                    measure_rounding=measure_rounding,
+                )
 
         for number in range(count):
-            values = tuple(
-                [base + (number + step) / count * (value - base) for value, base in ends] for step in (1, 0)
-            )
-            with seen_into(self.model, self), numbers.again():
-                part = compare(function, inputs, inputs, values=cast(Any, values))
-            yield part
+            yield _Run(segment(number), partial(segment, number, True))
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
         """Measure how far contributions are off the difference of two outputs, as Captum's methods do.
@@ -291,9 +361,36 @@ class TransformerDeepLift(Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: contributions are multipliers times differences from the baseline."""
-        return True
+        """Whether scores are multipliers times differences from the baseline."""
+        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """Return True: :meth:`attribute` can return how far its sum is off."""
         return True
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A comparison, and how to repeat it.
+
+    Args:
+        comparison: the comparison.
+        repeat: compares the same once more, with rounding measured.
+    """
+
+    comparison: Comparison
+    repeat: Callable[[], Comparison]
+
+    def rounding(self, choose: Callable[[Tensor], Tensor]) -> Callable[[int], float]:
+        """Return a function from the number of an example to how far rounding may move its sum.
+
+        Args:
+            choose: from the function's output to the explained one, `(B,)`.
+        """
+        repeated = cache(self.repeat)
+
+        def rounding(example: int) -> float:
+            run = repeated()
+            return run.rounding(choose(run.output)[example])
+
+        return rounding

@@ -46,7 +46,7 @@ class Depths:
         Raises:
             NoLayersError: tokens are not the same at all depths.
         """
-        found = self._runs[0]
+        found = self._runs[-1]
         shapes = {stream.shape[:2] for stream in found}
         if len(found) < 2 or len(shapes) != 1 or found[0].dim() != 3:
             name = type(self._layers[0]).__name__
@@ -56,7 +56,7 @@ class Depths:
     @property
     def bases(self) -> list[Tensor]:
         """The same at the baseline."""
-        return self._runs[1]
+        return self._runs[0]
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch
 from captum._utils.common import _format_tensor_into_tuples
 from torch import Tensor
 
-from captum_globenc.differences.ledger import Source
+from captum_globenc.differences.trace import Source
 
 __all__ = ["formatted_baselines", "formatted_inputs", "on_inputs"]
 

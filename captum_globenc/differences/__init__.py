@@ -6,11 +6,11 @@ Shrikumar et al. 2017, sections 3.1 and 3.2). Knows tensors and torch's function
 
 from typing import TYPE_CHECKING
 
+from captum_globenc.errors import UnsupportedOperationError
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
-    from captum_globenc.differences.refusal import NotComparableError
     from captum_globenc.differences.run import Comparison, RandomNumbers, compare, freeze
     from captum_globenc.differences.table import register_rule
 
@@ -25,11 +25,15 @@ __all__ = [
     "Pair",
     "RandomNumbers",
     "Rule",
+    "UnsupportedOperationError",
     "bound",
     "compare",
     "freeze",
     "register_rule",
 ]
+
+NotComparableError = UnsupportedOperationError
+"""The earlier name."""
 
 __getattr__, __dir__ = on_demand(
     __name__,
@@ -38,7 +42,6 @@ __getattr__, __dir__ = on_demand(
             ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
         ),
         **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "freeze"), "run"),
-        "NotComparableError": "refusal",
         "register_rule": "table",
     },
 )

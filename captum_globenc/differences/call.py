@@ -26,9 +26,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pair:
     """A value that depends on the input, in both runs.
+
+    A backward pass reads `value` and `base` when it runs and keeps no tensors of its own: where the model
+    writes into one of them in place later, a copy takes its place here.
 
     Attributes:
         value: at the input.

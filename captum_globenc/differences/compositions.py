@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.refusal import NotComparableError
+from captum_globenc.errors import UnsupportedOperationError
 
 __all__ = ["COMPOSITIONS", "attention_in_parts"]
 
@@ -226,7 +226,7 @@ def _multi_head_attention(
         or add_zero_attn
         or query.dim() != 3
     ):
-        raise NotComparableError(
+        raise UnsupportedOperationError(
             "multi_head_attention_forward with bias_k, add_zero_attn, static keys or without a batch"
         )
     receivers, batch, width = query.shape

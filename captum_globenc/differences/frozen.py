@@ -63,9 +63,9 @@ def _half(rule: Rule) -> Rule:
 def _quotient(call: Call) -> Backward:
     """U / w with w as it is."""
     one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
-    divisor = other.value if isinstance(other, Pair) else other
 
     def backward(grad: Tensor) -> Any:
+        divisor = other.value if isinstance(other, Pair) else other
         return [(one, (grad / divisor).sum_to_size(one.value.shape))] if isinstance(one, Pair) else []
 
     return backward
@@ -103,13 +103,13 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Backward:
     """Probabilities are as they are: the values have all."""
-    q, k, v = (it.value if isinstance(it, Pair) else it for it in (query, key, value))
 
     def backward(grad: Tensor) -> Any:
         if not isinstance(value, Pair):
             return []
+        q, k = (it.value.detach() if isinstance(it, Pair) else it for it in (query, key))
         with torch.enable_grad():
-            values = v.detach().requires_grad_()
+            values = value.value.detach().requires_grad_()
             attended = torch.nn.functional.scaled_dot_product_attention(
                 q,
                 k,

@@ -1,10 +1,11 @@
-"""What sees every torch function of a pass, and takes note of those whose arguments depend on the input.
+"""The mode that sees every torch function of a run, and applies rules where arguments depend on the input.
 
-A forward function runs twice: at the input, with a graph for the backward pass, and at the baseline. The
-k-th call that has a rule in the one run belongs to the k-th in the other, so nothing has to be known of
-where the batch lies in a tensor. Linear functions are left to torch's own gradients.
+A function runs twice: at the baseline, where calls are recorded, and at the input, with a graph for the
+backward pass. The k-th call that has a rule in the one run belongs to the k-th in the other, so the mode does
+not need to know which dimension of a tensor is the batch. Linear functions are left to torch's gradients.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -12,8 +13,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
-from captum_globenc.differences.call import CONSTANT, LINEAR, Rule, differentiable, leaves, no_view, replaced
+from captum_globenc.differences.call import (
+    CONSTANT,
+    LINEAR,
+    Call,
+    Pair,
+    Rule,
+    differentiable,
+    leaves,
+    no_view,
+    replaced,
+)
 from captum_globenc.differences.ids import Ids, Index
 from captum_globenc.differences.kinds import (
     CASTS,
@@ -25,64 +37,80 @@ from captum_globenc.differences.kinds import (
     QUADRATIC_FUNCTIONS,
     SOURCES,
 )
-from captum_globenc.differences.ledger import Course, Entry, Ledger, Slot, Source, joined
-from captum_globenc.differences.names import changes_in_place, spelt
-from captum_globenc.differences.refusal import NotComparableError
+from captum_globenc.differences.names import changes_in_place, functions, spelt
 from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.trace import (
+    AppliedRule,
+    RecordedCall,
+    Source,
+    Trace,
+    joined,
+    own_function,
+    unseen,
+)
+from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["Watch"]
+__all__ = ["DifferenceMode"]
 
 TAG = "_captum_globenc_depends"
+TWIN = "_captum_globenc_twin"
+WHOLE = "_captum_globenc_whole"
 HALF = (torch.float16, torch.bfloat16)
+OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
+"""What looks at gradients of tensors: there are none in a comparison, so these do nothing."""
+LINEAR_AUTOGRAD = ("bitsandbytes.",)
+"""Modules whose autograd functions are linear: products with quantized weights."""
 
 
-class Watch(TorchFunctionMode):
-    """Sees one of the two runs.
+class DifferenceMode(TorchFunctionMode):
+    """Sees one run of a function.
 
     Args:
-        ledger: what both share.
-        at_input: which run it is; that at the input goes first.
+        trace: what both runs share.
+        at_input: whether it is the run at the input, which comes second.
         table: rows by function.
         values: what the sources are taken to be instead of what is looked up, in order.
-        alone: whether there is no other run: rules then see twice the same.
+        alone: whether there is no run at the baseline: rules then see the same value twice.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        trace: Trace,
         at_input: bool,
         table: Mapping[Callable[..., Any], Row] = EXACT,
         values: Sequence[Tensor] | None = None,
         alone: bool = False,
     ) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._trace = trace
         self._at_input = at_input
         self._table = table
         self._values = None if values is None else iter(values)
         self._alone = alone
-        self.course = Course(ledger)
         self._token = object()
         self._ids = Ids()
         self._views = False  # whether there may be views of what was written into
 
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
-        """Take a tensor of floats as a source, and return it as the model is to see it."""
+        """Take a tensor of floats as a source, and return a copy for the model, which may write into it."""
         value = (value if self._values is None else next(self._values, value)).detach()
-        value = value.float() if value.dtype in HALF else value
+        value = value.float() if value.dtype in HALF else value.clone()
         places = None if index is None else index.places
-        if self._at_input:
-            leaf = value.clone().requires_grad_()
-            self._ledger.sources.append(Source(leaf, None, index is not None, places))
-            with torch.enable_grad():
-                value = leaf.clone()
-        else:
-            self.course.source(value, places)
-        return self._tagged(value)
+        if not self._at_input or self._alone:
+            base = None if self._alone else value
+            self._trace.sources.append(Source(base, value, index is not None, places))
+        if not self._at_input:
+            return self._tagged(value.clone())
+        source = self._trace.next_source()
+        if places is None or source.places is None or not torch.equal(places, source.places):
+            source.places = None
+        source.leaf = value.requires_grad_()
+        with torch.enable_grad():
+            return self._tagged(value.clone())
 
     def ids(self, ids: Tensor) -> Tensor:
-        """Take token ids as what sources are looked up by, and return them as the model is to see them."""
-        return self._ids.take(ids)
+        """Take token ids, by which sources are looked up, and return a copy for the model."""
+        return self._ids.take(ids.clone())
 
     def depends(self, value: Any) -> bool:
         """Whether a value depends on the input."""
@@ -90,23 +118,26 @@ class Watch(TorchFunctionMode):
             return True
         return getattr(value, TAG, None) is self._token
 
-    def completed(self, output: Any) -> None:
-        """Check, at the end of a run, that what came out depends on the input in no way that was not seen.
+    def completed(self, output: Any) -> Any:
+        """Return the output of the run at the input, once all that it depends on was seen.
 
         Args:
-            output: what came out.
+            output: what the function returned.
 
         Raises:
-            NotComparableError: it does.
+            UnsupportedOperationError: it does.
         """
         for leaf in leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not self.depends(leaf):
-                self._ledger.check_unseen(leaf)
+                self._trace.check_unseen(leaf)
+        if not self._alone:
+            self._trace.check_finished()
+        return replaced(output, self._seen_through)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function of torch, and take note of it."""
+        """Run a torch function, and follow what depends on the input."""
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
@@ -132,17 +163,21 @@ class Watch(TorchFunctionMode):
         """Run a function of which some argument depends on the input."""
         if func in PLAIN and not (func in FILLED and any(map(self.depends, leaves((args[1:], kwargs))))):
             return func(*args, **kwargs)
+        if func in OBSERVERS:
+            return RemovableHandle(OrderedDict())
+        if self._at_input:
+            args, kwargs = replaced((args, kwargs), self._seen_through)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         row = self._table.get(func)
         if row is None or kwargs.get("out") is not None:
-            raise NotComparableError(
+            raise UnsupportedOperationError(
                 f"{spelt(func)} has no rule for exact differences. Add one, "
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
-        self._ledger.functions.add(func)
+        self._trace.operations.add((func, *map(_kind, args), *map(_kind, kwargs.items())))
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            self._ledger.autocast = True
+            self._trace.rounded.update(HALF)
             with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
                 return self._by(row, func, args, kwargs)
         return self._by(row, func, args, kwargs)
@@ -155,7 +190,7 @@ class Watch(TorchFunctionMode):
         rule = row.rule
         if in_place:
             if rule == CONSTANT or not isinstance(target, Tensor) or target.dtype in HALF:
-                raise NotComparableError(
+                raise UnsupportedOperationError(
                     f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it "
                     "is, such as one of half precision: write into a new one of float32."
                 )
@@ -169,7 +204,9 @@ class Watch(TorchFunctionMode):
             with torch.no_grad():
                 return func(*args, **kwargs)
         if rule is None:
-            raise NotComparableError(f"{spelt(func)} has no rule for exact differences with these arguments.")
+            raise UnsupportedOperationError(
+                f"{spelt(func)} has no rule for exact differences with these arguments."
+            )
         alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
         if rule == LINEAR or alone:
             return self._linear(func, args, kwargs, in_place)
@@ -178,7 +215,8 @@ class Watch(TorchFunctionMode):
         if not in_place:
             return self._ruled(cast(Rule, rule), func, args, kwargs)
         assert isinstance(target, Tensor)
-        copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
+        with torch.set_grad_enabled(self._at_input):
+            copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
@@ -189,18 +227,25 @@ class Watch(TorchFunctionMode):
             return leaf
         if leaf.requires_grad:
             if self._at_input:
-                self._ledger.check_unseen(leaf)
+                self._trace.check_unseen(leaf)
             leaf = leaf.detach()
         leaf = differentiable(leaf)
         return leaf.float() if leaf.dtype in HALF else leaf
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
-        if in_place and self._at_input:
-            self._ledger.keep(args[0])
+        """Run a function that is linear in all that depends on the input."""
+        if in_place:
+            self._trace.protect(args[0])
         with torch.set_grad_enabled(self._at_input):
             output = args[0].view_as(args[0]) if func in IDENTITIES else func(*args, **kwargs)
-            if isinstance(output, Tensor) and output.dtype in HALF:
-                # Differences of rounded numbers are noise: what was asked for stays as exact as it was.
+            if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize < 4:
+                if output.dtype not in HALF:
+                    raise UnsupportedOperationError(
+                        f"{spelt(func)} rounds what depends on the input to {output.dtype}, and steps have "
+                        "no exact difference. Explain the model in a precision of at least 16 bits."
+                    )
+                # Differences of rounded numbers are noise: the value stays as exact as it was.
+                self._trace.rounded.add(output.dtype)
                 output = args[0].to(output.device).view_as(args[0])
         made = [
             it
@@ -210,18 +255,18 @@ class Watch(TorchFunctionMode):
         if not made and output is not None:
             return self._decide(func, args, kwargs)
         if self._at_input and made and not any(it.requires_grad for it in made):
-            raise NotComparableError(
-                f"{spelt(func)} has no gradient with these arguments, as where activations are quantised. "
-                "Take the model before it was quantised, or quantise its weights alone."
+            raise UnsupportedOperationError(
+                f"{spelt(func)} has no gradient with these arguments, as where activations are quantized. "
+                "Take the model before it was quantized, or quantize its weights alone."
             )
         if in_place:
             self._changed(args[0])
-        return self._noted(output)
+            return output
+        return self._noted(output, whole=True)
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
-        """Write into a tensor in place, with what it depends on."""
-        if self._at_input:
-            self._ledger.keep(target)
+        """Write into a tensor in place, and have it depend on the input."""
+        self._trace.protect(target)
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
         return self._changed(target)
@@ -230,14 +275,15 @@ class Watch(TorchFunctionMode):
         if target._base is not None:
             self._tagged(target._base)
         self._views = True
-        return self._tagged(target)
+        return cast(Tensor, self._noted(target))
 
     def _ruled(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function whose rule needs both runs."""
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         if any(tensor.is_complex() for tensor in dependents):
-            raise NotComparableError(f"{spelt(func)} has no rule for exact differences of complex numbers.")
-        marked_args, marked_kwargs = replaced((args, kwargs), self._slot)
+            raise UnsupportedOperationError(
+                f"{spelt(func)} has no rule for exact differences of complex numbers."
+            )
         with torch.no_grad():
             given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
             output = replaced(func(*given, **kwargs), no_view)
@@ -245,18 +291,19 @@ class Watch(TorchFunctionMode):
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
         if not self._at_input:
-            self.course.entry(func, dependents).close(dependents, outputs)
+            self._trace.calls.append(RecordedCall(func, dependents, list(outputs)))
             return self._noted(output)
-        entry = Entry(func, rule, marked_args, marked_kwargs, tuple(it.detach() for it in outputs))
+        values = tuple(it.detach() for it in outputs)
         if self._alone:
-            entry.close(dependents, outputs)
+            other = RecordedCall(func, dependents, list(values))
         else:
-            self._ledger.entries.append(entry)
-        of = {id(old): new for old, new in zip(outputs, joined(entry, outputs, dependents), strict=True)}
+            other = self._trace.recorded(func, dependents)
+        pairs = map(Pair, dependents, other.arguments)
+        args, kwargs = replaced((args, kwargs), lambda leaf: next(pairs) if self.depends(leaf) else leaf)
+        call = Call(func, args, kwargs, tuple(map(Pair, values, other.outputs)))
+        applied = AppliedRule.of(rule, call, self._trace)
+        of = {id(old): new for old, new in zip(outputs, joined(applied, outputs, dependents), strict=True)}
         return self._noted(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
-
-    def _slot(self, leaf: Any) -> Any:
-        return Slot(leaf.detach(), leaf._version) if self.depends(leaf) else leaf
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that decides what the model does, which has to be the same in both runs."""
@@ -264,30 +311,95 @@ class Watch(TorchFunctionMode):
             (args, kwargs), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
         )
         output = func(*args, **kwargs)
-        found = [it.detach().clone() if isinstance(it, Tensor) else it for it in leaves(output)]
-        if self._at_input:
-            self._ledger.entries += [] if self._alone else [Entry(func, outputs=found)]
+        found = list(leaves(output))
+        if self._alone:
             return output
-        other = self.course.entry(func).outputs
+        if not self._at_input:
+            kept = [it.detach().clone() if isinstance(it, Tensor) else it for it in found]
+            self._trace.calls.append(RecordedCall(func, [], kept))
+            return output
+        other = self._trace.recorded(func).outputs
         if len(found) != len(other) or not all(map(_same, found, other)):
-            raise NotComparableError(
+            raise UnsupportedOperationError(
                 f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
                 "the input: their difference cannot be shared out among the inputs. Choose a closer baseline."
             )
         return output
 
-    def _noted(self, output: Any) -> Any:
-        """Tag what depends on the input: all floats that came of it."""
+    def _noted(self, output: Any, whole: bool = False) -> Any:
+        """Tag all floats of an output, which depend on the input.
+
+        Args:
+            output: of a torch function.
+            whole: whether torch made its graph, so that an autograd function in it is part of the call.
+        """
         for leaf in leaves(output):
-            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
-                self._tagged(leaf)
-                if torch.finfo(leaf.dtype).eps > torch.finfo(self._ledger.lowest).eps:
-                    self._ledger.lowest = leaf.dtype
+            if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+                continue
+            self._tagged(leaf)
+            real = leaf.dtype.to_real()
+            if torch.finfo(real).eps > torch.finfo(self._trace.lowest).eps:
+                self._trace.lowest = real
+            if not self._at_input:
+                continue
+            if whole and own_function(leaf.grad_fn):
+                setattr(leaf, WHOLE, leaf.grad_fn)
+            if not torch.is_grad_enabled():
+                # An autograd function may be computing its output, whose graph it will replace.
+                with torch.enable_grad():
+                    twin = self._tagged(_Twin.apply(leaf))  # type: ignore[no-untyped-call]
+                setattr(leaf, TWIN, (leaf.grad_fn, twin))
+            if self._trace.tensors is not None:
+                self._trace.tensors.append(leaf)
         return output
+
+    def _seen_through(self, leaf: Any) -> Any:
+        """Return what an autograd function returned as a result of the torch functions that it called.
+
+        So the function's own backward pass does not count, nor do hooks for full backward passes of modules,
+        which are autograd functions.
+        """
+        if not isinstance(leaf, Tensor) or not self.depends(leaf):
+            return leaf
+        node = leaf.grad_fn
+        before, twin = getattr(leaf, TWIN, (None, None))
+        if twin is not None and node is not before:
+            vars(twin).update({name: value for name, value in vars(leaf).items() if name != TWIN})
+            return twin
+        function = own_function(node)
+        known = function is None or function is _Twin or function.__module__.startswith(LINEAR_AUTOGRAD)
+        if not known and getattr(leaf, WHOLE, None) is not node:
+            raise unseen(function)
+        return leaf
 
     def _tagged(self, tensor: Tensor) -> Tensor:
         setattr(tensor, TAG, self._token)
         return tensor
+
+
+class _Twin(torch.autograd.Function):
+    """The same memory with a graph of its own, which no other function changes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """Return a tensor that is no view of `value` and shares its memory."""
+        twin = value.new_empty(0)
+        twin.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+        return twin
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradient as it is."""
+        return grad
+
+
+def _kind(argument: Any) -> Any:
+    """Return what a check of an operation depends on of an argument: the type of a tensor, a flag, a name."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.dim()
+    if isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[0], str):
+        return argument[0], _kind(argument[1])
+    return argument if argument is None or isinstance(argument, bool | str) else type(argument)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import leaves
-from captum_globenc.differences.elementwise import FrozenWatch
 from captum_globenc.differences.frozen import FROZEN, Rules
-from captum_globenc.differences.ledger import Ledger, Source
-from captum_globenc.differences.mode import Watch
+from captum_globenc.differences.frozen_mode import FrozenMode
+from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.trace import Source, Trace
 from captum_globenc.differences.uncompiled import uncompiled
 
 __all__ = ["Comparison", "RandomNumbers", "compare", "freeze"]
@@ -26,17 +26,17 @@ class Comparison:
     Attributes:
         output: what it returned at the inputs, with a graph whose backward pass gives multipliers.
         base: what it returned at the baseline.
-        ledger: of the operations that it was made of.
+        trace: of the operations that it was made of.
     """
 
     output: Any
     base: Any
-    ledger: Ledger
+    trace: Trace
 
     @property
     def sources(self) -> Sequence[Source]:
-        """What the inputs became: first those that are floats, then what was looked up by ids."""
-        return self.ledger.sources
+        """The tensors that the function reads: first inputs of floats, then embeddings looked up by ids."""
+        return self.trace.sources
 
     def multipliers(self, output: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
         """Return the multipliers of some tensors of the run at the inputs for an output.
@@ -69,15 +69,37 @@ class Comparison:
 
     def contributions(self, output: Tensor) -> list[Tensor]:
         """Return the contributions of every source, in its shape: they add up to the output's difference."""
-        changed = [source for source in self.sources if not torch.equal(source.leaf, _base(source))]
-        made = iter(self.multipliers(output, [source.leaf for source in changed]))
-        there = {id(source) for source in changed}
-        return [
-            next(made) * (source.leaf.detach() - _base(source))
-            if id(source) in there
-            else torch.zeros_like(source.leaf)
-            for source in self.sources
+        differences = [source.difference for source in self.sources]
+        changed = [bool(it.any()) for it in differences]
+        made = iter(
+            self.multipliers(output, [it.leaf for it, one in zip(self.sources, changed, strict=True) if one])
+        )
+        return [next(made) * one if it else one for one, it in zip(differences, changed, strict=True)]
+
+    def rounding(self, output: Tensor) -> float:
+        """Return how far rounding may move the sum of contributions to an output, to first order.
+
+        Every tensor y of the run at the inputs that depends on them was rounded, and its multiplier m is the
+        part of that which reaches the output; so were the arguments u of calls with a rule, at both points:
+
+            eps (sum |m| 2 |y| + sum |m_u| (|u| + |u0|) + |f(x)| + |f(x0)|)
+
+        Args:
+            output: what is explained, one number: made of `self.output`. The last two terms are the caller's.
+
+        Raises:
+            ValueError: the comparison was not asked to measure rounding.
+        """
+        if self.trace.tensors is None:
+            raise ValueError("compare(..., measure_rounding=True) measures rounding")
+        tensors = list({id(it): it for it in self.trace.tensors if it.requires_grad}.values())
+        self.trace.rounding.clear()
+        made = self.multipliers(output, tensors)
+        total = [
+            2 * (one.abs() * tensor.detach().abs()).sum() for one, tensor in zip(made, tensors, strict=True)
         ]
+        eps = torch.finfo(self.trace.lowest).eps
+        return eps * sum(float(it) for it in (*total, *self.trace.rounding))
 
 
 def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
@@ -89,7 +111,7 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
         rules: what it goes by; left out, the frozen network's.
 
     Raises:
-        NotComparableError: an operation has no rule.
+        UnsupportedOperationError: an operation has no rule.
 
     Example:
         >>> x = torch.tensor([2.0, 1.0])
@@ -97,14 +119,14 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
         >>> run.multipliers(run.output, [run.sources[0].leaf])
         [tensor([3., 3.])]
     """
-    ledger = Ledger()
-    watch = FrozenWatch(ledger, rules)
+    trace = Trace()
+    mode = FrozenMode(trace, rules)
     with torch.inference_mode(False), uncompiled():
-        seen = _seen(watch, inputs)
-        with watch, torch.enable_grad():
+        seen = _seen(mode, inputs)
+        with mode, torch.enable_grad():
             output = function(*seen)
-        watch.completed(output)
-    return Comparison(output, None, ledger)
+        output = mode.completed(output)
+    return Comparison(output, None, trace)
 
 
 class RandomNumbers:
@@ -136,6 +158,7 @@ def compare(
     *,
     values: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     table: Any = EXACT,
+    measure_rounding: bool = False,
 ) -> Comparison:
     """Run a function at its inputs and at a baseline.
 
@@ -146,9 +169,12 @@ def compare(
         values: what the sources are taken to be in either run instead, in the order of
             :attr:`Comparison.sources`.
         table: of rules.
+        measure_rounding: whether :meth:`Comparison.rounding` can be asked for; it keeps every tensor of the
+            run at the inputs.
 
     Raises:
-        NotComparableError: an operation has no rule, or the function does something else at the baseline.
+        UnsupportedOperationError: an operation has no rule, or the function does something else at the
+            baseline.
 
     Example:
         >>> x, x0 = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])
@@ -157,27 +183,21 @@ def compare(
         >>> torch.allclose(contributions.sum(), both.output - both.base)
         True
     """
-    ledger = Ledger()
+    trace = Trace(tensors=[] if measure_rounding else None)
     numbers = RandomNumbers(inputs)
-    first = Watch(ledger, True, table, values and values[0])
-    second = Watch(ledger, False, table, values and values[1])
     with torch.inference_mode(False), uncompiled():
-        seen = _seen(first, inputs)
-        with first, torch.enable_grad():
-            output = function(*seen)
-        first.completed(output)
-        seen = _seen(second, baselines)
-        with numbers.again(), second, torch.no_grad():
+        mode = DifferenceMode(trace, False, table, values and values[1])
+        seen = _seen(mode, baselines)
+        with numbers.again(), mode, torch.no_grad():
             base = function(*seen)
-        second.course.finished()
-    return Comparison(output, base, ledger)
+        mode = DifferenceMode(trace, True, table, values and values[0])
+        seen = _seen(mode, inputs)
+        with mode, torch.enable_grad():
+            output = function(*seen)
+        output = mode.completed(output)
+    return Comparison(output, base, trace)
 
 
-def _seen(watch: Watch, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the inputs as the function is to see them: sources first, so that their order is known."""
-    return [watch.source(tensor) if tensor.is_floating_point() else watch.ids(tensor) for tensor in tensors]
-
-
-def _base(source: Source) -> Tensor:
-    assert source.base is not None
-    return source.base
+def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the inputs as the function sees them: sources of floats come first, in order."""
+    return [mode.source(tensor) if tensor.is_floating_point() else mode.ids(tensor) for tensor in tensors]

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from captum_globenc.attr.depths import NoLayersError
 from captum_globenc.attr.position import NoPositionError
-from captum_globenc.attr.proof import ProofError
-from captum_globenc.differences import NotComparableError
 from captum_globenc.encoders import UnsupportedEncoderError
+from captum_globenc.errors import PrecisionError, ReconstructionError, UnsupportedOperationError
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
@@ -22,7 +21,14 @@ from captum_globenc.texts.question import Question
 
 __all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "run_methods"]
 
-REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError, RecordingError)
+REFUSALS = (
+    UnsupportedEncoderError,
+    NoPositionError,
+    UnsupportedOperationError,
+    PrecisionError,
+    ReconstructionError,
+    RecordingError,
+)
 """What tells that a method does not hold for a model, whatever the text."""
 
 

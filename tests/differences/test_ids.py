@@ -112,16 +112,17 @@ def test_ids_that_lie_elsewhere_at_the_baseline_are_refused(n_steps):
         TransformerDeepLift(model).attribute(IDS, IDS.flip(1) + 1, n_steps=n_steps)
 
 
-def test_less_that_is_looked_up_at_the_baseline_is_told():
-    embedding, calls = nn.Embedding(30, 2), []
+@pytest.mark.parametrize(("twice_at", "said"), [("baseline", "more"), ("input", "fewer")])
+def test_another_number_of_look_ups_at_the_baseline_is_rejected(twice_at, said):
+    embedding = nn.Embedding(30, 2)
+    other = IDS + 1
 
     def function(ids):
-        calls.append(1)
-        found = embedding(ids) if len(calls) == 1 else torch.zeros(2, 4, 2)
-        return found + embedding(ids) if len(calls) == 1 else embedding(ids)
+        twice = torch.equal(ids, other) is (twice_at == "baseline")
+        return embedding(ids) + embedding(ids) if twice else embedding(ids)
 
-    with pytest.raises(ValueError, match="looked up less of the inputs"):
-        compare(function, [IDS], [IDS])
+    with pytest.raises(ValueError, match=f"looks up {said} inputs there"):
+        compare(function, [IDS], [other])
 
 
 @pytest.mark.parametrize(

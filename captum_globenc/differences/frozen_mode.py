@@ -11,18 +11,16 @@ from torch import Tensor
 
 from captum_globenc.differences.call import LINEAR, leaves
 from captum_globenc.differences.frozen import Rules
-from captum_globenc.differences.ledger import Ledger, Node, unseen
-from captum_globenc.differences.mode import Watch
+from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.names import functions
-from captum_globenc.differences.refusal import NotComparableError
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.differences.table import Row
+from captum_globenc.differences.trace import Trace
+from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["FrozenWatch"]
+__all__ = ["FrozenMode"]
 
 ROOT = "_captum_globenc_root"
-KNOWN = ("bitsandbytes.", "torch.nn.modules._functions")
-"""Where autograd functions are linear: products with quantised weights, what calls hooks of modules."""
 PRODUCTS = functions("mul multiply")
 SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
 ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names) for names, _ in SCALARS))
@@ -35,59 +33,44 @@ class _Root(NamedTuple):
     scaled: bool
 
 
-class FrozenWatch(Watch):
+class FrozenMode(DifferenceMode):
     """Sees the one run of a frozen network.
 
     Args:
-        ledger: of the run.
-        rules: what it goes by.
+        trace: of the run.
+        rules: the rules of the network.
     """
 
-    def __init__(self, ledger: Ledger, rules: Rules) -> None:
-        super().__init__(ledger, True, rules.table, alone=True)
+    def __init__(self, trace: Trace, rules: Rules) -> None:
+        super().__init__(trace, True, rules.table, alone=True)
         self._slopes = rules.slopes
         self._roots = _Roots()
-        self._parts: list[Any] = []
 
-    def completed(self, output: Any) -> None:
-        """Check as well that something that came out depends on the input, and by functions of torch alone.
-
-        There is no sum here that would tell.
+    def completed(self, output: Any) -> Any:
+        """Return the output, once some of it depends on the input.
 
         Args:
-            output: what came out.
+            output: what the function returned.
 
         Raises:
-            NotComparableError: it does not.
+            UnsupportedOperationError: none of it does, as far as frozen rules tell.
         """
-        super().completed(output)
-        made = [leaf for leaf in leaves(output) if self.depends(leaf)]
-        if not made:
-            raise NotComparableError(
-                "what comes out does not depend on the input as far as is counted here: probabilities of "
-                "a softmax are held as they are, so explain logits; and ids have to be looked up by an "
-                "embedding."
+        if not any(self.depends(leaf) for leaf in leaves(output)):
+            super().completed(output)
+            raise UnsupportedOperationError(
+                "The output does not depend on the input in the frozen network, in which probabilities of a "
+                "softmax are constants: explain logits. Ids have to be looked up by an embedding."
             )
-        self._check_own(made)
-
-    def _check_own(self, tensors: Sequence[Tensor]) -> None:
-        """Check that tensors come of functions of torch, of which autograd functions may be parts."""
-        for tensor in tensors:
-            function = getattr(tensor.grad_fn, "_forward_cls", Node)
-            known = function is Node or function.__module__.startswith(KNOWN)
-            if not known and not any(node is tensor.grad_fn for node in self._parts):
-                raise unseen(function.__name__)
+        return super().completed(output)
 
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
-        self._check_own(dependents)
         gate, given = self._roots.gate(func, dependents), args
         if gate is not None and self._slopes:
             given = tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
         elif gate is not None:
             row = Row(LINEAR)
         output = super()._by(row, func, given, kwargs)
-        self._parts += [it.grad_fn for it in leaves(output) if isinstance(it, Tensor)]
         self._roots.note(func, args, dependents, output)
         return output
 

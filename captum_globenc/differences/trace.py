@@ -1,0 +1,307 @@
+"""The trace of a comparison: what the run at the baseline records and the run at the input is paired with."""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves
+from captum_globenc.differences.names import spelt
+from captum_globenc.errors import UnsupportedOperationError
+
+__all__ = ["AppliedRule", "Node", "RecordedCall", "Source", "Trace", "joined", "own_function", "unseen"]
+
+
+@dataclass
+class Source:
+    """A tensor of floats that the function reads: an input itself, or embeddings looked up by ids.
+
+    Attributes:
+        base: its value at the baseline; None in a single run.
+        leaf: its value at the input, a leaf of the graph; before that run, its value at the baseline.
+        looked_up: whether it was looked up by ids.
+        places: for each looked-up index, the position of its id, counted over all inputs of ids; None where
+            that is not known, or not the same in both runs.
+    """
+
+    base: Tensor | None
+    leaf: Tensor
+    looked_up: bool = False
+    places: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """Its value at the input."""
+        return self.leaf.detach()
+
+    @property
+    def difference(self) -> Tensor:
+        """Its value at the input minus that at the baseline."""
+        assert self.base is not None
+        return self.value - self.base
+
+
+@dataclass
+class RecordedCall:
+    """A call in the run at the baseline: a function with a rule, or a decision.
+
+    Attributes:
+        function: the torch function.
+        arguments: those that depend on the input, in order; empty for a decision.
+        outputs: the floats that it returned; for a decision, all that it returned.
+    """
+
+    function: Callable[..., Any]
+    arguments: list[Tensor]
+    outputs: list[Any]
+
+    def __post_init__(self) -> None:
+        self.versions = [tensor._version for tensor in self.arguments]
+
+
+@dataclass
+class Trace:
+    """What both runs of a comparison share. The run at the baseline comes first.
+
+    Attributes:
+        calls: of the run at the baseline, those first that the run at the input has not met yet.
+        sources: in order.
+        operations: every function that was called with a value that depends on the input, with the types of
+            its arguments.
+        lowest: the dtype of the lowest precision that was computed in.
+        rounded: lower precisions that the model asks for, and that the comparison does not compute in.
+        tensors: where rounding is measured, every tensor of the run at the input that depends on it.
+        rounding: where it is measured, of every call, how much rounding of its arguments weighs.
+    """
+
+    calls: deque[RecordedCall] = field(default_factory=deque)
+    sources: list[Source] = field(default_factory=list)
+    operations: set[Any] = field(default_factory=set)
+    lowest: torch.dtype = torch.float64
+    rounded: set[torch.dtype] = field(default_factory=set)
+    tensors: list[Tensor] | None = None
+    rounding: list[Tensor] = field(default_factory=list)
+    _pairs: list[weakref.ref[Pair]] = field(default_factory=list)
+    _sources_met: int = 0
+
+    def recorded(self, function: Callable[..., Any], arguments: Sequence[Tensor] = ()) -> RecordedCall:
+        """Return the call of the run at the baseline that belongs to the next one at the input.
+
+        Args:
+            function: the function that is called at the input.
+            arguments: its arguments that depend on the input.
+
+        Raises:
+            UnsupportedOperationError: the run at the baseline called something else, or its arguments were
+                written into since by something that is not a torch function.
+        """
+        if not self.calls:
+            raise _differs(f"at the input it calls {spelt(function)} once more")
+        call = self.calls.popleft()
+        if call.function != function:
+            raise _differs(f"it calls {spelt(call.function)} there, and {spelt(function)} at the input")
+        if [tensor.shape for tensor in call.arguments] != [tensor.shape for tensor in arguments]:
+            raise _differs(f"{spelt(function)} is called with other shapes")
+        if [tensor._version for tensor in call.arguments] != call.versions:
+            raise _changed_later(function)
+        return call
+
+    def next_source(self) -> Source:
+        """Return the source of the run at the baseline that belongs to the next one at the input.
+
+        Raises:
+            UnsupportedOperationError: there are no more.
+        """
+        if self._sources_met >= len(self.sources):
+            raise _differs("it looks up fewer inputs there")
+        self._sources_met += 1
+        return self.sources[self._sources_met - 1]
+
+    def check_finished(self) -> None:
+        """Check, after the run at the input, that it did all that the run at the baseline did.
+
+        Raises:
+            UnsupportedOperationError: it did not.
+        """
+        if self.calls:
+            raise _differs(f"at the input it never calls {spelt(self.calls[0].function)}")
+        if self._sources_met < len(self.sources):
+            raise _differs("it looks up more inputs there")
+
+    def keep(self, pairs: Iterable[Pair]) -> None:
+        """Protect pairs, which a backward pass reads, from what the model writes in place."""
+        self._pairs += map(weakref.ref, pairs)
+
+    def protect(self, target: Tensor) -> None:
+        """Copy all kept values that share memory with `target`, which is about to be written into."""
+        memory = target.untyped_storage().data_ptr()
+
+        def apart(value: Any) -> Any:
+            shared = isinstance(value, Tensor) and value.untyped_storage().data_ptr() == memory
+            return value.detach().clone() if shared else value
+
+        for call in self.calls:
+            call.arguments, before = [apart(it) for it in call.arguments], call.arguments
+            call.outputs = [apart(it) for it in call.outputs]
+            call.versions = [
+                version if new is old else new._version
+                for new, old, version in zip(call.arguments, before, call.versions, strict=True)
+            ]
+        self._pairs = [reference for reference in self._pairs if reference() is not None]
+        for reference in self._pairs:
+            if (pair := reference()) is not None:
+                pair.value, pair.base = apart(pair.value), apart(pair.base)
+
+    def check_unseen(self, tensor: Tensor) -> None:
+        """Check that a tensor that is not known to depend on the input does not.
+
+        Raises:
+            UnsupportedOperationError: its graph leads to a source.
+        """
+        leaves = {id(source.leaf) for source in self.sources}
+        nodes = list(_nodes(tensor))
+        if any(id(getattr(node, "variable", None)) in leaves for node in nodes):
+            raise unseen(next((function for node in nodes if (function := own_function(node))), None))
+
+
+@dataclass(eq=False)
+class AppliedRule:
+    """A call of the run at the input, with the backward pass that its rule made of both runs.
+
+    Attributes:
+        function: the torch function.
+        pairs: its arguments that depend on the input, in order.
+        backward: from the multipliers of its outputs to those of the pairs.
+        constants: its other tensors, each with its version at the time of the call.
+        trace: where rounding is measured, the trace that takes it.
+    """
+
+    function: Callable[..., Any]
+    pairs: list[Pair]
+    backward: Backward
+    constants: list[tuple[Tensor, int]]
+    trace: Trace | None = None
+
+    @classmethod
+    def of(cls, rule: Rule, call: Call, trace: Trace) -> "AppliedRule":
+        """Apply a rule to a call.
+
+        Args:
+            rule: the rule.
+            call: the call, with both runs.
+            trace: of the comparison.
+
+        Raises:
+            UnsupportedOperationError: the rule does not hold for these arguments.
+        """
+        tensors = [leaf for leaf in leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
+        try:
+            with torch.no_grad():
+                backward = rule(call)
+        except ValueError as error:
+            raise UnsupportedOperationError(
+                f"{spelt(call.function)} has no rule for exact differences here: {error}"
+            ) from None
+        trace.keep(call.pairs)
+        return cls(
+            call.function,
+            call.pairs,
+            backward,
+            [(tensor, tensor._version) for tensor in tensors],
+            None if trace.tensors is None else trace,
+        )
+
+    def multipliers(self, *grads: Tensor) -> list[Tensor | None]:
+        """Return the multipliers of the pairs for multipliers of the outputs.
+
+        Raises:
+            UnsupportedOperationError: a constant of the call was written into later.
+        """
+        if any(tensor._version != version for tensor, version in self.constants):
+            raise _changed_later(self.function)
+        made: dict[int, Tensor] = {}
+        for pair, multiplier in self.backward(*grads):
+            made[id(pair)] = made[id(pair)] + multiplier if id(pair) in made else multiplier
+        if self.trace is not None:
+            for pair in self.pairs:
+                if id(pair) in made:
+                    size = pair.value.abs() + pair.base.abs()
+                    self.trace.rounding.append((made[id(pair)].abs() * size).sum())
+        return [made.get(id(pair)) for pair in self.pairs]
+
+
+class Node(torch.autograd.Function):
+    """A call with a rule, as a node of the graph whose backward pass gives multipliers."""
+
+    @staticmethod
+    def forward(ctx: Any, applied: AppliedRule, outputs: tuple[Tensor, ...], *dependents: Tensor) -> Any:
+        """Return the outputs as results of the dependents."""
+        ctx.applied = applied
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Return the multipliers of the dependents."""
+        return None, None, *ctx.applied.multipliers(*grads)
+
+
+def joined(
+    applied: AppliedRule, outputs: tuple[Tensor, ...], dependents: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return the outputs of a call, connected to its dependents in the graph."""
+    with torch.enable_grad():
+        made: Any = Node.apply(applied, outputs, *dependents)  # type: ignore[no-untyped-call]
+    return made if len(outputs) > 1 else (made,)
+
+
+def own_function(node: Any) -> type | None:
+    """Return the autograd function that a node of the graph was made by, other than :class:`Node`."""
+    function: type | None = getattr(node, "_forward_cls", None)
+    return None if function is Node else function
+
+
+def unseen(function: type | None) -> UnsupportedOperationError:
+    """Return the error about values that change outside of torch functions.
+
+    Args:
+        function: the autograd function that changes them; None where it is something else.
+    """
+    if function is not None and function.__name__ == "BackwardHookFunction":
+        return UnsupportedOperationError(
+            "A module has a full backward hook, which cannot be seen and may change multipliers: remove the "
+            "hook, handle.remove(), before the model is explained."
+        )
+    what = "Something" if function is None else f"The autograd function {function.__name__}"
+    return UnsupportedOperationError(
+        f"{what} acts on what depends on the input and cannot be seen, as scripted functions, and autograd "
+        "functions that do not compute with torch functions: write it in torch functions, and switch "
+        "gradient checkpointing off."
+    )
+
+
+def _differs(what: str) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"forward_func does something else at the baseline than at the input: {what}. Exact differences "
+        "need the same operations in both runs."
+    )
+
+
+def _changed_later(function: Callable[..., Any]) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"An argument of {spelt(function)} was changed in place later: exact differences need it as it was."
+    )
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """Walk through the graph that a tensor comes from."""
+    waiting, seen = [tensor.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
