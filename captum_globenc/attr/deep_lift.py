@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof, check_sum
+from captum_globenc.attr.proof import Proof, Scored, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
 from captum_globenc.differences import Comparison, RandomNumbers, compare
 from captum_globenc.differences.call import replaced
 from captum_globenc.differences.trace import Source
+from captum_globenc.errors import UnsupportedOperationError
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
@@ -136,7 +137,7 @@ class TransformerDeepLift(Attribution):
         numbers = RandomNumbers(tensors)
         run = self._compared(tensors, bases, additional_forward_args)
         results = [
-            self._scored(segment, run.comparison.sources, tensors, partial(selected, target=target))
+            self._scored(segment, run.comparison.sources, tensors, target)
             for segment in self._segments(run, tensors, additional_forward_args, n_steps, numbers)
         ]
         totals = [torch.stack(parts).sum(0) for parts in zip(*(scores for scores, _ in results), strict=True)]
@@ -172,8 +173,7 @@ class TransformerDeepLift(Attribution):
         if len(shape) != 2:
             raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
         classes = [
-            self._scored(run, run.comparison.sources, tensors, partial(selected, target=number))[0]
-            for number in range(shape[1])
+            self._scored(run, run.comparison.sources, tensors, number)[0] for number in range(shape[1])
         ]
         return _format_output(
             _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
@@ -207,23 +207,28 @@ class TransformerDeepLift(Attribution):
             raise ValueError("attribute_layers returns contributions: take multiply_by_inputs=True")
         depths = Depths(self.model)
         run = self._compared(tensors, bases, additional_forward_args, depths)
-        choose = partial(selected, target=target)
-        one, base = (choose(output) for output in (run.comparison.output, run.comparison.base))
-        multipliers = run.comparison.multipliers(one, depths.streams)
-        made = [
-            (multiplier * (stream.detach() - other)).sum(-1)
-            for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
-        ]
-        for contributions in made:
-            check_sum((contributions,), one.detach(), base, run.comparison.trace.lowest, run.rounding(choose))
+
+        def shared(comparison: Comparison, depths: Depths) -> list[Scored]:
+            output, base = (selected(it, target) for it in (comparison.output, comparison.base))
+            multipliers = comparison.multipliers(output, depths.streams)
+            return [
+                run.scored(((one * (stream.detach() - other)).sum(-1),), output, base, comparison, target)
+                for one, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
+            ]
+
+        @cache
+        def finer() -> list[Scored]:
+            again = Depths(self.model)
+            return shared(run.finer(again), again)
+
+        made = []
+        for number, first in enumerate(shared(run.comparison, depths)):
+            (scores,), _ = check_sum(first, lambda number=number: finer()[number])  # type: ignore[misc]
+            made.append(scores)
         return torch.stack(made, dim=1)
 
     def _scored(
-        self,
-        run: "_Run",
-        sources: Sequence[Source],
-        inputs: tuple[Tensor, ...],
-        choose: Callable[[Tensor], Tensor],
+        self, run: "_Run", sources: Sequence[Source], inputs: tuple[Tensor, ...], target: TargetType
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the scores of a run in the shapes of the inputs, and how far contributions are off.
 
@@ -231,21 +236,19 @@ class TransformerDeepLift(Attribution):
             run: the run.
             sources: those of the whole comparison, which know the positions of looked-up ids.
             inputs: the inputs.
-            choose: from the function's output to the explained one, `(B,)`.
+            target: the output that is explained.
         """
-        comparison = run.comparison
-        output, base = choose(comparison.output), choose(comparison.base)
-        multipliers: list[Tensor] = []
-        if self._multiply_by_inputs:
-            contributions = comparison.contributions(output)
-        else:
-            multipliers = comparison.multipliers(output, [it.leaf for it in comparison.sources])
-            contributions = [
-                one * it.difference for one, it in zip(multipliers, comparison.sources, strict=True)
-            ]
-        scores = on_inputs(contributions, sources, inputs)
-        delta = check_sum(scores, output.detach(), base, comparison.trace.lowest, run.rounding(choose))
-        return (scores if self._multiply_by_inputs else tuple(multipliers)), delta
+
+        def scored(comparison: Comparison) -> Scored:
+            output, base = (selected(it, target) for it in (comparison.output, comparison.base))
+            made = on_inputs(comparison.contributions(output), sources, inputs)
+            return run.scored(made, output, base, comparison, target)
+
+        scores, delta = check_sum(scored(run.comparison), lambda: scored(run.finer()))
+        if not self._multiply_by_inputs:
+            leaves = [source.leaf for source in run.comparison.sources]
+            scores = tuple(run.comparison.multipliers(selected(run.comparison.output, target), leaves))
+        return scores, delta
 
     def _compared(
         self,
@@ -263,33 +266,31 @@ class TransformerDeepLift(Attribution):
                 "multiply_by_inputs=True"
             )
         function = self._function(arguments)
-
-        def watched(*tensors: Tensor) -> Any:
-            with depths.watched() if depths else nullcontext():
-                return function(*tensors)
-
         numbers = RandomNumbers(inputs)
         masks = MaskWatch(self.model, inputs)
 
+        def again(depths: Depths | None = None, **options: Any) -> Comparison:
+            def watched(*tensors: Tensor) -> Any:
+                with depths.watched() if depths else nullcontext():
+                    return function(*tensors)
+
+            with seen_into(self.model, self), numbers.again():
+                return compare(watched, inputs, baselines, **options)
+
         def plain(tensors: Sequence[Tensor]) -> Any:
-            with numbers.again():
+            with seen_into(self.model, self), numbers.again():
                 return function(*(tensor.clone() for tensor in tensors))
 
-        def measured() -> Comparison:
-            with seen_into(self.model, self), numbers.again():
-                return compare(function, inputs, baselines, measure_rounding=True)
-
-        with seen_into(self.model, self):
-            with masks.watched():
-                compared = compare(watched, inputs, baselines)
-            if not compared.sources:
-                raise RuntimeError(
-                    "forward_func never looked up an embedding by the ids: exact differences need to see "
-                    "where ids become numbers. Pass embeddings as inputs."
-                )
-            self._proof.check(compared, partial(plain, inputs), self.model, partial(plain, baselines))
+        with masks.watched():
+            compared = again(depths)
+        if not compared.sources:
+            raise RuntimeError(
+                "forward_func never looked up an embedding by the ids: exact differences need to see "
+                "where ids become numbers. Pass embeddings as inputs."
+            )
+        self._proof.check(compared, partial(plain, inputs), self.model, partial(plain, baselines))
         masks.warn()
-        return _Run(compared, measured)
+        return _Run(compared, again)
 
     def _function(self, arguments: object | None) -> Callable[..., Any]:
         """Return the forward function of the inputs alone; it cannot write into the caller's arguments."""
@@ -315,21 +316,15 @@ class TransformerDeepLift(Attribution):
         ends = [(cast(Tensor, source.base), source.difference) for source in whole.comparison.sources]
         function = self._function(arguments)
 
-        def segment(number: int, measure_rounding: bool = False) -> Comparison:
+        def segment(number: int, depths: None = None, **options: Any) -> Comparison:
             values = [
                 [base + (number + step) / count * difference for base, difference in ends] for step in (1, 0)
             ]
             with seen_into(self.model, self), numbers.again():
-                return compare(
-                    function,
-                    inputs,
-                    inputs,
-                    values=(values[0], values[1]),
-                    measure_rounding=measure_rounding,
-                )
+                return compare(function, inputs, inputs, values=(values[0], values[1]), **options)
 
         for number in range(count):
-            yield _Run(segment(number), partial(segment, number, True))
+            yield _Run(segment(number), partial(segment, number))
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
         """Measure how far contributions are off the difference of two outputs, as Captum's methods do.
@@ -371,26 +366,36 @@ class TransformerDeepLift(Attribution):
 
 @dataclass(frozen=True)
 class _Run:
-    """A comparison, and how to repeat it.
+    """A comparison that can be repeated.
 
     Args:
         comparison: the comparison.
-        repeat: compares the same once more, with rounding measured.
+        again: compares the same once more; takes what sees the layers, and options of `compare`.
     """
 
     comparison: Comparison
-    repeat: Callable[[], Comparison]
+    again: Callable[..., Comparison]
 
-    def rounding(self, choose: Callable[[Tensor], Tensor]) -> Callable[[int], float]:
-        """Return a function from the number of an example to how far rounding may move its sum.
+    def finer(self, depths: Depths | None = None) -> Comparison:
+        """Compare in float64; where the model or the device does not admit that, as before."""
+        try:
+            return self.again(depths, precision=torch.float64)
+        except (UnsupportedOperationError, TypeError, RuntimeError):
+            return self.again(depths)
 
-        Args:
-            choose: from the function's output to the explained one, `(B,)`.
-        """
-        repeated = cache(self.repeat)
+    def scored(
+        self,
+        contributions: tuple[Tensor, ...],
+        output: Tensor,
+        base: Tensor,
+        comparison: Comparison,
+        target: TargetType,
+    ) -> Scored:
+        """Return contributions of a comparison, with the means to measure how far rounding may move them."""
+        precision = comparison.trace.lowest
 
         def rounding(example: int) -> float:
-            run = repeated()
-            return run.rounding(choose(run.output)[example])
+            run = self.again(precision=precision, measure_rounding=True)
+            return run.rounding(selected(run.output, target)[example])
 
-        return rounding
+        return Scored(contributions, output.detach(), base, precision, rounding)

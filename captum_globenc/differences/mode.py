@@ -71,6 +71,7 @@ class DifferenceMode(TorchFunctionMode):
         table: rows by function.
         values: what the sources are taken to be instead of what is looked up, in order.
         alone: whether there is no run at the baseline: rules then see the same value twice.
+        precision: the lowest dtype that is computed in; tensors of a lower one are converted to it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DifferenceMode(TorchFunctionMode):
         table: Mapping[Callable[..., Any], Row] = EXACT,
         values: Sequence[Tensor] | None = None,
         alone: bool = False,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self._trace = trace
@@ -87,6 +89,7 @@ class DifferenceMode(TorchFunctionMode):
         self._table = table
         self._values = None if values is None else iter(values)
         self._alone = alone
+        self._precision = precision
         self._token = object()
         self._ids = Ids()
         self._views = False  # whether there may be views of what was written into
@@ -94,7 +97,7 @@ class DifferenceMode(TorchFunctionMode):
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
         """Take a tensor of floats as a source, and return a copy for the model, which may write into it."""
         value = (value if self._values is None else next(self._values, value)).detach()
-        value = value.float() if value.dtype in HALF else value.clone()
+        value = value.to(self._precision) if self._low(value.dtype) else value.clone()
         places = None if index is None else index.places
         if not self._at_input or self._alone:
             base = None if self._alone else value
@@ -189,7 +192,7 @@ class DifferenceMode(TorchFunctionMode):
         in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         rule = row.rule
         if in_place:
-            if rule == CONSTANT or not isinstance(target, Tensor) or target.dtype in HALF:
+            if rule == CONSTANT or not isinstance(target, Tensor) or self._low(target.dtype):
                 raise UnsupportedOperationError(
                     f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it "
                     "is, such as one of half precision: write into a new one of float32."
@@ -220,9 +223,9 @@ class DifferenceMode(TorchFunctionMode):
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
-        """Return an argument without gradients of what does not depend on the input, and no half floats."""
+        """Return an argument in the precision of the comparison; constants without a graph."""
         if isinstance(leaf, torch.dtype):
-            return torch.float32 if leaf in HALF and not cast_to else leaf
+            return self._precision if self._low(leaf) and not cast_to else leaf
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
         if leaf.requires_grad:
@@ -230,7 +233,10 @@ class DifferenceMode(TorchFunctionMode):
                 self._trace.check_unseen(leaf)
             leaf = leaf.detach()
         leaf = differentiable(leaf)
-        return leaf.float() if leaf.dtype in HALF else leaf
+        return leaf.to(self._precision) if self._low(leaf.dtype) else leaf
+
+    def _low(self, dtype: torch.dtype) -> bool:
+        return dtype.is_floating_point and dtype.itemsize < self._precision.itemsize
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
         """Run a function that is linear in all that depends on the input."""
@@ -238,8 +244,8 @@ class DifferenceMode(TorchFunctionMode):
             self._trace.protect(args[0])
         with torch.set_grad_enabled(self._at_input):
             output = args[0].view_as(args[0]) if func in IDENTITIES else func(*args, **kwargs)
-            if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize < 4:
-                if output.dtype not in HALF:
+            if isinstance(output, Tensor) and self._low(output.dtype):
+                if output.dtype.itemsize < 2:
                     raise UnsupportedOperationError(
                         f"{spelt(func)} rounds what depends on the input to {output.dtype}, and steps have "
                         "no exact difference. Explain the model in a precision of at least 16 bits."

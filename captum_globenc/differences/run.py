@@ -95,8 +95,9 @@ class Comparison:
         tensors = list({id(it): it for it in self.trace.tensors if it.requires_grad}.values())
         self.trace.rounding.clear()
         made = self.multipliers(output, tensors)
+        # nansum, because a masked score of -inf has a multiplier of 0.
         total = [
-            2 * (one.abs() * tensor.detach().abs()).sum() for one, tensor in zip(made, tensors, strict=True)
+            2 * (one * tensor.detach()).abs().nansum() for one, tensor in zip(made, tensors, strict=True)
         ]
         eps = torch.finfo(self.trace.lowest).eps
         return eps * sum(float(it) for it in (*total, *self.trace.rounding))
@@ -158,6 +159,7 @@ def compare(
     *,
     values: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     table: Any = EXACT,
+    precision: torch.dtype = torch.float32,
     measure_rounding: bool = False,
 ) -> Comparison:
     """Run a function at its inputs and at a baseline.
@@ -169,6 +171,8 @@ def compare(
         values: what the sources are taken to be in either run instead, in the order of
             :attr:`Comparison.sources`.
         table: of rules.
+        precision: the lowest dtype that is computed in: tensors of a lower one, weights too, are converted
+            for the call.
         measure_rounding: whether :meth:`Comparison.rounding` can be asked for; it keeps every tensor of the
             run at the inputs.
 
@@ -186,11 +190,11 @@ def compare(
     trace = Trace(tensors=[] if measure_rounding else None)
     numbers = RandomNumbers(inputs)
     with torch.inference_mode(False), uncompiled():
-        mode = DifferenceMode(trace, False, table, values and values[1])
+        mode = DifferenceMode(trace, False, table, values and values[1], precision=precision)
         seen = _seen(mode, baselines)
         with numbers.again(), mode, torch.no_grad():
             base = function(*seen)
-        mode = DifferenceMode(trace, True, table, values and values[0])
+        mode = DifferenceMode(trace, True, table, values and values[0], precision=precision)
         seen = _seen(mode, inputs)
         with mode, torch.enable_grad():
             output = function(*seen)

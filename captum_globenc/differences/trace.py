@@ -230,7 +230,7 @@ class AppliedRule:
             for pair in self.pairs:
                 if id(pair) in made:
                     size = pair.value.abs() + pair.base.abs()
-                    self.trace.rounding.append((made[id(pair)].abs() * size).sum())
+                    self.trace.rounding.append((made[id(pair)].abs() * size).nansum())
         return [made.get(id(pair)) for pair in self.pairs]
 
 
