@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
+from captum_globenc.differences.ids import Positions
 from captum_globenc.differences.names import spelt
 from captum_globenc.differences.refusal import NotComparableError
 
@@ -22,14 +23,13 @@ class Source:
         leaf: at the input, a leaf of the graph.
         base: at the baseline, once that has run.
         looked_up: whether it was looked up by ids; others are inputs that are floats themselves.
-        places: of the ids that each look-up's index comes from, counted over all inputs of ids, the same in
-            both runs; None where that is not known.
+        places: which ids each element of a look-up's index comes from; None where nothing was looked up.
     """
 
     leaf: Tensor
     base: Tensor | None = None
     looked_up: bool = False
-    places: Tensor | None = None
+    places: Positions | None = None
 
 
 @dataclass(eq=False)
@@ -177,7 +177,7 @@ class Course:
             raise _differs(f"{spelt(function)} was called with other shapes")
         return entry
 
-    def source(self, value: Tensor, places: Tensor | None) -> None:
+    def source(self, value: Tensor, places: Positions | None) -> None:
         """Take the next source at the baseline.
 
         Args:
@@ -192,8 +192,7 @@ class Course:
         source = self._ledger.sources[self._sources]
         self._sources += 1
         source.base = value
-        if places is None or source.places is None or not torch.equal(places, source.places):
-            source.places = None
+        source.places = None if places is None or source.places is None else source.places.agreed(places)
 
     def finished(self) -> None:
         """Check, at the end, that nothing is left of the run at the input.

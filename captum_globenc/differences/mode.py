@@ -120,12 +120,13 @@ class Watch(TorchFunctionMode):
                 kept_out = kept_out or leaf.is_inference()
         if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
+        before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
             return output
         if func in SOURCES:
             return self.source(output, index)
-        self._ids.follow(func, args, kwargs, output)
+        self._ids.follow(func, before, kwargs, output if before is args else args[0])
         return output
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
