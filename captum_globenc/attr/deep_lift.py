@@ -12,6 +12,7 @@ from captum._utils.common import _format_output, _is_tuple, _run_forward
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution, GradientAttribution
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
@@ -229,7 +230,8 @@ class TransformerDeepLift(Attribution):
                 )
 
             def plain() -> Any:
-                with numbers.again():
+                # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+                with numbers.again(), BaseTorchFunctionMode():
                     return _run_forward(self.forward_func, inputs, None, arguments)
 
             self._proof.check(compared, plain, self.model)

@@ -93,8 +93,8 @@ def on_inputs(
     for source, contribution in zip(sources, contributions, strict=True):
         if not source.looked_up or not contribution.any():
             continue
-        assert source.places is not None
-        credited = source.places.credit(contribution.sum(-1))
+        assert source.positions is not None
+        credited = source.positions.credit(contribution.sum(-1))
         if credited is None:
             raise ValueError(
                 f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids in a way "

@@ -64,7 +64,7 @@ PLAIN = functions(
     "get_device len hash format repr result_type can_cast new_zeros new_ones new_full new_empty "
     "new_tensor new zeros_like ones_like full_like empty_like rand_like randn_like randint_like "
     "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type "
-    "_has_compatible_shallow_copy_type"
+    "_has_compatible_shallow_copy_type _nested_tensor_from_mask_left_aligned"
 )
 """What they return does not depend on a tensor's values."""
 

@@ -23,13 +23,18 @@ class Source:
         leaf: at the input, a leaf of the graph.
         base: at the baseline, once that has run.
         looked_up: whether it was looked up by ids; others are inputs that are floats themselves.
-        places: which ids each element of a look-up's index comes from; None where nothing was looked up.
+        positions: which ids each element of a look-up's index comes from; None where nothing was looked up.
     """
 
     leaf: Tensor
     base: Tensor | None = None
     looked_up: bool = False
-    places: Positions | None = None
+    positions: Positions | None = None
+
+    @property
+    def places(self) -> Tensor | None:
+        """The position of each element of a look-up's index among all ids; see :mod:`.ids` for others."""
+        return None if self.positions is None else self.positions.values
 
 
 @dataclass(eq=False)
@@ -177,12 +182,12 @@ class Course:
             raise _differs(f"{spelt(function)} was called with other shapes")
         return entry
 
-    def source(self, value: Tensor, places: Positions | None) -> None:
+    def source(self, value: Tensor, positions: Positions | None) -> None:
         """Take the next source at the baseline.
 
         Args:
             value: what it is there.
-            places: of the ids that it was looked up by.
+            positions: of the ids that it was looked up by.
 
         Raises:
             NotComparableError: there are no more.
@@ -192,7 +197,8 @@ class Course:
         source = self._ledger.sources[self._sources]
         self._sources += 1
         source.base = value
-        source.places = None if places is None or source.places is None else source.places.agreed(places)
+        if source.positions is not None and positions is not None:
+            source.positions = source.positions.agreed(positions)
 
     def finished(self) -> None:
         """Check, at the end, that nothing is left of the run at the input.

@@ -49,8 +49,8 @@ EXACT = {
     "celu .3": (lambda x: F.celu(x, 0.3), elu(mpf(0.3), 1, 1 / mpf(0.3)), [0, -0.2, 1]),
     "celu 4": (nn.CELU(4.0), elu(4, 1, mpf(0.25)), [0, -2]),
     "softplus": (F.softplus, softplus(1), [0, -5, 10]),
-    "softplus 50": (lambda x: F.softplus(x, 50.0), softplus(50), [0, 0.01, -0.1]),
-    "softplus 1000": (nn.Softplus(1000.0), softplus(1000), [0, 1e-3, -0.02]),
+    "softplus 50": (lambda x: F.softplus(x, 50.0, 60.0), softplus(50), [0, 0.01, -0.1]),
+    "softplus 1000": (nn.Softplus(1000.0, 60.0), softplus(1000), [0, 1e-3, -0.02]),
     "softplus .1": (lambda x: F.softplus(x, beta=0.1), softplus(mpf(0.1)), [0, 30]),
     "logsigmoid": (F.logsigmoid, lambda x: -mpmath.log1p(mpmath.exp(-x)), [0, 5, -100]),
     "hardswish": (F.hardswish, lambda x: x * min(max(x + 3, 0), 6) / 6, [-3, 3, 0, -1.5]),
@@ -63,6 +63,8 @@ EXACT = {
     "atan": (torch.atan, mpmath.atan, [0, 1, -3, 100]),
     "exp": (torch.exp, mpmath.exp, [0, -5]),
 }
+CROSSING = {"hardswish", "tanh"}
+"""Of which the slope goes to 0 as a difference of numbers of the order of 1."""
 CURVED = {
     "gelu": (F.gelu, lambda x: x * normal(x), [0, -0.75, 3]),
     "gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), by_tanh, [0, -0.75, 3]),
@@ -105,11 +107,11 @@ def errors(function, digits, around, dtype):
 def test_closed_forms_are_exact(name, dtype):
     error, secants = errors(*EXACT[name], dtype)
     eps = torch.finfo(dtype).eps
-    # The smallest numbers of float32 are not normal.
-    assert (error.abs() <= 100 * eps * secants.abs() + 1e-35).all()
+    smallest = 4 * eps if name in CROSSING else 1e-35  # float32 has no normal numbers below that
+    assert (error.abs() <= 100 * eps * secants.abs() + smallest).all()
 
 
-@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 5e-5), (torch.float64, 1e-8)])
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
 @pytest.mark.parametrize("name", CURVED)
 def test_curved_functions_are_as_exact_as_rounding_allows(name, dtype, off):
     error, secants = errors(*CURVED[name], dtype)
@@ -155,7 +157,7 @@ def test_powers(n, form, dtype):
     x, x0 = x[x != x0], x0[x != x0]
     exponent = {
         "number": n,
-        "one": torch.tensor(n),
+        "one": torch.tensor(float(n), dtype=dtype),
         "each": torch.full((len(x),), float(n), dtype=dtype),
         "broadcast": torch.full((2, 1), float(n), dtype=dtype),
     }[form]
@@ -171,7 +173,7 @@ def test_powers(n, form, dtype):
     largest = torch.maximum(x.double().abs() ** n, x0.double().abs() ** n) / (x - x0).double().abs().clamp(
         min=0.1
     )
-    allowed = 300 * eps * torch.maximum(expected.abs(), largest.nan_to_num(0, 0))
+    allowed = 300 * eps * torch.maximum(expected.abs(), largest.nan_to_num(0, 0)) + 1e-35
     assert ((made.double() - expected).abs() <= allowed).all()
 
 
