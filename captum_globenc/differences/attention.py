@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
+from captum_globenc.differences.compositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
 
 __all__ = ["fused_attention"]
@@ -133,13 +134,16 @@ class _Tile:
         scores, base = q @ k.mT, q0 @ k0.mT
         if mask is not None:
             scores, base = _hidden(scores, mask), _hidden(base, mask)
-            seen = scores.amax(-1, keepdim=True) > UNSEEN / 2
+            top = scores.amax(-1, keepdim=True)
         log_p, log_p0 = scores.log_softmax(-1), base.log_softmax(-1)
         difference = torch.sub(log_p, log_p0, out=scores)
         self.mean = log_p.exp_().lerp_(log_p0.exp_(), 0.5)
-        if mask is not None and not bool(seen.all()):
-            self.mean *= seen
+        exact = None if mask is None else top > absorbing(top.dtype)
+        if exact is not None and not bool(exact.all()):
+            self.mean *= top > UNSEEN / 2
         self._means = tanhc_of_half(difference).mul_(self.mean)
+        if exact is not None:
+            self._means *= exact
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the multipliers of the probabilities to those of the scores."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_globenc.differences.refusal import NotComparableError
 
-__all__ = ["COMPOSITIONS", "attention_in_parts"]
+__all__ = ["COMPOSITIONS", "absorbing", "attention_in_parts"]
 
 Depends = Callable[[Any], bool]
 
@@ -194,9 +194,15 @@ def attention_in_parts(
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     else:
         empty = (mask == -math.inf).all(-1, keepdim=True)
-        scores = scores + mask.masked_fill(empty, 0)
+        absorbed = (mask < absorbing(scores.dtype)).all(-1, keepdim=True)
+        scores = scores.masked_fill(absorbed, 0) + mask.masked_fill(empty, 0)
     probabilities = scores.softmax(-1).masked_fill(empty, 0)
     return torch.nn.functional.dropout(probabilities, dropout_p) @ value
+
+
+def absorbing(dtype: torch.dtype) -> float:
+    """Return the number below which a sum with a score is the number itself: scores no longer matter."""
+    return -2 / torch.finfo(dtype).eps
 
 
 def _multi_head_attention(

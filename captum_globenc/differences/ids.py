@@ -255,7 +255,7 @@ class Ids:
         found = self._raw(leaf)
         if found is not None and found.version == _version(leaf):
             return found
-        base = getattr(leaf, "_base", None)
+        base: Any = getattr(leaf, "_base", None)
         under = self._raw(base)
         if found is None and under is None:
             return None
@@ -443,7 +443,8 @@ class Ids:
         if function is torch.broadcast_tensors:
             return [self._of(arg).broadcast_to(it.shape) for arg, it in zip(args, made, strict=True)]
         name = next((it for it in DATA if it in kwargs), "")
-        data, rest = (args[0], args[1:]) if args else (kwargs.get(name), ())
+        data: Any = args[0] if args else kwargs.get(name)
+        rest = args[1:]
         others = {key: it for key, it in kwargs.items() if args or key != name}
         choices = [] if function in LIKE else self._marked((rest, others))
         if not self._marked(data):
@@ -454,16 +455,15 @@ class Ids:
             return [self._elementwise(function, args, kwargs, made[0])]
         if function in STRIDED and not _plain(data):
             return [None] * len(made)
-        ends = []
-        for shift in (0, SHIFT):
-            moved = replaced(
-                data, lambda leaf, by=shift: self._of(leaf) + by if isinstance(leaf, Tensor) else leaf
-            )
-            arranged = function(moved, *rest, **kwargs) if args else function(**{**kwargs, name: moved})
-            ends.append([it for it in leaves(arranged) if isinstance(it, Tensor)])
+
+        def arranged(shift: int) -> list[Tensor]:
+            moved = replaced(data, lambda it: self._of(it) + shift if isinstance(it, Tensor) else it)
+            found = function(moved, *rest, **kwargs) if args else function(**{**kwargs, name: moved})
+            return [it for it in leaves(found) if isinstance(it, Tensor)]
+
         return [
             self._chosen(function, torch.where(far - near == SHIFT, near, CONSTANT), choices, it)
-            for near, far, it in zip(*ends, made, strict=True)
+            for near, far, it in zip(arranged(0), arranged(SHIFT), made, strict=True)
         ]
 
 

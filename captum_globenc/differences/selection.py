@@ -70,7 +70,7 @@ def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
     return rule
 
 
-def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: Sequence[int], sign: int) -> Tensor:
+def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: tuple[int, ...], sign: int) -> Tensor:
     """Share a multiplier among the elements along some dimensions that are extreme in either run."""
     if not dims:
         return grad.clone()
@@ -84,7 +84,8 @@ def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: Sequence[int], sign
         for part, side in ((other, sides[0]), (one, sides[1]))
     ]
     share = _share(tops[0] - means[0], means[1] - tops[1])
-    return grad * (share * one + (1 - share) * other)
+    shares: Tensor = share * one + (1 - share) * other
+    return grad * shares
 
 
 def top(call: Call) -> Backward:

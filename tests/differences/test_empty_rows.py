@@ -30,6 +30,8 @@ MASKS = {
     "lowest": additive(SEEN, LOWEST),
     "-1e30": additive(SEEN, -1e30),
     "-1e9": additive(SEEN, -1e9),
+    "-1e9 of float32": additive(SEEN, -1e9).float(),
+    "lowest of float32": additive(SEEN, torch.finfo(torch.float32).min).float(),
     "lowest and -inf": additive(SEEN, LOWEST).masked_fill(
         torch.tensor([True, False, False, False]), -math.inf
     ),
@@ -45,7 +47,7 @@ def by_itself(x, mask):
 
 
 def by_learned_query(x, mask):
-    query = QUERY if x.dim() == 3 else QUERY[:, None]
+    query = QUERY.to(x.dtype) if x.dim() == 3 else QUERY[:, None]
     return attention(query, x, x * 2, attn_mask=mask)
 
 
@@ -53,13 +55,15 @@ def by_learned_query(x, mask):
 @pytest.mark.parametrize("name", MASKS)
 def test_rows_that_see_nothing_are_as_torchs(name, function):
     x, x0 = (X[:, None], X0[:, None]) if MASKS[name].dim() > 2 else (X, X0)
+    if MASKS[name].dtype is torch.float32:
+        x, x0 = x.float(), x0.float()
     run = compare(lambda x: function(x, MASKS[name]), [x], [x0])
     torch.testing.assert_close(run.output.detach(), function(x, MASKS[name]))
     torch.testing.assert_close(run.base, function(x0, MASKS[name]))
     change = (run.output - run.base).detach()
     for row in range(4):
         (made,) = run.contributions(run.output[..., row, 0].sum())
-        torch.testing.assert_close(made.sum(), change[..., row, 0].sum())
+        torch.testing.assert_close(made.sum(), change[..., row, 0].sum(), rtol=1e-4, atol=1e-6)
         if name in ("bool", "-inf") and row == 1:
             assert not made.any()
 
@@ -69,6 +73,7 @@ def test_rows_that_see_nothing_are_as_torchs(name, function):
 @pytest.mark.parametrize("name", MASKS)
 def test_frozen_rows_that_see_nothing_are_as_torchs(name, function, rules):
     x = X[:, None] if MASKS[name].dim() > 2 else X
+    x = x.float() if MASKS[name].dtype is torch.float32 else x
     run = freeze(lambda x: function(x, MASKS[name]), [x], rules)
     torch.testing.assert_close(run.output.detach(), function(x, MASKS[name]))
 
