@@ -86,7 +86,7 @@ class _Step:
         if self.replay is None:
             parts = [self._chosen(other, scores)]
         else:
-            parts = self._counted(other, scores) if self.linear else self._valued(other, scores)
+            parts = self.counted(other, scores) if self.linear else self._valued(other, scores)
         for one, base, part in zip(self.positions, other.positions, parts, strict=True):
             yield _agreed(one, base).to(part.device), part
 
@@ -167,19 +167,17 @@ class Positions:
 
     Attributes:
         values: positions, of the index's shape.
-        count: how many ids there are in all inputs.
-        steps: the operations in that run that made elements of several ids.
-        others: those of the other run, once both are known.
+        ids: of the run.
+        others: of the other run, once both are known.
     """
 
     values: Tensor
-    count: int
-    steps: Sequence[_Step]
-    others: Sequence[_Step] | None = None
+    ids: "Ids"
+    others: "Ids | None" = None
 
     def agreed(self, other: "Positions") -> "Positions":
         """Return the positions of both runs, from those of each."""
-        return Positions(_agreed(self.values, other.values), self.count, self.steps, other.steps)
+        return Positions(_agreed(self.values, other.values), self.ids, other.ids)
 
     def credit(self, scores: Tensor) -> Tensor | None:
         """Credit the scores of looked-up embeddings to the ids.
@@ -191,22 +189,20 @@ class Positions:
             One for each id of all inputs; None if an element has a score and it is not known which id it
             belongs to.
         """
-        last = self.steps[-1] if self.steps else None
-        pool = scores.new_zeros(self.count if last is None else last.first + last.made.numel())
+        count, steps, others = self.ids.count, self.ids.steps, self.others.steps if self.others else []
+        last = steps[-1] if steps else None
+        pool = scores.new_zeros(count if last is None else last.first + last.made.numel())
         sound = _scattered(pool, self.values.to(scores.device), scores)
-        others = self.others or ()
-        matched = len(self.steps) == len(others) and all(
-            one.matches(base) for one, base in zip(self.steps, others, strict=True)
-        )
-        if not matched and bool(pool[self.count :].any()):
+        matched = len(steps) == len(others) and all(map(_Step.matches, steps, others))
+        if not matched and bool(pool[count:].any()):
             return None
-        for one, base in zip(reversed(self.steps), reversed(others), strict=False):
+        for one, other in zip(reversed(steps), reversed(others), strict=False):
             made = pool[one.first : one.first + one.made.numel()]
             if sound and bool(made.any()):
-                for positions, part in one.shares(base, made):
+                for positions, part in one.shares(other, made):
                     sound = sound and not bool(part.isnan().any())
                     sound = sound and _scattered(pool, positions, part.to(pool))
-        return pool[: self.count] if sound else None
+        return pool[:count] if sound else None
 
 
 def _scattered(pool: Tensor, positions: Tensor, scores: Tensor) -> bool:
@@ -235,18 +231,23 @@ class Index(NamedTuple):
 
 
 class Ids:
-    """The ids of one run, and what is made of them."""
+    """The ids of one run, and what is made of them.
+
+    Attributes:
+        count: how many ids there are in all inputs.
+        steps: the operations that made elements of several ids, in order.
+    """
 
     def __init__(self) -> None:
         self._token = object()
-        self._count = self._next = 0
-        self._steps: list[_Step] = []
+        self.count = self._next = 0
+        self.steps: list[_Step] = []
         self._under: Tensor | None = None  # the positions of the base of what is about to be overwritten
 
     def take(self, ids: Tensor) -> Tensor:
         """Take ids of the inputs, and return them as the model is to see them."""
-        positions = torch.arange(self._count, self._count + ids.numel(), device=ids.device)
-        self._count = self._next = self._count + ids.numel()
+        positions = torch.arange(self.count, self.count + ids.numel(), device=ids.device)
+        self.count = self._next = self.count + ids.numel()
         own = self._mark(differentiable(ids.detach()), positions.view_as(ids))
         return self._mark(own.view_as(ids), positions.view_as(ids))
 
@@ -307,9 +308,7 @@ class Ids:
                 self._mark(it._base, self._under)
 
     def _mark(self, tensor: Tensor, positions: Tensor) -> Tensor:
-        setattr(
-            tensor, TAG, Index(self._token, Positions(positions, self._count, self._steps), _version(tensor))
-        )
+        setattr(tensor, TAG, Index(self._token, Positions(positions, self), _version(tensor)))
         return tensor
 
     def _positions(
@@ -335,7 +334,7 @@ class Ids:
         if function in AMONG and args:
             return [self._chosen(function, self._of(args[0]), (args[1:], kwargs), made[0])]
         if function in COUNTING and len(made) == 1:
-            return [self._counted(function, args, kwargs, made[0])]
+            return [self.counted(function, args, kwargs, made[0])]
         if function in ELEMENTWISE and len(made) == 1:
             return [self._elementwise(function, args[:1] if function in LIKE else args, kwargs, made[0])]
         if function in ARRANGING and not changes_in_place(function):
@@ -377,7 +376,7 @@ class Ids:
         step = _Step(
             function, self._next, made.detach().clone(), values, tuple(groups), replay, linear, chosen
         )
-        self._steps.append(step)
+        self.steps.append(step)
         self._next += made.numel()
         return torch.arange(step.first, self._next, device=made.device).view(made.shape)
 

@@ -353,3 +353,15 @@ def ids_are_names(program):
         "count",
         "in place",
     }
+
+
+def test_counts_over_several_inputs():
+    model = Summed(lambda both: (both == 3).cumsum(1), linear=True)
+    other, base = INPUT[:, 1:3], torch.zeros(2, 2, dtype=torch.long)
+
+    def joined(one, other):
+        return model(torch.cat([one, other], 1))
+
+    for_one, for_other = TransformerDeepLift(joined).attribute((INPUT, other), (SMALLER, base))
+    truth, _ = one_at_a_time(model, torch.cat([INPUT, other], 1), torch.cat([SMALLER, base], 1))
+    torch.testing.assert_close(torch.cat([for_one, for_other], 1), truth)
