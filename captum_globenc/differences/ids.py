@@ -86,7 +86,7 @@ class _Step:
         if self.replay is None:
             parts = [self._chosen(other, scores)]
         else:
-            parts = self.counted(other, scores) if self.linear else self._valued(other, scores)
+            parts = self._counted(other, scores) if self.linear else self._valued(other, scores)
         for one, base, part in zip(self.positions, other.positions, parts, strict=True):
             yield _agreed(one, base).to(part.device), part
 
@@ -334,7 +334,7 @@ class Ids:
         if function in AMONG and args:
             return [self._chosen(function, self._of(args[0]), (args[1:], kwargs), made[0])]
         if function in COUNTING and len(made) == 1:
-            return [self.counted(function, args, kwargs, made[0])]
+            return [self._counted(function, args, kwargs, made[0])]
         if function in ELEMENTWISE and len(made) == 1:
             return [self._elementwise(function, args[:1] if function in LIKE else args, kwargs, made[0])]
         if function in ARRANGING and not changes_in_place(function):
