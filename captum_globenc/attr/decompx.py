@@ -12,6 +12,7 @@ from captum._utils.common import _format_output, _is_tuple, _run_forward
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
@@ -165,7 +166,8 @@ class DecompX(Attribution):
             stream = first.stream
 
             def plain() -> Any:
-                with numbers.again():
+                # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+                with numbers.again(), BaseTorchFunctionMode():
                     return _run_forward(self.forward_func, (tensor.clone(),), None, own())
 
             self._proof.check(run, plain, self.model)

@@ -14,6 +14,7 @@ from captum._utils.common import _format_output, _is_tuple, _run_forward
 from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution, GradientAttribution
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
@@ -278,7 +279,8 @@ class TransformerDeepLift(Attribution):
                 return compare(watched, inputs, baselines, **options)
 
         def plain(tensors: Sequence[Tensor]) -> Any:
-            with seen_into(self.model, self), numbers.again():
+            # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+            with seen_into(self.model, self), numbers.again(), BaseTorchFunctionMode():
                 return function(*(tensor.clone() for tensor in tensors))
 
         with masks.watched():

@@ -88,18 +88,19 @@ def on_inputs(
     """
     floats = iter([part for it, part in zip(sources, contributions, strict=True) if not it.looked_up])
     sizes = [0 if it.is_floating_point() else it.numel() for it in inputs]
-    of_ids = torch.zeros(sum(sizes), device=inputs[0].device)
+    dtype = next((it.dtype for it in contributions), None)
+    of_ids = torch.zeros(sum(sizes), dtype=dtype, device=inputs[0].device)
     for source, contribution in zip(sources, contributions, strict=True):
         if not source.looked_up or not contribution.any():
             continue
-        if source.places is None:
+        assert source.positions is not None
+        credited = source.positions.credit(contribution.sum(-1))
+        if credited is None:
             raise ValueError(
                 f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids in a way "
                 "that does not tell which id they belong to."
             )
-        scores = contribution.sum(-1).flatten()
-        places = source.places.flatten().to(scores.device)
-        of_ids = of_ids.to(scores.device) + scores.new_zeros(sum(sizes)).scatter_add(0, places, scores)
+        of_ids = of_ids.to(credited.device) + credited
     return tuple(
         next(floats) if tensor.is_floating_point() else part.view(tensor.shape)
         for tensor, part in zip(inputs, torch.split(of_ids, sizes), strict=True)

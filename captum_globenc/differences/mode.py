@@ -98,15 +98,15 @@ class DifferenceMode(TorchFunctionMode):
         """Take a tensor of floats as a source, and return a copy for the model, which may write into it."""
         value = (value if self._values is None else next(self._values, value)).detach()
         value = value.to(self._precision) if self._low(value.dtype) else value.clone()
-        places = None if index is None else index.places
+        positions = None if index is None else index.places
         if not self._at_input or self._alone:
             base = None if self._alone else value
-            self._trace.sources.append(Source(base, value, index is not None, places))
+            self._trace.sources.append(Source(base, value, index is not None, positions))
         if not self._at_input:
             return self._tagged(value.clone())
         source = self._trace.next_source()
-        if places is None or source.places is None or not torch.equal(places, source.places):
-            source.places = None
+        if source.positions is not None and positions is not None and not self._alone:
+            source.positions = positions.agreed(source.positions)
         source.leaf = value.requires_grad_()
         with torch.enable_grad():
             return self._tagged(value.clone())
@@ -154,12 +154,13 @@ class DifferenceMode(TorchFunctionMode):
                 kept_out = kept_out or leaf.is_inference()
         if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
+        before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
             return output
         if func in SOURCES:
             return self.source(output, index)
-        self._ids.follow(func, args, kwargs, output)
+        self._ids.follow(func, before, kwargs, output if before is args else args[0])
         return output
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

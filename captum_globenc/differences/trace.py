@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves
+from captum_globenc.differences.ids import Positions
 from captum_globenc.differences.names import spelt
 from captum_globenc.errors import UnsupportedOperationError
 
@@ -24,14 +25,18 @@ class Source:
         base: its value at the baseline; None in a single run.
         leaf: its value at the input, a leaf of the graph; before that run, its value at the baseline.
         looked_up: whether it was looked up by ids.
-        places: for each looked-up index, the position of its id, counted over all inputs of ids; None where
-            that is not known, or not the same in both runs.
+        positions: which ids each element of a look-up's index comes from; None where nothing was looked up.
     """
 
     base: Tensor | None
     leaf: Tensor
     looked_up: bool = False
-    places: Tensor | None = None
+    positions: Positions | None = None
+
+    @property
+    def places(self) -> Tensor | None:
+        """The position of each element of a look-up's index among all ids; see :mod:`.ids` for others."""
+        return None if self.positions is None else self.positions.values
 
     @property
     def value(self) -> Tensor:
