@@ -152,8 +152,12 @@ class DifferenceMode(TorchFunctionMode):
                     return self._call(func, args, kwargs)
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
-        if kept_out and not changes_in_place(func):
+        if changes_in_place(func):
+            self._trace.protect(args[0])
+        elif kept_out:
             args, kwargs = replaced((args, kwargs), differentiable)
+        if isinstance(kwargs.get("out"), Tensor):
+            self._trace.protect(kwargs["out"])
         before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):

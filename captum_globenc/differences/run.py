@@ -1,7 +1,7 @@
 """A function run at its inputs and at a baseline, and what its difference is made of."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.frozen_mode import FrozenMode
 from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.table import EXACT
-from captum_globenc.differences.trace import Source, Trace
+from captum_globenc.differences.trace import SavedTensor, Source, Trace
 from captum_globenc.differences.uncompiled import uncompiled
 
 __all__ = ["Comparison", "RandomNumbers", "compare", "freeze"]
@@ -124,7 +124,7 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
     mode = FrozenMode(trace, rules)
     with torch.inference_mode(False), uncompiled():
         seen = _seen(mode, inputs)
-        with mode, torch.enable_grad():
+        with mode, _kept(trace), torch.enable_grad():
             output = function(*seen)
         output = mode.completed(output)
     return Comparison(output, None, trace)
@@ -196,7 +196,7 @@ def compare(
             base = function(*seen)
         mode = DifferenceMode(trace, True, table, values and values[0], precision=precision)
         seen = _seen(mode, inputs)
-        with mode, torch.enable_grad():
+        with mode, _kept(trace), torch.enable_grad():
             output = function(*seen)
         output = mode.completed(output)
     return Comparison(output, base, trace)
@@ -205,3 +205,8 @@ def compare(
 def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the inputs as the function sees them: sources of floats come first, in order."""
     return [mode.source(tensor) if tensor.is_floating_point() else mode.ids(tensor) for tensor in tensors]
+
+
+def _kept(trace: Trace) -> AbstractContextManager[Any]:
+    """Let the model write into what torch saves for its backward pass: the trace copies that before."""
+    return torch.autograd.graph.saved_tensors_hooks(trace.save, SavedTensor.restore)

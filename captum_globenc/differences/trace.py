@@ -2,19 +2,29 @@
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves
+from captum_globenc.differences.call import Backward, Call, Pair, Rule, replaced
 from captum_globenc.differences.ids import Positions
 from captum_globenc.differences.names import spelt
 from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["AppliedRule", "Node", "RecordedCall", "Source", "Trace", "joined", "own_function", "unseen"]
+__all__ = [
+    "AppliedRule",
+    "Node",
+    "RecordedCall",
+    "SavedTensor",
+    "Source",
+    "Trace",
+    "joined",
+    "own_function",
+    "unseen",
+]
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Trace:
     rounded: set[torch.dtype] = field(default_factory=set)
     tensors: list[Tensor] | None = None
     rounding: list[Tensor] = field(default_factory=list)
-    _pairs: list[weakref.ref[Pair]] = field(default_factory=list)
+    _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _sources_met: int = 0
 
     def recorded(self, function: Callable[..., Any], arguments: Sequence[Tensor] = ()) -> RecordedCall:
@@ -112,7 +122,7 @@ class Trace:
         if [tensor.shape for tensor in call.arguments] != [tensor.shape for tensor in arguments]:
             raise _differs(f"{spelt(function)} is called with other shapes")
         if [tensor._version for tensor in call.arguments] != call.versions:
-            raise _changed_later(function)
+            raise _changed_later(spelt(function))
         return call
 
     def next_source(self) -> Source:
@@ -137,29 +147,31 @@ class Trace:
         if self._sources_met < len(self.sources):
             raise _differs("it looks up more inputs there")
 
-    def keep(self, pairs: Iterable[Pair]) -> None:
-        """Protect pairs, which a backward pass reads, from what the model writes in place."""
-        self._pairs += map(weakref.ref, pairs)
+    def keep(self, kept: "AppliedRule | SavedTensor") -> None:
+        """Protect the tensors that a backward pass reads from in-place writes of the model."""
+        self._kept.append(weakref.ref(kept))
+
+    def save(self, tensor: Tensor) -> "SavedTensor":
+        """Save a tensor for torch's own backward pass; the hook of `torch.autograd.graph`."""
+        with torch._C.DisableTorchFunction():
+            saved = SavedTensor(tensor.detach(), tensor._version)
+        self.keep(saved)
+        return saved
 
     def protect(self, target: Tensor) -> None:
         """Copy all kept values that share memory with `target`, which is about to be written into."""
         memory = target.untyped_storage().data_ptr()
-
-        def apart(value: Any) -> Any:
-            shared = isinstance(value, Tensor) and value.untyped_storage().data_ptr() == memory
-            return value.detach().clone() if shared else value
-
         for call in self.calls:
-            call.arguments, before = [apart(it) for it in call.arguments], call.arguments
-            call.outputs = [apart(it) for it in call.outputs]
+            call.arguments, before = [_apart(it, memory) for it in call.arguments], call.arguments
+            call.outputs = [_apart(it, memory) for it in call.outputs]
             call.versions = [
                 version if new is old else new._version
                 for new, old, version in zip(call.arguments, before, call.versions, strict=True)
             ]
-        self._pairs = [reference for reference in self._pairs if reference() is not None]
-        for reference in self._pairs:
-            if (pair := reference()) is not None:
-                pair.value, pair.base = apart(pair.value), apart(pair.base)
+        self._kept = [reference for reference in self._kept if reference() is not None]
+        for reference in self._kept:
+            if (kept := reference()) is not None:
+                kept.protect(memory)
 
     def check_unseen(self, tensor: Tensor) -> None:
         """Check that a tensor that is not known to depend on the input does not.
@@ -174,21 +186,50 @@ class Trace:
 
 
 @dataclass(eq=False)
+class SavedTensor:
+    """A tensor that torch saves for the backward pass of a linear function.
+
+    Attributes:
+        value: the tensor.
+        version: at the time of the call; None once `value` is a copy.
+    """
+
+    value: Tensor
+    version: int | None
+
+    def protect(self, memory: int) -> None:
+        """Copy the tensor if it lies at `memory`, which is about to be written into."""
+        if _lies_at(self.value, memory):
+            self.value, self.version = self.value.clone(), None
+
+    def restore(self) -> Tensor:
+        """Return the tensor as it was.
+
+        Raises:
+            UnsupportedOperationError: something that is not a torch function wrote into it later.
+        """
+        if self.version not in (None, self.value._version):
+            raise _changed_later("a function")
+        return self.value
+
+
+@dataclass(eq=False)
 class AppliedRule:
     """A call of the run at the input, with the backward pass that its rule made of both runs.
 
     Attributes:
         function: the torch function.
         pairs: its arguments that depend on the input, in order.
+        constants: its other tensors, as aliases that only the rule has, each with its version at the time of
+            the call, or None once it is a copy.
         backward: from the multipliers of its outputs to those of the pairs.
-        constants: its other tensors, each with its version at the time of the call.
         trace: where rounding is measured, the trace that takes it.
     """
 
     function: Callable[..., Any]
     pairs: list[Pair]
+    constants: list[tuple[Tensor, int | None]]
     backward: Backward
-    constants: list[tuple[Tensor, int]]
     trace: Trace | None = None
 
     @classmethod
@@ -203,31 +244,44 @@ class AppliedRule:
         Raises:
             UnsupportedOperationError: the rule does not hold for these arguments.
         """
-        tensors = [leaf for leaf in leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
+        constants: list[tuple[Tensor, int | None]] = []
+
+        def alias(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            constants.append((leaf.detach(), leaf._version))
+            return constants[-1][0]
+
+        args, kwargs = replaced((call.args, dict(call.kwargs)), alias)
         try:
             with torch.no_grad():
-                backward = rule(call)
+                backward = rule(replace(call, args=args, kwargs=kwargs))
         except ValueError as error:
             raise UnsupportedOperationError(
                 f"{spelt(call.function)} has no rule for exact differences here: {error}"
             ) from None
-        trace.keep(call.pairs)
-        return cls(
-            call.function,
-            call.pairs,
-            backward,
-            [(tensor, tensor._version) for tensor in tensors],
-            None if trace.tensors is None else trace,
-        )
+        made = cls(call.function, call.pairs, constants, backward, None if trace.tensors is None else trace)
+        trace.keep(made)
+        return made
+
+    def protect(self, memory: int) -> None:
+        """Copy what lies at `memory`, which is about to be written into."""
+        for pair in self.pairs:
+            pair.value, pair.base = _apart(pair.value, memory), _apart(pair.base, memory)
+        for place, (constant, _) in enumerate(self.constants):
+            if _lies_at(constant, memory):
+                # The rule holds this very tensor: give it memory of its own.
+                constant.data = constant.clone()
+                self.constants[place] = constant, None
 
     def multipliers(self, *grads: Tensor) -> list[Tensor | None]:
         """Return the multipliers of the pairs for multipliers of the outputs.
 
         Raises:
-            UnsupportedOperationError: a constant of the call was written into later.
+            UnsupportedOperationError: something that is not a torch function wrote into a constant later.
         """
-        if any(tensor._version != version for tensor, version in self.constants):
-            raise _changed_later(self.function)
+        if any(version not in (None, tensor._version) for tensor, version in self.constants):
+            raise _changed_later(spelt(self.function))
         made: dict[int, Tensor] = {}
         for pair, multiplier in self.backward(*grads):
             made[id(pair)] = made[id(pair)] + multiplier if id(pair) in made else multiplier
@@ -295,10 +349,20 @@ def _differs(what: str) -> UnsupportedOperationError:
     )
 
 
-def _changed_later(function: Callable[..., Any]) -> UnsupportedOperationError:
+def _changed_later(function: str) -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        f"An argument of {spelt(function)} was changed in place later: exact differences need it as it was."
+        f"An argument of {function} was changed in place later, by something that is not a torch function: "
+        "exact differences need it as it was."
     )
+
+
+def _lies_at(value: Any, memory: int) -> bool:
+    return isinstance(value, Tensor) and value.untyped_storage().data_ptr() == memory
+
+
+def _apart(value: Any, memory: int) -> Any:
+    """Return a copy of a tensor that lies at `memory`; anything else as it is."""
+    return value.detach().clone() if _lies_at(value, memory) else value
 
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:

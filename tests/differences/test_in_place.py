@@ -54,7 +54,39 @@ def computed_weight_changed(x):
     return made * x
 
 
+def masks_changed(x):
+    """Write into constants that linear functions and functions with rules have read."""
+    factor, weight = torch.full((4,), 2.0, dtype=x.dtype), torch.ones(4, dtype=x.dtype)
+    hidden, bias = torch.tensor([True, False, False, True]), torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype)
+    scaled = x * factor
+    factor += 1
+    shown = x.masked_fill(hidden, 0.5)
+    hidden.logical_not_()
+    normed = F.layer_norm(x, (4,), weight)
+    torch.mul(weight, 5, out=weight)
+    attended = F.scaled_dot_product_attention(x, x, x, bias)
+    bias[0] = -9
+    divided = x / factor
+    factor.zero_()
+    return scaled.exp() + shown.exp() + normed.exp() + attended.exp() + divided.exp()
+
+
+def copied_then_changed(x):
+    x = x * 1
+    made = torch.zeros(3, 4, dtype=x.dtype).index_copy(-1, torch.arange(4), x)
+    x += made.exp()
+    return made.tanh() + x.exp()
+
+
 PLAIN = {
+    masks_changed: lambda x: (
+        (x * 2).exp()
+        + x.masked_fill(torch.tensor([True, False, False, True]), 0.5).exp()
+        + F.layer_norm(x, (4,)).exp()
+        + F.scaled_dot_product_attention(x, x, x, torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype)).exp()
+        + (x / 3).exp()
+    ),
+    copied_then_changed: lambda x: x.tanh() + (x + x.exp()).exp(),
     computed_weight_changed: lambda x: torch.cat([2 * WEIGHT[:, :1], x[:, 1:].exp()], 1) * x,
     result_changed: lambda x: ((F.gelu(x) + 1) * x).exp(),
     argument_changed: lambda x: _twice(x),
