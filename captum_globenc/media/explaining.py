@@ -194,12 +194,14 @@ def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
         if name in TIME_AXIS:
             return TIME_AXIS[name]
     bins = getattr(model.config, "num_mel_bins", getattr(processor, "num_mel_bins", None))
-    if features.dim() == 2 and list(features.shape).count(bins) == 1:
-        return 1 - list(features.shape).index(bins)
+    axes = [axis for axis, size in enumerate(features.shape) if size != bins]
+    if features.dim() == 2 and len(axes) == 1:
+        return axes[0]
+    known = ", ".join(name for name in TIME_AXIS if name.endswith("Extractor"))
     raise ValueError(
         f"which dimension of the features {tuple(features.shape)} is time is not known of a "
-        f"{type(processor).__name__} and a {type(model).__name__}: use a feature extractor derived from one of "
-        f"{', '.join(name for name in TIME_AXIS if name.endswith('Extractor'))}"
+        f"{type(processor).__name__} and a {type(model).__name__}: use a feature extractor derived from one "
+        f"of {known}"
     )
 
 
