@@ -23,7 +23,7 @@ from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.question import Explained, Question, usable_baseline
 from captum_globenc.texts.subject import Subject, subject_of
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
@@ -100,7 +100,7 @@ def explain_embeddings(
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
-    settings = {"mixing": options.mixing, "baseline": options.baseline}
+    settings = {"mixing": options.mixing, "baseline": usable_baseline(options.baseline, sides[0].model)}
     if roles[0]:
         settings["encoded"] = "by encode_query and encode_document"
     whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(subject.given).__name__}
