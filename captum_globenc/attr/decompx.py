@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
+from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
@@ -67,6 +68,7 @@ class DecompX(Attribution):
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
         super().__init__(forward_func)
+        reject_replicas(forward_func, model)
         if model is None:
             if not isinstance(forward_func, nn.Module):
                 raise ValueError(

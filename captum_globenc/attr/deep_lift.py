@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
+from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.proof import Proof, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
@@ -65,6 +66,7 @@ class TransformerDeepLift(Attribution):
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
         super().__init__(forward_func)
+        reject_replicas(forward_func, model)
         if model is None and isinstance(forward_func, nn.Module):
             model = forward_func
         if model is not None and not isinstance(model, nn.Module):
