@@ -5,6 +5,7 @@ Gradio is imported where the page is built, so that this module needs nothing of
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,6 +29,11 @@ KEPT_SECONDS, KEPT_VISITORS = 3600, 200
 """How long what a visitor was shown is kept to be drawn anew, and of how many visitors."""
 WAITING = 64
 """How many may wait for their answer; one more is told to come back."""
+MOST_BYTES = 1 << 20
+"""Bytes that a request may have: more than the longest text and its pair."""
+TOO_LARGE = f"a request may have {MOST_BYTES:,} bytes".encode()
+KEPT_RESULTS = 32
+"""Results, of all visitors together, that wait to be fetched; the oldest are dropped."""
 SECONDS = 120.0
 """How long an answer may take until it is given up, so that the others are not kept waiting."""
 
@@ -228,20 +234,80 @@ def launch_options() -> dict[str, Any]:
     }
 
 
+class _TooLargeError(Exception):
+    """A request whose body has more than `MOST_BYTES`."""
+
+
 class _Guard:
-    """Adds the content security policy to every answer of the server."""
+    """Bounds what a request may hold, and adds the content security policy to every response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        read, started = 0, False
+
         async def guarded(message: Any) -> None:
+            nonlocal started
+            if read > MOST_BYTES and not started:
+                return  # the application's response to a body that was cut off
             if message["type"] == "http.response.start":
+                started = True
                 policy = (b"content-security-policy", browser.POLICY.encode())
                 message = {**message, "headers": [*message.get("headers", ()), policy]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        async def bounded() -> Any:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BYTES:
+                raise _TooLargeError
+            return message
+
+        if scope["type"] != "http":
+            await self.app(scope, receive, guarded)
+        elif scope["path"].rstrip("/").endswith("/upload"):  # the page has none
+            await _answer(404, b"there is nothing to upload here", guarded)
+        elif _declared(scope) > MOST_BYTES:
+            await _answer(413, TOO_LARGE, guarded)
+        else:
+            if scope["method"] == "POST":
+                _drop_unfetched(scope["app"].get_blocks()._queue)
+            with suppress(_TooLargeError):
+                await self.app(scope, bounded, guarded)
+            if read > MOST_BYTES and not started:
+                read = 0
+                await _answer(413, TOO_LARGE, guarded)
+
+
+def _declared(scope: Any) -> int:
+    """Return how many bytes a request says that its body has; 0 where it does not."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    return int(length) if length.isdigit() else 0
+
+
+async def _answer(status: int, reason: bytes, send: Any) -> None:
+    """Send a response of plain text."""
+    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": reason})
+
+
+def _drop_unfetched(queue: Any) -> None:
+    """Drop the messages of visitors who never fetched their results, the oldest first.
+
+    Gradio keeps what it has for a visitor until the visitor asks for it, which a script need not do.
+
+    Args:
+        queue: Gradio's queue of a page.
+    """
+    kept = 0
+    for messages in reversed(list(queue.pending_messages_per_session.values())):
+        kept += sum(it.msg == "process_completed" for it in messages._queue)
+        if kept > KEPT_RESULTS:
+            while not messages.empty():
+                messages.get_nowait()
 
 
 def _is_of_this_machine(host: str) -> bool:

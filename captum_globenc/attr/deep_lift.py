@@ -19,6 +19,7 @@ from torch.overrides import BaseTorchFunctionMode
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
+from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.proof import Proof, Scored, check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
@@ -80,6 +81,7 @@ class TransformerDeepLift(Attribution):
         multiply_by_inputs: bool = True,
     ) -> None:
         super().__init__(forward_func)
+        reject_replicas(forward_func, model)
         if model is None and isinstance(forward_func, nn.Module):
             model = forward_func
         if model is not None and not isinstance(model, nn.Module):

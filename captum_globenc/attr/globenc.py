@@ -13,6 +13,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_globenc.attr.logged import logged
+from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
@@ -72,6 +73,7 @@ class GlobEnc(Attribution):
         aggregation: str = "rollout",
     ) -> None:
         super().__init__(forward_func)
+        reject_replicas(forward_func, model)
         _check_choice("mixing", mixing, MIXINGS)
         _check_choice("aggregation", aggregation, AGGREGATIONS)
         if model is None:

@@ -275,6 +275,8 @@ def _refuse_opaque(modules: Iterable[nn.Module]) -> None:
     """Refuse modules whose parts run out of reach of hooks."""
     kinds = tuple(_OPAQUE)
     for module in modules:
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) < 2:
+            continue  # it calls its module itself
         if isinstance(module, kinds):
             reason = next(todo for kind, todo in _OPAQUE.items() if isinstance(module, kind))
             raise UnsupportedEncoderError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

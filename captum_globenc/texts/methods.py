@@ -17,7 +17,7 @@ from captum_globenc.errors import PrecisionError, ReconstructionError, Unsupport
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
-from captum_globenc.texts.question import Question
+from captum_globenc.texts.question import Question, usable_baseline
 
 __all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "run_methods"]
 
@@ -159,5 +159,11 @@ def run_methods(
                 told[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    used = usable_baseline(question.of.baseline, question.of.model)
+    if used != question.of.baseline and found.keys() & {"transformer-deep-lift", "integrated-gradients"}:
+        told[
+            f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
+            f"(token_dropout), so {question.of.baseline!r} is none"
+        ] = None
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
     return found, depths

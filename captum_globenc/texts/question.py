@@ -20,7 +20,7 @@ from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward, special_tokens
 from captum_globenc.texts.embeddings import OnEmbeddings
 
-__all__ = ["BASELINES", "Explained", "Question", "in_parts"]
+__all__ = ["BASELINES", "Explained", "Question", "in_parts", "usable_baseline"]
 
 BASELINES = ("mask", "pad", "zero")
 """What a text is compared with: all but its special tokens masked, padding, or word embeddings of zero."""
@@ -62,7 +62,8 @@ class Explained:
         What else stands for no token would change what models make of ids themselves, which tell some where
         the text ends: then they take what was looked up.
         """
-        return self.baseline == "mask" and self.tokenizer.mask_token_id is not None
+        baseline = usable_baseline(self.baseline, self.model)
+        return baseline == "mask" and self.tokenizer.mask_token_id is not None
 
     @cached_property
     def globenc(self) -> GlobEnc:
@@ -123,7 +124,7 @@ class Question:
         Raises:
             ValueError: the tokenizer has no such token.
         """
-        baseline, tokenizer = self.of.baseline, self.of.tokenizer
+        baseline, tokenizer = usable_baseline(self.of.baseline, self.of.model), self.of.tokenizer
         if baseline == "mask":
             return self.of.forward.masked(self.each, tokenizer)
         kept = special_tokens(self.each, tokenizer)
@@ -153,6 +154,17 @@ def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | No
     rows = max(1, TOKENS_AT_ONCE // first.shape[1]) if pads else 1
     parts = [slice(start, start + rows) for start in range(0, len(first), rows)]
     return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])
+
+
+def usable_baseline(baseline: str, model: nn.Module) -> str:
+    """Return the baseline that is used for a model: "zero" in place of "mask" for ESM-2.
+
+    ESM-2 (`token_dropout`) replaces the word embeddings of mask tokens by zero and scales all others by the
+    share of mask tokens among the ids. The scale depends on the ids in a way that no token accounts for, so
+    the embeddings alone are replaced and the scale stays that of the text.
+    """
+    dropout = getattr(getattr(model, "config", None), "token_dropout", False)
+    return "zero" if baseline == "mask" and dropout else baseline
 
 
 def _others(baseline: str) -> str:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "run_together", "subject_of"]
 
+UNSUPPORTED = ("MultiVectorEncoder", "SparseEncoder")
+"""Objects of sentence-transformers whose outputs are neither one vector nor one score of a text."""
+
 
 class Subject(NamedTuple):
     """A model of transformers, and what it was found in.
@@ -55,11 +58,17 @@ def subject_of(
     """Return a model and its tokenizer: of a pipeline, or of sentence-transformers' object, its own.
 
     Raises:
-        TypeError: There is no tokenizer, or one next to an own one, or something else than a model, or a
-            CrossEncoder of something else than a sequence classifier.
+        TypeError: There is no tokenizer, or a second one; `model` is no model; or it is an object of
+            sentence-transformers that is not supported.
     """
     found: Any = model
     kind = sentence_object(found)
+    for it in type(found).__mro__:
+        if it.__name__ in UNSUPPORTED and it.__module__.startswith("sentence_transformers."):
+            raise TypeError(
+                f"a {it.__name__} of sentence-transformers is not supported: pass a SentenceTransformer or a "
+                "CrossEncoder"
+            )
     # Pipelines are told by what they have: the module of their class imports all kinds of them.
     pipes = not isinstance(found, nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer")
     if pipes or kind:

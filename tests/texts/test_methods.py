@@ -11,6 +11,9 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForSequenceClassification,
+    EsmConfig,
+    EsmForSequenceClassification,
+    EsmTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -421,3 +424,48 @@ def test_a_model_is_left_as_it_was_also_after_an_error(classifier):
         explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"], baseline="zero")
     model.bert.encoder.layer[0].intermediate.intermediate_act_fn = activation
     assert state() == before
+
+
+@pytest.fixture(scope="module")
+def protein(tmp_path_factory):
+    """An ESM-2 as it is published (token_dropout), of 4 classes."""
+    names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWC", "<mask>"]
+    path = tmp_path_factory.mktemp("esm") / "vocab.txt"
+    path.write_text("\n".join(names))
+    torch.manual_seed(0)
+    config = EsmConfig(
+        vocab_size=len(names), mask_token_id=len(names) - 1, pad_token_id=1, hidden_size=16,
+        num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, position_embedding_type="rotary",
+        token_dropout=True, num_labels=4, initializer_range=0.5,
+    )  # fmt: skip
+    return EsmForSequenceClassification(config).double().eval(), EsmTokenizer(str(path))
+
+
+@pytest.mark.parametrize("baseline", [{}, {"baseline": "mask"}, {"baseline": "zero"}, {"baseline": "pad"}])
+def test_esm_2_is_compared_with_embeddings_that_do_not_change_its_scale(protein, baseline):
+    model, tokenizer = protein
+    text, told = "MKTAYIAK", []
+    (it,) = explain([text], model, tokenizer, methods=SIGNED[:1], tell=told.append, **baseline)
+    pads = baseline == {"baseline": "pad"}
+    assert it.settings["baseline"] == ("pad" if pads else "zero")
+    assert told == [
+        "the baseline is 'zero': the model scales its embeddings by the number of mask tokens "
+        "(token_dropout), so 'mask' is none"
+    ] * (baseline.get("baseline", "mask") == "mask")
+    batch = tokenizer(text, return_tensors="pt")
+
+    def replaced(_module, _args, output):
+        output = output.clone()
+        output[:, 1:-1] = model.get_input_embeddings().weight[1] if pads else 0
+        return output
+
+    with torch.no_grad():
+        logits = model(**batch).logits[0]
+        handle = model.get_input_embeddings().register_forward_hook(replaced)
+        without = model(**batch).logits[0]
+        handle.remove()
+    best = int(logits.argmax())
+    change = (logits - without)[best].item()
+    assert abs(change) > 0.01
+    assert sum(it.scores[SIGNED[0]]) == pytest.approx(change, rel=1e-5)  # rotations are of float32
+    assert it.scores[SIGNED[0]][0] == it.scores[SIGNED[0]][-1] == 0
