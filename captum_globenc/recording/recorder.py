@@ -30,7 +30,7 @@ from captum_globenc.recording.padding import real_tokens
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.recording.residuals import SumWatcher, carries
 from captum_globenc.recording.streams import StreamCheck, Written
-from captum_globenc.recording.tokens import TokenCheck
+from captum_globenc.recording.tokens import FEW_TOKENS, TokenCheck
 from captum_globenc.recording.training import warn_of_dropout
 from captum_globenc.recording.unchanged import Fingerprint, fingerprint, has_hooks
 from captum_globenc.recording.watcher import AttentionWatcher
@@ -40,11 +40,8 @@ Output = TypeVar("Output")
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
-FEW_TOKENS = 8
-"""What holds for texts of fewer tokens is checked again for longer ones."""
-
 _checked: "weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, int]]" = weakref.WeakKeyDictionary()
-"""How each stack of layers ran when it was found to mix tokens by attention alone, and on how many tokens."""
+"""How each stack of layers ran when all checks passed, and the length of the longest text they passed on."""
 
 
 def record(
@@ -139,6 +136,7 @@ class Recorder:
         self._runs_as: Fingerprint = []
         self._tokens: TokenCheck | None = None
         self._compares = False  # whether the stack runs again, to be compared with its first run
+        self._longest = 0  # tokens of the longest text that was found to be right in this pass
         self._ours: set[int] = set()
         self._moved: RecordingError | None = None  # of the first layer whose residual connections do not hold
 
@@ -169,6 +167,8 @@ class Recorder:
             raise self._moved
         if self._streams is not None:
             self._streams.check()
+        if self._longest and self.error is None:
+            _checked[self._encoder.stack] = self._runs_as, self._longest
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -239,12 +239,17 @@ class Recorder:
             return output
         self._runs_as = [*fingerprint(stack, forward, self._ours), _given(args), _given(kwargs)]
         # Copied first, as a model may write into what it is given.
-        copies, named_copies = tree_map_only(Tensor, torch.clone, (args, kwargs))
+        given = _copied((args, kwargs))
         with self._sums_of_two:
             output = forward(*args, **kwargs)
         self._mine(self._leave_stack)()
         if self._tokens is not None:
-            self._mine(self._check_tokens, lambda: forward(*copies, **named_copies))()
+
+            def again() -> None:
+                args, kwargs = _copied(given)
+                forward(*args, **kwargs)
+
+            self._mine(self._check_tokens, again)()
         return output
 
     def _unchecked(self, tokens: int) -> bool:
@@ -254,7 +259,7 @@ class Recorder:
             return True
         return longest < tokens and (longest < FEW_TOKENS or 2 * longest < tokens)
 
-    def _check_tokens(self, again: Callable[[], Any]) -> None:
+    def _check_tokens(self, again: Callable[[], None]) -> None:
         """Check that tokens are mixed by the attention alone.
 
         Args:
@@ -285,8 +290,7 @@ class Recorder:
                     again()
                 finally:
                     active.reset(nobody)
-        if self.error is None:
-            _checked[self._encoder.stack] = self._runs_as, tokens.tokens
+        self._longest = tokens.tokens
 
     def _enter_stack(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.passes += 1
@@ -301,9 +305,9 @@ class Recorder:
         stream = args[0] if args else kwargs["hidden_states"]
         self._finish_layer(next_norm=layer.norm1, read=stream)
         self._layer = OpenLayer(layer, stream)
-        if not self._compares or self._tokens is None or self._index:
+        if not self._compares or self._tokens is None:
             return None
-        stream = self._tokens.move(stream)
+        stream = self._tokens.move(self._index, stream)
         return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
 
     def _see_written(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -367,8 +371,10 @@ class Recorder:
             shape, device = layer.stream.shape[:2], layer.stream.device
             self._real = real_tokens(layer.attention, self._mask, shape)
             if self._check:
-                self._sums = Sums(shape, self._real, len(self._encoder.layers), device)
                 self._tokens = self._checked_tokens(shape[1])
+                self._sums = Sums(
+                    shape, self._real, len(self._encoder.layers), device, every=self._tokens is not None
+                )
         assert layer.output is not None
         assert layer.written is not None
         assert layer.returned is not None
@@ -436,6 +442,11 @@ def _given(arguments: Any) -> Any:
         else type(it)
         for name, it in named.items()
     }
+
+
+def _copied(arguments: Any) -> Any:
+    """Return arguments with copies of their tensors."""
+    return tree_map_only(Tensor, torch.clone, arguments)
 
 
 def _hidden(output: Any) -> Any:

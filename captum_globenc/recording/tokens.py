@@ -1,14 +1,14 @@
 """Check that values and the rest of each layer depend on their own token alone, by running the stack again.
 
-In the second run every token takes the place of another of its text: token i enters the first layer as token
+In the second run every token takes the place of another of its text: token i enters each layer as token
 `sources[i]` did in the first run, and the output of each attention is replaced by that of token `sources[i]`.
 If all else in a layer works on each token separately, as GlobEnc assumes, then every value vector and every
-layer output is again that of token `sources[i]`. `sources` is drawn at random, with repetitions, so that
+layer output is again that of token `sources[i]`. `sources` is a random cycle with one token repeated, so that
 convolutions, exchanged tokens and averages over tokens all show.
 
-A hook may also treat some positions differently without mixing tokens, such as one that adds a steering vector
-to token 3. So where token i differs from token `sources[i]`, two more runs keep one of them in its place and
-move all others: its vectors must stay the same.
+A hook may also treat some positions differently without mixing tokens, such as one that adds a steering
+vector to token 3. So where token i differs most from token `sources[i]`, two more runs keep one of the two in
+its place and move all others: its vectors must stay the same.
 
 B batch, E examples that are checked, N tokens, H heads, D hidden size, d head size.
 """
@@ -28,7 +28,10 @@ __all__ = ["TokenCheck"]
 KEPT = 2**28
 """Bytes of the first run that are kept for the comparison; further examples of the batch go unchecked."""
 
-STEPS = 8
+FEW_TOKENS = 8
+"""Texts of fewer tokens need two runs, and do not stand for longer ones."""
+
+STEPS = 2
 """Steps of a low precision by which a vector may differ from the same one at another place of the batch."""
 
 CAUSES = (
@@ -67,10 +70,9 @@ class TokenCheck:
         self._whole = whole
         self._layers = layers
         self._rounds = rounds_to_integers(stack)
-        self._generator = torch.Generator().manual_seed(0)
         self._first: list[_Layer] = []
         self._stream = self._attended = torch.empty(0)
-        self._real = self._sources = self._examples = self._judged = torch.empty(0)
+        self._real = self._order = self._sources = self._examples = self._judged = torch.empty(0)
         self._difference: _Difference | None = None
 
     @property
@@ -101,13 +103,17 @@ class TokenCheck:
             longest = real.sum(1).argsort(dim=0, descending=True, stable=True)
             self._examples = longest[: max(1, KEPT // size)]
             self._real = real[self._examples]
+            random = torch.rand(self._real.shape, generator=torch.Generator().manual_seed(0))
+            self._order = random.where(self._real, 2).argsort(dim=1)  # padding last
             if not self._whole:
                 self._attended = self._taken(torch.cat(layer.seen["norm1"], 1))
         self._first.append(_Layer(self._taken(layer.written_by_attention), self._compared(layer)))
 
-    def move(self, stream: Tensor) -> Tensor:
-        """Return the input of the first layer `(B, N, D)` with its tokens moved."""
-        self._stream = self._taken(stream)
+    def move(self, index: int, stream: Tensor) -> Tensor:
+        """Return the input of a layer `(B, N, D)` with its tokens moved, or as in the first run."""
+        if index and not self._whole:
+            return stream  # of an attention whose input is moved already
+        self._stream = self._first[index - 1].compared[1] if index else self._taken(stream)
         return self._put(stream, self._moved(self._stream))
 
     def write(self, index: int, written: Tensor) -> Tensor:
@@ -126,7 +132,7 @@ class TokenCheck:
         ):
             expected = self._moved(before)
             apart = (now - expected).abs().amax(-1)
-            bound = self._allowed(now.dtype) * expected.abs().amax(-1).amax(1, keepdim=True)
+            bound = self._allowed(now.dtype) * self._size(expected)
             excess = (apart / bound).where(apart > 0, 0).nan_to_num(torch.inf).cpu().where(self._judged, 0)
             if bool((excess > 1).any()):
                 self._difference = _Difference(index, cause, excess)
@@ -141,19 +147,22 @@ class TokenCheck:
         Raises:
             RecordingError: a token depends on others.
         """
-        # A token that moves to two places shows an exchange of tokens, which may commute with another.
-        sources = self._drawn()
-        first, second = self._real.int().argsort(dim=1, descending=True, stable=True)[:, :2].split(1, 1)
-        sources.scatter_(1, first, sources.gather(1, second))
-        found = self._differs(again, sources, self._real)
-        if found is None:
+        tokens = self.tokens
+        if tokens < 2:
             return
         places = torch.arange(self._real.shape[1])
-        worst = found.excess.argmax(1, keepdim=True)
-        differs = found.excess.amax(1, keepdim=True) > 1
-        for kept in (worst, self._sources.gather(1, worst)):
-            fixed = (places == kept) & differs
-            confirmed = self._differs(again, torch.where(fixed, places, self._drawn()), fixed)
+        # A text of few tokens runs twice, as the one token that moves nowhere may be the one that matters.
+        for repeated in range(2 if tokens < FEW_TOKENS else 1):
+            found = self._differs(again, self._cycle(repeated), self._real)
+            if found is not None:
+                break
+        else:
+            return
+        example, worst = divmod(int(found.excess.argmax()), len(places))
+        for kept in (worst, int(self._sources[example, worst])):
+            fixed = torch.zeros_like(self._real)
+            fixed[example, kept] = True
+            confirmed = self._differs(again, torch.where(fixed, places, self._cycle()), fixed)
             if confirmed is not None:
                 raise RecordingError(
                     f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would attribute to "
@@ -165,15 +174,21 @@ class TokenCheck:
         again()
         return self._difference
 
-    def _drawn(self) -> Tensor:
-        """Return `(E, N)`, another real token of the text for each real token; padding stays in its place."""
+    def _cycle(self, repeated: int | None = None) -> Tensor:
+        """Return `(E, N)`, from which token each comes: the next one in a random order; padding stays.
+
+        Args:
+            repeated: which token of that order comes from the one after the next instead, so that one
+                token is there twice and one is missing. An average over tokens is the same otherwise.
+        """
         count = self._real.sum(1, keepdim=True)
-        order = self._real.long().cumsum(1) - 1
-        random = torch.rand(order.shape, generator=self._generator, dtype=torch.float64)
-        step = 1 + (random * (count - 1)).long()
-        real_first = self._real.int().argsort(dim=1, descending=True, stable=True)
-        other = real_first.gather(1, (order + step) % count.clamp(min=1))
-        return torch.where(self._real & (count > 1), other, torch.arange(order.shape[1]))
+        step = torch.arange(self._real.shape[1]).expand_as(self._real)
+        following = torch.where(step < count, (step + 1) % count.clamp(min=1), step)
+        if repeated is not None:
+            following[:, repeated] = torch.where(
+                repeated < count, (repeated + 2) % count.clamp(min=1), repeated
+            ).squeeze(1)
+        return torch.empty_like(self._order).scatter_(1, self._order, self._order.gather(1, following))
 
     def _compared(self, layer: OpenLayer) -> tuple[Tensor, Tensor]:
         assert layer.value is not None
@@ -193,11 +208,18 @@ class TokenCheck:
         """Return a copy of `(B, N, D)` with the checked examples replaced."""
         return whole.index_copy(0, self._examples.to(whole.device), examples.to(whole))
 
+    def _size(self, values: Tensor) -> Tensor:
+        """Return the largest entry of each token, `(E, N)`; of all where they are rounded together."""
+        size = values.abs().amax(-1)
+        return size.max().expand_as(size) if self._rounds else size
+
     def _allowed(self, dtype: torch.dtype) -> float:
         """Return how far vectors of a dtype may be apart, as a share of the largest entry."""
+        if self._rounds:
+            return ALLOWED_IN_INTEGERS
         allowed = max(
-            ALLOWED[torch.float32 if dtype != torch.float64 else dtype], STEPS * torch.finfo(dtype).eps
+            ALLOWED[torch.float64 if dtype == torch.float64 else torch.float32],
+            STEPS * torch.finfo(dtype).eps,
         )
-        if torch.get_float32_matmul_precision() != "highest":
-            allowed = max(allowed, ALLOWED[torch.float16])
-        return max(allowed, ALLOWED_IN_INTEGERS) if self._rounds else allowed
+        lowered = torch.get_float32_matmul_precision() != "highest"
+        return max(allowed, ALLOWED[torch.float16]) if lowered else allowed
