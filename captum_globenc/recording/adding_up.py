@@ -1,9 +1,8 @@
 """Check that the decomposition of each layer sums to the layer's attention output.
 
-One receiver token per example is checked in every pass, and all of them in a pass in which the model is checked
-for the first time. The decomposition is made of the weights, queries, keys and values that were recorded. If the
-model did anything else with them, the parts miss the whole. B batch, N tokens, R receivers, H heads, D hidden
-size, d head size.
+Every pass checks one receiver token per example, and the first pass of a model all of them. The decomposition
+is made of the weights, queries, keys and values that were recorded. If the model did anything else with them,
+the parts miss the whole. B batch, N tokens, R receivers, H heads, D hidden size, d head size.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -119,10 +118,10 @@ class Sums:
             share = largest[number, worst, token]
             return RecordingError(
                 f"In encoder layer {self._found[number][0]}, example {worst}, what the attention passes on "
-                f"does not add up to what it wrote: off by {float(error[number, worst, token] / share):.1g} of "
-                f"the largest entry, where {float(bound[number, worst, token] / share):.1g} is rounding. "
-                "Something acts on it that cannot be seen: a hook or an attention function of your own, several "
-                "adapters in one batch, or a spec that does not fit. Take it off, or see "
+                f"does not add up to what it wrote: off by {float(error[number, worst, token] / share):.1g} "
+                f"of the largest entry, where {float(bound[number, worst, token] / share):.1g} is rounding. "
+                "Something acts on it that cannot be seen: a hook or an attention function of your own, "
+                "several adapters in one batch, or a spec that does not fit. Take it off, or see "
                 "captum_globenc.check_encoder."
             )
 

@@ -12,7 +12,6 @@ from captum_globenc.encoders import EncoderSpec, Layer
 from captum_globenc.recording.linear import linear_map, linearized_norm
 from captum_globenc.recording.streams import Written
 
-
 Residual = tuple[list[Written], list[Tensor]]
 """Where a residual connection starts, and where it ends."""
 
@@ -57,7 +56,7 @@ class OpenLayer:
         return self.stream.dtype, self.seen["norm2"][0].dtype, self.value.dtype, self.attention.dtype
 
     def residuals(self, spec: EncoderSpec) -> tuple[Residual, Residual]:
-        """Return where the first and the second residual connection start and end, `(B, N, D)` or chunks of it."""
+        """Return the start and end of both residual connections, `(B, N, D)` or chunks along the tokens."""
         assert self.written is not None
         if spec.order == "post-LN":
             return ([self.given], self.seen["norm1"]), (self.normed, self.seen["norm2"])

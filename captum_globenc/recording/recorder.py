@@ -238,6 +238,8 @@ class Recorder:
             self._mine(self._leave_stack)()
             return output
         self._runs_as = [*fingerprint(stack, forward, self._ours), _given(args), _given(kwargs)]
+        spec = self._encoder.spec
+        self._runs_as += [spec.layers, spec.roles, spec.order, spec.layer_scale]
         # Copied first, as a model may write into what it is given.
         given = _copied((args, kwargs))
         with self._sums_of_two:
@@ -274,8 +276,8 @@ class Recorder:
             self._finish_layer(next_norm=self._encoder.final_norm)
             if self.error is None and self._index != count:
                 raise RecordingError(
-                    f"The encoder ran {count} layers, and {self._index} when it ran again on the same inputs: "
-                    "what it computes is not the same in every run."
+                    f"The encoder ran {count} layers, and {self._index} when it ran again on the same "
+                    "inputs: what it computes is not the same in every run."
                 )
 
         self._compares = True
@@ -410,14 +412,16 @@ class Recorder:
         assert layer.output is not None
         sums = self._sums_of_two.sums
         first, second = layer.residuals(self._encoder.spec)
-        for number, (start, end) in (("first", first), ("second", second)):
+        for number, part, (start, end) in (
+            ("first", "attention", first),
+            ("second", "feed-forward network", second),
+        ):
             if not carries(start, end, sums, self._real):
                 self._moved = self._moved or RecordingError(
-                    f"The {number} residual connection of encoder layer {self._index} does not carry each token "
-                    "unscaled past the "
-                    f"{'attention' if number == 'first' else 'feed-forward network'}: a hook exchanges or scales "
-                    "tokens, or the layer is not built like those of its family. GlobEnc would attribute to the "
-                    "wrong token. Take it off, or use TransformerDeepLift, which sees it."
+                    f"The {number} residual connection of encoder layer {self._index} does not carry each "
+                    f"token unscaled past the {part}: a hook exchanges or scales tokens, or the layer is not "
+                    "built like those of its family. GlobEnc would attribute to the wrong token. Take it "
+                    "off, or use TransformerDeepLift, which sees it."
                 )
         sums.clear()
 

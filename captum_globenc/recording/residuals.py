@@ -90,10 +90,9 @@ def _chunks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Cut both ends, and the mask, into the chunks of the one that has more."""
     sizes = [it.shape[1] for it in (start if len(start) > len(end) else end)]
-    masks = [None] * len(sizes) if real is None else real.split(sizes, 1)
-    yield from zip(
-        torch.cat(list(start), 1).split(sizes, 1), torch.cat(list(end), 1).split(sizes, 1), masks, strict=True
-    )
+    masks = [None] * len(sizes) if real is None else torch.split(real, sizes, 1)
+    starts, ends = (torch.split(torch.cat(list(it), 1), sizes, 1) for it in (start, end))
+    yield from zip(starts, ends, masks, strict=True)
 
 
 def _found(

@@ -35,10 +35,10 @@ STEPS = 2
 """Steps of a low precision by which a vector may differ from the same one at another place of the batch."""
 
 CAUSES = (
-    "the value vectors of the attention depend on other tokens than their own: an attention function of your "
-    "own, or a hook, moves values between tokens",
-    "the output depends on other tokens past the attention: the feed-forward network mixes tokens, or a hook on "
-    "it or on a norm does",
+    "the value vectors of the attention depend on other tokens than their own: an attention function of "
+    "your own, or a hook, moves values between tokens",
+    "the output depends on other tokens past the attention: the feed-forward network mixes tokens, or a "
+    "hook on it or on a norm does",
 )
 
 
@@ -92,9 +92,9 @@ class TokenCheck:
         """
         if layer.written_by_attention is None or layer.written_by_attention.shape != layer.stream.shape:
             raise RecordingError(
-                f"The output projection of {type(layer.layer.attention).__name__} did not run as a module, so "
-                "it cannot be checked that tokens are mixed by the attention alone. Choose another attention: "
-                'model.set_attn_implementation("sdpa").'
+                f"The output projection of {type(layer.layer.attention).__name__} did not run as a module, "
+                "so it cannot be checked that tokens are mixed by the attention alone. Choose another "
+                'attention: model.set_attn_implementation("sdpa").'
             )
         if not self._first:
             batch, tokens, _ = layer.stream.shape
@@ -165,8 +165,8 @@ class TokenCheck:
             confirmed = self._differs(again, torch.where(fixed, places, self._cycle()), fixed)
             if confirmed is not None:
                 raise RecordingError(
-                    f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would attribute to "
-                    "the wrong token. Take it off, or use TransformerDeepLift, which sees it."
+                    f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would attribute "
+                    "to the wrong token. Take it off, or use TransformerDeepLift, which sees it."
                 )
 
     def _differs(self, again: Callable[[], None], sources: Tensor, judged: Tensor) -> _Difference | None:

@@ -1,4 +1,4 @@
-"""Tell whether a model runs as it did when it was checked: the same modules, hooks and attention functions."""
+"""Tell whether a model runs as when it was checked: the same modules, hooks and attention functions."""
 
 import sys
 import weakref
