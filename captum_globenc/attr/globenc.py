@@ -94,6 +94,7 @@ class GlobEnc(Attribution):
         self.aggregation = aggregation
 
     @logged
+    @torch.no_grad()
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -134,8 +135,9 @@ class GlobEnc(Attribution):
             TypeError: token ids given as floats, or an output object where `target` needs a tensor.
             ValueError: `position` is out of range, on padding, of the wrong length, or needed and
                 not given; the inputs do not match the encoder's tokens; NaN or infinity in a layer.
-            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; or what a layer's
-                attention was seen to do does not add up to what it wrote.
+            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; the recorded
+                attention of a layer does not add up to what it wrote; or tokens are mixed elsewhere than in
+                the attention, as by a hook or a convolution.
             OverflowError: `normalize` is False and the scale exceeds the dtype.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
@@ -160,6 +162,7 @@ class GlobEnc(Attribution):
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
         return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
 
+    @torch.no_grad()
     def attribute_layers(
         self,
         inputs: Tensor | tuple[Tensor],
@@ -190,6 +193,7 @@ class GlobEnc(Attribution):
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
         return _laid_out(finite_scores(rows, ran), ran)
 
+    @torch.no_grad()
     def mixing_matrices(
         self,
         inputs: Tensor | tuple[Tensor],
@@ -212,6 +216,7 @@ class GlobEnc(Attribution):
         matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
         return _laid_out(finite(matrices, ran.mixtures), ran)
 
+    @torch.no_grad()
     def rollout_matrices(
         self,
         inputs: Tensor | tuple[Tensor],

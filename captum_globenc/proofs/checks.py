@@ -18,6 +18,7 @@ from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
 from captum_globenc.proofs.reconstruction import layer_error
 from captum_globenc.recording.linear import linearized_norm
 from captum_globenc.recording.recorder import record
+from captum_globenc.recording.refusal import RecordingError
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def check_encoder(
     if tolerance is None:
         tolerance = max(1e-6, 1e3 * torch.finfo(own.dtype).eps)
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
+    if not failures:
+        try:  # the checks of every pass, of residual connections and of what mixes tokens among them
+            record(lambda: _run_forward(forward, inputs, None, extra), encoder, lambda layer: None)
+        except RecordingError as error:
+            failures.append(str(error).rstrip("."))
     if _state(model) != before:
         failures.append("the model is not as it was: its hooks, attention implementation or training flags")
     if failures:
