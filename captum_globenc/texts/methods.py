@@ -20,7 +20,7 @@ from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
 from captum_globenc.texts.question import Question
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "run_methods"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "differences", "run_methods"]
 
 REFUSALS = (UnsupportedEncoderError, NoPositionError, NotComparableError, ProofError, RecordingError)
 """What tells that a method does not hold for a model, whatever the text."""
@@ -54,14 +54,20 @@ def _deep_lift(question: Question) -> Tensor:
         scores: Tensor = question.of.exact_differences.attribute(*arguments)
         return scores.sum(-1) if scores.dim() == 3 else scores
 
-    return _differences(question, summed)
+    return differences(question, summed)
 
 
 def _deep_lift_layers(question: Question) -> Tensor:
-    return _differences(question, question.of.exact_differences.attribute_layers)
+    return differences(question, question.of.exact_differences.attribute_layers)
 
 
-def _differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+def differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+    """Run exact differences over ids where the baseline is ids, otherwise over word embeddings.
+
+    Args:
+        question: what is explained.
+        method: from inputs, baselines, None for the target, and other arguments, to a tensor `(A, ...)`.
+    """
     inputs, baselines, extra = question.inputs, question.baselines, question.extra
     if not question.of.by_ids:
         embed, extra = question.of.over_embeddings.embed, (inputs, *extra)

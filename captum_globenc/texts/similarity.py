@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.embedded import Embedded
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, differences, run_methods
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.question import Explained, Question, resolve_baseline
 from captum_globenc.texts.subject import Subject, subject_of
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
@@ -97,7 +96,7 @@ def explain_embeddings(
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
-    settings = {"mixing": options.mixing, "baseline": options.baseline}
+    settings = {"mixing": options.mixing, "baseline": resolve_baseline(options.baseline, tokenizer)}
     whose = {"name": str(model.config.name_or_path or ""), "class": type(subject.given).__name__}
     reads = pooled_token(subject.given) if where is None and "globenc" in scores else where
     target = "similarity" if others else "norm of the embedding"
@@ -204,9 +203,13 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
             "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
         )
     one = {name: it[:1, : embedded.encoded.length(0)] for name, it in embedded.encoded.batch.items()}
-    ids, extra = embedded.forward.arguments(one)
-    blanks = embedded.forward.masked(one, subject.tokenizer)
-    method = TransformerDeepLift(embedded.alike, subject.model)
-    scores = cast(Tensor, method.attribute_classes(ids, blanks, (*extra, parts)))
+    of = Explained(subject.model, subject.tokenizer, embedded.forward, embedded.alike)
+    question = Question(of, one, torch.zeros(1, dtype=torch.long, device=parts.device), (parts,))
+
+    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Tensor | None, ...]) -> Tensor:
+        found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
+        return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
+
+    scores = differences(question, over_pairs)
     value = float((embedded.vectors[0] * embedded.vectors[1]).sum())
     return TokenMatrix(embedded.tokens(0), embedded.tokens(1), scores[0], value)
