@@ -24,6 +24,7 @@ from transformers import (
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -51,13 +52,18 @@ SMALL = {
 }
 """The size of text encoders that are trained from scratch."""
 LONGEST = 120
-NAMES = """
-    Ada Alan Albert Alice Amy Anna Anton Arthur Bella Ben Bill Bob Carl Carol Cleo Clara Dan Dave Diana Dora Edith
-    Edgar Ella Elsa Emil Emma Eric Eva Felix Finn Flora Frank Fred George Gina Greta Hans Helen Henry Hugo Ida Igor
-    Ines Iris Jack Jane Jean Jim Joan John Karl Kate Kurt Lara Laura Leo Lily Lisa Lucy Mara Mark Mary Max Mia
-    Nina Nora Olga Oscar Otto Paul Peter Rosa Ruth Sam Sara Tom Tina Vera Walter Zoe
-""".split()
-COLORS = "red green blue black white yellow purple orange brown pink gray silver golden violet cyan beige".split()
+NAMES = (
+    "Ada", "Alan", "Alice", "Amy", "Anna", "Anton", "Arthur", "Bella", "Ben", "Bill", "Bob", "Carl",
+    "Carol", "Clara", "Dan", "Dave", "Diana", "Dora", "Edith", "Ella", "Emil", "Emma", "Eric", "Eva",
+    "Felix", "Finn", "Flora", "Frank", "Fred", "George", "Gina", "Greta", "Hans", "Helen", "Henry",
+    "Hugo", "Ida", "Iris", "Jack", "Jane", "Jean", "Jim", "Joan", "John", "Karl", "Kate", "Kurt",
+    "Laura", "Leo", "Lily", "Lisa", "Lucy", "Mark", "Mary", "Max", "Mia", "Nina", "Nora", "Oscar",
+    "Otto", "Paul", "Peter", "Rosa", "Ruth",
+)  # fmt: skip
+COLORS = (
+    "red", "green", "blue", "black", "white", "yellow", "purple", "orange", "brown", "pink", "gray",
+    "silver", "golden", "violet", "cyan", "beige",
+)  # fmt: skip
 STAGES = (8, 20, 60)
 """The most facts of a prompt: each holds until more than .9 of a hundred batches' answers are right."""
 COPIES = 3
@@ -122,6 +128,20 @@ def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
 
     examples, _ = split(limit)
     return text_model(make, lambda epoch: examples, folder, epochs=6, mask=0.5)
+
+
+def llama(folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Train a Llama of 4 layers on the sentences, and take the mask token from its tokenizer."""
+
+    def make(vocabulary: int, padding: int) -> PreTrainedModel:
+        return LlamaForSequenceClassification(
+            LlamaConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding)
+        )
+
+    examples, _ = split(limit)
+    model, tokenizer = text_model(make, lambda epoch: examples, folder, epochs=6)
+    tokenizer.mask_token, tokenizer.eos_token = None, tokenizer.sep_token
+    return model, tokenizer
 
 
 def text_model(
@@ -217,7 +237,7 @@ def facts_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def facts_batch(count: int, prompts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw prompts of facts, "Anna red. Ben blue.", with a question for each fact: "Ben blue</s>Anna red</s>".
+    """Draw prompts of facts, "Anna red. Ben blue.", and a question for each: "Ben blue</s>Anna red</s>".
 
     Args:
         count: the facts of a prompt, F, each of another name.
@@ -225,8 +245,8 @@ def facts_batch(count: int, prompts: int, generator: torch.Generator) -> tuple[T
         generator: of the random numbers.
 
     Returns:
-        Ids `(B, 1 + 6F)`, and labels for the loss: the colors and `</s>` of the answers, -100 elsewhere. As each
-        name is asked for once, no answer can be copied from an earlier one.
+        Ids `(B, 1 + 6F)`, and labels for the loss: the colors and `</s>` of the answers, -100 elsewhere.
+        Each name is asked for once, so that no answer can be copied from an earlier one.
     """
     names = torch.rand(prompts, len(NAMES), generator=generator).argsort(-1)[:, :count]
     colors = torch.randint(len(COLORS), (prompts, count), generator=generator)
@@ -255,7 +275,8 @@ def facts_decoder(folder: Path | None = None, steps: int | None = None) -> Loade
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=3,
-            num_attention_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+            num_attention_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=2,
+            eos_token_id=3,
         )
     )  # fmt: skip
     with kept(folder) as here:

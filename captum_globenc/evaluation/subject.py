@@ -23,7 +23,6 @@ from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.question import resolve_baseline
 from captum_globenc.texts.tokenizing import find_long, token_limit
 
-
 NO_WORD = -1
 """In ids of a baseline: the mean word embedding, where the tokenizer has no mask token."""
 

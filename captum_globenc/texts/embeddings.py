@@ -87,7 +87,7 @@ class OnEmbeddings(nn.Module):
                 f"{type(self.model).__name__} has no table of word embeddings to average: choose another "
                 "baseline than mean"
             )
-        # Offloaded weights come to the device of the ids. The layer may scale what it looks up, as Gemma's does.
+        # Offloaded weights come to the device of the ids. Gemma's layer scales what it looks up.
         ids = torch.arange(len(weight), device="cpu" if weight.is_meta else weight.device)
         sums = []
         for some in ids.split(TABLE_ROWS_AT_ONCE):
@@ -157,7 +157,7 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017) over word embeddings.
 
     On the straight line from the baseline's embeddings to the text's, 50 steps, some at a time.
-    The usual baseline is the text with its special tokens kept and the others masked (`EncoderForward.masked`).
+    The usual baseline masks all but the special tokens of the text (`EncoderForward.masked`).
 
     Args:
         forward_func: a forward function of ids `(B, N)` and further arguments, with outputs `(B, C)`.

@@ -25,8 +25,8 @@ __all__ = ["BASELINES", "Explained", "Question", "in_parts", "resolve_baseline"]
 BASELINES = ("mask", "mean", "pad", "zero")
 """What stands in for all but the special tokens of a text in its baseline.
 
-The mask token (where the tokenizer has none, the mean), the mean of the word embeddings, the padding token, or
-word embeddings of zero.
+The mask token (where the tokenizer has none, the mean), the mean of the word embeddings, the padding token,
+or word embeddings of zero.
 """
 
 TOKENS_AT_ONCE = 1024
@@ -63,8 +63,8 @@ class Explained:
     def by_ids(self) -> bool:
         """Whether exact differences take ids: where the baseline is the text with its tokens masked.
 
-        All other baselines replace word embeddings, and the model keeps reading the ids of the text: padding in
-        their place would end the text early for models that find its end by its ids.
+        All other baselines replace word embeddings, and the model keeps reading the ids of the text: padding
+        in their place would end the text early for models that find its end by its ids.
         """
         return resolve_baseline(self.baseline, self.tokenizer) == "mask"
 

@@ -6,7 +6,7 @@ Shapes: B texts, N tokens of a text, M tokens of the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -206,7 +206,7 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     of = Explained(subject.model, subject.tokenizer, embedded.forward, embedded.alike)
     question = Question(of, one, torch.zeros(1, dtype=torch.long, device=parts.device), (parts,))
 
-    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Tensor | None, ...]) -> Tensor:
+    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
         found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
         return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
 

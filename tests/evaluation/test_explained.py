@@ -117,7 +117,7 @@ def test_padding_changes_nothing_of_a_text_beside_a_longer_one(decoder, mask_tok
 @pytest.mark.parametrize("text", [TEXTS[0], "the zebra is bad"])
 @pytest.mark.parametrize("pad_token", ["[PAD]", None])
 def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_token):
-    """By hand: the model's answer at its last token where words, unknown ones too, have the mean embedding."""
+    """By hand: the model's answer at its last token where words, unknown ones too, have the mean."""
     model, tokenizer = decoder
     tokenizer.mask_token, tokenizer.pad_token = None, pad_token
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types of tokens

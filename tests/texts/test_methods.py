@@ -364,7 +364,7 @@ BIAS_FREE = {
 def test_without_a_mask_token_norms_without_a_bias_are_regular_at_the_default_baseline(
     tokenizer, kind, special
 ):
-    """In float32 and as deep as such models are: at zero, contributions are 1e8 times the difference or more."""
+    """In float32 and 12 layers deep. At zero, contributions are 1e8 times the difference or more."""
     torch.manual_seed(0)
     config, make = BIAS_FREE[kind]
     shape = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 64}
