@@ -22,7 +22,7 @@ MIXINGS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N
 AGGREGATIONS = ("rollout", "max-flow")
 """How these become one over all layers."""
 
-BASELINES = ("mask", "pad", "zero")
+BASELINES = ("mask", "mean", "pad", "zero")
 """What a text is compared with."""
 
 METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")

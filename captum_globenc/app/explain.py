@@ -104,8 +104,8 @@ def explain_texts(
         str,
         typer.Option(
             metavar="HOW",
-            help="What a text is compared with: mask, all its tokens masked; pad; or zero, word embeddings "
-            "of zero.",
+            help="What a text is compared with: mask, all its tokens masked (mean where the tokenizer has no "
+            "mask token); mean, the mean word embedding; pad; or zero, word embeddings of zero.",
             autocompletion=completing(BASELINES),
         ),
     ] = "mask",

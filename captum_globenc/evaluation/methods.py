@@ -87,7 +87,7 @@ def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tenso
     inputs, blanks, extra = batch.inputs, batch.blanks, batch.extra
     if subject.keeps_ids:
         over = subject.over_embeddings
-        inputs, blanks, extra = over.embed(inputs), over.embed(blanks), (inputs, *extra)
+        inputs, blanks, extra = over.embed(inputs), subject.embed(blanks), (inputs, *extra)
     scores: Tensor = subject.exact_differences.attribute(inputs, blanks, batch.target, extra, n_steps=n_steps)
     return scores.sum(-1) if subject.keeps_ids else scores
 
@@ -111,7 +111,7 @@ def libragrad(subject: Subject, batch: Batch) -> Tensor:
 def gim(subject: Subject, batch: Batch) -> Tensor:
     """GIM from the text all masked, on word embeddings."""
     over = subject.over_embeddings
-    inputs, blanks = over.embed(batch.inputs), over.embed(batch.blanks)
+    inputs, blanks = over.embed(batch.inputs), subject.embed(batch.blanks)
     extra = (batch.inputs, *batch.extra)
     return gradient_interactions(over, inputs, blanks, extra, batch.target).sum(-1)
 
@@ -133,7 +133,7 @@ def on_embeddings(
     """One of Captum's methods over word embeddings, the ids kept; its baseline is the text all masked."""
     over = subject.over_embeddings
     if has_baseline:
-        options["baselines"] = over.embed(batch.blanks)
+        options["baselines"] = subject.embed(batch.blanks)
     scores = method(over).attribute(
         over.embed(batch.inputs),
         target=batch.target,
@@ -146,7 +146,12 @@ def on_embeddings(
 def integrated_gradients(subject: Subject, batch: Batch) -> Tensor:
     """Integrated gradients from the text all masked, as `explain` has them."""
     return over_embeddings(
-        subject.forward, subject.model, batch.inputs, batch.blanks, batch.target, batch.extra
+        subject.forward,
+        subject.model,
+        batch.inputs,
+        subject.embed(batch.blanks),
+        batch.target,
+        batch.extra,
     )
 
 

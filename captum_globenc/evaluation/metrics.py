@@ -139,7 +139,8 @@ def completeness_error(subject: Subject, batch: Batch, scores: Tensor) -> Tensor
     0 for a method that adds up to it (Sundararajan et al. 2017, "completeness"); others need not.
     """
     with torch.no_grad():
-        blank = batch.forward(batch.blanks, *batch.extra)
+        forward = subject.blanked if subject.keeps_ids else batch.forward
+        blank = forward(batch.blanks, *subject.beside(batch))
     difference = (batch.outputs - blank).gather(1, batch.target[:, None])[:, 0]
     return (scores.double().sum(dim=1) - difference).abs()
 

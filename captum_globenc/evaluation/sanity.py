@@ -175,7 +175,7 @@ def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
         extra=extra,
         outputs=outputs,
         mask=longer(batch.mask, True),
-        blanks=longer(batch.blanks, subject.blank),
+        blanks=longer(batch.blanks, subject.baseline),
         marked=longer(batch.marked, False),
         decoys=longer(batch.decoys, False),
         forward=Remembering(subject.forward),

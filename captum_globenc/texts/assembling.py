@@ -18,7 +18,7 @@ from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.origin import find_offsets, find_unknown
-from captum_globenc.texts.question import usable_baseline
+from captum_globenc.texts.question import resolve_baseline
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["assemble", "beside"]
@@ -144,7 +144,8 @@ def _place(
 def _of_text(given: Given, text: int) -> dict[str, Any]:
     """Return the fields that tell of a text and of what read it."""
     whole, model = given.encoded.whole, given.subject.model
-    settings = {"mixing": given.options.mixing, "baseline": usable_baseline(given.options.baseline, model)}
+    baseline = resolve_baseline(given.options.baseline, model, given.subject.tokenizer)
+    settings = {"mixing": given.options.mixing, "baseline": baseline}
     if len(given.encoded.rows[text]) > 1:
         settings["windows"] = str(given.options.windows)
     ids = whole["input_ids"][text, : given.encoded.length(text)].tolist()

@@ -82,8 +82,11 @@ def explain(
             the "start" or "end" of an answer; left out, what is predicted. Several classes, or "all", are
             shown side by side, with scores by method and class. "globenc" knows no class.
         against: What `target` is held against: why that one rather than this.
-        baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with, special tokens
-            kept: "mask", all its tokens masked; "pad", padding; "zero", word embeddings of zero.
+        baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with. Special tokens
+            are kept, the others replaced: "mask" by the mask token, or the mean word embedding where the
+            tokenizer has no mask token; "mean" by the mean word embedding; "pad" by the embedding of padding;
+            "zero" by zeros, where norms without a bias are singular (RMSNorm of Llama, Mistral, Qwen, T5).
+            `settings["baseline"]` of an explanation says which was used.
         windows: How many tokens neighbouring windows share, into which a text is cut that is longer than the
             model takes, or its pair where that is longer. The prediction is of the mean of the windows'
             logits, and a token's score is the average over the windows that hold it; GlobEnc's are made to

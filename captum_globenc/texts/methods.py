@@ -17,9 +17,9 @@ from captum_globenc.errors import PrecisionError, ReconstructionError, Unsupport
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
-from captum_globenc.texts.question import Question, usable_baseline
+from captum_globenc.texts.question import Question, resolve_baseline
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "run_methods"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "differences", "run_methods"]
 
 REFUSALS = (
     UnsupportedEncoderError,
@@ -60,14 +60,20 @@ def _deep_lift(question: Question) -> Tensor:
         scores: Tensor = question.of.exact_differences.attribute(*arguments)
         return scores.sum(-1) if scores.dim() == 3 else scores
 
-    return _differences(question, summed)
+    return differences(question, summed)
 
 
 def _deep_lift_layers(question: Question) -> Tensor:
-    return _differences(question, question.of.exact_differences.attribute_layers)
+    return differences(question, question.of.exact_differences.attribute_layers)
 
 
-def _differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+def differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+    """Run exact differences over ids where the baseline is ids, otherwise over word embeddings.
+
+    Args:
+        question: what is explained.
+        method: from inputs, baselines, None for the target, and other arguments, to a tensor `(A, ...)`.
+    """
     inputs, baselines, extra = question.inputs, question.baselines, question.extra
     if not question.of.by_ids:
         embed, extra = question.of.over_embeddings.embed, (inputs, *extra)
@@ -159,8 +165,11 @@ def run_methods(
                 told[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
-    used = usable_baseline(question.of.baseline, question.of.model)
-    if used != question.of.baseline and found.keys() & {"transformer-deep-lift", "integrated-gradients"}:
+    used = resolve_baseline(question.of.baseline, question.of.model, question.of.tokenizer)
+    if used == "zero" != question.of.baseline and found.keys() & {
+        "transformer-deep-lift",
+        "integrated-gradients",
+    }:
         told[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
             f"(token_dropout), so {question.of.baseline!r} is none"

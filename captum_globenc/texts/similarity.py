@@ -6,24 +6,23 @@ Shapes: B texts, N tokens of a text, M tokens of the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.embedded import Embedded, Role, encodes_roles
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, differences, run_methods
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.question import Explained, Question, usable_baseline
+from captum_globenc.texts.question import Explained, Question, resolve_baseline
 from captum_globenc.texts.subject import Subject, subject_of
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
@@ -100,7 +99,8 @@ def explain_embeddings(
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
-    settings = {"mixing": options.mixing, "baseline": usable_baseline(options.baseline, sides[0].model)}
+    baseline = resolve_baseline(options.baseline, sides[0].model, sides[0].tokenizer)
+    settings = {"mixing": options.mixing, "baseline": baseline}
     if roles[0]:
         settings["encoded"] = "by encode_query and encode_document"
     whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(subject.given).__name__}
@@ -265,9 +265,14 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
         raise ValueError(
             "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
         )
-    ids, extra = own.forward.arguments(own.encoded.batch)
-    blanks = own.forward.masked(own.encoded.batch, own.tokenizer)
-    method = TransformerDeepLift(own.alike, own.model)
-    scores = cast(Tensor, method.attribute_classes(ids, blanks, (*extra, parts)))
+    of = Explained(own.model, own.tokenizer, own.forward, own.alike)
+    only = torch.zeros(1, dtype=torch.long, device=parts.device)
+    question = Question(of, own.encoded.batch, only, (parts,))
+
+    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
+        found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
+        return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
+
+    scores = differences(question, over_pairs)
     value = float((own.vectors * its.vectors).sum())
     return TokenMatrix(own.tokens(0), its.tokens(0), scores[0], value)

@@ -84,7 +84,7 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     [
         ({"target": "<b>"}, "target &#x27;&lt;b&gt;&#x27; is none of the model&#x27;s: NEGATIVE, POSITIVE"),
         ({"target": "0", "against": "negative"}, "NEGATIVE is held against itself"),
-        ({"baseline": "none"}, "no baseline none; known: mask, pad, zero"),
+        ({"baseline": "none"}, "no baseline none; known: mask, mean, pad, zero"),
         ({"methods": ("magic",)}, "no method magic; known: globenc"),
     ],
 )

@@ -108,7 +108,7 @@ def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, f
     assert ["word", "globenc,", "%", "transformer-deep-lift,", "logit"] in map(str.split, lines)
 
 
-@pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
+@pytest.mark.parametrize("baseline", ["mask", "mean", "pad", "zero"])
 def test_class_contrast_and_baseline_are_passed_on(run, folder, baseline):
     options = ("--method", "transformer-deep-lift", "--baseline", baseline)
     chosen = ("--target", "negative", "--against", "1")
@@ -150,7 +150,7 @@ def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monke
     ("options", "message"),
     [
         (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift, decompx"),
-        (["--baseline", "blank"], "no baseline blank; known: mask, pad, zero"),
+        (["--baseline", "blank"], "no baseline blank; known: mask, mean, pad, zero"),
         (["--mixing", "N-Nothing"], "no mixing N-Nothing; known: W, "),
         (["--target", "A", "--against", "a"], "a is held against itself: choose two classes"),
         (["--position", "first"], "position must be a whole number or mean"),

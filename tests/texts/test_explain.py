@@ -177,7 +177,7 @@ def test_no_texts_have_no_explanations(classifier):
         ),
         ({"methods": []}, "a list of one or more of globenc"),
         ({"methods": "globenc"}, "a list of one or more of globenc"),
-        ({"baseline": "blank"}, "no baseline blank; known: mask, pad, zero"),
+        ({"baseline": "blank"}, "no baseline blank; known: mask, mean, pad, zero"),
         ({"target": "POSTIVE"}, "target 'POSTIVE' is none of the model's: NEGATIVE, POSITIVE"),
         ({"target": 2}, "target 2 is none of the model's: NEGATIVE, POSITIVE"),
         ({"against": "x"}, "against 'x' is none of the model's: NEGATIVE, POSITIVE"),

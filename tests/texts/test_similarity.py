@@ -113,6 +113,16 @@ def test_the_matrix_adds_up_over_the_tokens_of_each_text(model):
     assert (matrix.others[best[0]], matrix.tokens[best[1]]) == ("nap", "sleeps")
 
 
+@pytest.mark.parametrize("mask_token", ["[MASK]", None])
+def test_matrix_and_scores_have_the_same_baseline(tmp_path, mask_token):
+    model = tiny(tmp_path)
+    model.tokenizer.mask_token = mask_token
+    matrix = similarity_matrix("a good film", "the plot is bad", model)
+    (it,) = explain(["a good film"], model, pair=["the plot is bad"], methods=[SIGNED])
+    assert it.settings["baseline"] == ("mean" if mask_token is None else "mask")
+    assert matrix.scores.sum(0).tolist() == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
+
+
 def test_what_is_no_mean_has_no_matrix(tmp_path, model):
     first = tiny(tmp_path, pooling_mode="cls")
     with pytest.raises(ValueError, match="no means of its tokens' vectors"):
