@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from captum_globenc.results.names import unknown_names
 from captum_globenc.results.printable import printable
 from captum_globenc.results.terminal import show
 
@@ -173,14 +174,14 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse names that are not known, before anything that takes a while is imported.
+    """Reject unknown names before slow imports.
 
     Raises:
         CommandError: one is not known.
     """
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise CommandError(f"no {what} {', '.join(unknown)}; known: {', '.join(known)}")
+        raise CommandError(unknown_names(what, unknown, known))
 
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,15 +19,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.names import unknown_names
 from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
 from captum_globenc.texts.assembling import assemble
-from captum_globenc.texts.methods import run_methods
+from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
+from captum_globenc.texts.methods import METHODS, run_methods
 from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.question import Explained, Question, in_parts
 from captum_globenc.texts.similarity import explain_embeddings
 from captum_globenc.texts.subject import Subject, subject_of
-from captum_globenc.texts.tasks import task_of
+from captum_globenc.texts.tasks import check_task, task_of
 from captum_globenc.texts.tokenizing import encode
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ __all__ = ["explain"]
 
 
 def explain(
-    texts: Sequence[str],
+    texts: Texts,
     model: PreTrainedModel | Pipeline | nn.Module,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    pair: str | Sequence[str | None] | None = None,
+    pair: Pairs = None,
+    context: Pairs = None,
     position: int | Literal["mean"] | None = None,
     mixing: str = "N-Enc",
     layers: bool = False,
@@ -66,11 +68,12 @@ def explain(
     one by one.
 
     Args:
-        texts: B texts.
+        texts: B texts, or B tuples (text, pair).
         model: A Hugging Face model for one of these, in eval mode; a pipeline of transformers; or a
             SentenceTransformer or a CrossEncoder.
         tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
-        pair: A second segment that goes with every text, or one for each, None where a text has none.
+        pair: A second segment that goes with every text, or one for each. None where a text has none.
+        context: `pair` of a question: the passage that holds its answer. For models that answer questions.
         position: The token whose mixture GlobEnc explains: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools, or the tokens
             whose outputs are explained.
@@ -97,8 +100,9 @@ def explain(
         token, and none of one without entities.
 
     Raises:
-        TypeError: `texts` is one string, or holds something else, or there is no tokenizer.
-        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
+        TypeError: `texts` is one string, or holds something else; `model` is not of transformers; or there
+            is no tokenizer.
+        ValueError: The model generates text; there are not as many pairs as texts, a method that was chosen does not hold for the
             model or none does, the model's outputs are none of a task's, a name is not known, a class is held
             against itself, a position lies outside of a text, a text has no mask token or no text to find an
             answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
@@ -114,27 +118,25 @@ def explain(
         >>> explanation.tokens[scores.index(max(scores))]
         'wonderful'
     """
-    if isinstance(texts, str):
-        raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
-    texts = list(texts)
-    pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
-    for it in (*texts, *(pair for pair in pairs if pair is not None)):
-        if not isinstance(it, str):
-            raise TypeError(f"a text is a {type(it).__name__}, and no string: {it!r}")
-    if len(pairs) != len(texts):
-        raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
+    if context is not None and pair is not None:
+        raise ValueError("context is pair by another name: leave one of the two out")
+    found, pairs = texts_and_pairs(texts, pair if context is None else context)
+    unknown = [] if isinstance(methods, str) else [it for it in methods or () if it not in METHODS]
+    if unknown:
+        raise ValueError(unknown_names("method", unknown, [*METHODS]))
     options = Options(methods, position, mixing, layers, target, against, baseline, windows, threshold)
-    if not texts:
+    if not found:
         return Explanations()
     subject = subject_of(model, tokenizer)
+    check_task(subject, context=context is not None)
     told: dict[str, None] = {}
     run = partial(
         explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
     )
-    if len(texts) > 1 and not subject.pads:
-        made = [it for text, other in zip(texts, pairs, strict=True) for it in run([text], [other])]
+    if len(found) > 1 and not subject.pads:
+        made = [it for text, other in zip(found, pairs, strict=True) for it in run([text], [other])]
     else:
-        made = run(texts, pairs)
+        made = run(found, pairs)
     for message in told:
         if tell is None:
             warnings.warn(message, stacklevel=2)
