@@ -7,8 +7,6 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    BertConfig,
-    BertForPreTraining,
     GPT2Config,
     GPT2LMHeadModel,
     T5Config,
@@ -17,8 +15,7 @@ from transformers import (
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
 from captum_globenc.texts.loading import load_classifier
-from checkpoints import VOCABULARY, save_classifier
-from models import SMALL
+from checkpoints import VOCABULARY
 
 TEXTS = ["a good film", "the plot is bad"]
 
@@ -193,7 +190,10 @@ def test_pairs_that_are_no_texts_are_named_with_their_place(classifier):
 def test_texts_in_tuples_have_their_pairs(classifier):
     expected = explain(TEXTS, *classifier, pair=["a script", "great"])
     for kind in (tuple, list):
-        assert explain([kind(it) for it in zip(TEXTS, ["a script", "great"], strict=True)], *classifier) == expected
+        assert (
+            explain([kind(it) for it in zip(TEXTS, ["a script", "great"], strict=True)], *classifier)
+            == expected
+        )
     with pytest.raises(ValueError, match="texts hold pairs already.*leave pair out"):
         explain([("a", "b")], *classifier, pair="c")
 
@@ -226,7 +226,9 @@ def language_models():
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2}
     yield GPT2LMHeadModel(GPT2Config(**vocabulary, **sizes))
     yield T5ForConditionalGeneration(
-        T5Config(**vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        T5Config(
+            **vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
     )
 
 
@@ -236,7 +238,12 @@ def test_a_language_model_is_told_what_is_supported(classifier, model):
         explain(TEXTS, model.eval(), classifier[1])
     said = str(error.value)
     assert type(model).__name__ in said
-    for named in ("ForSequenceClassification", "ForMaskedLM", "09_the_next_token_of_a_decoder", "docs/tasks.md"):
+    for named in (
+        "ForSequenceClassification",
+        "ForMaskedLM",
+        "09_the_next_token_of_a_decoder",
+        "docs/tasks.md",
+    ):
         assert named in said
 
 

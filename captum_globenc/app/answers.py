@@ -16,7 +16,7 @@ from captum_globenc.drawing.page import heat_map, legend, number_table
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
-from captum_globenc.texts.explaining import explain
+from captum_globenc.texts.explaining import TRUNCATED, explain
 from captum_globenc.texts.loading import Classifier, LoadingError
 from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
@@ -139,7 +139,8 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if explanation.truncated:
-        notes.append(_cut(explanation))
+        # The form has no windows, and this says more of the one text than the notice of explain() does.
+        notes = [*(it for it in notes if not it.startswith(TRUNCATED.partition("{")[0])), _cut(explanation)]
     return Answer(
         '<div class="globenc" aria-live="polite">'
         f'<p class="prediction">{escape(explanation.headline)}</p>{_bars(explanation)}</div>'

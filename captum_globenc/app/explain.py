@@ -180,7 +180,7 @@ def explain_texts(
         raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
     wanted = list(read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
-        from captum_globenc.texts.explaining import explain
+        from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
         from captum_globenc.texts.tokenizing import find_long, token_limit
@@ -227,7 +227,8 @@ def explain_texts(
 
     _give(_explanations(wanted, run), len(wanted), draw, save, html)
     for message in told if own or not others else ():
-        note(message)
+        if not message.startswith(TRUNCATED.partition("{")[0]):  # counted below, over all batches
+            note(message)
     limit = token_limit(classifier, tokenizer) if windows is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:

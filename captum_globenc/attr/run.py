@@ -6,7 +6,7 @@ B batch, L layers, N tokens, D embedding size.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from captum._utils.common import _run_forward

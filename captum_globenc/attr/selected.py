@@ -65,7 +65,9 @@ def _what_is_wrong(output: Tensor, target: Any) -> str | None:
     count = f"the output has {shape[0]} classes, 0 to {shape[0] - 1}" if len(shape) == 1 else ""
     has = count or f"the output of each example is {shape}"
     if named is not None:
-        return f"target {named!r} is a class name, and {has}: pass the index, model.config.label2id[{named!r}]"
+        return (
+            f"target {named!r} is a class name, and {has}: pass the index, model.config.label2id[{named!r}]"
+        )
     if isinstance(given, list) and len(given) != len(output):
         return f"there are {len(given)} targets for {len(output)} examples: pass one for each, or one for all"
     for one, original in zip(indices, of_each, strict=True):

@@ -97,8 +97,8 @@ def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
     shares = [name for name in methods if name not in signed]
     alone = f", or subtract {', '.join(shares)} alone, with .by({shares[0]!r})" if shares else ""
     raise ValueError(
-        f"these explain different outputs, {one.subject!r} and {other.subject!r}, of different models or texts: "
-        f"{how}{alone}"
+        f"these explain different outputs, {one.subject!r} and {other.subject!r}, of different models or "
+        f"texts: {how}{alone}"
     )
 
 
@@ -123,7 +123,10 @@ def _called(one: Record, other: Record) -> str:
         if it.model != its.model:
             names.append(it.model.get("name") or it.model.get("class") or "another model")
         if it.sources != its.sources:
-            names.append(repr(shorten(" / ".join(it.sources), 40)))
+            own = [text for text in it.sources if text not in its.sources] or it.sources
+            names.append(repr(shorten(" / ".join(own), 40)))
+        if it.span != its.span:
+            names.append(it.part)
         changed = [key for key, value in it.settings.items() if its.settings.get(key, value) != value]
         names += [f"{key}={it.settings[key]}" for key in changed]
         sides.append(", ".join(names))
@@ -137,10 +140,10 @@ def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
     Raises:
         ValueError: They are of different texts, or their tokenizers give no offsets.
     """
-    texts = [repr(shorten(" / ".join(it.sources), 40)) for it in (one, other)]
+    texts = [repr(shorten(it.text, 40)) for it in (one, other)]
     if one.sources != other.sources:
         raise ValueError(
-            f"{texts[0]} and {texts[1]} have different tokens, which can be aligned by words only within one text"
+            f"{texts[0]} and {texts[1]} have different tokens: those of one text alone are aligned by words"
         )
     if not (one.offsets and other.offsets) or one.picture or other.picture:
         raise ValueError(
@@ -162,8 +165,11 @@ def _word_spans(record: Record) -> list[Span]:
     for word in record.groups:
         places = [place for token in word.tokens if (place := record.offsets[token]) is not None]
         if places:
-            stop = max(place.stop for place in places)
-            spans.append(Span(min(place.start for place in places), stop, places[0].segment))
+            start, stop = min(place.start for place in places), max(place.stop for place in places)
+            text = record.sources[places[0].segment][start:stop]
+            if text.strip():  # some tokenizers count the space before a word
+                start, stop = stop - len(text.lstrip()), start + len(text.rstrip())
+            spans.append(Span(start, stop, places[0].segment))
     return spans
 
 

@@ -30,12 +30,15 @@ from captum_globenc.texts.question import Explained, Question, in_parts
 from captum_globenc.texts.similarity import explain_embeddings
 from captum_globenc.texts.subject import Subject, subject_of
 from captum_globenc.texts.tasks import check_task, task_of
-from captum_globenc.texts.tokenizing import encode
+from captum_globenc.texts.tokenizing import encode, token_limit
 
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["explain"]
+__all__ = ["TRUNCATED", "explain"]
+
+TRUNCATED = "texts are truncated at {} tokens, the most that this model takes"
+"""What the notice of truncated texts begins with."""
 
 
 def explain(
@@ -93,7 +96,8 @@ def explain(
             sum to 1 again. An entity, an answer and a filled-in word are of the window that they are found
             in. Left out, such texts lose their end.
         threshold: How likely a label of a multi-label model has to be to be explained.
-        tell: Called with what is left out, and why; left out itself, that is a warning.
+        tell: Called with each notice: a method that is left out and why, texts that are truncated. By default
+            notices are warnings.
 
     Returns:
         An explanation of each text, in their order: several of one with more than one label, entity or mask
@@ -102,11 +106,11 @@ def explain(
     Raises:
         TypeError: `texts` is one string, or holds something else; `model` is not of transformers; or there
             is no tokenizer.
-        ValueError: The model generates text; there are not as many pairs as texts, a method that was chosen does not hold for the
-            model or none does, the model's outputs are none of a task's, a name is not known, a class is held
-            against itself, a position lies outside of a text, a text has no mask token or no text to find an
-            answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
-            too much, or the model's output is not finite.
+        ValueError: The model generates text, there are not as many pairs as texts, a method that was chosen
+            does not hold for the model or none does, the model's outputs are none of a task's, a name is not
+            known, a class is held against itself, a position lies outside of a text, a text has no mask
+            token or no text to find an answer in, is not valid Unicode or has tokens that the model has no
+            embedding for, windows share too much, or the model's output is not finite.
         RuntimeError: The numbers of a method that was chosen were found not to hold.
 
     Example:
@@ -118,14 +122,12 @@ def explain(
         >>> explanation.tokens[scores.index(max(scores))]
         'wonderful'
     """
-    if context is not None and pair is not None:
-        raise ValueError("context is pair by another name: leave one of the two out")
-    found, pairs = texts_and_pairs(texts, pair if context is None else context)
+    strings, pairs = texts_and_pairs(texts, pair, context)
     unknown = [] if isinstance(methods, str) else [it for it in methods or () if it not in METHODS]
     if unknown:
         raise ValueError(unknown_names("method", unknown, [*METHODS]))
     options = Options(methods, position, mixing, layers, target, against, baseline, windows, threshold)
-    if not found:
+    if not strings:
         return Explanations()
     subject = subject_of(model, tokenizer)
     check_task(subject, context=context is not None)
@@ -133,10 +135,12 @@ def explain(
     run = partial(
         explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
     )
-    if len(found) > 1 and not subject.pads:
-        made = [it for text, other in zip(found, pairs, strict=True) for it in run([text], [other])]
+    if len(strings) > 1 and not subject.pads:
+        made = [it for text, other in zip(strings, pairs, strict=True) for it in run([text], [other])]
     else:
-        made = run(found, pairs)
+        made = run(strings, pairs)
+    if subject.embeds and any(it.truncated for it in made):
+        told[TRUNCATED.format(token_limit(subject.model, subject.tokenizer))] = None
     for message in told:
         if tell is None:
             warnings.warn(message, stacklevel=2)
@@ -157,6 +161,11 @@ def _explained(
     model, tokenizer, position = subject.model, subject.tokenizer, options.position
     task = task_of(model)
     encoded = encode(texts, pairs, model, tokenizer, options.windows)
+    if any(encoded.truncated):
+        message = TRUNCATED.format(token_limit(model, tokenizer))
+        told[f"{message}; explain(..., windows=16) explains all of them, in windows that share 16 tokens"] = (
+            None
+        )
     forward = EncoderForward(model, output=task.output)
     inputs, extra = forward.arguments(encoded.batch)
     with torch.no_grad():

@@ -15,33 +15,43 @@ Pairs = str | Sequence[str | None] | None
 """One second segment for all texts, one for each, or none."""
 
 
-def texts_and_pairs(texts: Texts, pair: Pairs = None) -> tuple[list[str], list[str | None]]:
+def texts_and_pairs(
+    texts: Texts, pair: Pairs = None, context: Pairs = None
+) -> tuple[list[str], list[str | None]]:
     """Return the texts, and the pair of each or None.
 
     Args:
         texts: B texts, or B tuples (text, pair).
         pair: One second segment for all texts, or one for each; None where `texts` hold the pairs.
+        context: `pair` by another name, that of questions.
 
     Raises:
         TypeError: `texts` is no sequence of texts, or an entry is no string.
         ValueError: There are not as many pairs as texts, a tuple has not two entries, or there are tuples
-            and `pair`.
+            and `pair`, or `pair` and `context`.
 
     Example:
         >>> texts_and_pairs([("A cat sleeps.", "It is awake.")])
         (['A cat sleeps.'], ['It is awake.'])
     """
+    name = "pair" if context is None else "context"
+    if context is not None:
+        if pair is not None:
+            raise ValueError("context is pair by another name: leave one of the two out")
+        pair = context
     given = _entries(texts)
     if any(isinstance(it, list | tuple) for it in given):
         if pair is not None:
-            raise ValueError("texts hold pairs already, (text, pair) each: leave pair out")
+            raise ValueError(f"texts hold pairs already, (text, pair) each: leave {name} out")
         return _split(given)
     pairs = [pair] * len(given) if pair is None or isinstance(pair, str) else list(pair)
     if len(pairs) != len(given):
-        raise ValueError(f"there are {len(pairs)} pairs for {len(given)} texts: pass one for each, or a string")
+        raise ValueError(
+            f"there are {len(pairs)} pairs for {len(given)} texts: pass one for each, or a string"
+        )
     return (
         [_string(it, f"texts[{number}]") for number, it in enumerate(given)],
-        [it if it is None else _string(it, f"pair[{number}]") for number, it in enumerate(pairs)],
+        [it if it is None else _string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
     )
 
 

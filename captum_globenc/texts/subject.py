@@ -73,8 +73,8 @@ def subject_of(
         what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         name = repr(model) if isinstance(model, str) else "name"
         raise TypeError(
-            f"model is {what}: pass a model and its tokenizer, or a transformers pipeline. A model is loaded by "
-            f"AutoModelForSequenceClassification.from_pretrained({name})"
+            f"model is {what}: pass a model and its tokenizer, or a transformers pipeline. A classifier is "
+            f"loaded by AutoModelForSequenceClassification.from_pretrained({name})"
         )
     if not hasattr(found, "config") or not hasattr(found, "get_input_embeddings"):
         inside = " Pass model.module." if isinstance(getattr(found, "module", None), nn.Module) else ""

