@@ -11,7 +11,7 @@ from typing import NamedTuple
 from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.drawing.document import Line, Part, shaded
-from captum_globenc.drawing.numbers import SHARE
+from captum_globenc.drawing.numbers import SHARE, depths_note
 from captum_globenc.drawing.page import heat_map, legend, number_table
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.explanation import Explanation
@@ -84,7 +84,7 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     numbers = number_table(tokens, rows, units)
     key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
     maps = [
-        f"<section><h3>{escape(name)}</h3>"
+        f'<section><h3>{escape(name)}</h3><p class="note">{depths_note(units[name])}</p>'
         f"{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}</section>"
         for name, made in depths.items()
     ]

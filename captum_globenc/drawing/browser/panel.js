@@ -23,6 +23,7 @@ function openPanel(piece) {
     ...(record.picture ? [] : [stands(record, tokens)]),
     tokenTable(article, tokens),
     ...courses(article, tokens),
+    ...unread(article, tokens),
     scrolled("Scores", numbersOf(article, tokens)),
   );
   panel.hidden = false;
@@ -100,7 +101,8 @@ function courses(article, tokens) {
   const record = recordOf(article);
   return methodsOf(article).filter((it) => depthsOf(record, it).length).map((it) => {
     const row = depthsOf(record, it).map((scores) => total(scores, tokens));
-    return make("figure", {}, make("figcaption", {}, `${named(it)} after layer`), chart(row, it));
+    const note = make("figcaption", { class: "note" }, depthsNote(it.unit));
+    return make("figure", {}, make("figcaption", {}, `${named(it)} after layer`), chart(row, it), note);
   });
 }
 
