@@ -113,6 +113,11 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
         raise CommandError(f"cannot write {path}: {reason}") from error
 
 
+def wrote(path: Path) -> None:
+    """Say on standard error which file was written, where it does not mix with results."""
+    typer.echo(printable(f"wrote {path}"), err=True)
+
+
 def quiet() -> None:
     """Switch the messages of transformers and of the hub off, but for errors."""
     import transformers

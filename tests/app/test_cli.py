@@ -229,6 +229,26 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert "against (underlined)" in page
 
 
+def test_many_texts_with_a_page_have_a_line_each_in_the_terminal(run, folder, tmp_path):
+    file = tmp_path / "page.html"
+    texts = [f"good film {'and bad plot ' * (number % 7)}" for number in range(29)] + ["bad \x1b[31m"]
+    out, err = run("explain", *texts, "--model", folder, "--html", file)
+    lines = out.splitlines()
+    assert [int(line.partition(".")[0]) for line in lines] == [*range(1, 31)]
+    assert all(
+        re.match(r"\d+\. (POSI|NEGA)TIVE \(\d+\.\d%\)(, text truncated)? (good|bad)", line) for line in lines
+    )
+    assert max(map(len, lines)) < 110
+    assert "\x1b" not in out
+    assert err.splitlines()[0] == f"wrote {file}"
+    assert file.read_text(encoding="utf-8").count("<article ") == 30
+    # One text is drawn, and JSON stays JSON.
+    assert "wonderful" in run("explain", "wonderful film", "--model", folder, "--html", file)[0]
+    out, err = run("explain", *texts[:2], "--model", folder, "--json", "--html", file)
+    assert len([json.loads(line) for line in out.splitlines()]) == 2
+    assert err == f"wrote {file}\n"
+
+
 def test_texts_are_read_from_standard_input_line_by_line(run, folder, monkeypatch):
     stdin(monkeypatch, "\ufeffgood film\r\n\n   \nnot café\n".encode())
     out, _ = run("explain", "--model", folder, "--json")

@@ -305,7 +305,7 @@ def test_layers_say_what_a_row_is_and_why_words_end_at_0(show):
     assert captions[0] == f"{SHARES}, % after layer"
     assert captions[1].endswith("The score is the one after the last layer.")
     assert "The score is the one at 0." in captions[3]
-    assert why in panel.inner_text()
+    assert captions[3].endswith("only positions that the head reads contribute, and all others are 0.")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.get_by_text("Layers", exact=True).click()

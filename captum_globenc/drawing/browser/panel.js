@@ -23,7 +23,6 @@ function openPanel(piece) {
     ...(record.picture ? [] : [stands(record, tokens)]),
     tokenTable(article, tokens),
     ...courses(article, tokens),
-    ...unread(article, tokens),
     scrolled("Scores", numbersOf(article, tokens)),
   );
   panel.hidden = false;
