@@ -140,7 +140,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if explanation.truncated:
         # The form has no windows, and this says more of the one text than the notice of explain() does.
-        notes = [*(it for it in notes if not it.startswith(TRUNCATED.partition("{")[0])), _cut(explanation)]
+        notes = [*(it for it in notes if not it.startswith(TRUNCATED)), _cut(explanation)]
     return Answer(
         '<div class="globenc" aria-live="polite">'
         f'<p class="prediction">{escape(explanation.headline)}</p>{_bars(explanation)}</div>'

@@ -234,7 +234,7 @@ def explain_texts(
 
     _give(_explanations(wanted, run), len(wanted), draw, save, html)
     for message in told if own or not others else ():
-        if not message.startswith(TRUNCATED.partition("{")[0]):  # counted below, over all batches
+        if not message.startswith(TRUNCATED):  # counted below, over all batches
             note(message)
     limit = token_limit(classifier, tokenizer) if windows is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))

@@ -12,6 +12,9 @@ from torch import Tensor
 
 __all__ = ["select", "selected"]
 
+CAPTUM_RAISES = (AssertionError, IndexError, TypeError, RuntimeError)
+"""What Captum's selection of a target raises."""
+
 
 def selected(output: Tensor, target: TargetType) -> Tensor:
     """Return the output that a target chooses, with its graph even where gradients are off.
@@ -48,11 +51,12 @@ def select(output: Tensor, target: TargetType) -> Tensor:
     """
     try:
         return cast(Tensor, _select_targets(output, target))
-    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+    except CAPTUM_RAISES as error:
         message = _what_is_wrong(output, target)
         if message is None:
             raise
-        raise type(error)(message) from error
+        kind = next(kind for kind in CAPTUM_RAISES if isinstance(error, kind))
+        raise kind(message) from error
 
 
 def _what_is_wrong(output: Tensor, target: Any) -> str | None:

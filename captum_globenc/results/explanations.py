@@ -160,7 +160,7 @@ class Explanations(Sequence[Explanation]):
         where a token stands nowhere; `method` and `score`.
 
         Raises:
-            ImportError: pandas is not installed (``pip install ".[pandas]" in a clone``).
+            ImportError: pandas is not installed (``pip install ".[pandas]"`` in a clone).
         """
         return to_frame(self)
 

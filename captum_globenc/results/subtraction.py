@@ -77,12 +77,18 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
 
 
 def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
-    """Check that signed scores are of the same output, unless the model and the text are the same.
+    """Check that signed scores are of one output in one unit, unless they are of one model and text.
 
     Raises:
         ValueError: They are not.
     """
     signed = [name for name in methods if one.kinds[name] in ("signed", "contributions")]
+    for name in signed:
+        if one.units[name] != other.units[name]:
+            raise ValueError(
+                f"scores of {name} are in {one.units[name]} here and in {other.units[name]} there: one of "
+                "the models is a regression"
+            )
     if not signed or one.outputs or one.subject == other.subject or _same_prediction(one, other):
         return
     common = next(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TRUNCATED", "explain"]
 
-TRUNCATED = "texts are truncated at {} tokens, the most that this model takes"
+TRUNCATED = "texts are truncated at"
 """What the notice of truncated texts begins with."""
 
 
@@ -140,7 +140,7 @@ def explain(
     else:
         made = run(strings, pairs)
     if subject.embeds and any(it.truncated for it in made):
-        told[TRUNCATED.format(token_limit(subject.model, subject.tokenizer))] = None
+        told[_truncated(subject)] = None
     for message in told:
         if tell is None:
             warnings.warn(message, stacklevel=2)
@@ -162,10 +162,7 @@ def _explained(
     task = task_of(model)
     encoded = encode(texts, pairs, model, tokenizer, options.windows)
     if any(encoded.truncated):
-        message = TRUNCATED.format(token_limit(model, tokenizer))
-        told[f"{message}; explain(..., windows=16) explains all of them, in windows that share 16 tokens"] = (
-            None
-        )
+        told[f"{_truncated(subject)}; windows=16 explains them whole, in windows that share 16 tokens"] = None
     forward = EncoderForward(model, output=task.output)
     inputs, extra = forward.arguments(encoded.batch)
     with torch.no_grad():
@@ -192,6 +189,11 @@ def _explained(
     found, depths = run_methods(question, options.methods, options.layers, told)
     head = where is None and not asked[0].tokens and "globenc" in found
     return assemble(given, asked, found, depths, position=pooled_token(model) if head else where)
+
+
+def _truncated(subject: Subject) -> str:
+    limit = token_limit(subject.model, subject.tokenizer)
+    return f"{TRUNCATED} {limit} tokens, the most that this model takes"
 
 
 def _weights(asked: Sequence[Asked], inputs: Tensor) -> Tensor:

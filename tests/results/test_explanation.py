@@ -328,6 +328,9 @@ def test_explanations_of_other_models_or_texts_are_subtracted_for_one_target_alo
     # A contrast class is a part of the target.
     with pytest.raises(ValueError, match="'POSITIVE' and 'POSITIVE rather than NEGATIVE'"):
         one - other_model(against="NEGATIVE")
+    # A value and a logit have no difference, whatever they are called.
+    with pytest.raises(ValueError, match=f"scores of {SIGNED} are in logit here and in value there"):
+        one - other_model(probability=None, probabilities={})
     # Shares know no class.
     made = one.by(SHARES) - other.by(SHARES)
     assert set(made.scores[SHARES]) == {0.0}
