@@ -7,6 +7,16 @@ from types import ModuleType
 from typing import Any
 
 
+def install(extra: str) -> str:
+    """Return how an extra is installed, while the package is on no registry.
+
+    Example:
+        >>> install("pandas")
+        'pip install ".[pandas]" in a clone of captum_globenc'
+    """
+    return f'pip install ".[{extra}]" in a clone of captum_globenc'
+
+
 def optional(name: str, extra: str = "evaluate") -> ModuleType:
     """Import a package of an extra.
 
@@ -23,14 +33,14 @@ def optional(name: str, extra: str = "evaluate") -> ModuleType:
     Example:
         >>> optional("no_such_module")
         Traceback (most recent call last):
-        ImportError: no_such_module is not installed: pip install "captum_globenc[evaluate]"
+        ImportError: no_such_module is not installed: pip install ".[evaluate]" in a clone of captum_globenc
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
         package = {"sklearn": "scikit-learn"}.get(package, package)
-        raise ImportError(f'{package} is not installed: pip install "captum_globenc[{extra}]"') from error
+        raise ImportError(f"{package} is not installed: {install(extra)}") from error
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

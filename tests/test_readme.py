@@ -36,7 +36,7 @@ def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch, caps
     assert Explanations.load("found.jsonl.gz") == names["found"]
     assert names["first"].top(1)[0][0] == "wonderful"
     assert names["first"].spans([(0, 17)])[0][0] == "The plot is thin,"
-    assert names["contrast"].headline.endswith("explained: POSITIVE, less NEGATIVE")
+    assert names["contrast"].headline == "POSITIVE minus NEGATIVE"
     assert len(names["table"]) == 2 * sum(len(it.tokens) for it in names["found"])
     assert "wonderful" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert names["scores"].shape == names["summed"].shape == names["inputs"].shape

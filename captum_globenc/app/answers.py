@@ -11,12 +11,12 @@ from typing import NamedTuple
 from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
 from captum_globenc.attr.proof import ProofError
 from captum_globenc.drawing.document import Line, Part, shaded
-from captum_globenc.drawing.numbers import SHARE
+from captum_globenc.drawing.numbers import SHARE, depths_note
 from captum_globenc.drawing.page import heat_map, legend, number_table
 from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
-from captum_globenc.texts.explaining import explain
+from captum_globenc.texts.explaining import TRUNCATED, explain
 from captum_globenc.texts.loading import Classifier, LoadingError
 from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
@@ -84,7 +84,7 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     numbers = number_table(tokens, rows, units)
     key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
     maps = [
-        f"<section><h3>{escape(name)}</h3>"
+        f'<section><h3>{escape(name)}</h3><p class="note">{depths_note(units[name])}</p>'
         f"{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}</section>"
         for name, made in depths.items()
     ]
@@ -139,7 +139,8 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if explanation.truncated:
-        notes.append(_cut(explanation))
+        # The form has no windows, and this says more of the one text than the notice of explain() does.
+        notes = [*(it for it in notes if not it.startswith(TRUNCATED)), _cut(explanation)]
     return Answer(
         '<div class="globenc" aria-live="polite">'
         f'<p class="prediction">{escape(explanation.headline)}</p>{_bars(explanation)}</div>'

@@ -27,6 +27,7 @@ from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
+from captum_globenc.extras import install
 from captum_globenc.results.printable import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -158,7 +159,7 @@ def show_demo(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise CommandError('the web demo needs gradio: pip install "captum_globenc[demo]"')
+        raise CommandError(f"the web demo needs gradio: {install('demo')}")
 
     from captum_globenc.app.demo import serve
     from captum_globenc.texts.loading import LoadingError

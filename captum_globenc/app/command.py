@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from captum_globenc.results.names import unknown_names
 from captum_globenc.results.printable import printable
 from captum_globenc.results.terminal import show
 
@@ -112,6 +113,11 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
         raise CommandError(f"cannot write {path}: {reason}") from error
 
 
+def wrote(path: Path) -> None:
+    """Say on standard error which file was written, where it does not mix with results."""
+    typer.echo(printable(f"wrote {path}"), err=True)
+
+
 def quiet() -> None:
     """Switch the messages of transformers and of the hub off, but for errors."""
     import transformers
@@ -173,14 +179,14 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse names that are not known, before anything that takes a while is imported.
+    """Reject unknown names before slow imports.
 
     Raises:
         CommandError: one is not known.
     """
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise CommandError(f"no {what} {', '.join(unknown)}; known: {', '.join(known)}")
+        raise CommandError(unknown_names(what, unknown, known))
 
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,9 +29,11 @@ from captum_globenc.app.command import (
     printing,
     status,
     write,
+    wrote,
 )
 from captum_globenc.app.standard_input import read_texts
 from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.printable import printable
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -144,7 +147,11 @@ def explain_texts(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", "-o", metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False
+            "--html",
+            "-o",
+            metavar="FILE",
+            help="Write a standalone HTML page as well; of several texts, the terminal has a line each.",
+            dir_okay=False,
         ),
     ] = None,
 ) -> None:
@@ -180,7 +187,7 @@ def explain_texts(
         raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
     wanted = list(read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
-        from captum_globenc.texts.explaining import explain
+        from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
         from captum_globenc.texts.tokenizing import find_long, token_limit
@@ -227,7 +234,8 @@ def explain_texts(
 
     _give(_explanations(wanted, run), len(wanted), draw, save, html)
     for message in told if own or not others else ():
-        note(message)
+        if not message.startswith(TRUNCATED):  # counted below, over all batches
+            note(message)
     limit = token_limit(classifier, tokenizer) if windows is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:
@@ -241,11 +249,24 @@ def _give(
     save: Path | None,
     html: Path | None,
 ) -> None:
-    """Print so many explanations as they come, as JSON or drawn, and write them to files."""
+    """Print explanations as they come, as JSON or drawn, and write them to files.
+
+    Where a page has several, the terminal has a line for each.
+
+    Args:
+        found: The explanations.
+        count: How many texts there are.
+        draw: What draws an explanation; None for JSON.
+        save: Where to save them.
+        html: Where to write the page.
+    """
     kept: list[Explanation] = []
     for index, explanation in enumerate(found, start=1):
         if draw is None:
             typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        elif html is not None and count > 1:
+            text = shorten(explanation.text, 60, placeholder="…")
+            typer.echo(printable(f"{index}. {explanation.headline} {text}"))
         else:
             draw(explanation, index=index if count > 1 else None)
         if html is not None or save is not None:
@@ -253,8 +274,10 @@ def _give(
     made = Explanations(kept)
     if save is not None:
         write(save, made.save)
+        wrote(save)
     if html is not None:
         write(html, made.to_html)
+        wrote(html)
 
 
 def _explanations(

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captum_globenc.app.choices import FILE_METHODS
-from captum_globenc.app.command import CommandError, check_names, names, note, quiet, status, write
+from captum_globenc.app.command import (
+    CommandError,
+    check_names,
+    names,
+    note,
+    quiet,
+    status,
+    write,
+    wrote,
+)
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -62,4 +71,5 @@ def explain_files(
             from captum_globenc.visualization.media import draw_media
 
             write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023
+            wrote(picture)
         yield explanation

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_globenc.attr.run import Run
+from captum_globenc.attr.selected import select
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
 
@@ -62,7 +62,7 @@ def _check_target(output: Any, target: Any) -> None:
             f"forward_func returned a {type(output).__name__}, and target needs a tensor: "
             "wrap the model in captum_globenc.EncoderForward(model), which returns its logits."
         )
-    _select_targets(output, target)
+    select(output, target)
 
 
 def default_position(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import _format_tensor_into_tuples
 from torch import Tensor
 
+from captum_globenc.attr.inputs import as_tensors
 from captum_globenc.differences.trace import Source
 
 __all__ = ["formatted_baselines", "formatted_inputs", "on_inputs"]
@@ -22,11 +22,12 @@ def formatted_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the inputs as a tuple, detached.
 
     Raises:
-        TypeError: one of them is no tensor, or is neither of numbers nor of ids.
+        AssertionError: one of them is not a tensor.
+        TypeError: one of them has booleans or complex numbers.
     """
-    tensors = _format_tensor_into_tuples(inputs)
+    tensors = as_tensors(inputs)
     for tensor in tensors:
-        if not isinstance(tensor, Tensor) or tensor.dtype is torch.bool or tensor.is_complex():
+        if tensor.dtype is torch.bool or tensor.is_complex():
             raise TypeError("inputs must be tensors of token ids or of real numbers")
     return tuple(tensor.detach() for tensor in tensors)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from captum_globenc.drawing.numbers import SHARE, strengths
+from captum_globenc.drawing.numbers import DEPTHS, SHARE, strengths
 from captum_globenc.drawing.packing import pack
 from captum_globenc.drawing.page import hover, legend, shade
 from captum_globenc.drawing.picture import Picture, behind, lay_on, unshaded
@@ -126,7 +127,8 @@ def document(
     """
     if len(data) != len(sections):
         raise ValueError(f"data of {len(data)} for {len(sections)} texts")
-    script = '\n"use strict";\n{\n' + "\n".join(_file(f"{name}.js") for name in SCRIPT) + "}\n"
+    parts = "\n".join(_file(f"{name}.js") for name in SCRIPT)
+    script = f'\n"use strict";\n{{\nconst DEPTHS = {json.dumps(DEPTHS)};\n{parts}}}\n'
     labels = Counter(it.label for it in sections)
     methods = dict.fromkeys(line.method for it in sections for line in it.lines)
     boxes = [

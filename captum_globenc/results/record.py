@@ -63,11 +63,12 @@ class Record:
         groups: The words that the tokens make up, special tokens among them.
         offsets: Where each of the N tokens stands, None for special tokens; empty where the tokenizer does
             not tell, being written in Python.
-        model: Its "name", as it was loaded, and its "class".
+        model: Its "name", the path or name that it was loaded by, and its "class".
         settings: What else the scores depend on: the "mixing" of GlobEnc, the "baseline".
         versions: Of the packages that made them, by name.
-        truncated: Whether the text was longer than the model takes, so that its end or beginning is missing.
-        less: What another explanation is of, whose scores were taken away; None where none were.
+        truncated: Whether the text was longer than the model takes, so that its end or beginning is missing;
+            `explain(..., windows=N)` explains such texts as a whole.
+        less: What was subtracted from what, such as "model-a minus model-b"; None where nothing was.
         ids: The ids of the N tokens; empty where they are not known, as in files of earlier versions.
         unknown: Which tokens stand for what the vocabulary has not, such as [UNK].
         span: Where in the text stands what is explained, an entity, an answer or a masked token; None where
@@ -135,21 +136,39 @@ class Record:
     def __repr__(self) -> str:
         methods = ", ".join(self.scores) or "no method"
         text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
-        return f"<{type(self).__name__} {text!r}: {self.headline}; {len(self.tokens)} tokens by {methods}>"
+        name = self.model.get("name")
+        model = f"; model {name}" if name else ""
+        tokens = f"{len(self.tokens)} tokens by {methods}"
+        return f"<{type(self).__name__} {text!r}: {self.headline}; {tokens}{model}>"
 
     @property
     def headline(self) -> str:
-        """The prediction in a few words, such as ``POSITIVE (98.1%)``, and what else is explained."""
+        """The prediction in a few words, such as ``POSITIVE (98.1%)``, and the target if it is another one.
+
+        A difference reads ``POSITIVE: model-a minus model-b``.
+        """
+        truncated = ", text truncated" if self.truncated else ""
+        return f"{self._said}{truncated}"
+
+    @property
+    def _said(self) -> str:
+        if self.less is not None:
+            part = "" if self.span is None or self.part == self.prediction else f"{self.part}: "
+            return f"{part}{self.less}" if self._less_names_subjects else f"{part}{self.subject}: {self.less}"
         if self.probability is None:
             said = f"{self.prediction} = {self.value:.4g}"
         else:
             said = f"{self.prediction} ({self.probability:.1%})"
         if self.span is not None and self.part != self.prediction:
             said = f"{self.part}: {said}"
-        if self.less is not None:
-            return f"{said}, explained: {self.subject}, less {self.less}"
         asked = self.target != self.prediction or self.against is not None
         return f"{said}, explained: {self.subject}" if asked and self._knows_classes else said
+
+    @property
+    def _less_names_subjects(self) -> bool:
+        """Whether what was subtracted from what differs in the class, or is of several classes."""
+        less = self.less or ""
+        return bool(self.outputs) or less.startswith((f"{self.subject} minus ", f"{self.subject}, "))
 
     @property
     def heading(self) -> str:
@@ -177,7 +196,7 @@ class Record:
     def captions(self) -> dict[str, str]:
         """What the scores of each method are, such as ``for and against POSITIVE``."""
         higher = "a higher value of " if self.probability is None else ""
-        less = "" if self.less is None else f", less the same of {self.less}"
+        less = "" if self.less is None else f"; {self.less}"
         said = {
             "shares": self._shares,
             "difference": self._shares,
@@ -204,12 +223,14 @@ class Record:
         Rounded so that what is shown adds up as well.
         """
         against = "" if self.against is None else f" less that of {self.against}"
-        less = "" if self.less is None else f", less {self.less}"
+        less = "" if self.less is None else f"; {self.less}"
         made = {}
         for name, row in self.scores.items():
             if self.kinds[name] == "contributions":
                 target, explained = self.outputs.get(name, (self.target, self.explained))
                 unit = "value" if self.probability is None else f"logit of {target}{against}"
+                if self._less_names_subjects and not self.outputs:
+                    unit = unit.partition(" ")[0]
                 whole, tokens = round(explained, 2), round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
                 parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {self.elements[1]}"

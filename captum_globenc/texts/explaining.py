@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,29 +19,35 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.names import unknown_names
 from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
 from captum_globenc.texts.assembling import assemble
-from captum_globenc.texts.methods import run_methods
+from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
+from captum_globenc.texts.methods import METHODS, run_methods
 from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.question import Explained, Question, in_parts
 from captum_globenc.texts.similarity import explain_embeddings
 from captum_globenc.texts.subject import Subject, subject_of
-from captum_globenc.texts.tasks import task_of
-from captum_globenc.texts.tokenizing import encode
+from captum_globenc.texts.tasks import check_task, task_of
+from captum_globenc.texts.tokenizing import encode, token_limit
 
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["explain"]
+__all__ = ["TRUNCATED", "explain"]
+
+TRUNCATED = "texts are truncated at"
+"""What the notice of truncated texts begins with."""
 
 
 def explain(
-    texts: Sequence[str],
+    texts: Texts,
     model: PreTrainedModel | Pipeline | nn.Module,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    pair: str | Sequence[str | None] | None = None,
+    pair: Pairs = None,
+    context: Pairs = None,
     position: int | Literal["mean"] | None = None,
     mixing: str = "N-Enc",
     layers: bool = False,
@@ -66,11 +71,12 @@ def explain(
     one by one.
 
     Args:
-        texts: B texts.
+        texts: B texts, or B tuples (text, pair).
         model: A Hugging Face model for one of these, in eval mode; a pipeline of transformers; or a
             SentenceTransformer or a CrossEncoder.
         tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
-        pair: A second segment that goes with every text, or one for each, None where a text has none.
+        pair: A second segment that goes with every text, or one for each. None where a text has none.
+        context: `pair` of a question: the passage that holds its answer. For models that answer questions.
         position: The token whose mixture GlobEnc explains: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools, or the tokens
             whose outputs are explained.
@@ -93,19 +99,21 @@ def explain(
             sum to 1 again. An entity, an answer and a filled-in word are of the window that they are found
             in. Left out, such texts lose their end.
         threshold: How likely a label of a multi-label model has to be to be explained.
-        tell: Called with what is left out, and why; left out itself, that is a warning.
+        tell: Called with each notice: a method that is left out and why, texts that are truncated. By default
+            notices are warnings.
 
     Returns:
         An explanation of each text, in their order: several of one with more than one label, entity or mask
         token, and none of one without entities.
 
     Raises:
-        TypeError: `texts` is one string, or holds something else, or there is no tokenizer.
-        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the
-            model or none does, the model's outputs are none of a task's, a name is not known, a class is held
-            against itself, a position lies outside of a text, a text has no mask token or no text to find an
-            answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
-            too much, or the model's output is not finite.
+        TypeError: `texts` is one string, or holds something else; `model` is not of transformers; or there
+            is no tokenizer.
+        ValueError: The model generates text, there are not as many pairs as texts, a method that was chosen
+            does not hold for the model or none does, the model's outputs are none of a task's, a name is not
+            known, a class is held against itself, a position lies outside of a text, a text has no mask
+            token or no text to find an answer in, is not valid Unicode or has tokens that the model has no
+            embedding for, windows share too much, or the model's output is not finite.
         RuntimeError: The numbers of a method that was chosen were found not to hold.
 
     Example:
@@ -117,27 +125,25 @@ def explain(
         >>> explanation.tokens[scores.index(max(scores))]
         'wonderful'
     """
-    if isinstance(texts, str):
-        raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
-    texts = list(texts)
-    pairs = [pair] * len(texts) if pair is None or isinstance(pair, str) else list(pair)
-    for it in (*texts, *(pair for pair in pairs if pair is not None)):
-        if not isinstance(it, str):
-            raise TypeError(f"a text is a {type(it).__name__}, and no string: {it!r}")
-    if len(pairs) != len(texts):
-        raise ValueError(f"there are {len(pairs)} pairs for {len(texts)} texts")
+    strings, pairs = texts_and_pairs(texts, pair, context)
+    unknown = [] if isinstance(methods, str) else [it for it in methods or () if it not in METHODS]
+    if unknown:
+        raise ValueError(unknown_names("method", unknown, [*METHODS]))
     options = Options(methods, position, mixing, layers, target, against, baseline, windows, threshold)
-    if not texts:
+    if not strings:
         return Explanations()
     subject = subject_of(model, tokenizer)
+    check_task(subject, context=context is not None)
     told: dict[str, None] = {}
     run = partial(
         explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
     )
-    if len(texts) > 1 and not subject.pads:
-        made = [it for text, other in zip(texts, pairs, strict=True) for it in run([text], [other])]
+    if len(strings) > 1 and not subject.pads:
+        made = [it for text, other in zip(strings, pairs, strict=True) for it in run([text], [other])]
     else:
-        made = run(texts, pairs)
+        made = run(strings, pairs)
+    if subject.embeds and any(it.truncated for it in made):
+        told[_truncated(subject)] = None
     for message in told:
         if tell is None:
             warnings.warn(message, stacklevel=2)
@@ -158,6 +164,8 @@ def _explained(
     model, tokenizer, position = subject.model, subject.tokenizer, options.position
     task = task_of(model)
     encoded = encode(texts, pairs, model, tokenizer, options.windows)
+    if any(encoded.truncated):
+        told[f"{_truncated(subject)}; windows=16 explains them whole, in windows that share 16 tokens"] = None
     forward = EncoderForward(model, output=task.output)
     inputs, extra = forward.arguments(encoded.batch)
     with torch.no_grad():
@@ -184,6 +192,11 @@ def _explained(
     found, depths = run_methods(question, options.methods, options.layers, told)
     head = where is None and not asked[0].tokens and "globenc" in found
     return assemble(given, asked, found, depths, position=pooled_token(model) if head else where)
+
+
+def _truncated(subject: Subject) -> str:
+    limit = token_limit(subject.model, subject.tokenizer)
+    return f"{TRUNCATED} {limit} tokens, the most that this model takes"
 
 
 def _weights(asked: Sequence[Asked], inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.default import load_default
-from captum_globenc.texts.tasks import TASKS, task_named
+from captum_globenc.texts.tasks import TASKS, generates, task_named
 
 __all__ = ["Classifier", "LoadingError", "in_one_line", "load_classifier", "load_model"]
 
@@ -57,13 +57,13 @@ def load_classifier(name: str | None = None) -> Classifier:
 
 
 def load_model(name: str | None = None) -> Classifier:
-    """Load a model for what its files say that it is for: a task of `TASKS`, or else a sequence classifier.
+    """Load a model for the task that its config names, one of `TASKS`; a sequence classifier by default.
 
     Args:
         name: as for :func:`load_classifier`.
 
     Raises:
-        LoadingError: as for :func:`load_classifier`.
+        LoadingError: as for :func:`load_classifier`, or the model generates text.
     """
     return _load(name, by_config=True)
 
@@ -78,11 +78,15 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
         task = TASKS[-1]
         if by_config:
             config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            if message := generates(config.architectures or []):
+                raise LoadingError(f"cannot load {name}: {message}")
             task = task_named(config.architectures or [])
         model, report = getattr(transformers, task.auto).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except LoadingError:
+        raise
     except Exception as error:  # whatever somebody else's files make of it
         raise LoadingError(f"cannot load {name}: {_reason(name, error)}") from error
     # Where its files are missing, transformers makes up a tokenizer that knows no word.

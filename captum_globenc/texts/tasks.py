@@ -12,6 +12,7 @@ from captum_globenc.texts.answering import ask_answers
 from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.classifying import ask_classes
 from captum_globenc.texts.filling import ask_masks
+from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tagging import ask_entities
 
 __all__ = ["TASKS", "Task", "task_named", "task_of"]
@@ -47,6 +48,55 @@ TASKS: tuple[Task, ...] = (
 """The tasks; the last takes what no other does."""
 
 
+GENERATIVE = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
+"""The names of classes of models that generate text, unless a task takes them."""
+
+
+def generates(names: Sequence[str]) -> str:
+    """Return the message for models of classes of these names that generate text; "" for other models.
+
+    Example:
+        >>> generates(["GPT2LMHeadModel"]).partition(":")[0]
+        'GPT2LMHeadModel generates text, which is not explained'
+        >>> generates(["GPT2ForSequenceClassification"]), generates(["XLMWithLMHeadModel"])
+        ('', '')
+    """
+    generative = next((name for name in names if GENERATIVE.search(name)), None)
+    if generative is None or task_named(names) is not TASKS[-1]:
+        return ""
+    return (
+        f"{generative} generates text, which is not explained: models for a task are, "
+        "...ForSequenceClassification, ...ForTokenClassification, ...ForQuestionAnswering, ...ForMaskedLM, "
+        "and those of sentence-transformers (docs/tasks.md). For a single next token, see "
+        "tutorials/09_the_next_token_of_a_decoder.ipynb."
+    )
+
+
+def check_task(subject: Subject, *, context: bool = False) -> None:
+    """Check that a model has a task.
+
+    Args:
+        subject: the model.
+        context: whether its second segments were passed as the context of questions.
+
+    Raises:
+        ValueError: it generates text, or does not answer questions and there is a context.
+    """
+    name = type(subject.model).__name__
+    message = "" if subject.embeds else generates(_class_names(subject.model))
+    if message:
+        raise ValueError(message)
+    if context and (subject.embeds or task_of(subject.model).ask is not ask_answers):
+        raise ValueError(
+            f"context is for models that answer questions, and this is a {name}: for a second segment, "
+            "pass it as pair"
+        )
+
+
+def _class_names(model: nn.Module) -> list[str]:
+    return [kind.__name__ for kind in type(model).__mro__]
+
+
 def task_of(model: nn.Module) -> Task:
     """Return what a model is for.
 
@@ -61,7 +111,7 @@ def task_of(model: nn.Module) -> Task:
         >>> task_of(BertForMaskedLM(config)).ask.__name__
         'ask_masks'
     """
-    return task_named([kind.__name__ for kind in type(model).__mro__])
+    return task_named(_class_names(model))
 
 
 def task_named(names: Sequence[str]) -> Task:

@@ -315,7 +315,7 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         out, err = run(*command, "--picture", drawn, "--save", saved, "--html", page)
         found = explain_file(path, *load_media_model(str(folder), kind)[:2])
         lines = out.splitlines()
-        assert err == ""
+        assert err.splitlines() == [f"wrote {it}" for it in (drawn, saved, page)]
         assert lines[0] == f"{path}: {found.headline}"
         part = "square" if kind == "image" else "stretch"
         assert f"globenc · share of each {part} in what the head reads" in lines

@@ -9,7 +9,7 @@ from captum_globenc import EncoderForward, GlobEnc, explain
 from captum_globenc.results.record import Span
 from captum_globenc.texts import similarity_matrix
 from captum_globenc.texts.default import encoder_folder
-from checkpoints import save_classifier
+from checkpoints import LIMIT, save_classifier
 
 TEXTS = ["A cat sleeps on the warm sofa.", "Stocks fell"]
 OTHERS = ["The kitten is taking a nap.", "The market lost three percent on Monday"]
@@ -34,6 +34,13 @@ def masked(model, text):
     batch["input_ids"][:, 1:-1] = model.tokenizer.mask_token_id
     with torch.no_grad():
         return model(dict(batch))["sentence_embedding"][0]
+
+
+def test_long_texts_are_truncated_with_a_warning(tmp_path):
+    model = tiny(tmp_path)
+    with pytest.warns(UserWarning, match=f"texts are truncated at {LIMIT} tokens, the most .* takes$"):
+        (found,) = explain(["good film"], model, pair=["bad " * 60])
+    assert found.headline.endswith(", text truncated")
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])

@@ -125,7 +125,15 @@ function table(kind, heads, rows) {
   );
 }
 
-/** Tell the reader something, in words that are read out. */
-function say(message) {
+/** What scores are after each layer, in a unit. */
+const depthsNote = (unit) => DEPTHS[[SHARE, "share"].includes(unit) ? "shares" : "signed"];
+
+const SECONDS = 4;
+let hush = 0;
+
+/** Tell the reader something, in words that are read out; it goes away by itself unless it stays. */
+function say(message, stays = false) {
+  clearTimeout(hush);
   document.getElementById("said").textContent = message;
+  if (message && !stays) hush = setTimeout(() => say(""), 1000 * SECONDS);
 }

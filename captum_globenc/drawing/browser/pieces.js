@@ -20,6 +20,16 @@ function numbersOf(article, tokens) {
   return table("numbers", ["", ...methods.map(named)], rows);
 }
 
+/** What to say of tokens whose contributions end at 0: exactly 0, which no rounding gives. */
+function unread(article, tokens) {
+  const record = recordOf(article);
+  const ends = methodsOf(article).filter((it) => {
+    const last = depthsOf(record, it).at(-1);
+    return last && it.first === 0 && total(record.scores[it.name], tokens) !== 0 && total(last, tokens) === 0;
+  });
+  return ends.length ? [make("p", { class: "note" }, "0 after the last layer: the head does not read this position.")] : [];
+}
+
 /** The same piece as every method shows it. */
 function sameAs(piece) {
   const place = placeOf(piece);
@@ -41,6 +51,7 @@ function showTip(piece, focused = false) {
     make("b", { dir: "auto" }, piece.textContent),
     ...(piece.dataset.note ? [make("p", { class: "note" }, piece.dataset.note)] : []),
     numbersOf(article, tokensOf(article)[placeOf(piece)]),
+    ...unread(article, tokensOf(article)[placeOf(piece)]),
   );
   tip.hidden = false;
   placeTip();
