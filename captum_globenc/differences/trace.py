@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.call import Backward, Call, Pair, Rule, replaced
+from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.ids import Positions
 from captum_globenc.differences.names import spelt
 from captum_globenc.errors import UnsupportedOperationError
@@ -18,6 +18,7 @@ __all__ = [
     "AppliedRule",
     "Node",
     "RecordedCall",
+    "Route",
     "SavedTensor",
     "Source",
     "Trace",
@@ -79,6 +80,43 @@ class RecordedCall:
 
 
 @dataclass
+class Route:
+    """The decisions of a run, which other runs follow.
+
+    Attributes:
+        decisions: what each decision returned, in order.
+        met: how many of them the run that follows has met; None for the run that decides.
+        differing: the number of followed decisions, element by element, that would have come out otherwise.
+        total: of how many.
+    """
+
+    decisions: list[Any] = field(default_factory=list)
+    met: int | None = None
+    differing: int = 0
+    total: int = 0
+
+    def decided(self, output: Any) -> Any:
+        """Return what the run that decides returned in the place of `output`."""
+        if self.met is None:
+            self.decisions.append(output)
+            return output
+        if self.met >= len(self.decisions):
+            raise _differs("it decides more often there")
+        followed = self.decisions[self.met]
+        self.met += 1
+        for own, other in zip(leaves(output), leaves(followed), strict=True):
+            if isinstance(own, Tensor):
+                if own.shape != other.shape:
+                    raise _differs("it decides about other shapes there")
+                self.total += own.numel()
+                self.differing += int((own != other).sum())
+            else:
+                self.total += 1
+                self.differing += own != other
+        return replaced(followed, lambda it: it.clone() if isinstance(it, Tensor) else it)
+
+
+@dataclass
 class Trace:
     """What both runs of a comparison share. The run at the baseline comes first.
 
@@ -91,6 +129,7 @@ class Trace:
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
         tensors: where rounding is measured, every tensor of the run at the input that depends on it.
         rounding: where it is measured, of every call, how much rounding of its arguments weighs.
+        route: the decisions that both runs follow; None where each decides by itself.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
@@ -100,6 +139,7 @@ class Trace:
     rounded: set[torch.dtype] = field(default_factory=set)
     tensors: list[Tensor] | None = None
     rounding: list[Tensor] = field(default_factory=list)
+    route: Route | None = None
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _sources_met: int = 0
 
