@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from captum._utils.common import _format_output, _is_tuple, _run_forward
@@ -53,6 +53,10 @@ class TransformerDeepLift(Attribution):
         multiply_by_inputs: whether scores are contributions, multipliers times differences from the baseline;
             False returns the multipliers, as Captum's DeepLift does. Those of token ids have the size of
             embeddings, so they need embeddings as inputs.
+        decisions: what is done where a router of experts, a mask made of values or a branch decides at the
+            baseline. "same" rejects the call where it decides otherwise than at the inputs; "follow" has the
+            baseline take the decisions of the inputs, which costs one more forward pass. Contributions then
+            sum to f(x) - f_x(baseline), f_x the model along the route of the inputs.
 
     Raises:
         TypeError: `model` is no module.
@@ -79,6 +83,7 @@ class TransformerDeepLift(Attribution):
         model: nn.Module | None = None,
         *,
         multiply_by_inputs: bool = True,
+        decisions: Literal["same", "follow"] = "same",
     ) -> None:
         super().__init__(forward_func)
         reject_replicas(forward_func, model)
@@ -87,7 +92,10 @@ class TransformerDeepLift(Attribution):
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}, not a module")
         self.model = model
+        if decisions not in ("same", "follow"):
+            raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
+        self.decisions = decisions
         self._proof = Proof()
 
     @logged
@@ -272,13 +280,13 @@ class TransformerDeepLift(Attribution):
         numbers = RandomNumbers(inputs)
         masks = MaskWatch(self.model, inputs)
 
-        def again(depths: Depths | None = None, **options: Any) -> Comparison:
+        def again(depths: Depths | None = None, repeated: bool = True, **options: Any) -> Comparison:
             def watched(*tensors: Tensor) -> Any:
                 with depths.watched() if depths else nullcontext():
                     return function(*tensors)
 
-            with seen_into(self.model, self), numbers.again():
-                return compare(watched, inputs, baselines, **options)
+            with seen_into(self.model, self), numbers.again() if repeated else nullcontext():
+                return compare(watched, inputs, baselines, decisions=self.decisions, **options)
 
         def plain(tensors: Sequence[Tensor]) -> Any:
             # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
@@ -286,13 +294,15 @@ class TransformerDeepLift(Attribution):
                 return function(*(tensor.clone() for tensor in tensors))
 
         with masks.watched():
-            compared = again(depths)
+            compared = again(depths, repeated=False)
         if not compared.sources:
             raise RuntimeError(
                 "forward_func never looked up an embedding by the ids: exact differences need to see "
                 "where ids become numbers. Pass embeddings as inputs."
             )
-        self._proof.check(compared, partial(plain, inputs), self.model, partial(plain, baselines))
+        # A baseline that follows decisions does not give the model's own output.
+        at_baseline = partial(plain, baselines) if self.decisions == "same" else None
+        self._proof.check(compared, partial(plain, inputs), self.model, at_baseline)
         masks.warn()
         return _Run(compared, again)
 

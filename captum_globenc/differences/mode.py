@@ -56,6 +56,7 @@ __all__ = ["DifferenceMode"]
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
+OTHERWISE = "_captum_globenc_otherwise"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
 """What looks at gradients of tensors: there are none in a comparison, so these do nothing."""
@@ -160,6 +161,8 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
+                if hasattr(leaf, OTHERWISE) and func not in PLAIN:
+                    raise _decided_otherwise(getattr(leaf, OTHERWISE))
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
         if changes_in_place(func):
@@ -314,14 +317,23 @@ class DifferenceMode(TorchFunctionMode):
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
         values = tuple(it.detach() for it in outputs)
+        indices = [it for it in leaves(output) if isinstance(it, Tensor) and not it.is_floating_point()]
+        if indices and self._route is not None:
+            followed = dict(zip(map(id, indices), self._route.decided(indices), strict=True))
+            output = replaced(output, lambda leaf: followed.get(id(leaf), leaf))
         if self._record is not None:
-            self._record.calls.append(RecordedCall(func, [it.detach() for it in dependents], list(values)))
+            kept = [it.detach() for it in dependents]
+            self._record.calls.append(RecordedCall(func, kept, list(values), indices))
         if not self._at_input:
             return self._noted(output)
         if self._alone:
             other = RecordedCall(func, dependents, list(values))
         else:
             other = self._trace.recorded(func, dependents)
+            if self._route is None:
+                for own, its in zip(indices, other.indices, strict=True):
+                    if not torch.equal(own, its):
+                        setattr(own, OTHERWISE, func)
         pairs = map(Pair, dependents, other.arguments)
         args, kwargs = replaced((args, kwargs), lambda leaf: next(pairs) if self.depends(leaf) else leaf)
         call = Call(func, args, kwargs, tuple(map(Pair, values, other.outputs)))
@@ -347,11 +359,7 @@ class DifferenceMode(TorchFunctionMode):
             return output
         other = self._trace.recorded(func).outputs
         if len(found) != len(other) or not all(map(_same, found, other)):
-            raise UnsupportedOperationError(
-                f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
-                "the input: no input accounts for that. Choose a closer baseline, "
-                'or have the baseline follow the decisions of the input, decisions="follow".'
-            )
+            raise _decided_otherwise(func)
         return output
 
     def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -419,6 +427,14 @@ class DifferenceMode(TorchFunctionMode):
     def _tagged(self, tensor: Tensor) -> Tensor:
         setattr(tensor, TAG, self._token)
         return tensor
+
+
+def _decided_otherwise(func: Any) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at the "
+        "input: no input accounts for that. Choose a closer baseline, or have the baseline follow the "
+        'decisions of the input, decisions="follow".'
+    )
 
 
 class _Twin(torch.autograd.Function):

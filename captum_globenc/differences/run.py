@@ -258,18 +258,18 @@ def compare_path(
     for number, tensors in enumerate(points):
         last = number == len(points) - 1
         record = None if last else Trace(tensors=[] if measure_rounding else None)
-        if route is not None:
-            route.met = 0
+        follower = None if route is None else Route(route.decisions, met=0)
         mode = DifferenceMode(
-            trace, record, table, values[number] if values else None, precision=precision, route=route
+            trace, record, table, values[number] if values else None, precision=precision, route=follower
         )
         with torch.inference_mode(False), uncompiled(), nullcontext() if last else numbers.again():
             seen = _seen(mode, tensors)
             with mode, _kept(trace), torch.set_grad_enabled(trace is not None):
                 output = function(*seen)
             output = mode.completed(output)
+        if record is not None:
+            record.route = follower
         if trace is not None:
-            trace.route = route
             yield Comparison(output, base, trace)
         base = replaced(output, lambda it: it.detach() if isinstance(it, Tensor) else it)
         trace = record

@@ -69,11 +69,13 @@ class RecordedCall:
         function: the torch function.
         arguments: those that depend on the input, in order; empty for a decision.
         outputs: the floats that it returned; for a decision, all that it returned.
+        indices: the integers that it returned beside the floats.
     """
 
     function: Callable[..., Any]
     arguments: list[Tensor]
     outputs: list[Any]
+    indices: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.versions = [tensor._version for tensor in self.arguments]
@@ -86,8 +88,8 @@ class Route:
     Attributes:
         decisions: what each decision returned, in order.
         met: how many of them the run that follows has met; None for the run that decides.
-        differing: the number of followed decisions, element by element, that would have come out otherwise.
-        total: of how many.
+        differing: of a run that follows, the number of elements that it would have decided otherwise.
+        total: the number of elements that it decided.
     """
 
     decisions: list[Any] = field(default_factory=list)
@@ -129,7 +131,7 @@ class Trace:
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
         tensors: where rounding is measured, every tensor of the run at the input that depends on it.
         rounding: where it is measured, of every call, how much rounding of its arguments weighs.
-        route: the decisions that both runs follow; None where each decides by itself.
+        route: how the run at the baseline followed decisions; None where it decided by itself.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
