@@ -57,6 +57,7 @@ TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
 OTHERWISE = "_captum_globenc_otherwise"
+PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
 """What looks at gradients of tensors: there are none in a comparison, so these do nothing."""
@@ -146,7 +147,7 @@ class DifferenceMode(TorchFunctionMode):
                 self._trace.check_unseen(leaf)
         if not self._alone:
             self._trace.check_finished()
-        return replaced(output, self._seen_through)
+        return replaced(output, lambda leaf: self._seen_through(self._writable(leaf)))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -165,12 +166,11 @@ class DifferenceMode(TorchFunctionMode):
                     raise _decided_otherwise(getattr(leaf, OTHERWISE))
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
-        if changes_in_place(func):
-            self._protect(args[0])
-        elif kept_out:
+        for leaf in leaves((args, kwargs) if changes_in_place(func) else kwargs.get("out")):
+            if isinstance(leaf, Tensor):
+                self._protect(leaf)
+        if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
-        if isinstance(kwargs.get("out"), Tensor):
-            self._protect(kwargs["out"])
         before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
@@ -187,7 +187,8 @@ class DifferenceMode(TorchFunctionMode):
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
         if self._at_input:
-            args, kwargs = replaced((args, kwargs), self._seen_through)
+            writable = partial(self._writable, in_place=changes_in_place(func))
+            args, kwargs = replaced((args, kwargs), lambda leaf: self._seen_through(writable(leaf)))
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         if self._route is not None and func in ROUTING:
@@ -288,7 +289,29 @@ class DifferenceMode(TorchFunctionMode):
         if in_place:
             self._changed(args[0])
             return output
+        if self._at_input and made and made[0]._is_view():
+            self._note_parts(next(leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)), made)
         return self._noted(output, whole=True)
+
+    def _note_parts(self, viewed: Tensor, views: Sequence[Tensor]) -> None:
+        """Note what the outputs of functions like split, and views of these, are parts of.
+
+        Torch lets no such view be written into where it makes a graph, nor be read after a write.
+        """
+        known = getattr(viewed, PART, None)
+        if known is None and len(views) == 1:
+            return
+        for view in views:
+            setattr(view, PART, (viewed if known is None else known[0], view._version))
+
+    def _writable(self, leaf: Any, in_place: bool = False) -> Any:
+        """Return a part that is written into, or was, as a view that torch allows this for."""
+        whole, version = getattr(leaf, PART, (None, None))
+        if whole is None or not self.depends(leaf) or not (in_place or leaf._version != version):
+            return leaf
+        with torch.enable_grad():
+            whole = self._writable(whole, in_place)
+            return self._tagged(whole.as_strided(leaf.shape, leaf.stride(), leaf.storage_offset()))
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
         """Write into a tensor in place, and have it depend on the input."""
