@@ -16,9 +16,18 @@ from torch import Tensor, nn
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof, check_sum
-from captum_globenc.attr.selected import selected
-from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
+from captum_globenc.attr.paths import (
+    Path,
+    PathSum,
+    Segment,
+    SegmentRun,
+    batched,
+    repeated,
+    restored,
+    segments_at_once,
+)
+from captum_globenc.attr.proof import Proof
+from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs
 from captum_globenc.differences import Comparison, RandomNumbers, compare
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
@@ -82,6 +91,10 @@ class TransformerDeepLift(Attribution):
         return_convergence_delta: bool = False,
         *,
         n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Any:
         """Share the difference of an output between inputs and baseline out among the inputs.
 
@@ -94,8 +107,20 @@ class TransformerDeepLift(Attribution):
             additional_forward_args: further arguments of `forward_func`, after `inputs`, the same in both
                 runs: the attention mask, where ids hold padding. Padding that no mask covers is warned of.
             return_convergence_delta: whether to return as well how far the sum is off.
-            n_steps: into how many segments the straight line from the baseline to the inputs is cut. Each is
-                exact, so their sum is; many segments are Integrated Gradients.
+            n_steps: the number of segments of a straight path, or of parts that a restoring path splits the
+                features into. Every segment is exact, and so is their sum.
+            path: "straight" cuts the line from the baselines to the inputs into equal segments; with many,
+                it is Integrated Gradients. "restore" starts from the baselines and puts random parts of the
+                features back, one part after the other, in a random order and in its reverse. All that the
+                model sees are real inputs. With as many parts as features this is permutation sampling of
+                Shapley values.
+            n_paths: the number of random orders that are averaged, for `path="restore"`.
+            feature_mask: for `path="restore"`, which elements are restored together: a tensor of integers for
+                each input, of its shape or broadcastable to it. Elements with the same number are one
+                feature, in all inputs of a tuple. Left out: a token of ids `(B, N)` or of embeddings
+                `(B, N, D)`, and each element of any other tensor, such as pixels.
+            seed: of the random parts. The same seed gives the same parts; torch's global generator is not
+                used.
 
         Returns:
             Contributions in the shape of `inputs`, ids `(B, N)` -> `(B, N)`, adding up to the output's
@@ -103,8 +128,9 @@ class TransformerDeepLift(Attribution):
 
         Raises:
             TypeError: inputs are no tensors, or the output is none.
-            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, an operation has
-                no rule, or decides otherwise at the baseline, or the output is not finite.
+            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, `path` is not
+                known, the feature mask does not fit, an operation has no rule, or decides otherwise at the
+                baseline, or the output is not finite.
             RuntimeError: contributions do not add up, or the watched model's output is not its own.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
@@ -115,21 +141,15 @@ class TransformerDeepLift(Attribution):
             >>> scores.shape
             torch.Size([2, 3])
         """
-        if n_steps < 1:
-            raise ValueError(f"n_steps is {n_steps}, and there is no less than one segment")
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        numbers = RandomNumbers(tensors)
-        whole = self._compared(tensors, bases, additional_forward_args)
-        one, base = (selected(output, target) for output in (whole.output, whole.base))
-        totals: tuple[Tensor, ...] | None = None
-        for part in self._segments(whole, tensors, additional_forward_args, n_steps, numbers):
-            output = one if part is whole else selected(part.output, target)
-            made = on_inputs(part.contributions(output), whole.sources, tensors)
-            totals = made if totals is None else tuple(a + b for a, b in zip(totals, made, strict=True))
-        assert totals is not None
-        delta = check_sum(totals, one.detach(), base, whole.ledger.lowest)
-        answer = _format_output(_is_tuple(inputs), totals)
+        total = PathSum()
+        for run in self._runs(tensors, bases, additional_forward_args, along):
+            output, _ = run.selected(target)
+            total.add(run, run.contributions(output), target)
+        made, delta = total.checked()
+        answer = _format_output(_is_tuple(inputs), made)
         return (answer, delta) if return_convergence_delta else answer
 
     def attribute_classes(
@@ -137,6 +157,12 @@ class TransformerDeepLift(Attribution):
         inputs: TensorOrTupleOfTensorsGeneric,
         baselines: Baselines = None,
         additional_forward_args: object | None = None,
+        *,
+        n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Any:
         """Share the differences of all classes out, from one run and a backward pass for each.
 
@@ -144,6 +170,11 @@ class TransformerDeepLift(Attribution):
             inputs: as for :meth:`attribute`.
             baselines: as for :meth:`attribute`.
             additional_forward_args: as for :meth:`attribute`.
+            n_steps: as for :meth:`attribute`.
+            path: as for :meth:`attribute`.
+            n_paths: as for :meth:`attribute`.
+            feature_mask: as for :meth:`attribute`.
+            seed: as for :meth:`attribute`.
 
         Returns:
             Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
@@ -151,17 +182,19 @@ class TransformerDeepLift(Attribution):
         Raises:
             Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
         """
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        whole = self._compared(tensors, bases, additional_forward_args)
-        if whole.output.dim() != 2:
-            raise ValueError(f"the output is {tuple(whole.output.shape)}, not (B, C): it has no classes")
-        classes = []
-        for number in range(whole.output.shape[1]):
-            one, base = (selected(output, number) for output in (whole.output, whole.base))
-            made = on_inputs(whole.contributions(one), whole.sources, tensors)
-            check_sum(made, one.detach(), base, whole.ledger.lowest)
-            classes.append(made)
+        totals: list[PathSum] = []
+        for run in self._runs(tensors, bases, additional_forward_args, along):
+            shape = run.compared.output.shape
+            if len(shape) != 2:
+                raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
+            totals = totals or [PathSum() for _ in range(shape[1])]
+            for number, total in enumerate(totals):
+                output, _ = run.selected(number)
+                total.add(run, run.contributions(output), number)
+        classes = [total.checked()[0] for total in totals]
         return _format_output(
             _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
         )
@@ -172,6 +205,12 @@ class TransformerDeepLift(Attribution):
         baselines: Baselines = None,
         target: TargetType = None,
         additional_forward_args: object | None = None,
+        *,
+        n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Tensor:
         """Share the difference out among the tokens at every depth; each depth adds up to the same.
 
@@ -180,6 +219,11 @@ class TransformerDeepLift(Attribution):
             baselines: as for :meth:`attribute`.
             target: as for :meth:`attribute`.
             additional_forward_args: as for :meth:`attribute`.
+            n_steps: as for :meth:`attribute`.
+            path: as for :meth:`attribute`.
+            n_paths: as for :meth:`attribute`.
+            feature_mask: as for :meth:`attribute`.
+            seed: as for :meth:`attribute`.
 
         Returns:
             `(B, L + 1, N)`: of what enters layer 1 to L, and of what leaves the last.
@@ -188,19 +232,52 @@ class TransformerDeepLift(Attribution):
             Exception: as :meth:`attribute` does; ValueError where no layers are found in the model, or
                 tokens are not the same at all depths.
         """
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        depths = Depths(self.model)
-        whole = self._compared(tensors, bases, additional_forward_args, depths)
-        one, base = (selected(output, target) for output in (whole.output, whole.base))
-        multipliers = whole.multipliers(one, depths.streams)
-        made = [
-            (multiplier * (stream.detach() - other)).sum(-1)
-            for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
-        ]
-        for contributions in made:
-            check_sum((contributions,), one.detach(), base, whole.ledger.lowest)
-        return torch.stack(made, dim=1)
+        totals: list[PathSum] = []
+        for run in self._runs(tensors, bases, additional_forward_args, along, layers=True):
+            output, _ = run.selected(target)
+            depths = run.layer_contributions(output)
+            totals = totals or [PathSum() for _ in depths]
+            for total, made in zip(totals, depths, strict=True):
+                total.add(run, (made,), target)
+        return torch.stack([total.checked()[0][0] for total in totals], dim=1)
+
+    def _runs(
+        self,
+        inputs: tuple[Tensor, ...],
+        baselines: tuple[Tensor, ...],
+        arguments: object | None,
+        path: Path,
+        layers: bool = False,
+    ) -> Iterator[SegmentRun]:
+        """Run the function at both ends of every segment of a path, several segments in a batch."""
+        numbers = RandomNumbers(inputs)
+        if path.kind == "restore":
+            at_once = segments_at_once(inputs, self.model)
+            for place, segments in enumerate(batched(restored(inputs, baselines, path), at_once)):
+                ends, begins = (
+                    tuple(torch.cat(it) for it in zip(*side, strict=True))
+                    for side in ([it.inputs for it in segments], [it.baselines for it in segments])
+                )
+                depths = Depths(self.model) if layers else None
+                repeats = repeated(arguments, len(inputs[0]), len(segments))
+                with numbers.again() if place else nullcontext():
+                    compared = self._compared(ends, begins, repeats, depths, inputs)
+                yield SegmentRun(compared, ends, compared.sources, segments, depths)
+            return
+        depths = Depths(self.model) if layers else None
+        whole = self._compared(inputs, baselines, arguments, depths)
+        if path.n_steps == 1:
+            yield SegmentRun(whole, inputs, whole.sources, [Segment(inputs, baselines)], depths)
+            return
+        last = path.n_steps - 1
+        for place in range(path.n_steps):
+            depths = Depths(self.model) if layers else None
+            part = self._between(whole, inputs, arguments, place, path.n_steps, numbers, depths)
+            segment = Segment(inputs, baselines, place == 0, place == last)
+            yield SegmentRun(part, inputs, whole.sources, [segment], depths, whole)
 
     def _compared(
         self,
@@ -208,8 +285,17 @@ class TransformerDeepLift(Attribution):
         baselines: tuple[Tensor, ...],
         arguments: object | None,
         depths: Depths | None = None,
+        given: tuple[Tensor, ...] | None = None,
     ) -> Comparison:
-        """Compare the function at inputs and baselines, and check what has not been checked before."""
+        """Compare the function at inputs and baselines, and check what has not been checked before.
+
+        Args:
+            inputs: where it ends.
+            baselines: where it begins.
+            arguments: further arguments of the forward function.
+            depths: sees the hidden states at every depth of both runs.
+            given: the caller's inputs, whose padding is looked at; left out, `inputs`.
+        """
         if self.model is not None:
             warn_of_dropout(self.model)
 
@@ -218,7 +304,7 @@ class TransformerDeepLift(Attribution):
                 return _run_forward(self.forward_func, tensors, None, arguments)
 
         numbers = RandomNumbers(inputs)
-        masks = MaskWatch(self.model, inputs)
+        masks = MaskWatch(self.model, inputs if given is None else given)
         with seen_into(self.model, self):
             with masks.watched():
                 compared = compare(function, inputs, baselines)
@@ -236,30 +322,28 @@ class TransformerDeepLift(Attribution):
         masks.warn()
         return compared
 
-    def _segments(
+    def _between(
         self,
         whole: Comparison,
         inputs: tuple[Tensor, ...],
         arguments: object | None,
+        place: int,
         count: int,
         numbers: RandomNumbers,
-    ) -> Iterator[Comparison]:
-        """Give the comparisons of the ends of each segment, from the baseline on."""
-        if count == 1:
-            yield whole
-            return
+        depths: Depths | None,
+    ) -> Comparison:
+        """Compare the ends of one of `count` segments of the straight line, the first of place 0."""
         ends = [(source.leaf.detach(), cast(Tensor, source.base)) for source in whole.sources]
 
         def function(*tensors: Tensor) -> Any:
-            return _run_forward(self.forward_func, tensors, None, arguments)
+            with depths.watched() if depths else nullcontext():
+                return _run_forward(self.forward_func, tensors, None, arguments)
 
-        for number in range(count):
-            values = tuple(
-                [base + (number + step) / count * (value - base) for value, base in ends] for step in (1, 0)
-            )
-            with seen_into(self.model, self), numbers.again():
-                part = compare(function, inputs, inputs, values=cast(Any, values))
-            yield part
+        values = tuple(
+            [base + (place + step) / count * (value - base) for value, base in ends] for step in (1, 0)
+        )
+        with seen_into(self.model, self), numbers.again():
+            return compare(function, inputs, inputs, values=cast(Any, values))
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
         """Measure how far contributions are off the difference of two outputs, as Captum's methods do.

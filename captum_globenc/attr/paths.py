@@ -1,0 +1,339 @@
+"""Paths from the baselines to the inputs, cut into segments whose exact differences add up.
+
+A straight path visits points between the two, which no model was trained on. A restoring path visits real
+inputs: each has some features of the input and the baseline everywhere else.
+
+B batch, F features that differ from the baseline, G segments in one batch, K parts, N tokens, D embedding
+size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from captum._utils.common import _expand_target, _format_tensor_into_tuples
+from captum._utils.typing import TargetType
+from torch import Tensor, nn
+
+from captum_globenc.attr.depths import Depths
+from captum_globenc.attr.proof import check_sum
+from captum_globenc.attr.selected import selected
+from captum_globenc.attr.sources import on_inputs
+from captum_globenc.differences import Comparison
+from captum_globenc.differences.ledger import Source
+from captum_globenc.encoders.walk import every
+from captum_globenc.recording.training import drops_at_random
+
+__all__ = ["Path", "PathSum", "Segment", "SegmentRun", "batched", "repeated", "restored", "segments_at_once"]
+
+PATHS = ("straight", "restore")
+POSITIONS_AT_ONCE = 2048
+"""Tokens, pixels or samples of all segments that run in one batch, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """How to get from the baselines to the inputs.
+
+    Args:
+        n_steps: the number of segments of a straight path; the number of parts that a restoring path
+            splits the features into.
+        kind: "straight" or "restore".
+        n_paths: the number of random orders; each is followed in both directions.
+        feature_mask: the feature that each element belongs to, as for Captum's perturbation methods.
+        seed: of the random parts.
+
+    Raises:
+        ValueError: an argument is out of range, or belongs to the other kind of path.
+    """
+
+    n_steps: int = 1
+    kind: str = "straight"
+    n_paths: int = 1
+    feature_mask: Tensor | tuple[Tensor, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps is {self.n_steps}, and there is no less than one segment")
+        if self.kind not in PATHS:
+            raise ValueError(f"path is {self.kind!r}: choose one of {', '.join(PATHS)}")
+        if self.n_paths < 1:
+            raise ValueError(f"n_paths is {self.n_paths}, and there is no less than one path")
+        if self.kind == "straight" and (self.n_paths > 1 or self.feature_mask is not None):
+            raise ValueError('n_paths and feature_mask say how features are restored: pass path="restore"')
+
+
+class Segment(NamedTuple):
+    """One segment of the path of every example.
+
+    Attributes:
+        inputs: where it ends, in the shape of the inputs.
+        baselines: where it begins.
+        first: whether it begins at the baselines.
+        last: whether it ends at the inputs.
+    """
+
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    first: bool = True
+    last: bool = True
+
+
+def restored(inputs: Sequence[Tensor], baselines: Sequence[Tensor], path: Path) -> Iterator[Segment]:
+    """Yield the segments on which random parts of the features are restored, one part after the other.
+
+    Only features that differ from the baseline are split into parts. Every random order of the parts is
+    followed by its reverse. The parts of an example depend on the seed and on its number of differing
+    features alone: neither on padding nor on the other examples.
+
+    Without a feature mask, each token is a feature, of ids `(B, N)` and of embeddings `(B, N, D)`; in
+    tensors of other shapes each element is one.
+
+    Args:
+        inputs: the inputs.
+        baselines: the baselines, in the shape of the inputs.
+        path: a path of the kind "restore".
+
+    Yields:
+        1 segment for one part, else `2 * n_paths * K` with K the smaller of `n_steps` and the largest F of
+        the batch. Where an example has fewer features than parts, some of its segments have equal ends.
+
+    Raises:
+        ValueError: the feature mask does not fit, or the inputs have different batch sizes.
+
+    Example:
+        >>> x, x0 = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0, 0, 0, 8]])
+        >>> for segment in restored([x], [x0], Path(2, "restore")):
+        ...     print(segment.baselines[0].tolist(), segment.inputs[0].tolist())
+        [[0, 0, 0, 8]] [[5, 0, 7, 8]]
+        [[5, 0, 7, 8]] [[5, 6, 7, 8]]
+        [[0, 0, 0, 8]] [[0, 6, 0, 8]]
+        [[0, 6, 0, 8]] [[5, 6, 7, 8]]
+    """
+    ranks, counts = _ranks(inputs, baselines, path.feature_mask)
+    parts = max(1, min(path.n_steps, max(counts)))
+    if parts == 1:
+        yield Segment(tuple(inputs), tuple(baselines))
+        return
+    orders = [random_orders(count, path.n_paths, path.seed) for count in counts]
+    for of_examples in zip(*orders, strict=True):
+        part = _parts(ranks, of_examples, parts)
+        for reverse in (False, True):
+            begin = tuple(baselines)
+            for step in range(1, parts + 1):
+                there = [it >= parts - step if reverse else it < step for it in part]
+                end = tuple(map(torch.where, there, inputs, baselines))
+                yield Segment(end, begin, step == 1, step == parts)
+                begin = end
+
+
+def random_orders(count: int, n_paths: int, seed: int) -> list[Tensor]:
+    """Return random orders of `count` features, without touching torch's global generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(count, generator=generator) for _ in range(n_paths)]
+
+
+def _parts(ranks: Sequence[Tensor], orders: Sequence[Tensor], parts: int) -> list[Tensor]:
+    """Return the part that each element is restored with, one tensor for each input, in its shape."""
+    made = [torch.empty_like(rank) for rank in ranks]
+    for example, order in enumerate(orders):
+        of_rank = order.new_zeros(max(1, len(order)))
+        of_rank[order] = torch.arange(len(order)) * parts // max(1, len(order))
+        for part, rank in zip(made, ranks, strict=True):
+            part[example] = of_rank.to(rank.device)[rank[example]]
+    return made
+
+
+def _ranks(
+    inputs: Sequence[Tensor], baselines: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] | None
+) -> tuple[list[Tensor], list[int]]:
+    """Number each example's features that differ from the baseline, in the order of their group numbers.
+
+    Returns:
+        The number of each element's feature, one tensor for each input, in its shape; any number where a
+        feature does not differ. And F of each example.
+    """
+    if len({len(tensor) for tensor in inputs}) > 1:
+        raise ValueError(
+            'path="restore" takes inputs of one batch size, and their first dimensions are '
+            f"{', '.join(str(len(tensor)) for tensor in inputs)}"
+        )
+    groups = _groups(inputs, feature_mask)
+    changed = [one != other for one, other in zip(inputs, baselines, strict=True)]
+    ranks, counts = [torch.zeros_like(group) for group in groups], []
+    for example in range(len(inputs[0])):
+        differing = [group[example][it[example]].cpu() for group, it in zip(groups, changed, strict=True)]
+        found = torch.unique(torch.cat(differing))
+        counts.append(len(found))
+        if len(found):
+            for rank, group in zip(ranks, groups, strict=True):
+                places = torch.searchsorted(found.to(group.device), group[example].contiguous())
+                rank[example] = places.clamp(max=len(found) - 1)
+    return ranks, counts
+
+
+def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] | None) -> list[Tensor]:
+    """Return the feature that each element belongs to, one tensor for each input, in its shape."""
+    if feature_mask is None:
+        made, count = [], 0
+        for tensor in inputs:
+            per_token = tensor.is_floating_point() and tensor.dim() == 3
+            shape = tensor.shape[1:2] if per_token else tensor.shape[1:]
+            numbers = torch.arange(count, count + shape.numel(), device=tensor.device).view(shape)
+            count += shape.numel()
+            made.append((numbers[:, None] if per_token else numbers).expand(tensor.shape))
+        return made
+    masks = _format_tensor_into_tuples(feature_mask)
+    if len(masks) != len(inputs):
+        raise ValueError(f"there are {len(masks)} feature masks for {len(inputs)} inputs")
+    for mask, tensor in zip(masks, inputs, strict=True):
+        if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.dtype is torch.bool:
+            raise ValueError(
+                "a feature mask is a tensor of integers: the feature that each element belongs to"
+            )
+        fits = mask.dim() <= tensor.dim() and all(
+            size in (1, wanted)
+            for size, wanted in zip(reversed(mask.shape), reversed(tensor.shape), strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                f"feature mask {tuple(mask.shape)} does not broadcast to inputs {tuple(tensor.shape)}"
+            )
+    return [mask.long().to(it.device).expand(it.shape) for mask, it in zip(masks, inputs, strict=True)]
+
+
+def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None) -> int:
+    """Return how many segments of the batch to run in one pass.
+
+    One where a larger batch would not do the same: dropout draws anew for each row, a decoder without a
+    padding token takes one text, and what an unknown model does with other batch sizes is not known.
+
+    Args:
+        inputs: the inputs of one segment.
+        model: the model that runs; None where it is not known.
+    """
+    if model is None or any(map(drops_at_random, every(model))):
+        return 1
+    configs = (getattr(module, "config", None) for module in every(model))
+    if len(inputs[0]) == 1 and any(getattr(config, "pad_token_id", 0) is None for config in configs):
+        return 1
+    positions = sum(
+        it[..., 0].numel() if it.is_floating_point() and it.dim() == 3 else it.numel() for it in inputs
+    )
+    return max(1, POSITIONS_AT_ONCE // max(1, positions))
+
+
+def batched(segments: Iterator[Segment], at_once: int) -> Iterator[list[Segment]]:
+    """Yield lists of up to `at_once` segments."""
+    while found := list(islice(segments, at_once)):
+        yield found
+
+
+def repeated(arguments: Any, batch: int, times: int) -> Any:
+    """Repeat `additional_forward_args` for several segments: tensors that have a row for each example.
+
+    Args:
+        arguments: one argument, or a tuple of them.
+        batch: B.
+        times: G.
+    """
+    if isinstance(arguments, tuple):
+        return tuple(repeated(argument, batch, times) for argument in arguments)
+    if isinstance(arguments, Tensor) and arguments.dim() and len(arguments) == batch:
+        return torch.cat([arguments] * times)
+    return arguments
+
+
+@dataclass(frozen=True)
+class SegmentRun:
+    """Segments that ran in one batch of G * B rows, the examples of the first segment first.
+
+    Attributes:
+        compared: the runs at both ends.
+        inputs: where the segments end, `(G * B, ...)`.
+        sources: where contributions belong, as for :func:`on_inputs`.
+        segments: G segments.
+        depths: the hidden states at every depth, where they were asked for.
+        whole: the runs at the inputs and at the baselines, where segments end elsewhere: on a straight path
+            of ids, which looks up points between embeddings.
+    """
+
+    compared: Comparison
+    inputs: tuple[Tensor, ...]
+    sources: Sequence[Source]
+    segments: Sequence[Segment]
+    depths: Depths | None = None
+    whole: Comparison | None = None
+
+    def selected(self, target: TargetType) -> tuple[Tensor, Tensor]:
+        """Return the explained output at both ends, `(G * B,)`, for a target as of Captum's methods."""
+        target = _expand_target(target, len(self.segments))
+        return selected(self.compared.output, target), selected(self.compared.base, target)
+
+    def contributions(self, output: Tensor) -> tuple[Tensor, ...]:
+        """Return the contributions to an output, one tensor for each input, in its shape."""
+        return on_inputs(self.compared.contributions(output), self.sources, self.inputs)
+
+    def layer_contributions(self, output: Tensor) -> list[Tensor]:
+        """Return the contributions at every depth, `(G * B, N)` each."""
+        assert self.depths is not None
+        multipliers = self.compared.multipliers(output, self.depths.streams)
+        return [
+            (multiplier * (stream.detach() - base)).sum(-1)
+            for multiplier, stream, base in zip(
+                multipliers, self.depths.streams, self.depths.bases, strict=True
+            )
+        ]
+
+
+class PathSum:
+    """Contributions to one output, added up along paths and averaged over them.
+
+    The contributions of every segment must add up to the difference of the output between its ends, and
+    those of the whole path to its difference between inputs and baselines.
+    """
+
+    def __init__(self) -> None:
+        self._total: tuple[Tensor, ...] = ()
+        self._outputs: list[Tensor] = []
+        self._bases: list[Tensor] = []
+        self._lowest = torch.float64
+
+    def add(self, run: SegmentRun, made: Sequence[Tensor], target: TargetType) -> None:
+        """Add segments that ran in one batch.
+
+        Args:
+            run: the segments.
+            made: their contributions, `(G * B, ...)` each.
+            target: the explained output.
+
+        Raises:
+            ProofError: the contributions of a segment do not add up.
+        """
+        count = len(run.segments)
+        self._lowest = run.compared.ledger.lowest
+        outputs, bases = (part.detach().chunk(count) for part in run.selected(target))
+        by_segment = zip(*(part.chunk(count) for part in made), strict=True)
+        for segment, here, output, base in zip(run.segments, by_segment, outputs, bases, strict=True):
+            if not (segment.first and segment.last):
+                check_sum(here, output, base, self._lowest)
+            self._total = tuple(map(torch.add, self._total, here)) if self._total else here
+            if run.whole is not None:
+                output, base = (selected(it, target).detach() for it in (run.whole.output, run.whole.base))
+            self._outputs += [output] if segment.last else []
+            self._bases += [base] if segment.first else []
+
+    def checked(self) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the average over paths, and the sum less the difference of the output, `(B,)`.
+
+        Raises:
+            ProofError: the contributions do not add up.
+        """
+        paths = len(self._outputs)
+        made = tuple(total / paths for total in self._total) if paths > 1 else self._total
+        output, base = (torch.stack(it).mean(0) for it in (self._outputs, self._bases))
+        return made, check_sum(made, output, base, self._lowest)
