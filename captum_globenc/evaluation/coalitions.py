@@ -43,7 +43,8 @@ def _value(subject: Subject, one: Batch, places: Tensor) -> Value:
             subject.beside(one),
             max_examples_per_batch=TEXTS_AT_ONCE,
         )
-        return outputs[0, :, int(one.target)].double()
+        values: Tensor = outputs[0, :, int(one.target)].double()
+        return values
 
     return value
 
@@ -64,8 +65,8 @@ def first_last(value: Value, features: int) -> Tensor:
     alone = torch.eye(features, dtype=torch.bool)
     ends = torch.stack([torch.zeros(features), torch.ones(features)]).bool()
     values = value(torch.cat([ends, alone, ~alone]))
-    none, whole, first, without = values.split([1, 1, features, features])
-    return (first - none + whole - without) / 2
+    first, without = values[2:].chunk(2)
+    return (first - values[0] + values[1] - without) / 2
 
 
 def kernel_shap(value: Value, features: int, passes: int) -> Tensor:
@@ -87,8 +88,7 @@ def kernel_shap(value: Value, features: int, passes: int) -> Tensor:
     """
     ends = torch.stack([torch.zeros(features), torch.ones(features)]).bool()
     if features == 1:
-        none, whole = value(ends)
-        return (whole - none)[None]
+        return value(ends).double().diff()
     sizes = torch.arange(1, features)
     by_size = 1 / (sizes * (features - sizes)).double()  # the kernel's weight of all coalitions of a size
     if 2**features - 2 <= passes:
@@ -103,11 +103,11 @@ def kernel_shap(value: Value, features: int, passes: int) -> Tensor:
         half = ranks < drawn[:, None]
         present = torch.cat([half, ~half])
         weights = torch.ones(len(present), dtype=torch.double)
-    none, whole, *others = value(torch.cat([ends, present])).double()
+    values = value(torch.cat([ends, present])).double().cpu()
+    none, change = values[0], values[1] - values[0]
     share = present.double().mean(1)
-    # With scores = (whole - none) / n + rest, the rest adds up to 0, which fixes the sum.
+    # With scores = change / n + rest, the rest adds up to 0, which fixes the sum.
     design = present.double() - share[:, None]
-    wanted = torch.stack(others).cpu() - none.cpu() - share * (whole - none).cpu()
     root = weights.sqrt()
-    rest = torch.linalg.pinv(design * root[:, None]) @ (wanted * root)
-    return (whole - none).cpu() / features + rest
+    rest: Tensor = torch.linalg.pinv(design * root[:, None]) @ ((values[2:] - none - share * change) * root)
+    return change / features + rest

@@ -136,13 +136,14 @@ def shapley_distance(removals: Removals) -> Tensor:
     scores = token_scores(given[0] if isinstance(given, tuple) else given, tensor)
     blank: Any = removals.baselines[0] if isinstance(removals.baselines, tuple) else removals.baselines
     short = removals.removable.sum(1) <= MOST_FEATURES
+    options: dict[str, Any] = {**removals.options, "mask": removals.removable & short[:, None]}
     exact = shapley_values(
         removals.forward_func,
         tensor,
         blank,
         removals.additional_forward_args,
         removals.target,
-        **{**removals.options, "mask": removals.removable & short[:, None]},
+        **options,
     )
     return relative_error(scores, exact, removals.removable).where(short, torch.nan)
 
@@ -155,8 +156,9 @@ def relative_error(scores: Tensor, exact: Tensor, mask: Tensor) -> Tensor:
         exact: `(B, N)`.
         mask: `(B, N)`.
     """
-    off, size = ((it.double() * mask).norm(dim=1) for it in (scores - exact, exact))
-    return (off / size).to(scores.dtype)
+    off, size = (torch.linalg.vector_norm(it.double() * mask, dim=1) for it in (scores - exact, exact))
+    ratio: Tensor = off / size
+    return ratio.to(scores.dtype)
 
 
 def _subsets(count: int, device: torch.device) -> Tensor:
