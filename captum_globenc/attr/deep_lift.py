@@ -146,8 +146,8 @@ class TransformerDeepLift(Attribution):
         bases = formatted_baselines(baselines, tensors)
         total = PathSum()
         for run in self._runs(tensors, bases, additional_forward_args, along):
-            output, _ = run.selected(target)
-            total.add(run, run.contributions(output), target)
+            total.add(run, run.contributions(target), target)
+            del run  # and its graph, before the next segments run
         made, delta = total.checked()
         answer = _format_output(_is_tuple(inputs), made)
         return (answer, delta) if return_convergence_delta else answer
@@ -192,8 +192,8 @@ class TransformerDeepLift(Attribution):
                 raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
             totals = totals or [PathSum() for _ in range(shape[1])]
             for number, total in enumerate(totals):
-                output, _ = run.selected(number)
-                total.add(run, run.contributions(output), number)
+                total.add(run, run.contributions(number), number)
+            del run
         classes = [total.checked()[0] for total in totals]
         return _format_output(
             _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
@@ -237,11 +237,11 @@ class TransformerDeepLift(Attribution):
         bases = formatted_baselines(baselines, tensors)
         totals: list[PathSum] = []
         for run in self._runs(tensors, bases, additional_forward_args, along, layers=True):
-            output, _ = run.selected(target)
-            depths = run.layer_contributions(output)
+            depths = run.layer_contributions(target)
             totals = totals or [PathSum() for _ in depths]
             for total, made in zip(totals, depths, strict=True):
                 total.add(run, (made,), target)
+            del run
         return torch.stack([total.checked()[0][0] for total in totals], dim=1)
 
     def _runs(
@@ -265,19 +265,21 @@ class TransformerDeepLift(Attribution):
                 repeats = repeated(arguments, len(inputs[0]), len(segments))
                 with numbers.again() if place else nullcontext():
                     compared = self._compared(ends, begins, repeats, depths, inputs)
-                yield SegmentRun(compared, ends, compared.sources, segments, depths)
+                yield SegmentRun(compared, ends, segments, depths)
+                del compared
             return
         depths = Depths(self.model) if layers else None
         whole = self._compared(inputs, baselines, arguments, depths)
         if path.n_steps == 1:
-            yield SegmentRun(whole, inputs, whole.sources, [Segment(inputs, baselines)], depths)
+            yield SegmentRun(whole, inputs, [Segment(inputs, baselines)], depths)
             return
         last = path.n_steps - 1
         for place in range(path.n_steps):
             depths = Depths(self.model) if layers else None
-            part = self._between(whole, inputs, arguments, place, path.n_steps, numbers, depths)
             segment = Segment(inputs, baselines, place == 0, place == last)
-            yield SegmentRun(part, inputs, whole.sources, [segment], depths, whole)
+            part = self._between(whole, inputs, arguments, place, path.n_steps, numbers, depths)
+            yield SegmentRun(part, inputs, [segment], depths, whole)
+            del part
 
     def _compared(
         self,

@@ -22,7 +22,6 @@ from captum_globenc.attr.proof import check_sum
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import on_inputs
 from captum_globenc.differences import Comparison
-from captum_globenc.differences.ledger import Source
 from captum_globenc.encoders.walk import every
 from captum_globenc.recording.training import drops_at_random
 
@@ -255,7 +254,6 @@ class SegmentRun:
     Attributes:
         compared: the runs at both ends.
         inputs: where the segments end, `(G * B, ...)`.
-        sources: where contributions belong, as for :func:`on_inputs`.
         segments: G segments.
         depths: the hidden states at every depth, where they were asked for.
         whole: the runs at the inputs and at the baselines, where segments end elsewhere: on a straight path
@@ -264,7 +262,6 @@ class SegmentRun:
 
     compared: Comparison
     inputs: tuple[Tensor, ...]
-    sources: Sequence[Source]
     segments: Sequence[Segment]
     depths: Depths | None = None
     whole: Comparison | None = None
@@ -274,19 +271,21 @@ class SegmentRun:
         target = _expand_target(target, len(self.segments))
         return selected(self.compared.output, target), selected(self.compared.base, target)
 
-    def contributions(self, output: Tensor) -> tuple[Tensor, ...]:
-        """Return the contributions to an output, one tensor for each input, in its shape."""
-        return on_inputs(self.compared.contributions(output), self.sources, self.inputs)
+    def contributions(self, target: TargetType) -> tuple[Tensor, ...]:
+        """Return the contributions to the explained output, one tensor for each input, in its shape."""
+        output, _ = self.selected(target)
+        sources = (self.whole or self.compared).sources
+        return on_inputs(self.compared.contributions(output), sources, self.inputs)
 
-    def layer_contributions(self, output: Tensor) -> list[Tensor]:
+    def layer_contributions(self, target: TargetType) -> list[Tensor]:
         """Return the contributions at every depth, `(G * B, N)` each."""
         assert self.depths is not None
-        multipliers = self.compared.multipliers(output, self.depths.streams)
+        output, _ = self.selected(target)
+        streams, bases = self.depths.streams, self.depths.bases
+        multipliers = self.compared.multipliers(output, streams)
         return [
             (multiplier * (stream.detach() - base)).sum(-1)
-            for multiplier, stream, base in zip(
-                multipliers, self.depths.streams, self.depths.bases, strict=True
-            )
+            for multiplier, stream, base in zip(multipliers, streams, bases, strict=True)
         ]
 
 

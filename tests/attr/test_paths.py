@@ -389,8 +389,8 @@ def test_the_sum_check_runs_on_every_segment(setting, monkeypatch):
     forward, inputs, baselines, extra = setting
     real = paths.SegmentRun.contributions
 
-    def wrong(self, output):
-        (made,) = real(self, output)
+    def wrong(self, target):
+        (made,) = real(self, target)
         rows = len(inputs)
         made = made.clone()
         made[:rows, 1] += 0.5
