@@ -255,7 +255,7 @@ class TransformerDeepLift(Attribution):
         """Run the function at both ends of every segment of a path, several segments in a batch."""
         numbers = RandomNumbers(inputs)
         if path.kind == "restore":
-            at_once = segments_at_once(inputs, self.model)
+            at_once = segments_at_once(inputs, self.model, arguments)
             for place, segments in enumerate(batched(restored(inputs, baselines, path), at_once)):
                 ends, begins = (
                     tuple(torch.cat(it) for it in zip(*side, strict=True))

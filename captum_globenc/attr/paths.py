@@ -205,16 +205,21 @@ def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] 
     return [mask.long().to(it.device).expand(it.shape) for mask, it in zip(masks, inputs, strict=True)]
 
 
-def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None) -> int:
+def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None, arguments: Any) -> int:
     """Return how many segments of the batch to run in one pass.
 
-    One where a larger batch would not do the same: dropout draws anew for each row, a decoder without a
-    padding token takes one text, and what an unknown model does with other batch sizes is not known.
+    One where a larger batch may not do the same: dropout draws anew for each row, a decoder without a
+    padding token takes one text, an unknown function may have tensors of this batch size within it, and
+    arguments such as dictionaries are not repeated.
 
     Args:
         inputs: the inputs of one segment.
         model: the model that runs; None where it is not known.
+        arguments: further arguments of the forward function.
     """
+    given = arguments if isinstance(arguments, tuple) else (arguments,)
+    if not all(it is None or isinstance(it, Tensor | int | float | str) for it in given):
+        return 1
     if model is None or any(map(drops_at_random, every(model))):
         return 1
     configs = (getattr(module, "config", None) for module in every(model))

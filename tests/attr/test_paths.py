@@ -186,6 +186,26 @@ def test_arguments_without_a_row_for_each_example_are_passed_as_they_are(setting
     torch.testing.assert_close(scores, plain, rtol=1e-9, atol=1e-12)
 
 
+def test_arguments_that_cannot_be_repeated_run_one_segment_at_a_time(setting):
+    forward, inputs, baselines, extra = setting
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.forward_func = forward
+
+        def forward(self, ids, named):
+            return self.forward_func(ids, named["mask"], named["types"])
+
+    named = {"mask": extra[0], "types": extra[1]}
+    scores = TransformerDeepLift(Named()).attribute(inputs, baselines, 1, named, **RESTORE)
+    # A function that holds the batch's own mask.
+    held = TransformerDeepLift(lambda ids: forward(ids, *extra)).attribute(inputs, baselines, 1, **RESTORE)
+    plain = TransformerDeepLift(forward).attribute(inputs, baselines, 1, extra, **RESTORE)
+    torch.testing.assert_close(scores, plain, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(held, plain, rtol=1e-9, atol=1e-12)
+
+
 def test_ids_and_their_embeddings_get_the_same(setting, classifier):
     forward, inputs, baselines, extra = setting
     embed = classifier.bert.embeddings.word_embeddings
