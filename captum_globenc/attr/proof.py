@@ -105,8 +105,8 @@ class Scored:
 def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return contributions that sum to the difference of their output.
 
-    A sum that is off by little of what is summed, and of the difference, is right. For other examples
-    everything is computed once more in float64, whose contributions are then returned. What is still off by
+    A sum that is off by little of what is summed, and by little more than the rounding of the outputs, is
+    right, unless contributions are much larger than the outputs. For other examples everything is computed once more in float64, whose contributions are then returned. What is still off by
     more than rounding is an error.
 
     Args:
@@ -125,7 +125,9 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
         raise ValueError("the output is NaN or infinite at the inputs or at the baseline")
     total, size = first.sums()
     change = first.output - first.base
-    sure = ((total - change).abs() <= QUICK[first.lowest] * size) & (size <= 1e3 * change.abs())
+    both = first.output.abs() + first.base.abs()
+    close = QUICK[first.lowest] * size + 8 * torch.finfo(first.lowest).eps * both
+    sure = ((total - change).abs() <= close) & (size <= 1e3 * torch.maximum(change.abs(), both))
     if sure.all():
         return first.contributions, (total - change).detach()
     better = finer()

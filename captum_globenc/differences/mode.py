@@ -186,7 +186,7 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
-        if self._at_input:
+        if self._at_input and any(map(self._altered, leaves((args, kwargs)))):
             writable = partial(self._writable, in_place=changes_in_place(func))
             args, kwargs = replaced((args, kwargs), lambda leaf: self._seen_through(writable(leaf)))
         if func in DECISIONS:
@@ -289,7 +289,7 @@ class DifferenceMode(TorchFunctionMode):
         if in_place:
             self._changed(args[0])
             return output
-        if self._at_input and made and made[0]._is_view():
+        if self._at_input and self._trace.written and made and made[0]._is_view():
             self._note_parts(next(leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)), made)
         return self._noted(output, whole=True)
 
@@ -427,6 +427,13 @@ class DifferenceMode(TorchFunctionMode):
             if self._trace.tensors is not None:
                 self._trace.tensors.append(leaf)
         return output
+
+    def _altered(self, leaf: Any) -> bool:
+        """Whether something other than torch functions may have changed the graph of a value."""
+        if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+            return hasattr(leaf, TWIN)
+        marks = leaf.__dict__
+        return TWIN in marks or PART in marks or hasattr(leaf.grad_fn, "_forward_cls")
 
     def _seen_through(self, leaf: Any) -> Any:
         """Return what an autograd function returned as a result of the torch functions that it called.

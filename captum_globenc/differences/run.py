@@ -120,14 +120,17 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
         >>> run.multipliers(run.output, [run.sources[0].leaf])
         [tensor([3., 3.])]
     """
-    trace = Trace()
-    mode = FrozenMode(trace, rules)
-    with torch.inference_mode(False), uncompiled():
-        seen = _seen(mode, inputs)
-        with mode, _kept(trace), torch.enable_grad():
-            output = function(*seen)
-        output = mode.completed(output)
-    return Comparison(output, None, trace)
+    numbers = RandomNumbers(inputs)
+    for written in (False, True):
+        trace = Trace(written=written)
+        mode = FrozenMode(trace, rules)
+        with torch.inference_mode(False), uncompiled(), numbers.again() if written else nullcontext():
+            seen = _seen(mode, inputs)
+            with mode, _kept(trace), torch.enable_grad():
+                output = function(*seen)
+        if trace.written is written:  # else once more, with all that is written into protected
+            break
+    return Comparison(mode.completed(output), None, trace)
 
 
 class RandomNumbers:
@@ -283,6 +286,6 @@ def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _kept(trace: Trace | None) -> AbstractContextManager[Any]:
     """Let the model write into what torch saves for its backward pass: the trace copies that before."""
-    if trace is None:
+    if trace is None or not trace.written:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(trace.save, SavedTensor.restore)

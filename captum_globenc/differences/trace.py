@@ -131,6 +131,7 @@ class Trace:
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
         tensors: where rounding is measured, every tensor of the run at the input that depends on it.
         rounding: where it is measured, of every call, how much rounding of its arguments weighs.
+        written: whether the run at the baseline wrote into tensors; only then constants are protected, too.
         route: how the run at the baseline followed decisions; None where it decided by itself.
     """
 
@@ -142,6 +143,7 @@ class Trace:
     tensors: list[Tensor] | None = None
     rounding: list[Tensor] = field(default_factory=list)
     route: Route | None = None
+    written: bool = False
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _sources_met: int = 0
 
@@ -202,6 +204,7 @@ class Trace:
 
     def protect(self, target: Tensor) -> None:
         """Copy all kept values that share memory with `target`, which is about to be written into."""
+        self.written = True
         memory = target.untyped_storage().data_ptr()
         for call in self.calls:
             call.arguments, before = [_apart(it, memory) for it in call.arguments], call.arguments
@@ -288,13 +291,13 @@ class AppliedRule:
         """
         constants: list[tuple[Tensor, int | None]] = []
 
-        def alias(leaf: Any) -> Any:
+        def constant(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            constants.append((leaf.detach(), leaf._version))
+            constants.append((leaf.detach() if trace.written else leaf, leaf._version))
             return constants[-1][0]
 
-        args, kwargs = replaced((call.args, dict(call.kwargs)), alias)
+        args, kwargs = replaced((call.args, dict(call.kwargs)), constant)
         try:
             with torch.no_grad():
                 backward = rule(replace(call, args=args, kwargs=kwargs))
