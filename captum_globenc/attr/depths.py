@@ -60,10 +60,10 @@ class Depths:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """See one run."""
+        """See one run; of the runs before, the last is kept, without its graph."""
         seen: list[Tensor] = []
         last: list[Tensor] = []
-        self._runs.append(seen)
+        self._runs = [*([it.detach() for it in run] for run in self._runs[-1:]), seen]
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             seen.append(args[0] if args else kwargs["hidden_states"])

@@ -396,6 +396,7 @@ def test_classes_layers_and_contrasts_agree_with_attribute(setting, classifier, 
         torch.testing.assert_close(classes[:, target], scores, rtol=1e-9, atol=1e-12)
     depths = method.attribute_layers(inputs, baselines, 2, extra, **options)
     assert depths.shape == (3, classifier.config.num_hidden_layers + 1, inputs.shape[1])
+    assert not any(it.requires_grad for it in (classes, depths, scores))
     # What enters layer 1 is normed word by word.
     torch.testing.assert_close(depths[:, 0], classes[:, 2], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(
