@@ -106,8 +106,9 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
     """Return contributions that sum to the difference of their output.
 
     A sum that is off by little of what is summed, and by little more than the rounding of the outputs, is
-    right, unless contributions are much larger than the outputs. For other examples everything is computed once more in float64, whose contributions are then returned. What is still off by
-    more than rounding is an error.
+    right, unless contributions are much larger than the outputs. For other examples everything is computed
+    once more in float64, whose contributions are then returned. What is still off by more than rounding is
+    an error.
 
     Args:
         first: contributions in the model's precision.

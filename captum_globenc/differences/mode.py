@@ -289,7 +289,7 @@ class DifferenceMode(TorchFunctionMode):
         if in_place:
             self._changed(args[0])
             return output
-        if self._at_input and self._trace.written and made and made[0]._is_view():
+        if self._at_input and (self._trace.written or self._alone) and made and made[0]._is_view():
             self._note_parts(next(leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)), made)
         return self._noted(output, whole=True)
 
