@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import Attribution
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from captum_globenc.attr.logged import logged
 from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
+from captum_globenc.captum_api import TargetType, TensorOrTupleOfTensorsGeneric, format_output
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.encoders import find_encoder
@@ -160,7 +159,7 @@ class GlobEnc(Attribution):
             scores = _laid_out(rows, ran)
         else:
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
-        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (scores,)))
 
     @torch.no_grad()
     def attribute_layers(
