@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from captum_globenc import errors
 from captum_globenc.extras import installed_version, on_demand
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "GlobEnc",
     "TransformerDeepLift",
     "check_encoder",
+    "errors",
     "explain",
     "reconstruction_error",
 ]

@@ -26,6 +26,7 @@ from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
+from captum_globenc.errors import LoadingError
 from captum_globenc.extras import install, installed_version
 from captum_globenc.results.printable import printable
 
@@ -157,7 +158,6 @@ def show_demo(
         raise CommandError(f"the web demo needs gradio: {install('demo')}")
 
     from captum_globenc.app.demo import serve
-    from captum_globenc.texts.loading import LoadingError
 
     try:
         serve(

@@ -15,10 +15,10 @@ from captum_globenc.captum_api import format_arguments, run_forward
 from captum_globenc.decomposition.mixing import mixing_norms
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
+from captum_globenc.errors import RecordingError
 from captum_globenc.proofs.reconstruction import layer_error
 from captum_globenc.recording.linear import linearized_norm
 from captum_globenc.recording.recorder import record
-from captum_globenc.recording.refusal import RecordingError
 
 
 @dataclass(frozen=True)
