@@ -47,6 +47,11 @@ def test_no_modules_import_each_other_in_a_circle():
     TopologicalSorter({it: graph.find_modules_directly_imported_by(it) for it in graph.modules}).prepare()
 
 
+def test_one_module_alone_imports_the_private_modules_of_captum():
+    found = {path.name for path in MODULES if "captum._utils" in path.read_text(encoding="utf-8")}
+    assert found == {"captum_api.py"}
+
+
 def test_the_page_names_every_wing_and_only_files_that_are_there():
     page = (ROOT / "docs/house.md").read_text(encoding="utf-8")
     wings = {path.parent.name for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE}

@@ -6,7 +6,7 @@ from captum.attr import Attribution
 
 from captum_globenc import DecompX, GlobEnc, TransformerDeepLift
 
-METHODS = [GlobEnc]
+METHODS = [GlobEnc, TransformerDeepLift, DecompX]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
