@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
-from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import (
     DeepLift,
     FeatureAblation,
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from trained import PATCH, SIDE, blanked
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
 from captum_globenc.evaluation.coalitions import Value, first_last, kernel_shap
 from captum_globenc.evaluation.context import alti, value_zeroing
@@ -96,7 +96,7 @@ def image_methods(
 
 def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) -> Tensor:
     """LIME as `evaluate` has it: 50 samples, ridge regression, one image after the other."""
-    method = Lime(forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+    method = Lime(forward, interpretable_model=sklearn_ridge(alpha=1.0), similarity_func=closeness)
     options = {"feature_mask": features, "n_samples": LIME_SAMPLES, "perturbations_per_eval": LIME_SAMPLES}
     return torch.cat(
         [

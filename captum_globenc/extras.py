@@ -1,4 +1,4 @@
-"""Imports that wait: the packages of extras, and public names that cost seconds."""
+"""Deferred imports: the packages of extras, public names whose import takes seconds, installed versions."""
 
 import importlib
 import sys
@@ -15,6 +15,16 @@ def install(extra: str) -> str:
         'pip install ".[pandas]" in a clone of captum_globenc'
     """
     return f'pip install ".[{extra}]" in a clone of captum_globenc'
+
+
+def installed_version() -> str:
+    """Return the version of the installed package; "(not installed)" in a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # deferred, to import fast
+
+    try:
+        return version("captum_globenc")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def optional(name: str, extra: str = "evaluate") -> ModuleType:
@@ -44,7 +54,7 @@ def optional(name: str, extra: str = "evaluate") -> ModuleType:
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of a package that imports its names when they are asked for.
+    """Return the `__getattr__` and `__dir__` of a package that imports its names on first access.
 
     torch and transformers take seconds to import; `captum-globenc --help` should not.
 

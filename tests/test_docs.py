@@ -58,6 +58,7 @@ def test_the_page_leaves_no_family_behind():
         "",
         ".datasets",
         ".encoders",
+        ".errors",
         ".evaluation",
         ".media",
         ".metrics",

@@ -9,15 +9,14 @@ from os import PathLike
 from typing import NamedTuple
 
 from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
-from captum_globenc.attr.proof import ProofError
 from captum_globenc.drawing.document import Line, Part, shaded
 from captum_globenc.drawing.numbers import SHARE, depths_note
 from captum_globenc.drawing.page import heat_map, legend, number_table
-from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import merge_scores
 from captum_globenc.texts.explaining import TRUNCATED, explain
-from captum_globenc.texts.loading import Classifier, LoadingError
+from captum_globenc.texts.loading import Classifier
 from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
 
@@ -134,7 +133,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             tell=notes.append,
         )
         explanation = max(found, key=lambda it: it.probability or 0)  # of several likely labels
-    except (LoadingError, ValueError, ProofError, RecordingError) as error:
+    except (CaptumGlobencError, ValueError) as error:
         return Answer(message(str(error)))
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")

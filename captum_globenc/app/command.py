@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from captum_globenc.errors import CaptumGlobencError, LoadingError
 from captum_globenc.results.names import unknown_names
 from captum_globenc.results.printable import printable
 from captum_globenc.results.terminal import show
@@ -76,7 +77,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 """Settings of every command."""
 
 
-class CommandError(Exception):
+class CommandError(CaptumGlobencError):
     """A mistake of the user's, to be told in one line."""
 
 
@@ -138,7 +139,7 @@ def load(model: str | None, *, any_task: bool = False) -> Classifier:
     Raises:
         CommandError: it cannot be loaded.
     """
-    from captum_globenc.texts.loading import LoadingError, load_classifier, load_model
+    from captum_globenc.texts.loading import load_classifier, load_model
 
     quiet()
     try:

@@ -32,6 +32,7 @@ from captum_globenc.app.command import (
     wrote,
 )
 from captum_globenc.app.standard_input import read_texts
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.printable import printable
 
@@ -284,9 +285,6 @@ def _explanations(
     texts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Explanation]]
 ) -> Iterator[Explanation]:
     """Explain in batches, with a progress bar on standard error if there are several."""
-    from captum_globenc.attr.proof import ProofError
-    from captum_globenc.recording.refusal import RecordingError
-
     notes = Console(stderr=True)
     progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
     task = progress.add_task("Explaining", total=len(texts))
@@ -295,7 +293,7 @@ def _explanations(
         with progress if len(texts) > BATCH else status("Explaining"):
             try:
                 found = run(texts[start : start + BATCH])
-            except (ValueError, ImportError, ProofError, RecordingError) as error:  # what is documented
+            except (CaptumGlobencError, ValueError, ImportError) as error:  # what is documented
                 raise CommandError(str(error)) from error
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found

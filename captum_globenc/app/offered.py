@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from threading import Lock
 
+from captum_globenc.errors import LoadingError
 from captum_globenc.texts.classes import VALUE, class_names, problem_of
-from captum_globenc.texts.loading import Classifier, LoadingError, load_classifier
+from captum_globenc.texts.loading import Classifier, load_classifier
 
 __all__ = ["Classifiers"]
 

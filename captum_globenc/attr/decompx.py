@@ -8,18 +8,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple, _run_forward
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
 
+from captum_globenc.attr.base import EncoderAttribution
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
+from captum_globenc.captum_api import (
+    TargetType,
+    TensorOrTupleOfTensorsGeneric,
+    format_output,
+    run_forward,
+)
 from captum_globenc.decomposition.attention import QueryKeyAttention
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.differences.call import replaced
@@ -37,7 +40,7 @@ VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 FUSED = ("Wqkv", "qkv_proj", "qkv")
 
 
-class DecompX(Attribution):
+class DecompX(EncoderAttribution):
     """Decomposition of an output over the tokens of the first layer (Modarressi et al., ACL 2023).
 
     The vector of each token is passed through all layers and the head: attention and the deviations of
@@ -69,19 +72,7 @@ class DecompX(Attribution):
     """
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
-        super().__init__(forward_func)
-        reject_replicas(forward_func, model)
-        if model is None:
-            if not isinstance(forward_func, nn.Module):
-                raise ValueError(
-                    "forward_func is not a module, so the encoder cannot be found in it: pass the module "
-                    "that holds it, DecompX(forward_func, model)."
-                )
-            model = forward_func
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}, not a module")
-        find_encoder(model)
-        self.model = model
+        super().__init__(forward_func, model)
         self._proof = Proof()
 
     @logged
@@ -117,7 +108,7 @@ class DecompX(Attribution):
             inputs, additional_forward_args, lambda output: [selected(output, target)]
         )
         laid = spread(scores, tensor.shape, grid, real)
-        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (laid,)))
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (laid,)))
 
     def attribute_classes(
         self, inputs: TensorOrTupleOfTensorsGeneric, additional_forward_args: object | None = None
@@ -162,7 +153,7 @@ class DecompX(Attribution):
 
         def function(*tensors: Tensor) -> Any:
             with first.watched():
-                output = _run_forward(self.forward_func, tensors, None, own())
+                output = run_forward(self.forward_func, tensors, own())
             first.check()
             return output
 
@@ -175,7 +166,7 @@ class DecompX(Attribution):
             def plain() -> Any:
                 # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
                 with numbers.again(), BaseTorchFunctionMode():
-                    return _run_forward(self.forward_func, (tensor.clone(),), None, own())
+                    return run_forward(self.forward_func, tensor.clone(), own())
 
             self._proof.check(run, plain, self.model)
         masks.warn()
@@ -187,26 +178,10 @@ class DecompX(Attribution):
             )
         return scores, tensor, grid, first.real
 
-    def get_name(self) -> str:
-        """Return "DecompX", as it is written."""
-        return "DecompX"
-
-    def attribute_future(self) -> None:
-        """Not available.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for DecompX")
-
     @property
     def multiplies_by_inputs(self) -> bool:
         """True: scores are multipliers times what enters the first layer."""
         return True
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: without the biases, scores do not add up to the output."""
-        return False
 
 
 def value_map(attention: nn.Module) -> tuple[nn.Module, bool]:

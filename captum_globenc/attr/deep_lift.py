@@ -11,19 +11,23 @@ from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple, _run_forward
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution, GradientAttribution
+from captum.attr import GradientAttribution
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
 
+from captum_globenc.attr.base import ModelAttribution
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
 from captum_globenc.attr.proof import Proof, Scored, check_sum
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs
+from captum_globenc.captum_api import (
+    TargetType,
+    TensorOrTupleOfTensorsGeneric,
+    format_output,
+    run_forward,
+)
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import replaced
 from captum_globenc.differences.run import Comparison
@@ -33,7 +37,7 @@ from captum_globenc.recording.training import warn_of_dropout
 __all__ = ["TransformerDeepLift"]
 
 
-class TransformerDeepLift(Attribution):
+class TransformerDeepLift(ModelAttribution):
     """Exact differences: contributions that add up to f(x) - f(baseline), whatever the network.
 
     DeepLIFT's multipliers (Shrikumar et al. 2017, sections 3.1 and 3.2: summation to delta, chain rule)
@@ -85,13 +89,7 @@ class TransformerDeepLift(Attribution):
         multiply_by_inputs: bool = True,
         decisions: Literal["same", "follow"] = "same",
     ) -> None:
-        super().__init__(forward_func)
-        reject_replicas(forward_func, model)
-        if model is None and isinstance(forward_func, nn.Module):
-            model = forward_func
-        if model is not None and not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}, not a module")
-        self.model = model
+        super().__init__(forward_func, model)
         if decisions not in ("same", "follow"):
             raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
@@ -165,7 +163,7 @@ class TransformerDeepLift(Attribution):
         for run in self._runs(tensors, bases, additional_forward_args, along):
             total.add(run, *self._scored(run, target))
             del run  # and its graph, before the next segment runs
-        answer = _format_output(_is_tuple(inputs), total.scores)
+        answer = format_output(inputs, total.scores)
         return (answer, total.delta) if return_convergence_delta else answer
 
     def attribute_classes(
@@ -211,7 +209,7 @@ class TransformerDeepLift(Attribution):
                 total.add(run, *self._scored(run, number))
             del run
         classes = zip(*(total.scores for total in totals), strict=True)
-        return _format_output(_is_tuple(inputs), tuple(torch.stack(of, 1) for of in classes))
+        return format_output(inputs, tuple(torch.stack(of, 1) for of in classes))
 
     def attribute_layers(
         self,
@@ -338,7 +336,7 @@ class TransformerDeepLift(Attribution):
         def function(*tensors: Tensor) -> Any:
             # A model may write into its arguments, but not into the caller's.
             own = replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
-            return _run_forward(self.forward_func, tensors, None, own)
+            return run_forward(self.forward_func, tensors, own)
 
         def steps(depths: Depths | None = None, **options: Any) -> Iterator[Comparison]:
             def watched(*tensors: Tensor) -> Any:
@@ -390,18 +388,6 @@ class TransformerDeepLift(Attribution):
         """
         delta: Tensor = GradientAttribution(self.forward_func).compute_convergence_delta(*args, **kwargs)
         return delta
-
-    def get_name(self) -> str:
-        """Return "TransformerDeepLift"; Captum would split it."""
-        return "TransformerDeepLift"
-
-    def attribute_future(self) -> None:
-        """Not available.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for TransformerDeepLift")
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -9,14 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_globenc.encoders import UnsupportedEncoderError, find_encoder
+from captum_globenc.encoders import find_encoder
+from captum_globenc.errors import NoLayersError, UnsupportedModelError
 from captum_globenc.recording.calls import in_this_thread
 
-__all__ = ["Depths", "NoLayersError"]
-
-
-class NoLayersError(ValueError):
-    """A model in which there are no layers that pass on the tokens; the message says why."""
+__all__ = ["Depths"]
 
 
 class Depths:
@@ -85,7 +82,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers of the encoder, or of the longest row of modules of one kind."""
     try:
         return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
-    except UnsupportedEncoderError:
+    except UnsupportedModelError:
         rows = [
             list(row)
             for row in model.modules()

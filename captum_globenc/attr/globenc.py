@@ -7,22 +7,19 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_globenc.attr.base import EncoderAttribution
 from captum_globenc.attr.logged import logged
-from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
+from captum_globenc.captum_api import TargetType, TensorOrTupleOfTensorsGeneric, format_output
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.tokens import spread
 
 
-class GlobEnc(Attribution):
+class GlobEnc(EncoderAttribution):
     """Global token attribution from the whole encoder (Modarressi et al., NAACL 2022).
 
     Each encoder layer is decomposed, attention, value vectors, both residual connections and both
@@ -72,24 +69,9 @@ class GlobEnc(Attribution):
         mixing: str = "N-Enc",
         aggregation: str = "rollout",
     ) -> None:
-        super().__init__(forward_func)
-        reject_replicas(forward_func, model)
+        super().__init__(forward_func, model)
         _check_choice("mixing", mixing, MIXINGS)
         _check_choice("aggregation", aggregation, AGGREGATIONS)
-        if model is None:
-            if not isinstance(forward_func, nn.Module):
-                raise ValueError(
-                    "forward_func is not a module, so the encoder cannot be found in it: pass the "
-                    "module that holds it, GlobEnc(forward_func, model)."
-                )
-            model = forward_func
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model is a {type(model).__name__}, not a module: pass the model that forward_func calls, "
-                "GlobEnc(forward_func, model)."
-            )
-        find_encoder(model)
-        self.model = model
         self.mixing = mixing
         self.aggregation = aggregation
 
@@ -160,7 +142,7 @@ class GlobEnc(Attribution):
             scores = _laid_out(rows, ran)
         else:
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
-        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (scores,)))
 
     @torch.no_grad()
     def attribute_layers(
@@ -245,27 +227,6 @@ class GlobEnc(Attribution):
 
     def _run(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: object | None) -> Run:
         return run(self.forward_func, self.model, inputs, additional_forward_args, self.mixing)
-
-    def get_name(self) -> str:
-        """Return "GlobEnc", which Captum would split into two words."""
-        return "GlobEnc"
-
-    def attribute_future(self) -> None:
-        """Not available for GlobEnc.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for GlobEnc")
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """False: scores are shares of a representation, not multiplied by the inputs."""
-        return False
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: there is no path integral that could fall short."""
-        return False
 
 
 def _check_choice(what: str, choice: str, choices: dict[str, Any]) -> None:

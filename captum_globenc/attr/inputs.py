@@ -5,9 +5,9 @@ B batch, N tokens.
 
 from typing import Any
 
-from captum._utils.common import _format_tensor_into_tuples
 from torch import Tensor
 
+from captum_globenc.captum_api import format_inputs
 from captum_globenc.forward import check_batched
 
 __all__ = ["as_tensors"]
@@ -32,7 +32,7 @@ def as_tensors(inputs: Any, *, ids_of_texts: bool = False) -> tuple[Tensor, ...]
             'tokenizer\'s batch (return_tensors="pt"): inputs, extra = forward.arguments(batch) with '
             "forward = EncoderForward(model), then .attribute(inputs, ..., additional_forward_args=extra)."
         )
-    tensors: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
+    tensors = format_inputs(inputs)
     if ids_of_texts:
         for tensor in tensors:
             check_batched(tensor)

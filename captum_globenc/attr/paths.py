@@ -13,14 +13,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from captum._utils.common import _expand_target, _format_tensor_into_tuples
-from captum._utils.typing import TargetType
 from torch import Tensor, nn
 
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.proof import Scored
 from captum_globenc.attr.selected import selected
 from captum_globenc.attr.sources import on_inputs
+from captum_globenc.captum_api import TargetType, expand_target, format_inputs
 from captum_globenc.differences import Comparison
 from captum_globenc.differences.trace import Source
 from captum_globenc.encoders.walk import every
@@ -175,7 +174,7 @@ def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] 
             count += shape.numel()
             made.append((numbers[:, None] if per_token else numbers).expand(tensor.shape))
         return made
-    masks = _format_tensor_into_tuples(feature_mask)
+    masks = format_inputs(feature_mask)
     if len(masks) != len(inputs):
         raise ValueError(f"there are {len(masks)} feature masks for {len(inputs)} inputs")
     for mask, tensor in zip(masks, inputs, strict=True):
@@ -300,7 +299,7 @@ class SegmentRun:
 
     def _selected(self, comparison: Comparison, target: TargetType) -> tuple[Tensor, Tensor]:
         """Return the explained output at both ends, `(G * B,)`, for a target as of Captum's methods."""
-        target = _expand_target(target, self.orders) if self.orders > 1 else target
+        target = expand_target(target, self.orders) if self.orders > 1 else target
         return selected(comparison.output, target), selected(comparison.base, target)
 
     def _scored(

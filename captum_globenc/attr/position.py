@@ -13,6 +13,7 @@ from captum_globenc.attr.run import Run
 from captum_globenc.attr.selected import select
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
+from captum_globenc.errors import NoPositionError
 
 Position = int | Tensor | slice | Sequence[int] | Sequence[Sequence[int]] | Literal["mean"]
 """One token of every text, or the average of several.
@@ -23,10 +24,6 @@ An index; one for each text, `(B,)`; a slice; a list of indices for each text; w
 
 Parts = tuple[int | slice, ...]
 """Positions, and slices of positions, that a head averages."""
-
-
-class NoPositionError(ValueError):
-    """A head that reads no one token, nor a known average of them; the message says what to pass."""
 
 
 def explained(run: Run, target: Any, position: Position | None) -> Tensor:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from captum._utils.common import _run_forward
 from torch import Tensor, nn
 
 from captum_globenc.attr.inputs import as_tensors
 from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
+from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.mixing import mix
 from captum_globenc.decomposition.mixture import Mixture
 from captum_globenc.decomposition.record import LayerRecord
@@ -87,7 +87,7 @@ def run(
         padding.append(layer.real)
 
     output = record(
-        lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args),
+        lambda: run_forward(forward_func, tensor, additional_forward_args),
         encoder,
         decompose,
         again=True,

@@ -3,12 +3,12 @@
 B batch, C classes.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-from captum._utils.common import _select_targets
-from captum._utils.typing import TargetType
 from torch import Tensor
+
+from captum_globenc.captum_api import TargetType, select_targets
 
 __all__ = ["select", "selected"]
 
@@ -50,7 +50,7 @@ def select(output: Tensor, target: TargetType) -> Tensor:
             index. The types are those that Captum raises.
     """
     try:
-        return cast(Tensor, _select_targets(output, target))
+        return select_targets(output, target)
     except CAPTUM_RAISES as error:
         message = _what_is_wrong(output, target)
         if message is None:

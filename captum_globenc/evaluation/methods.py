@@ -25,6 +25,7 @@ from torch import Tensor
 
 from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.differences.frozen import Rules
@@ -182,13 +183,14 @@ def feature_ablation(
 def lime(subject: Subject, batch: Batch) -> Tensor:
     """LIME with ridge regression on which tokens are there, close texts weighing more."""
     optional("sklearn.linear_model")
-    from captum._utils.models.linear_model import SkLearnRidge
 
     rows = []
     for one in batch.singles():
         # Special tokens and padding are their own baseline, so they may go with the first token.
         features = (one.mask.long().cumsum(dim=1) - 1).clamp(min=0) * one.mask
-        method = Lime(subject.blanked, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+        method = Lime(
+            subject.blanked, interpretable_model=sklearn_ridge(alpha=1.0), similarity_func=closeness
+        )
         rows.append(
             method.attribute(
                 one.inputs,

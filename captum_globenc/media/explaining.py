@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.drawing.picture import PARTS, Picture
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.forward import EncoderForward
 from captum_globenc.media.files import read_image, read_sound
 from captum_globenc.media.pictures import draw_features, draw_pixels, draw_samples
@@ -27,7 +28,6 @@ from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
 from captum_globenc.texts.digest import versions
-from captum_globenc.texts.methods import REFUSALS
 
 __all__ = ["METHODS", "Method", "explain_file"]
 
@@ -164,7 +164,7 @@ def _scores(
     for name in METHODS if methods is None else methods:
         try:
             scores[name] = METHODS[name].run(forward, inputs, extra, target).detach().cpu()
-        except REFUSALS as error:
+        except CaptumGlobencError as error:
             if methods is not None:
                 raise
             refused[name] = error

@@ -7,10 +7,9 @@ from math import comb
 from typing import Any
 
 import torch
-from captum._utils.common import _format_additional_forward_args
-from captum._utils.typing import TargetType
 from torch import Tensor
 
+from captum_globenc.captum_api import TargetType, format_arguments
 from captum_globenc.metrics.calling import Removals, removal_metric
 from captum_globenc.metrics.curve import removable, token_scores
 from captum_globenc.metrics.removal import (
@@ -75,7 +74,7 @@ def shapley_values(
             f"a text has {most} tokens that may be removed: its exact Shapley values take 2**{most} forward "
             f"passes. At most {MOST_FEATURES} tokens are allowed."
         )
-    extra = _format_additional_forward_args(additional_forward_args) or ()
+    extra = format_arguments(additional_forward_args)
     rows = []
     for row in range(len(inputs)):
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum._utils.common import _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import find_encoder
 from captum_globenc.recording.adding_up import attention_output
@@ -49,7 +49,7 @@ def reconstruction_error(
     """
     errors: list[Tensor] = []
     record(
-        lambda: _run_forward(forward_func, inputs, None, additional_forward_args),
+        lambda: run_forward(forward_func, inputs, additional_forward_args),
         find_encoder(model),
         lambda layer: errors.append(layer_error(layer)),
         check=False,

@@ -14,8 +14,8 @@ from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.weights import share_heads
 from captum_globenc.decomposition.workspace import Tile, Workspace, slices
 from captum_globenc.encoders.walk import every
+from captum_globenc.errors import RecordingError
 from captum_globenc.recording.linear import is_plain
-from captum_globenc.recording.refusal import RecordingError
 
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 0.15}
 """How far off an attention block computed in a dtype may be, as a share of what it writes."""

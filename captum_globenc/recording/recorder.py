@@ -20,6 +20,7 @@ from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import full_precision
 from captum_globenc.differences.uncompiled import uncompiled
 from captum_globenc.encoders import Encoder, Layer
+from captum_globenc.errors import RecordingError
 from captum_globenc.recording.adding_up import Sums
 from captum_globenc.recording.calls import around, bound_arguments, copied_as_before
 from captum_globenc.recording.fused import active, without_fused_attention
@@ -27,7 +28,6 @@ from captum_globenc.recording.layer import OpenLayer
 from captum_globenc.recording.linear import refuse_meta
 from captum_globenc.recording.norms import NormCheck
 from captum_globenc.recording.padding import real_tokens
-from captum_globenc.recording.refusal import RecordingError
 from captum_globenc.recording.residuals import SumWatcher, carries
 from captum_globenc.recording.streams import StreamCheck, Written
 from captum_globenc.recording.tokens import FEW_TOKENS, TokenCheck

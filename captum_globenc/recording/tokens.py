@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.errors import RecordingError
 from captum_globenc.recording.adding_up import ALLOWED, ALLOWED_IN_INTEGERS, rounds_to_integers
 from captum_globenc.recording.layer import OpenLayer
-from captum_globenc.recording.refusal import RecordingError
 
 __all__ = ["TokenCheck"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captum_globenc.drawing.picture import Picture
+from captum_globenc.errors import FileFormatError
 from captum_globenc.results.record import Record, Span
 from captum_globenc.results.words import Word
 
@@ -31,10 +32,6 @@ LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs", "pict
 
 NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers")
 """What is made of floats: other writers of JSON leave the point out where nothing follows it."""
-
-
-class FileFormatError(ValueError):
-    """A file that holds no explanations, or not those of this version; the message names the line."""
 
 
 def to_json(record: Record) -> dict[str, Any]:

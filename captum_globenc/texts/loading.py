@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.errors import LoadingError
 from captum_globenc.texts.default import load_default
 from captum_globenc.texts.tasks import TASKS, generates, task_named
 
@@ -21,10 +22,6 @@ HUB = {
     "GatedRepoError": "its owner on the Hugging Face hub has to let you in: log in with hf auth login",
 }
 """What errors of the hub mean, by their names; of them the most special one comes last."""
-
-
-class LoadingError(Exception):
-    """A model that cannot be loaded; the message says in one line which and why."""
 
 
 class Classifier(NamedTuple):
@@ -51,7 +48,7 @@ def load_classifier(name: str | None = None) -> Classifier:
     Example:
         >>> load_classifier("no/such/folder")
         Traceback (most recent call last):
-        captum_globenc.texts.loading.LoadingError: cannot load no/such/folder: there is no such folder
+        captum_globenc.errors.LoadingError: cannot load no/such/folder: there is no such folder
     """
     return _load(name, by_config=False)
 

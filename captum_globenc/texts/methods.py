@@ -10,26 +10,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from captum_globenc.attr.depths import NoLayersError
-from captum_globenc.attr.position import NoPositionError
-from captum_globenc.encoders import UnsupportedEncoderError
-from captum_globenc.errors import PrecisionError, ReconstructionError, UnsupportedOperationError
-from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
 from captum_globenc.texts.question import Question, resolve_baseline
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "differences", "run_methods"]
-
-REFUSALS = (
-    UnsupportedEncoderError,
-    NoPositionError,
-    UnsupportedOperationError,
-    PrecisionError,
-    ReconstructionError,
-    RecordingError,
-)
-"""What tells that a method does not hold for a model, whatever the text."""
+__all__ = ["DEFAULT_METHODS", "METHODS", "Method", "differences", "run_methods"]
 
 
 def _globenc(question: Question) -> Tensor:
@@ -151,7 +137,7 @@ def run_methods(
         method = METHODS[name]
         try:
             found[name] = method.scores(question)
-        except REFUSALS as error:
+        except CaptumGlobencError as error:
             if methods is not None:
                 raise
             refused[name] = error
@@ -161,7 +147,7 @@ def run_methods(
         if layers and method.layers is not None:
             try:
                 depths[name] = method.layers(question)
-            except (NoLayersError, *REFUSALS) as error:  # such as that a decoder reads the text as well
+            except CaptumGlobencError as error:  # such as that a decoder reads the text as well
                 told[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))

@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from captum_globenc import GlobEnc
 from captum_globenc.encoders import find_encoder
-from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.errors import RecordingError
 from families import FAMILIES
 from models import SMALL, randomize, state_of
 
