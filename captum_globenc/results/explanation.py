@@ -241,8 +241,8 @@ class Explanation(Record):
             method: Whose scores.
 
         Returns:
-            A `captum.attr.LLMAttributionResult`: `seq_attr` are the scores of the N prompt tokens, `token_attr`
-            the rows `(T, N)` of the answer's tokens, None unless `explain(..., per_token=True)`.
+            A `captum.attr.LLMAttributionResult`. `seq_attr` holds the scores of the N prompt tokens, and
+            `token_attr` the rows `(T, N)` of the answer's tokens, None unless `explain(..., per_token=True)`.
 
         Raises:
             ValueError: This explains no generated text, or there is no such method.

@@ -26,8 +26,19 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs", "picture", "answer", "answer_scores",
- "passage_spans")
+LEFT_OUT = (
+    "pair",
+    "layers",
+    "less",
+    "ids",
+    "unknown",
+    "span",
+    "outputs",
+    "picture",
+    "answer",
+    "answer_scores",
+    "passage_spans",
+)
 """What an object lacks where there is none of it."""
 
 NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers", "answer_scores")
@@ -204,7 +215,10 @@ def _picture(value: Any) -> bool:
 
 def _answer(value: Any) -> bool:
     checks = {
-        "text": _text, "tokens": _list(_text), "ids": _list(_index), "log_probabilities": _list(_number)
+        "text": _text,
+        "tokens": _list(_text),
+        "ids": _list(_index),
+        "log_probabilities": _list(_number),
     }
     return (
         isinstance(value, dict)

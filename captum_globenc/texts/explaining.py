@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,11 @@ from captum_globenc.results.names import unknown_names
 from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
 from captum_globenc.texts.assembling import assemble
 from captum_globenc.texts.generation import (
-    GENERATION, check_generation, contrasted, finish_answers, prepare_prompts
+    GENERATION,
+    check_generation,
+    contrasted,
+    finish_answers,
+    prepare_prompts,
 )
 from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
 from captum_globenc.texts.methods import METHODS, run_methods
@@ -73,16 +77,16 @@ def explain(
     What is explained depends on what the model is for, which its class says: the class of a sequence
     classifier, each likely label of a multi-label one, the value of a regression; each entity of a token
     classifier, grouped as its pipeline groups them; the answer in `pair` to the question in a text; the word
-    that a masked language model fills in for each mask token; the answer that a language model generates for a
-    prompt; the similarity that a SentenceTransformer finds
-    between a text and its pair, or, where there is none, what its embedding is made of, by "globenc" alone.
+    that a masked language model fills in for each mask token; the answer that a language model generates for
+    a prompt; the similarity that a SentenceTransformer finds between a text and its pair, or, where there is
+    none, what its embedding is made of, by "globenc" alone.
 
     All texts are tokenized together: cut long lists into pieces. A model without a padding token takes them
     one by one.
 
     Args:
-        texts: B texts, or B tuples (text, pair). For a model that generates text, B prompts: strings, or lists
-            of chat messages, which the tokenizer's chat template renders.
+        texts: B texts, or B tuples (text, pair). For a model that generates text, B prompts: strings, or
+            lists of chat messages, which the tokenizer's chat template renders.
         model: A Hugging Face model for one of these, in eval mode; a pipeline of transformers; or a
             SentenceTransformer or a CrossEncoder.
         tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
@@ -99,7 +103,8 @@ def explain(
             the "start" or "end" of an answer; left out, what is predicted. Several classes, or "all", are
             shown side by side, with scores by method and class. "globenc" knows no class.
         against: What `target` is held against: why that one rather than this. For a model that generates
-            text another answer, or one for each prompt: the difference of both log-probabilities is explained.
+            text, another answer, or one for each prompt: the difference of both log-probabilities is
+            explained.
         baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with. Special tokens
             are kept, the others replaced: "mask" by the mask token, or the mean word embedding where the
             tokenizer has no mask token; "mean" by the mean word embedding; "pad" by the embedding of padding;
@@ -113,16 +118,16 @@ def explain(
         threshold: How likely a label of a multi-label model has to be to be explained.
         tell: Called with each notice: a method that is left out and why, texts that are truncated. By default
             notices are warnings.
-        answer: For a model that generates text: the answer whose log-probability is explained, or one for each
-            prompt. It is tokenized by itself, so begin it with a space where the text would have one. Left
-            out, the answer that the model generates, greedily unless options of generation say otherwise.
+        answer: For a model that generates text: the answer whose log-probability is explained, or one for
+            each prompt. It is tokenized by itself, so begin it with a space where the text would have one.
+            Left out, the answer that the model generates, greedily unless `generation` says otherwise.
         max_new_tokens: The largest number of generated tokens; by default that of the model's generation
             config, else 64.
         per_token: Whether to compute a row of contributions for each token of the answer as well,
             `answer_scores`.
         passages: Passages of the prompt, whose contributions `Explanation.passages()` sums: a dict from names
-            to texts, a list of (name, text), or a list of texts, as they stand in the prompt; or a list of such
-            dicts or lists, one for each prompt.
+            to texts, a list of (name, text), or a list of texts, as they stand in the prompt; or a list of
+            such dicts or lists, one for each prompt.
         **generation: Further options of `model.generate` by the names of `transformers.GenerationConfig`, and
             `seed`, which `do_sample=True` needs.
 
@@ -133,12 +138,13 @@ def explain(
     Raises:
         TypeError: `texts` is one string, or holds something else; `model` is not of transformers; or there
             is no tokenizer.
-        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the model or none does, the model's outputs are none of a task's, a name is not
-            known, a class is held against itself, a position lies outside of a text, a text has no mask
-            token or no text to find an answer in, is not valid Unicode or has tokens that the model has no
-            embedding for, windows share too much, or the model's output is not finite. Of generated text: a
-            prompt is longer than the model takes, an answer has no tokens, a chat has no template or one that
-            fails, or sampling has no seed.
+        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the model
+            or none does, the model's outputs are none of a task's, a name is not known, a class is held
+            against itself, a position lies outside of a text, a text has no mask token or no text to find an
+            answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
+            too much, or the model's output is not finite. Of generated text: a prompt is longer than the
+            model takes, an answer has no tokens, a chat has no template or one that fails, or sampling has no
+            seed.
         RuntimeError: The numbers of a method that was chosen were found not to hold.
 
     Example:
@@ -158,36 +164,47 @@ def explain(
     subject = subject_of(model, tokenizer)
     if max_new_tokens is not None:
         generation["max_new_tokens"] = max_new_tokens
-    own = {"answer": answer, "per_token": per_token or None, "passages": passages, **generation}
-    given = [name for name, value in own.items() if value is not None]
-    check_task(subject, context=context is not None, generation=given)
+    given = {"answer": answer, "per_token": per_token or None, "passages": passages, **generation}
+    own = [name for name, value in given.items() if value is not None]
+    check_task(subject, context=context is not None, generation=own)
+    generates = not subject.embeds and task_of(subject.model).generates
     options = Options(
-        methods, position, mixing, layers, target, against, baseline, windows, threshold, per_token, generation
+        methods,
+        position,
+        mixing,
+        layers,
+        target,
+        None if generates else cast("str | int | None", against),
+        baseline,
+        windows,
+        threshold,
+        per_token,
+        generation,
     )
-    prompts: list[Prompt] = []
-    if not subject.embeds and task_of(subject.model).generates:
-        check_generation(subject, options, answered=answer is not None, paired=not pair is context is None)
-        prompts = read_prompts(texts, subject.tokenizer, answer, passages)
-        strings, pairs = [it.text for it in prompts], [None] * len(prompts)
-    else:
-        strings, pairs = texts_and_pairs(texts, pair, context)
-    if not strings:
-        return Explanations()
     told: dict[str, None] = {}
-    if prompts:
-        made = _generated(prompts, subject, options, told)
+    if generates:
+        options = check_generation(
+            subject,
+            options,
+            told,
+            answered=answer is not None,
+            contrasted=against is not None,
+            paired=pair is not None,
+        )
+        made = _answers(read_prompts(texts, subject.tokenizer, answer, passages), subject, options, told)
         if against is not None:
             contrasts = read_prompts(texts, subject.tokenizer, against, name="against")
-            others = _generated(contrasts, subject, options, told)
+            others = _answers(contrasts, subject, options, told)
             made = [contrasted(one, other) for one, other in zip(made, others, strict=True)]
     else:
+        strings, pairs = texts_and_pairs(cast("Texts", texts), pair, context)
         run = partial(
             explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
         )
         if len(strings) > 1 and not subject.pads:
             made = [it for text, other in zip(strings, pairs, strict=True) for it in run([text], [other])]
         else:
-            made = run(strings, pairs)
+            made = run(strings, pairs) if strings else []
     if subject.embeds and any(it.truncated for it in made):
         told[_truncated(subject)] = None
     for message in told:
@@ -198,11 +215,11 @@ def explain(
     return Explanations(made)
 
 
-def _generated(
+def _answers(
     prompts: Sequence[Prompt], subject: Subject, options: Options, told: dict[str, None]
 ) -> list[Explanation]:
     """Explain the answers to prompts, all together or, without padding, one by one."""
-    parts = [prompts] if subject.pads else [[it] for it in prompts]
+    parts = [prompts] if subject.pads and prompts else [[it] for it in prompts]
     return [
         it
         for part in parts

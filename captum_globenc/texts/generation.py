@@ -20,15 +20,23 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
-from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
-from captum_globenc.texts.methods import differences
+from captum_globenc.texts.asked import Asked, Given, Picks
+from captum_globenc.texts.methods import DEFAULT_METHODS, differences
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.question import Explained, Question
 from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
 
-__all__ = ["GENERATION", "AnswerForward", "ask_answer", "check_generation", "contrasted", "finish_answers", "prepare_prompts"]
+__all__ = [
+    "GENERATION",
+    "AnswerForward",
+    "ask_answer",
+    "check_generation",
+    "contrasted",
+    "finish_answers",
+    "prepare_prompts",
+]
 
 NEW_TOKENS = 64
 """How many tokens are generated at most, where neither the caller nor the model's config says."""
@@ -39,7 +47,9 @@ ROWS_AT_ONCE = 16
 IGNORED = -100
 """The label of padding, as in transformers."""
 
-GENERATION = ({name for name in vars(GenerationConfig()) if not name.startswith("_")} | {"seed"}) - {
+_DEFAULTS: Any = cast("Any", GenerationConfig)()
+
+GENERATION = ({name for name in vars(_DEFAULTS) if not name.startswith("_")} | {"seed"}) - {
     "max_length",
     "num_return_sequences",
     "return_dict_in_generate",
@@ -93,44 +103,67 @@ class AnswerForward(EncoderForward):
         logits = self._field(self.model(input_ids=inputs, **named), "logits")[:, -labels.shape[1] :]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])
-        return cast(Tensor, found.squeeze(-1))
+        return found.squeeze(-1)
 
     def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
         """Split a batch that `prepare_prompts` made into what `forward` takes."""
         return batch["input_ids"], tuple(batch.get(name) for name in self.argument_names)
 
 
-def check_generation(subject: Subject, options: Options, *, answered: bool, paired: bool) -> None:
-    """Check that options hold for a model that generates text.
+def check_generation(
+    subject: Subject,
+    options: Options,
+    told: dict[str, None],
+    *,
+    answered: bool,
+    contrasted: bool,
+    paired: bool,
+) -> Options:
+    """Check that options hold for a model that generates text, and return them with methods that hold.
 
     Args:
         subject: The model.
         options: The options.
+        told: Gets what is left out, and why.
         answered: Whether answers are given.
+        contrasted: Whether other answers are given.
         paired: Whether second segments are given.
 
     Raises:
         ValueError: One does not.
     """
-    decoder = not _encoder_decoder(subject.model)
-    contrast = options.per_token and options.against is not None
-    for name, given, instead in (
+    decoder, name = not _encoder_decoder(subject.model), type(subject.model).__name__
+    generation = options.generation
+    for option, given, instead in (
         ("pair", paired, "a prompt has no second segment, write it into the prompt"),
         ("target", options.target is not None, "pass the text that is explained as answer"),
         ("windows", options.windows is not None, "a prompt is not cut into windows"),
-        ("layers", options.layers and decoder, "above the embeddings the answer's tokens contribute as well"),
     ):
         if given:
-            raise ValueError(f"{name} is not for models that generate text: {instead}")
-    if answered and options.generation:
-        raise ValueError(f"answer is given, so nothing is generated: leave {', '.join(options.generation)} out")
-    if contrast:
+            raise ValueError(f"{option} is not for models that generate text: {instead}")
+    if decoder and options.layers:
+        raise ValueError(
+            "layers is not for decoders: above the embeddings the tokens of the answer contribute as well"
+        )
+    if answered and generation:
+        raise ValueError(f"answer is given, so nothing is generated: leave {', '.join(generation)} out")
+    if options.per_token and contrasted:
         raise ValueError("per_token has a row for each token of one answer: leave it or against out")
-    tokens = options.generation.get("max_new_tokens", 1)
+    tokens = generation.get("max_new_tokens", 1)
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
         raise ValueError(f"max_new_tokens is {tokens!r}: at least 1")
-    if options.generation.get("do_sample") and options.generation.get("seed") is None:
+    if generation.get("do_sample") and generation.get("seed") is None:
         raise ValueError("do_sample=True draws another answer in every call: pass a seed as well, seed=0")
+    methods = DEFAULT_METHODS if options.methods is None else options.methods
+    if options.per_token and METHOD not in methods:
+        raise ValueError(f"per_token is for {METHOD}: add it to methods")
+    if decoder and "globenc" in methods:
+        message = f"globenc explains encoders, and {name} is a decoder"
+        if options.methods is not None:
+            raise ValueError(f"{message}: leave it out of methods")
+        told[f"globenc is left out: {message}"] = None
+        return replace(options, methods=[it for it in methods if it != "globenc"])
+    return options
 
 
 def prepare_prompts(
@@ -169,7 +202,11 @@ def prepare_prompts(
         if not any(_explained(row, tokenizer, model)):
             raise ValueError(
                 f"the answer to {shorten(prompt.text, 40)!r} has no tokens: "
-                + ("the model ends its answer at once; pass answer=" if prompt.answer is None else "pass a text")
+                + (
+                    "the model ends its answer at once; pass answer="
+                    if prompt.answer is None
+                    else "pass a text"
+                )
             )
         prompt_tokens = 0 if _encoder_decoder(model) else int(mask.sum())
         if limit is not None and prompt_tokens + len(row) > limit + (prompt_tokens > 0):
@@ -191,7 +228,7 @@ def ask_answer(given: Given) -> list[Asked]:
     """
     made = []
     for row, answer in enumerate(_answers(given)):
-        picks = {(place,): 1.0 for place in answer[0]}
+        picks: Picks = {(place,): 1.0 for place in answer[0]}
         value = given.sum_of([row], picks)
         made.append(
             Asked(
@@ -213,7 +250,9 @@ def finish_answers(made: Sequence[Explanation], given: Given, question: Question
     answers = _answers(given)
     rows = _rows(question, [places for places, _ in answers]) if given.options.per_token else []
     finished = []
-    for index, (explanation, (_, answer), prompt) in enumerate(zip(made, answers, given.prompts, strict=True)):
+    for index, (explanation, (_, answer), prompt) in enumerate(
+        zip(made, answers, given.prompts, strict=True)
+    ):
         real = question.batch["attention_mask"][index].bool()
         special = question.batch["special_tokens_mask"][index][real].bool().tolist()
         finished.append(
@@ -245,7 +284,9 @@ def contrasted(one: Explanation, other: Explanation) -> Explanation:
             f"against is the answer that is explained, {shorten(one.target, 40)!r}: pass another answer"
         )
     scores = {
-        name: row if one.kinds[name] == "shares" else [a - b for a, b in zip(row, other.scores[name], strict=True)]
+        name: row
+        if one.kinds[name] == "shares"
+        else [a - b for a, b in zip(row, other.scores[name], strict=True)]
         for name, row in one.scores.items()
     }
     explained = one.explained - other.explained
@@ -339,58 +380,59 @@ def _generated(
     Raises:
         ValueError: There is no room for an answer.
     """
-    model, tokenizer = subject.model, subject.tokenizer
-    given = dict(options.generation)
-    seed = given.pop("seed", None)
-    config = _config(subject, given)
-    if limit is not None and not _encoder_decoder(model):
-        longest = int(batch["attention_mask"].sum(-1).max())
-        room = limit - longest + 1
-        if given.get("max_new_tokens", 1) > room:
+    model = subject.model
+    encoder_decoder = _encoder_decoder(model)
+    chosen, seed = _generation(subject, options.generation), options.generation.get("seed")
+    length = batch["input_ids"].shape[1]
+    if limit is not None and not encoder_decoder:
+        room = limit - length + 1
+        if options.generation.get("max_new_tokens", 1) > room:
             raise ValueError(
-                f"a prompt has {longest} tokens and the model takes {limit}: pass max_new_tokens={room} or less"
+                f"a prompt has {length} tokens and the model takes {limit}: "
+                f"pass max_new_tokens={room} or less"
             )
-        config.max_new_tokens = min(config.max_new_tokens, room)
+        chosen["max_new_tokens"] = min(chosen["max_new_tokens"], room)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        written = cast("Any", model).generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            generation_config=config,
-            **({"tokenizer": tokenizer} if config.stop_strings else {}),
+        written: Tensor = cast("Any", model).generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **chosen
         )
-    rows = written[:, 0 if _encoder_decoder(model) else batch["input_ids"].shape[1] :].tolist()
-    ends = config.eos_token_id if config.eos_token_id is not None else model.generation_config.eos_token_id
+    ends = chosen.get("eos_token_id")
     stops = {*(ends if isinstance(ends, list) else [ends])}
-    if not _encoder_decoder(model):
-        return [_ended(row, stops, config.pad_token_id) for row in rows], None
+    rows = written[:, 0 if encoder_decoder else length :].tolist()
+    if not encoder_decoder:
+        return [_ended(row, stops, chosen["pad_token_id"]) for row in rows], None
     # The first token of a row starts the decoder.
-    labels = [_ended(row[1:], stops, config.pad_token_id) for row in rows]
+    labels = [_ended(row[1:], stops, chosen["pad_token_id"]) for row in rows]
     return labels, [row[: len(own)] for row, own in zip(rows, labels, strict=True)]
 
 
-def _config(subject: Subject, given: Mapping[str, Any]) -> GenerationConfig:
-    """Return a copy of the generation config that decodes greedily, unless options say otherwise."""
-    model = subject.model
-    own = getattr(subject.pipeline, "generation_config", None) or cast("Any", model).generation_config
-    config = GenerationConfig.from_dict(own.to_dict())
-    greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+def _generation(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `generate`: the model's own options, but greedy unless others are given.
+
+    All are arguments, because some versions of transformers prefer the model's config to one that is passed.
+    """
+    pipeline, model = subject.pipeline, cast("Any", subject.model)
+    own = getattr(pipeline, "generation_config", None) or model.generation_config
+    chosen = {name: getattr(own, name, None) for name in GENERATION - {"seed"}}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    chosen |= {it: v for it, v in getattr(pipeline, "_forward_params", {}).items() if it in GENERATION}
+    chosen |= {"do_sample": False, "num_beams": 1}
     if not given.get("do_sample"):
-        greedy |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"))
+        chosen |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p"))
     if given.get("num_beams", 1) == 1:
-        greedy |= dict.fromkeys(("early_stopping", "length_penalty"))
-    # The default cache is made for one call; others stay with the model. Beside the ids nothing is returned.
-    greedy |= {"cache_implementation": None, "return_dict_in_generate": False}
-    config.update(**greedy)
-    if config.max_new_tokens is None or "max_new_tokens" in given:
-        config.max_new_tokens = NEW_TOKENS
-    config.max_length = None
-    config.update(**given)
-    if config.pad_token_id is None:
-        config.pad_token_id = _pad(model, subject.tokenizer)
-    return config
+        chosen |= {"early_stopping": False, "length_penalty": 1.0}
+    # The default cache is made for one call; others stay with the model.
+    chosen |= {"cache_implementation": None, "num_return_sequences": 1, "return_dict_in_generate": False}
+    chosen.setdefault("max_new_tokens", NEW_TOKENS)
+    chosen |= {name: value for name, value in given.items() if name != "seed"}
+    if chosen.get("pad_token_id") is None:
+        chosen["pad_token_id"] = _pad(subject.model, subject.tokenizer)
+    if chosen.get("stop_strings"):
+        chosen["tokenizer"] = subject.tokenizer
+    return chosen
 
 
 def _ended(row: Sequence[int], stops: set[int], pad: int | None) -> list[int]:
@@ -422,7 +464,11 @@ def _answers(given: Given) -> list[tuple[list[int], Answer]]:
     for row, values, prompt in zip(rows, given.outputs.tolist(), given.prompts, strict=True):
         places = [place for place, it in enumerate(_explained(row, tokenizer, model)) if it]
         ids = [row[place] for place in places]
-        text = prompt.answer if prompt.answer is not None else str(tokenizer.decode(ids, skip_special_tokens=True))
+        text = (
+            prompt.answer
+            if prompt.answer is not None
+            else str(tokenizer.decode(ids, skip_special_tokens=True))
+        )
         tokens = [str(it) for it in tokenizer.convert_ids_to_tokens(ids)]
         made.append((places, Answer(text, tokens, ids, [values[place] for place in places])))
     return made

@@ -55,7 +55,7 @@ def is_chat(entry: object) -> bool:
 def read_prompts(
     prompts: Any,
     tokenizer: PreTrainedTokenizerBase,
-    answer: str | Sequence[str] | None = None,
+    answer: Any = None,
     passages: Passages | None = None,
     *,
     name: str = "answer",
@@ -85,6 +85,8 @@ def read_prompts(
         if any(it is not None for it in pairs):
             raise ValueError("a prompt has no second segment: pass strings, and the answers as answer=")
         made = [Prompt(it) for it in texts]
+    if not isinstance(answer, str | Sequence | None):
+        raise TypeError(f"{name} is a {type(answer).__name__}: pass a string, or one for each prompt")
     answers = [answer] * len(made) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(made):
         raise ValueError(
@@ -108,7 +110,8 @@ def _rendered(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokeni
 
     def render(chat: Sequence[Mapping[str, Any]]) -> str:
         try:
-            return str(tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False))
+            rendering: Any = tokenizer.apply_chat_template
+            return str(rendering(list(chat), add_generation_prompt=True, tokenize=False))
         except Exception as error:  # whatever the code of a template raises
             raise ValueError(f"the tokenizer's chat template fails: {error}") from error
 
@@ -169,7 +172,11 @@ def _passages_of_each(passages: Passages | None, count: int) -> list[list[tuple[
         return [[] for _ in range(count)]
     if isinstance(passages, str):
         raise TypeError("passages is one string: pass a list of passages, or a dict of names and passages")
-    if not isinstance(passages, Mapping) and passages and all(isinstance(it, Mapping | list) for it in passages):
+    if (
+        not isinstance(passages, Mapping)
+        and passages
+        and all(isinstance(it, Mapping | list) for it in passages)
+    ):
         if len(passages) != count:
             raise ValueError(
                 f"passages has {len(passages)} entries for {count} prompts: pass one list or dict for each"
