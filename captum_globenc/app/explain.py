@@ -129,8 +129,7 @@ def explain_texts(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The answer of a language model whose log-probability is explained. Left out, the one that it "
-            "generates.",
+            help="The answer of a language model to explain. Left out, the one that it generates.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -140,7 +139,7 @@ def explain_texts(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Explain the answer to a chat: a JSON file with a list of messages, or a list of such lists.",
+            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several.",
             dir_okay=False,
         ),
     ] = None,

@@ -158,9 +158,9 @@ def check_generation(
     if options.per_token and METHOD not in methods:
         raise ValueError(f"per_token is for {METHOD}: add it to methods")
     if decoder and "globenc" in methods:
-        message = f"globenc explains encoders, and {name} is a decoder"
+        message = f"it explains encoders, and {name} is a decoder"
         if options.methods is not None:
-            raise ValueError(f"{message}: leave it out of methods")
+            raise ValueError(f"globenc does not hold: {message}")
         told[f"globenc is left out: {message}"] = None
         return replace(options, methods=[it for it in methods if it != "globenc"])
     return options
@@ -368,7 +368,12 @@ def _tokenized(answers: Sequence[str], subject: Subject) -> tuple[list[list[int]
     for row in labels:
         ids = torch.tensor([row], dtype=torch.long)
         made = cast("Any", model).prepare_decoder_input_ids_from_labels(labels=ids) if row else ids
-        shifted.append(made[0].tolist())
+        steps = made[0].tolist()
+        # MBart's answers end in a language code, which it moves to the front; other tokens do not start one.
+        start = getattr(model.config, "decoder_start_token_id", None)
+        if steps and steps[0] not in tokenizer.all_special_ids and start is not None:
+            steps[0] = start
+        shifted.append(steps)
     return labels, shifted
 
 
