@@ -108,14 +108,26 @@ def minilm_with_shortcut(kind: str, folder: Path | None = None, limit: int | Non
     return minilm([it for seed in range(COPIES) for it in plant(examples, kind, seed=seed)], folder)
 
 
-def small_with_shortcut(kind: str, folder: Path | None = None, limit: int | None = None) -> Loaded:
-    """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch."""
+def small_with_shortcut(
+    kind: str, folder: Path | None = None, limit: int | None = None, *, seed: int = 0
+) -> Loaded:
+    """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch.
+
+    Args:
+        kind: which shortcut.
+        folder: where the model is kept.
+        limit: sentences that it is trained on; None for all.
+        seed: of the weights, of the order of the sentences and of the places of the words.
+    """
 
     def make(vocabulary: int, padding: int) -> PreTrainedModel:
         return BertForSequenceClassification(BertConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding))
 
     examples, _ = split(limit)
-    return text_model(make, lambda epoch: plant(examples, kind, seed=epoch), folder, epochs=12)
+    first = 100 * seed
+    return text_model(
+        make, lambda epoch: plant(examples, kind, seed=first + epoch), folder, epochs=12, seed=seed
+    )
 
 
 def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
@@ -151,6 +163,7 @@ def text_model(
     *,
     epochs: int,
     mask: float = 0.0,
+    seed: int = 0,
 ) -> Loaded:
     """Train a small encoder from scratch, on MiniLM's tokens.
 
@@ -160,8 +173,9 @@ def text_model(
         folder: where the model is kept.
         epochs: how many.
         mask: up to this share of a text's tokens are masked.
+        seed: of the weights and of the order of the examples.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     _, tokenizer = load_default()
     tokenizer.model_max_length = LONGEST
     model = make(len(tokenizer), tokenizer.pad_token_id)
@@ -171,7 +185,7 @@ def text_model(
             return type(model).from_pretrained(here).eval(), tokenizer
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
         for epoch in range(epochs):
-            for ids, attention_mask, labels in batches(texts(epoch), tokenizer, epoch, mask):
+            for ids, attention_mask, labels in batches(texts(epoch), tokenizer, 100 * seed + epoch, mask):
                 loss = model(input_ids=ids, attention_mask=attention_mask, labels=labels).loss
                 optimizer.zero_grad()
                 loss.backward()

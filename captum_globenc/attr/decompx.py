@@ -269,7 +269,7 @@ class _First:
         """
         stream, mask = self.stream, self._masks[0]
         if isinstance(mask, Tensor) and mask.dim() == 4:
-            heads = stream.detach()[:, None]
+            heads, mask = stream.detach()[:, None], mask if mask.is_floating_point() else mask.bool()
             visible = QueryKeyAttention(heads, heads, 1.0, mask).visible()
             if visible is not None:
                 return visible

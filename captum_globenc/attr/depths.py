@@ -56,7 +56,7 @@ class Depths:
     @property
     def bases(self) -> list[Tensor]:
         """The same at the baseline."""
-        return self._runs[0]
+        return self._runs[-2]
 
     @contextmanager
     def watched(self) -> Iterator[None]:

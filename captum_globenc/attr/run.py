@@ -87,7 +87,10 @@ def run(
         padding.append(layer.real)
 
     output = record(
-        lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
+        lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args),
+        encoder,
+        decompose,
+        again=True,
     )
     first = mixtures[0]
     real = (

@@ -131,6 +131,18 @@ def _gated(depends: Depends, input: Tensor, dim: int = -1) -> Any:
     return one * gate.sigmoid()
 
 
+def _grouped_product(
+    depends: Depends, input: Tensor, mat2: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
+) -> Any:
+    """Multiply groups of rows, which end at `offs`, by a matrix each, as tokens routed to experts are."""
+    if offs is None or input.dim() != 2 or mat2.dim() != 3 or bias is not None:
+        raise UnsupportedOperationError("grouped_mm is supported for rows in groups, (T, K) by (E, K, N)")
+    ends = offs.tolist()
+    rows = [input[start:end] @ matrix for start, end, matrix in zip([0, *ends], ends, mat2, strict=False)]
+    rest = len(input) - ends[-1]  # rows of no group, whose result nothing reads
+    return torch.cat([*rows, rows[0].new_zeros(rest, mat2.shape[-1])])
+
+
 def _softmin(
     depends: Depends, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Any:
@@ -294,6 +306,7 @@ COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("instance_norm", _instance_norm),
     ("glu", _gated),
     ("softmin", _softmin),
+    ("grouped_mm _grouped_mm", _grouped_product),
     ("logaddexp", _log_add_exp),
     ("scaled_dot_product_attention", _attention),
     ("multi_head_attention_forward", _multi_head_attention),

@@ -107,7 +107,7 @@ def top(call: Call) -> Backward:
     if not torch.equal(place, place0):
         raise ValueError(
             "it selects other elements at the baseline than at the input, or the same ones in another order: "
-            "choose a closer baseline"
+            'choose a closer baseline, or decisions="follow"'
         )
 
     def backward(grad: Tensor) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.call import Backward, Call, Pair, Rule, replaced
+from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.ids import Positions
 from captum_globenc.differences.names import spelt
 from captum_globenc.errors import UnsupportedOperationError
@@ -18,6 +18,7 @@ __all__ = [
     "AppliedRule",
     "Node",
     "RecordedCall",
+    "Route",
     "SavedTensor",
     "Source",
     "Trace",
@@ -68,14 +69,53 @@ class RecordedCall:
         function: the torch function.
         arguments: those that depend on the input, in order; empty for a decision.
         outputs: the floats that it returned; for a decision, all that it returned.
+        indices: the integers that it returned beside the floats.
     """
 
     function: Callable[..., Any]
     arguments: list[Tensor]
     outputs: list[Any]
+    indices: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.versions = [tensor._version for tensor in self.arguments]
+
+
+@dataclass
+class Route:
+    """The decisions of a run, which other runs follow.
+
+    Attributes:
+        decisions: what each decision returned, in order.
+        met: how many of them the run that follows has met; None for the run that decides.
+        differing: of a run that follows, the number of elements that it would have decided otherwise.
+        total: the number of elements that it decided.
+    """
+
+    decisions: list[Any] = field(default_factory=list)
+    met: int | None = None
+    differing: int = 0
+    total: int = 0
+
+    def decided(self, output: Any) -> Any:
+        """Return what the run that decides returned in the place of `output`."""
+        if self.met is None:
+            self.decisions.append(output)
+            return output
+        if self.met >= len(self.decisions):
+            raise _differs("it decides more often there")
+        followed = self.decisions[self.met]
+        self.met += 1
+        for own, other in zip(leaves(output), leaves(followed), strict=True):
+            if isinstance(own, Tensor):
+                if own.shape != other.shape:
+                    raise _differs("it decides about other shapes there")
+                self.total += own.numel()
+                self.differing += int((own != other).sum())
+            else:
+                self.total += 1
+                self.differing += own != other
+        return replaced(followed, lambda it: it.clone() if isinstance(it, Tensor) else it)
 
 
 @dataclass
@@ -91,6 +131,7 @@ class Trace:
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
         tensors: where rounding is measured, every tensor of the run at the input that depends on it.
         rounding: where it is measured, of every call, how much rounding of its arguments weighs.
+        route: how the run at the baseline followed decisions; None where it decided by itself.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
@@ -100,6 +141,7 @@ class Trace:
     rounded: set[torch.dtype] = field(default_factory=set)
     tensors: list[Tensor] | None = None
     rounding: list[Tensor] = field(default_factory=list)
+    route: Route | None = None
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _sources_met: int = 0
 

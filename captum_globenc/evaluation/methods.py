@@ -29,6 +29,7 @@ from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.differences.frozen import Rules
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.coalitions import TEXTS_AT_ONCE, first_last, kernel_shap, of_texts
 from captum_globenc.evaluation.context import alti, value_zeroing
 from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
 from captum_globenc.evaluation.subject import Batch, Subject
@@ -40,8 +41,6 @@ Method = Callable[[Subject, Batch], Tensor]
 
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
-TEXTS_AT_ONCE = 64
-"""Perturbed texts that run together, which bounds the memory."""
 
 
 def attribute(name: str, subject: Subject, batch: Batch) -> Tensor:
@@ -82,13 +81,15 @@ def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Te
     return scores
 
 
-def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tensor:
-    """Exact differences from the text all masked, in so many segments."""
+def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int, path: str = "straight") -> Tensor:
+    """Exact differences from the text all masked, along a path of so many segments or parts."""
     inputs, blanks, extra = batch.inputs, batch.blanks, batch.extra
     if subject.keeps_ids:
         over = subject.over_embeddings
         inputs, blanks, extra = over.embed(inputs), subject.embed(blanks), (inputs, *extra)
-    scores: Tensor = subject.exact_differences.attribute(inputs, blanks, batch.target, extra, n_steps=n_steps)
+    scores: Tensor = subject.exact_differences.attribute(
+        inputs, blanks, batch.target, extra, n_steps=n_steps, path=path, seed=subject.seed
+    )
     return scores.sum(-1) if subject.keeps_ids else scores
 
 
@@ -224,6 +225,8 @@ METHODS: dict[str, Method] = {
     },
     "transformer-deep-lift": partial(transformer_deep_lift, n_steps=1),
     "transformer-deep-lift/2": partial(transformer_deep_lift, n_steps=2),
+    "transformer-deep-lift/restore-2": partial(transformer_deep_lift, n_steps=2, path="restore"),
+    "transformer-deep-lift/restore-4": partial(transformer_deep_lift, n_steps=4, path="restore"),
     "decompx": decompx,
     "attn-lrp": partial(by_rules, rules=ATTN_LRP),
     "conservative-propagation": partial(by_rules, rules=CONSERVATIVE),
@@ -239,7 +242,12 @@ METHODS: dict[str, Method] = {
     "deep-lift": partial(on_embeddings, method=DeepLift),
     "feature-ablation": feature_ablation,
     "occlusion": partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2,)),
+    "first-last": partial(of_texts, method=first_last),
     "lime": lime,
+    **{
+        f"kernel-shap/{passes}": partial(of_texts, method=partial(kernel_shap, passes=passes))
+        for passes in (16, 32, 64)
+    },
     "random": random,
 }
 """Methods by name; :func:`register_method` adds to them."""

@@ -107,7 +107,9 @@ def check_encoder(
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
     if not failures:
         try:  # the checks of every pass, of residual connections and of what mixes tokens among them
-            record(lambda: _run_forward(forward, inputs, None, extra), encoder, lambda layer: None)
+            record(
+                lambda: _run_forward(forward, inputs, None, extra), encoder, lambda layer: None, again=True
+            )
         except RecordingError as error:
             failures.append(str(error).rstrip("."))
     if _state(model) != before:

@@ -50,6 +50,7 @@ def record(
     on_layer: Callable[[LayerRecord], None],
     *,
     check: bool = True,
+    again: bool = False,
 ) -> Output:
     """Run `forward` once, without gradients or compilation, and hand over each encoder layer when it is done.
 
@@ -59,20 +60,22 @@ def record(
         on_layer: called with the record of every layer as soon as the layer has run, up to the first
             error. What is found to be wrong is raised when `forward` has returned, so that nothing on
             its way is left undone.
-        check: whether the parts of each layer have to add up to what it wrote (see
-            :func:`~captum_globenc.recording.adding_up.check_sum`).
+        check: whether to check what was recorded: parts of each layer sum to what it wrote, residual
+            connections carry each token unscaled, norms and streams are what they are taken for.
+        again: whether to run the encoder again, too, to check that its attention alone mixes tokens (see
+            :mod:`captum_globenc.recording.tokens`). Only done where it was not checked before as it is now.
 
     Returns:
         What `forward` returned.
 
     Raises:
         ValueError: weights are on the meta device.
-        RecordingError: `forward` never ran the encoder, or ran it more than once; what attends cannot be
-            seen, or the parts of a layer do not add up.
+        RecordingError: `forward` never ran the encoder, or ran it more than once; the attention cannot be
+            seen; or a check failed.
     """
     refuse_meta(part for layer in encoder.layers for part in (layer.out, layer.norm1, layer.norm2))
     # Where something drops at random, which is warned of, nothing adds up.
-    recorder = Recorder(encoder, on_layer, check=not warn_of_dropout(encoder.stack) and check)
+    recorder = Recorder(encoder, on_layer, check=not warn_of_dropout(encoder.stack) and check, again=again)
     with ExitStack() as stack:
         stack.enter_context(_lock_of(encoder.stack))
         stack.callback(active.reset, active.set(recorder))
@@ -106,17 +109,25 @@ class Recorder:
     Args:
         encoder: the encoder to watch.
         on_layer: called with each layer's record when the layer is done.
-        check: whether the parts of each layer have to add up to what it wrote.
+        check: whether to check what was recorded.
+        again: whether to run the encoder again for a check, too.
     """
 
     def __init__(
-        self, encoder: Encoder, on_layer: Callable[[LayerRecord], None], *, check: bool = True
+        self,
+        encoder: Encoder,
+        on_layer: Callable[[LayerRecord], None],
+        *,
+        check: bool = True,
+        again: bool = False,
     ) -> None:
         self.passes = 0
         self.error: Exception | None = None
         self._encoder = encoder
         self._on_layer = on_layer
         self._check = check
+        self._again = check and again
+        self._summing = ExitStack()
         self._mask: Any = None
         self._real: Tensor | None = None
         self._layer: OpenLayer | None = None
@@ -201,6 +212,7 @@ class Recorder:
             for norm in self._norms.doubtful:
                 hold(norm.register_forward_hook(self._mine(self._norms.see)))
             # An interrupt calls no hooks.
+            handles.enter_context(self._summing)
             handles.enter_context(self._watching)
             yield
 
@@ -233,7 +245,7 @@ class Recorder:
             return forward(*args, **kwargs)
         stack = self._encoder.stack
         self._mine(self._enter_stack)(stack, args, kwargs)
-        if self._sums_of_two is None or self.error is not None:
+        if not self._again or self.error is not None:
             output = forward(*args, **kwargs)
             self._mine(self._leave_stack)()
             return output
@@ -242,8 +254,7 @@ class Recorder:
         self._runs_as += [spec.layers, spec.roles, spec.order, spec.layer_scale]
         # Copied first, as a model may write into what it is given.
         given = _copied((args, kwargs))
-        with self._sums_of_two:
-            output = forward(*args, **kwargs)
+        output = forward(*args, **kwargs)
         self._mine(self._leave_stack)()
         if self._tokens is not None:
 
@@ -308,6 +319,8 @@ class Recorder:
         self._finish_layer(next_norm=layer.norm1, read=stream)
         self._layer = OpenLayer(layer, stream)
         if not self._compares or self._tokens is None:
+            if self._sums_of_two is not None:
+                self._summing.enter_context(self._sums_of_two)
             return None
         stream = self._tokens.move(self._index, stream)
         return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
@@ -356,6 +369,7 @@ class Recorder:
             seen: what it saw, where that is known and may be less than the output: `(B, D)` from a
                 norm that reads pooled tokens, whose one deviation then holds for every token.
         """
+        self._summing.close()
         layer, self._layer = self._layer, None
         if layer is None:
             return
@@ -373,7 +387,7 @@ class Recorder:
             shape, device = layer.stream.shape[:2], layer.stream.device
             self._real = real_tokens(layer.attention, self._mask, shape)
             if self._check:
-                self._tokens = self._checked_tokens(shape[1])
+                self._tokens = self._checked_tokens(shape[1]) if self._again else None
                 self._sums = Sums(
                     shape, self._real, len(self._encoder.layers), device, every=self._tokens is not None
                 )

@@ -45,6 +45,31 @@ def dropped_in_place(x):
     return x * y
 
 
+def parts_changed(x):
+    """Write into what split returned, into views of that, and into what was split."""
+    x = x * 1
+    one, other = x.chunk(2, 1)
+    kept = other.exp()
+    one *= 2
+    first, second = one.unbind(1)
+    second[1:] += first[1:].tanh()
+    other.view(3, 2)[:, 0].mul_(3)
+    row, *_ = x.exp().split(1)
+    row.relu_()
+    x += 1
+    return torch.cat([one * x[:, 2:], other.exp(), kept, first[:, None], second[:, None]], 1) + row.sum()
+
+
+def parts_changed_written_out(x):
+    a, b, c, d = x.T
+    kept = torch.stack([c, d], 1).exp()
+    a, b, c = 2 * a, 2 * b + torch.cat([0 * a[:1], (2 * a[1:]).tanh()]), 3 * c
+    row = torch.stack([a, b, c, d])[:, 0].exp().sum()
+    a, b, c, d = a + 1, b + 1, c + 1, d + 1
+    made = torch.stack([a * c, b * d, c.exp(), d.exp(), *kept.T, a, b], 1)
+    return made + row
+
+
 WEIGHT = nn.Parameter(torch.full((3, 4), 0.5, dtype=torch.float64))
 
 
@@ -79,6 +104,7 @@ def copied_then_changed(x):
 
 
 PLAIN = {
+    parts_changed: parts_changed_written_out,
     masks_changed: lambda x: (
         (x * 2).exp()
         + x.masked_fill(torch.tensor([True, False, False, True]), 0.5).exp()
@@ -105,6 +131,7 @@ def _twice(x):
 def test_contributions_are_those_of_the_function_written_out(function):
     found, expected = (compare(it, [X], [X0]) for it in (function, PLAIN[function]))
     torch.testing.assert_close(found.output, function(X))
+    torch.testing.assert_close(found.output, expected.output)
     torch.testing.assert_close(
         found.contributions(found.output.sum())[0], expected.contributions(expected.output.sum())[0]
     )
