@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
     Attributes:
         text: The text.
-        tokens: Its T tokens.
+        tokens: What its T tokens read.
         ids: Their ids.
         log_probabilities: The log-probability of each, in nats.
     """

@@ -23,6 +23,7 @@ from captum_globenc.results.record import Answer
 from captum_globenc.texts.asked import Asked, Given, Picks
 from captum_globenc.texts.methods import DEFAULT_METHODS, differences
 from captum_globenc.texts.options import Options
+from captum_globenc.texts.pieces import readable_tokens
 from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.question import Explained, Question
 from captum_globenc.texts.subject import Subject
@@ -474,7 +475,7 @@ def _answers(given: Given) -> list[tuple[list[int], Answer]]:
             if prompt.answer is not None
             else str(tokenizer.decode(ids, skip_special_tokens=True))
         )
-        tokens = [str(it) for it in tokenizer.convert_ids_to_tokens(ids)]
+        tokens = readable_tokens(tokenizer.convert_ids_to_tokens(ids), tokenizer)
         made.append((places, Answer(text, tokens, ids, [values[place] for place in places])))
     return made
 
