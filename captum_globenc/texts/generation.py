@@ -284,14 +284,20 @@ def contrasted(one: Explanation, other: Explanation) -> Explanation:
         raise ValueError(
             f"against is the answer that is explained, {shorten(one.target, 40)!r}: pass another answer"
         )
-    scores = {
-        name: row
-        if one.kinds[name] == "shares"
-        else [a - b for a, b in zip(row, other.scores[name], strict=True)]
-        for name, row in one.scores.items()
-    }
-    explained = one.explained - other.explained
-    return replace(one, scores=scores, against=other.target, explained=explained)
+
+    def minus(row: Sequence[float], its: Sequence[float], name: str) -> list[float]:
+        return list(row) if one.kinds[name] == "shares" else [a - b for a, b in zip(row, its, strict=True)]
+
+    return replace(
+        one,
+        scores={name: minus(row, other.scores[name], name) for name, row in one.scores.items()},
+        layers={
+            name: [minus(*pair, name) for pair in zip(rows, other.layers[name], strict=True)]
+            for name, rows in one.layers.items()
+        },
+        against=other.target,
+        explained=one.explained - other.explained,
+    )
 
 
 def _ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:

@@ -264,6 +264,16 @@ def test_globenc_explains_the_encoder(family):
         assert math.fsum(it.scores["globenc"]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_layers_of_an_encoder_end_in_its_scores(family):
+    model, tokenizer = language_model(family), word_tokenizer()
+    for options in ({}, {"against": "blue"}):
+        (it,) = quiet(PROMPTS[1:], model, tokenizer, answer=ANSWER, layers=True, **options)
+        assert it.layers["globenc"][-1] == pytest.approx(it.scores["globenc"], abs=1e-5)
+        for row in it.layers.get(METHOD, []):
+            assert math.fsum(row) == pytest.approx(math.fsum(it.scores[METHOD]), abs=1e-4)
+
+
 def test_globenc_is_left_out_for_decoders():
     model, tokenizer = language_model("opt"), word_tokenizer()
     told = []
