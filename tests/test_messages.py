@@ -5,17 +5,9 @@ import re
 import numpy
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
 from captum_globenc.texts.loading import load_classifier
-from checkpoints import VOCABULARY
 
 TEXTS = ["a good film", "the plot is bad"]
 
@@ -219,40 +211,6 @@ def test_a_model_that_is_not_from_transformers_is_told_of(classifier):
         explain(TEXTS, torch.nn.Linear(3, 2), classifier[1])
     with pytest.raises(TypeError, match=r"DataParallel.*transformers.*model\.module"):
         explain(TEXTS, torch.nn.DataParallel(classifier[0]), classifier[1])
-
-
-def language_models():
-    vocabulary = {"vocab_size": len(VOCABULARY), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2}
-    yield GPT2LMHeadModel(GPT2Config(**vocabulary, **sizes))
-    yield T5ForConditionalGeneration(
-        T5Config(
-            **vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
-    )
-
-
-@pytest.mark.parametrize("model", list(language_models()), ids=lambda it: type(it).__name__)
-def test_a_language_model_is_told_what_is_supported(classifier, model):
-    with pytest.raises(ValueError, match="generates text") as error:
-        explain(TEXTS, model.eval(), classifier[1])
-    said = str(error.value)
-    assert type(model).__name__ in said
-    for named in (
-        "ForSequenceClassification",
-        "ForMaskedLM",
-        "09_the_next_token_of_a_decoder",
-        "docs/tasks.md",
-    ):
-        assert named in said
-
-
-def test_the_command_line_does_not_explain_a_language_model_by_a_random_head(failing, folder, tmp_path):
-    AutoModelForCausalLM.from_pretrained(folder, is_decoder=True).save_pretrained(tmp_path)
-    load_classifier(folder).tokenizer.save_pretrained(tmp_path)
-    said = failing("explain", "good", "--model", tmp_path)
-    assert "BertLMHeadModel generates text" in said
-    assert "docs/tasks.md" in said
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ from captum_globenc.app.command import (
     write,
     wrote,
 )
-from captum_globenc.app.standard_input import read_texts
+from captum_globenc.app.standard_input import read_chats, read_texts
 from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.printable import printable
@@ -50,6 +50,8 @@ captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 captum-globenc explain "Not bad at all." --target NEGATIVE --against POSITIVE
 
 captum-globenc explain -m ./my-classifier --top 10 -o page.html < texts.txt
+
+captum-globenc explain -m ./my-language-model "The capital of France is" --answer " Paris"
 
 captum-globenc explain "Dull." --method globenc,feature-ablation,lime --no-special
 """
@@ -102,7 +104,10 @@ def explain_texts(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="A class to hold it against: why that one rather than this."),
+        typer.Option(
+            metavar="CLASS",
+            help="A class to hold it against, or another answer: why that one rather than this.",
+        ),
     ] = None,
     baseline: Annotated[
         str,
@@ -119,6 +124,24 @@ def explain_texts(
             metavar="TOKENS",
             min=0,
             help="Cut texts that are too long for the model into windows that share so many tokens.",
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="The answer of a language model to explain. Left out, the one that it generates.",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")
+    ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several.",
+            dir_okay=False,
         ),
     ] = None,
     images: Annotated[
@@ -160,14 +183,15 @@ def explain_texts(
 
     GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
     predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
-    language model mask by mask, and a model that answers questions by its answer in --pair.
+    language model mask by mask, a model that answers questions by its answer in --pair, and a model that
+    generates text by the log-probability of its answer to each TEXT.
     """
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
     draw = None if as_json else printing(words=words, top=top, special=special)
     if picture is not None or images or sounds:
-        of_texts = (texts, pair, position, against, windows)
+        of_texts = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
         if layers or any(it is not None for it in of_texts) or (mixing, baseline) != ("N-Enc", "mask"):
             raise CommandError(
                 "--image and --audio go with --model, --method, --target, and what shows and writes answers"
@@ -186,7 +210,11 @@ def explain_texts(
         raise CommandError(f"{', '.join(others)} compare with the text all masked: leave --baseline out")
     if others and against is not None:
         raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
-    wanted = list(read_texts(texts or ["-"]))
+    if others and (answer, max_new_tokens, chat) != (None, None, None):
+        raise CommandError(f"{', '.join(others)} explain no generated text: choose of {', '.join(METHODS)}")
+    if chat is not None and texts:
+        raise CommandError("--chat is instead of TEXT: leave one of the two out")
+    wanted: list[Any] = read_chats(chat) if chat is not None else list(read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
         from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
@@ -222,10 +250,12 @@ def explain_texts(
         against=against,
         baseline=baseline,
         windows=windows,
+        answer=answer,
+        max_new_tokens=max_new_tokens,
         tell=lambda message: told.setdefault(message),
     )
 
-    def run(texts: Sequence[str]) -> Sequence[Explanation]:
+    def run(texts: Sequence[Any]) -> Sequence[Explanation]:
         found = explained(texts)
         if not others:
             return found
@@ -237,7 +267,7 @@ def explain_texts(
     for message in told if own or not others else ():
         if not message.startswith(TRUNCATED):  # counted below, over all batches
             note(message)
-    limit = token_limit(classifier, tokenizer) if windows is None else None
+    limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
@@ -282,7 +312,7 @@ def _give(
 
 
 def _explanations(
-    texts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Explanation]]
+    texts: Sequence[Any], run: Callable[[Sequence[Any]], Sequence[Explanation]]
 ) -> Iterator[Explanation]:
     """Explain in batches, with a progress bar on standard error if there are several."""
     notes = Console(stderr=True)

@@ -24,7 +24,7 @@ from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
 __all__ = ["Line", "Part", "Section", "document", "document_part", "shaded"]
 
-SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files")
+SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files", "answers")
 """The parts of the page's script, in order: files of the folder `browser`."""
 
 ENTRY = 70
@@ -78,6 +78,7 @@ class Section(NamedTuple):
         layers: Whether the data hold scores of layers.
         more: Elements that follow in a part, which has no script to make them.
         picture: What lies behind the first of the parts, if these are no words.
+        answer: The tokens of an answer, below the text, with their log-probabilities.
     """
 
     heading: str
@@ -89,6 +90,7 @@ class Section(NamedTuple):
     layers: bool = False
     more: str = ""
     picture: Picture | None = None
+    answer: Sequence[tuple[str, float]] = ()
 
 
 def document(
@@ -232,7 +234,18 @@ def _lines(section: Section) -> str:
             f'data-first="{line.first}">{shaded(line, section.picture)}</div>\n</div>'
             for line in section.lines
         )
+        + _answer(section.answer)
     )
+
+
+def _answer(answer: Sequence[tuple[str, float]]) -> str:
+    """Draw the tokens of an answer; the page's script makes buttons of those that have a row of scores."""
+    if not answer:
+        return ""
+    tokens = " ".join(
+        f'<span title="log-probability {value:z.3f}">{escape(token)}</span>' for token, value in answer
+    )
+    return f'\n<div class="answer">\n<h3>answer</h3>\n<p class="tokens" dir="auto">{tokens}</p>\n</div>'
 
 
 def shaded(line: Line, picture: Picture | None = None) -> str:

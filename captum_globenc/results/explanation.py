@@ -100,6 +100,26 @@ class Explanation(Record):
         wanted = [Span(start, stop, segment) for start, stop in spans]
         return Parts(score_spans(self.sources, self.offsets, scores, wanted))
 
+    def passages(self, method: str | None = None) -> Parts:
+        """Return what each passage of a prompt scores, by name, and at last what none of them holds.
+
+        Args:
+            method: Whose scores.
+
+        Returns:
+            `(name, score)` of each, from `explain(..., passages=...)`, and of the rest, whose name is "".
+
+        Raises:
+            ValueError: There is no such method, there are no passages, or the tokenizer does not tell where
+                tokens stand.
+        """
+        if not self.passage_spans:
+            raise ValueError("there are no passages: pass passages= to explain(), or use spans()")
+        names = [*(name for name, _ in self.passage_spans), ""]
+        spans = [span for _, span in self.passage_spans]
+        found = score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans)
+        return Parts(zip(names, (score for _, score in found), strict=True))
+
     def top(self, k: int = 5, method: str | None = None, *, of: str = "words", special: bool = True) -> Parts:
         """Return the words, tokens or sentences with the largest scores by magnitude, the largest first.
 
@@ -136,7 +156,7 @@ class Explanation(Record):
             ValueError: There are no scores of one of them.
         """
         names = [self.chosen(name) for name in methods]
-        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers")}
+        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers", "answer_scores")}
         kept: dict[str, Any] = {
             what: {it: row[it] for it in names if it in row} for what, row in rows.items()
         }
@@ -213,6 +233,21 @@ class Explanation(Record):
             ValueError: It is none, or of another version.
         """
         return cls(**fields_of(made))
+
+    def to_captum(self, method: str | None = None) -> Any:
+        """Return the scores of generated text as Captum's own result, whose plots show them.
+
+        Args:
+            method: Whose scores.
+
+        Returns:
+            A `captum.attr.LLMAttributionResult`. `seq_attr` holds the scores of the N prompt tokens, and
+            `token_attr` the rows `(T, N)` of the answer's tokens, None unless `explain(..., per_token=True)`.
+
+        Raises:
+            ValueError: This explains no generated text, or there is no such method.
+        """
+        return import_module("captum_globenc.visualization.records").llm_result(self, method)
 
     def to_pandas(self) -> Any:
         """Return a table with a row for each token and method; see `Explanations.to_pandas`."""

@@ -59,6 +59,9 @@ def _section(record: Record) -> Section:
         tokens=[piece.tokens for piece in scored],
         layers=any(record.layers.values()),
         picture=record.picture,
+        answer=[]
+        if record.answer is None
+        else [*zip(record.answer.tokens, record.answer.log_probabilities, strict=True)],
     )
 
 

@@ -14,7 +14,7 @@ from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.results.shading import Piece, cut_into_pieces
 from captum_globenc.results.words import Word
 
-__all__ = ["KINDS", "Kind", "Record", "Span"]
+__all__ = ["KINDS", "Answer", "Kind", "Record", "Span"]
 
 Kind = Literal["shares", "sizes", "signed", "contributions", "difference"]
 
@@ -34,6 +34,22 @@ class Span(NamedTuple):
     start: int
     stop: int
     segment: int = 0
+
+
+class Answer(NamedTuple):
+    """The text that a language model generated, or was given, after a prompt; T tokens.
+
+    Attributes:
+        text: The text.
+        tokens: What its T tokens read.
+        ids: Their ids.
+        log_probabilities: The log-probability of each, in nats.
+    """
+
+    text: str
+    tokens: list[str]
+    ids: list[int]
+    log_probabilities: list[float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +92,10 @@ class Record:
         outputs: By the name of scores that are for another output than `target`, as where classes are shown
             side by side: its name, and its value as `explained` is that of `target`.
         picture: The image or sound that this explains, whose parts are the first tokens; None of a text.
+        answer: The answer of a language model, whose log-probability is explained; then `text` is the prompt.
+        answer_scores: By method, a row of N scores for each of T answer tokens. The rows of contributions sum
+            to `scores`. Empty unless asked for, and of differences.
+        passage_spans: The name and the character span of each passage of the prompt.
 
     Raises:
         ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
@@ -108,10 +128,14 @@ class Record:
     span: Span | None = None
     outputs: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     picture: Picture | None = None
+    answer: Answer | None = None
+    answer_scores: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    passage_spans: list[tuple[str, Span]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rows = [("scores", name, row) for name, row in self.scores.items()]
         rows += [("layers", name, row) for name, layers in self.layers.items() for row in layers]
+        rows += [("answer_scores", name, row) for name, found in self.answer_scores.items() for row in found]
         for what, name, row in rows:
             if len(row) != len(self.tokens):
                 raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
@@ -155,7 +179,9 @@ class Record:
         if self.less is not None:
             part = "" if self.span is None or self.part == self.prediction else f"{self.part}: "
             return f"{part}{self.less}" if self._less_names_subjects else f"{part}{self.subject}: {self.less}"
-        if self.probability is None:
+        if self.answer is not None:
+            said = f"{self.prediction!r} (log-probability {self.value:z.2f})"
+        elif self.probability is None:
             said = f"{self.prediction} = {self.value:.4g}"
         else:
             said = f"{self.prediction} ({self.probability:.1%})"
@@ -195,7 +221,7 @@ class Record:
     @property
     def captions(self) -> dict[str, str]:
         """What the scores of each method are, such as ``for and against POSITIVE``."""
-        higher = "a higher value of " if self.probability is None else ""
+        higher = "a higher value of " if self.probability is None and self.answer is None else ""
         less = "" if self.less is None else f"; {self.less}"
         said = {
             "shares": self._shares,
@@ -212,7 +238,7 @@ class Record:
     @property
     def units(self) -> dict[str, str]:
         """What the scores of each method are counted in: ``%`` of a whole, or as the output is."""
-        unit = "value" if self.probability is None else "logit"
+        unit = "nats" if self.answer is not None else "value" if self.probability is None else "logit"
         known = {"shares": "%", "sizes": "%", "difference": "share"}
         return {name: known.get(self.kinds[name], unit) for name in self.scores}
 
@@ -224,16 +250,19 @@ class Record:
         """
         against = "" if self.against is None else f" less that of {self.against}"
         less = "" if self.less is None else f"; {self.less}"
+        whose = self.elements[1] if self.answer is None else "prompt"
         made = {}
         for name, row in self.scores.items():
             if self.kinds[name] == "contributions":
                 target, explained = self.outputs.get(name, (self.target, self.explained))
                 unit = "value" if self.probability is None else f"logit of {target}{against}"
+                if self.answer is not None:
+                    unit = f"log-probability of the answer{against}"
                 if self._less_names_subjects and not self.outputs:
                     unit = unit.partition(" ")[0]
                 whole, tokens = round(explained, 2), round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
-                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {self.elements[1]}"
+                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {whose}"
                 made[name] = f"{parts} = {whole:z.2f} {unit}{less}"
         return made
 

@@ -72,6 +72,7 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
         "truncated": one.truncated or other.truncated,
         "model": model,
         "less": less,
+        "answer_scores": {},
     }
     return replace(left, **made)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any, Literal
 
 from torch import Tensor
@@ -107,13 +107,14 @@ class _Laid:
 
     def __init__(self, given: Given, asked: Asked) -> None:
         self._windows = [given.encoded.places[row] for row in asked.rows]
+        self._real = [given.encoded.batch["attention_mask"][row].bool().tolist() for row in asked.rows]
         self._whole = len(given.encoded.rows[asked.text]) == 1
         self._count = given.encoded.length(asked.text)
 
     def row(self, values: Tensor, kind: Kind) -> list[float]:
         """Return the scores of the text's tokens, from those of its rows, `(rows, N)`."""
         rows: list[list[float]] = [
-            row[: len(places)].tolist() for row, places in zip(values, self._windows, strict=True)
+            list(compress(row.tolist(), real)) for row, real in zip(values, self._real, strict=True)
         ]
         if self._whole:
             return rows[0]

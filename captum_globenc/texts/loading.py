@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from captum_globenc.errors import LoadingError
 from captum_globenc.texts.default import load_default
-from captum_globenc.texts.tasks import TASKS, generates, task_named
+from captum_globenc.texts.tasks import TASKS, task_named
 
 __all__ = ["Classifier", "LoadingError", "in_one_line", "load_classifier", "load_model"]
 
@@ -60,7 +60,7 @@ def load_model(name: str | None = None) -> Classifier:
         name: as for :func:`load_classifier`.
 
     Raises:
-        LoadingError: as for :func:`load_classifier`, or the model generates text.
+        LoadingError: as for :func:`load_classifier`.
     """
     return _load(name, by_config=True)
 
@@ -75,15 +75,11 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
         task = TASKS[-1]
         if by_config:
             config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            if message := generates(config.architectures or []):
-                raise LoadingError(f"cannot load {name}: {message}")
             task = task_named(config.architectures or [])
         model, report = getattr(transformers, task.auto).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except LoadingError:
-        raise
     except Exception as error:  # whatever somebody else's files make of it
         raise LoadingError(f"cannot load {name}: {_reason(name, error)}") from error
     # Where its files are missing, transformers makes up a tokenizer that knows no word.

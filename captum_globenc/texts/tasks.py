@@ -12,6 +12,7 @@ from captum_globenc.texts.answering import ask_answers
 from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.classifying import ask_classes
 from captum_globenc.texts.filling import ask_masks
+from captum_globenc.texts.generation import ask_answer
 from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tagging import ask_entities
 
@@ -26,12 +27,14 @@ class Task(NamedTuple):
         auto: the class of transformers that loads such a model.
         ask: says what is explained, from what a model gave.
         output: the fields of the model's output that are looked at.
+        generates: whether the model generates text, so that texts are prompts.
     """
 
     heads: str
     auto: str
     ask: Callable[[Given], list[Asked]]
     output: str | Sequence[str] = "logits"
+    generates: bool = False
 
 
 TASKS: tuple[Task, ...] = (
@@ -43,53 +46,39 @@ TASKS: tuple[Task, ...] = (
         ("start_logits", "end_logits"),
     ),
     Task(r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", ask_masks),
+    Task(
+        r"(ForConditionalGeneration|^T5WithLMHeadModel)$",
+        "AutoModelForSeq2SeqLM",
+        ask_answer,
+        generates=True,
+    ),
+    Task(r"(ForCausalLM|LMHeadModel)$", "AutoModelForCausalLM", ask_answer, generates=True),
     Task(r"", "AutoModelForSequenceClassification", ask_classes),
 )
 """The tasks; the last takes what no other does."""
 
 
-GENERATIVE = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
-"""The names of classes of models that generate text, unless a task takes them."""
-
-
-def generates(names: Sequence[str]) -> str:
-    """Return the message for models of classes of these names that generate text; "" for other models.
-
-    Example:
-        >>> generates(["GPT2LMHeadModel"]).partition(":")[0]
-        'GPT2LMHeadModel generates text, which is not explained'
-        >>> generates(["GPT2ForSequenceClassification"]), generates(["XLMWithLMHeadModel"])
-        ('', '')
-    """
-    generative = next((name for name in names if GENERATIVE.search(name)), None)
-    if generative is None or task_named(names) is not TASKS[-1]:
-        return ""
-    return (
-        f"{generative} generates text, which is not explained: models for a task are, "
-        "...ForSequenceClassification, ...ForTokenClassification, ...ForQuestionAnswering, ...ForMaskedLM, "
-        "and those of sentence-transformers (docs/tasks.md). For a single next token, see "
-        "tutorials/09_the_next_token_of_a_decoder.ipynb."
-    )
-
-
-def check_task(subject: Subject, *, context: bool = False) -> None:
-    """Check that a model has a task.
+def check_task(subject: Subject, *, context: bool = False, generation: Sequence[str] = ()) -> None:
+    """Check that options of a single task are given to a model for this task.
 
     Args:
         subject: the model.
         context: whether its second segments were passed as the context of questions.
+        generation: the names of the options of generated text that were passed.
 
     Raises:
-        ValueError: it generates text, or does not answer questions and there is a context.
+        ValueError: the model is for another task.
     """
     name = type(subject.model).__name__
-    message = "" if subject.embeds else generates(_class_names(subject.model))
-    if message:
-        raise ValueError(message)
     if context and (subject.embeds or task_of(subject.model).ask is not ask_answers):
         raise ValueError(
             f"context is for models that answer questions, and this is a {name}: for a second segment, "
             "pass it as pair"
+        )
+    if generation and (subject.embeds or not task_of(subject.model).generates):
+        raise ValueError(
+            f"{', '.join(generation)}: for models that generate text (...ForCausalLM, "
+            f"...ForConditionalGeneration), and this is a {name}"
         )
 
 

@@ -64,6 +64,15 @@ const named = (method) => `${method.name}, ${method.unit}`;
 /** Every depth of a method, or none. */
 const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
 
+/** The selected token of the answer of an article, if there is one. */
+const selected = new Map();
+
+/** The scores that a method is shaded by: the row of the selected answer token, or those of the whole answer. */
+function shownScores(article, name) {
+  const record = recordOf(article);
+  return record.answer_scores?.[name]?.[selected.get(article)] ?? record.scores[name];
+}
+
 /** A score as tables show it, in a unit. */
 function number(score, unit) {
   if (unit === SHARE) return (100 * score).toFixed(1);

@@ -7,7 +7,7 @@ document.body.append(tip);
 function numbersOf(article, tokens) {
   const record = recordOf(article);
   const methods = methodsOf(article);
-  const rows = [["score", ...methods.map((it) => number(total(record.scores[it.name], tokens), it.unit))]];
+  const rows = [["score", ...methods.map((it) => number(total(shownScores(article, it.name), tokens), it.unit))]];
   const last = Math.max(...methods.map((it) => it.first + depthsOf(record, it).length - 1));
   const deep = methods.some((it) => depthsOf(record, it).length);
   for (let layer = Math.min(...methods.map((it) => it.first)); deep && layer <= last; layer += 1) {
