@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from captum_globenc.texts.default import load_default
 from captum_globenc.texts.tasks import TASKS, other_task, task_named

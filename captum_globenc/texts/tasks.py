@@ -101,7 +101,9 @@ def other_task(names: Sequence[str]) -> str:
     message = generates(names)
     if message or task_named(names) is not TASKS[-1]:
         return message
-    other = next((name for name in names if re.search(r"For(?!SequenceClassification$)[A-Z]\w*$", name)), None)
+    other = next(
+        (name for name in names if re.search(r"For(?!SequenceClassification$)[A-Z]\w*$", name)), None
+    )
     return f"{other} is for a task that is not explained: {SUPPORTED}" if other else ""
 
 
