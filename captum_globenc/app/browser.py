@@ -33,14 +33,15 @@ STYLE = f"""
   background: var(--block-background-fill); }}
 .globenc .heat {{ font-size: .8rem; }}
 .globenc .heat td {{ padding: .1rem .25rem; }}
-.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem 0; }}
+.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem .2rem; }}
 @media (max-width: 40rem) {{
   #answer {{ min-height: 100vh; }}
   #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
+  .globenc.maps {{ margin: 0 -.6rem; }}
   .globenc .heat {{ font-size: .65rem; }}
   .globenc .heat td, .globenc .heat th {{ padding: .1rem; }}
-  .globenc .heat:has(tr:first-child > :nth-child(8)) {{ font-size: .6rem; letter-spacing: -.03em; }}
-  .globenc .heat:has(tr:first-child > :nth-child(8)) :is(td, th) {{ padding: .1rem .03rem; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) {{ font-size: .58rem; letter-spacing: -.03em; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) :is(td, th) {{ padding: .1rem .06rem; }}
   .globenc .heat:has(tr:first-child > :nth-child(8)) tr > :first-child {{ min-width: 3rem; }}
 }}"""
 """The rules of the page."""

@@ -18,6 +18,8 @@ from captum_globenc.app.deadline import Turns
 from captum_globenc.app.form import LONGEST_LINK, Form
 from captum_globenc.app.layout import (
     ABOUT,
+    ENTAILMENT,
+    EXAMPLES,
     TASKS,
     Answered,
     class_choices,
@@ -41,6 +43,8 @@ WAITING = 64
 MOST_BYTES = 1 << 20
 """Bytes that a request may have: more than the longest text and its pair."""
 TOO_LARGE = f"a request may have {MOST_BYTES:,} bytes".encode()
+EXAMPLE_TEXTS = {it.text for it in (ENTAILMENT, *EXAMPLES.values(), *(of.example for of in TASKS.values()))}
+"""Texts that nobody typed, which the example of another model replaces."""
 KEPT_RESULTS = 32
 """Results, of all visitors together, that wait to be fetched; the oldest are dropped."""
 SECONDS = 120.0
@@ -91,8 +95,10 @@ def build(
             except TimeoutError as error:
                 found = Answer((f"{error}.",))
             filled = _filled(found, answered) | described(form.model.strip())
-            if found.explanation is not None:
-                targets, others = class_choices(list(found.explanation.probabilities))
+            loaded = classifiers.loaded(form.model.strip())
+            if found.explanation is not None and loaded is not None:
+                more = TASKS[task_name(loaded.model)].targets
+                targets, others = class_choices([*more, *found.explanation.probabilities])
                 filled |= {
                     asked.target: gr.Dropdown(choices=targets),
                     asked.against: gr.Dropdown(choices=others),
@@ -121,7 +127,7 @@ def build(
             except LoadingError as error:
                 return {answered.about: message(str(error))}
             updates = described(name)
-            if not text.strip() or any(text == it.example.text for it in TASKS.values()):
+            if not text.strip() or text in EXAMPLE_TEXTS:
                 label = TASKS[task_name(classifiers(name).model)]
                 updates[asked.text] = gr.Textbox(example.text, label=label.text)
                 updates[asked.pair] = gr.Textbox(example.pair, label=label.pair, visible=bool(label.pair))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import gradio
 
 __all__ = [
+    "ABOUT",
+    "ENTAILMENT",
     "EXAMPLE",
+    "EXAMPLES",
     "TASKS",
     "Answered",
     "Asked",
@@ -61,12 +64,14 @@ class TaskTexts(NamedTuple):
         text: The label of the text field.
         pair: The label of the field for the second text; "" hides it.
         example: What the page opens with; "[MASK]" stands for the tokenizer's own mask token.
+        targets: What can be chosen as the target besides the predictions.
     """
 
     does: str
     text: str
     pair: str
     example: Form
+    targets: tuple[str, ...] = ()
 
 
 TASKS: Mapping[str, TaskTexts] = {
@@ -84,6 +89,7 @@ TASKS: Mapping[str, TaskTexts] = {
         "Question",
         "Context that holds the answer",
         Form("Where did Ada meet Charles?", "Ada Lovelace met Charles Babbage in London in 1833."),
+        ("start", "end"),
     ),
     "fill-mask": TaskTexts(
         "predicts the word at each mask token", "Text with a mask token", "", Form("A [MASK] film.")
@@ -97,6 +103,8 @@ TASKS: Mapping[str, TaskTexts] = {
 }
 """The texts by the name of a model's task, as `captum_globenc.texts.tasks.task_name` returns it."""
 
+ENTAILMENT = Form("A cat sleeps on the warm sofa.", "An animal is resting.")
+"""The example of classifiers with a class for entailment."""
 CLASSES = 8
 """How many classes the description of a model names."""
 
@@ -124,8 +132,13 @@ def describe(found: Classifier, name: str) -> str:
 
 
 def example_of(found: Classifier) -> Form:
-    """Return the example of a model's task."""
-    example = TASKS[task_name(found.model)].example
+    """Return the example of a model's task; a pair for models of entailment."""
+    task = task_name(found.model)
+    example = TASKS[task].example
+    if task == "text-classification" and any(
+        "entail" in it.lower() for it in class_names(found.model.config)
+    ):
+        example = ENTAILMENT
     return example._replace(text=example.text.replace("[MASK]", found.tokenizer.mask_token or "[MASK]"))
 
 
@@ -283,7 +296,7 @@ def lay_out(
                         end: gr.Button(label, size="sm", min_width=100) for end, label in DOWNLOADS.items()
                     }
             with gr.Accordion("Layers", visible=False) as heading:
-                layers = gr.HTML(elem_id="layers")
+                layers = gr.HTML(elem_id="layers", padding=False)
             query, file = gr.Textbox(visible=False), gr.DownloadButton(visible="hidden", elem_id="file")
             state = gr.State(None, time_to_live=kept_seconds)
     asked = Asked(
