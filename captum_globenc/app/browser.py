@@ -71,6 +71,7 @@ REMEMBER = f"""(query, ...values) => {{ {_FORM}
 
 BEGIN = """() => {
   const answer = document.querySelector("#answer");
+  answer.setAttribute("aria-busy", "true");
   if (answer.getBoundingClientRect().top > innerHeight / 2) {
     document.activeElement?.blur();  // which puts a phone's keyboard away
     answer.scrollIntoView();
@@ -79,9 +80,12 @@ BEGIN = """() => {
 }"""
 """Show the Cancel button, and scroll to the answer if it is below the first screen."""
 BEGIN_RESTORED = f"""() => new URLSearchParams(location.search).has("text") || history.state?.text
-  ? ({BEGIN})() : {{__type__: "update", visible: true}}"""
+  ? ({BEGIN})() : {{__type__: "update", visible: false}}"""
 """Do the same for a link or a refresh; the example of a new page is not scrolled to."""
-END = """() => ({__type__: "update", visible: false})"""
-"""Hide the button that cancels."""
+END = """() => {
+  document.querySelector("#answer").setAttribute("aria-busy", "false");
+  return {__type__: "update", visible: false};
+}"""
+"""Hide the Cancel button."""
 DOWNLOAD = """() => document.querySelector("#file").click()"""
 """Download the file that was written."""
