@@ -115,7 +115,7 @@ def build(
             return {
                 answered.about: ABOUT if own else describe(found, name or classifiers.first),
                 asked.text: gr.Textbox(label=texts.text),
-                asked.pair: gr.Textbox(label=texts.pair, visible=bool(texts.pair) and not own),
+                asked.pair: gr.Textbox(label=texts.pair, visible=bool(texts.pair) and (any_model or not own)),
             }
 
         def choose(name: str | None, text: str) -> dict[Any, Any]:

@@ -232,7 +232,7 @@ def lay_out(
                 label=texts.pair,
                 lines=1,
                 max_lines=8,
-                visible=bool(texts.pair) and not embedded,
+                visible=bool(texts.pair) and (any_model or not embedded),
                 elem_id="pair",
             )
             button = gr.Button("Explain", variant="primary", elem_id="explain")
