@@ -20,6 +20,7 @@ from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.differences.call import replaced
+from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import spread
@@ -162,7 +163,7 @@ class DecompX(Attribution):
         with seen_into(self.model, self):
             with masks.watched():
                 run = freeze(function, [tensor.detach()])
-            stream = first.stream
+            stream = first.stream.value
 
             def plain() -> Any:
                 with numbers.again():
@@ -233,8 +234,8 @@ class _First:
         self._layer = layer.module
         self._runs = 0
         self._values, self._fused = value_map(layer.attention)
-        self._streams: list[Tensor] = []
-        self._made: list[Tensor] = []
+        self._streams: list[Snapshot] = []
+        self._made: list[Snapshot] = []
 
     def check(self) -> None:
         """Check that the encoder ran once.
@@ -248,7 +249,7 @@ class _First:
             raise RuntimeError("forward_func ran the encoder more than once: split it, one part for each run")
 
     @property
-    def stream(self) -> Tensor:
+    def stream(self) -> Snapshot:
         """`(B, N, D)`, what the layer reads first."""
         return self._streams[0]
 
@@ -263,10 +264,10 @@ class _First:
             self._runs += 1
 
         def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self._streams.append(args[0] if args else kwargs["hidden_states"])
+            self._streams.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:
-            self._made.append(output)
+            self._made.append(Snapshot.of(output))
 
         with ExitStack() as handles:
             for handle in (
@@ -280,13 +281,13 @@ class _First:
     def scores(self, run: Comparison, output: Tensor) -> Tensor:
         """Return what reaches an output `(B,)` from each token, `(B, N)`."""
         stream, made = self.stream, self._made[0]
-        if not stream.requires_grad:
+        if stream.edge is None:
             raise RuntimeError(
                 "the first layer reads something that was not seen to come from the inputs: ids have to be "
                 "looked up by an embedding, by functions of torch"
             )
         of_stream, of_values = run.multipliers(output, [stream, made])
-        scores = (of_stream * stream.detach()).sum(-1)
+        scores = (of_stream * stream.value).sum(-1)
         bias = getattr(self._values, "bias", None)
         if bias is None:
             return scores

@@ -211,7 +211,7 @@ class TransformerDeepLift(Attribution):
         one, base = (choose(output) for output in (run.comparison.output, run.comparison.base))
         multipliers = run.comparison.multipliers(one, depths.streams)
         made = [
-            (multiplier * (stream.detach() - other)).sum(-1)
+            (multiplier * (stream.value - other.value)).sum(-1)
             for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
         ]
         for contributions in made:

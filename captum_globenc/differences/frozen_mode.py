@@ -27,10 +27,17 @@ ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names
 
 
 class _Root(NamedTuple):
-    """What a value is a function of, and whether it is a multiple of that."""
+    """What a value is a function of, and whether it is a multiple of that.
+
+    Attributes:
+        token: stands for what the value is a function of.
+        scaled: whether it is a multiple of that.
+        version: the tensor's, when this was known: a later write in place makes it another value.
+    """
 
     token: object
     scaled: bool
+    version: int
 
 
 class FrozenMode(DifferenceMode):
@@ -97,11 +104,11 @@ class _Roots:
         scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
         # A number divided by a value is no multiple of it.
         scaled = scaled and args[0] is dependents[0]
-        setattr(output, ROOT, _Root(roots.pop(), scaled))
+        setattr(output, ROOT, _Root(roots.pop(), scaled, output._version))
 
     def _of(self, tensor: Tensor) -> _Root:
         root: _Root | None = getattr(tensor, ROOT, None)
-        if root is None:
-            root = _Root(object(), True)
+        if root is None or root.version != tensor._version:
+            root = _Root(object(), True, tensor._version)
             setattr(tensor, ROOT, root)
         return root

@@ -133,6 +133,7 @@ class DifferenceMode(TorchFunctionMode):
                 self._trace.check_unseen(leaf)
         if not self._alone:
             self._trace.check_finished()
+        self._trace.protect_written()
         return replaced(output, lambda leaf: self._seen_through(self._writable(leaf)))
 
     def __torch_function__(
@@ -150,9 +151,7 @@ class DifferenceMode(TorchFunctionMode):
                     return self._call(func, args, kwargs)
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
-        for leaf in leaves((args, kwargs) if changes_in_place(func) else kwargs.get("out")):
-            if isinstance(leaf, Tensor):
-                self._trace.protect(leaf)
+        self._trace.protect_from(func, args, kwargs)
         if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
         output = func(*args, **kwargs)
@@ -376,8 +375,7 @@ class DifferenceMode(TorchFunctionMode):
                 with torch.enable_grad():
                     twin = self._tagged(_Twin.apply(leaf))  # type: ignore[no-untyped-call]
                 setattr(leaf, TWIN, (leaf.grad_fn, twin))
-            if self._trace.tensors is not None:
-                self._trace.tensors.append(leaf)
+            self._trace.measure(leaf)
         return output
 
     def _seen_through(self, leaf: Any) -> Any:
