@@ -134,7 +134,7 @@ class DifferenceMode(TorchFunctionMode):
         if not self._alone:
             self._trace.check_finished()
         self._trace.protect_written()
-        return replaced(output, lambda leaf: self._seen_through(self._writable(leaf)))
+        return replaced(output, self._seen_through)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -169,8 +169,8 @@ class DifferenceMode(TorchFunctionMode):
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
         if self._at_input:
-            writable = partial(self._writable, in_place=changes_in_place(func))
-            args, kwargs = replaced((args, kwargs), lambda leaf: self._seen_through(writable(leaf)))
+            seen_through = partial(self._seen_through, in_place=changes_in_place(func))
+            args, kwargs = replaced((args, kwargs), seen_through)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         row = self._table.get(func)
@@ -281,10 +281,10 @@ class DifferenceMode(TorchFunctionMode):
         for view in views:
             setattr(view, PART, (viewed if known is None else known[0], view._version))
 
-    def _writable(self, leaf: Any, in_place: bool = False) -> Any:
+    def _writable(self, leaf: Tensor, in_place: bool) -> Tensor:
         """Return a part that is written into, or was, as a view that torch allows this for."""
         whole, version = getattr(leaf, PART, (None, None))
-        if whole is None or not self.depends(leaf) or not (in_place or leaf._version != version):
+        if whole is None or not (in_place or leaf._version != version):
             return leaf
         with torch.enable_grad():
             whole = self._writable(whole, in_place)
@@ -378,14 +378,19 @@ class DifferenceMode(TorchFunctionMode):
             self._trace.measure(leaf)
         return output
 
-    def _seen_through(self, leaf: Any) -> Any:
+    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
         """Return what an autograd function returned as a result of the torch functions that it called.
 
         So the function's own backward pass does not count, nor do hooks for full backward passes of modules,
         which are autograd functions.
+
+        Args:
+            leaf: an argument of a function, or part of the output.
+            in_place: whether the function writes into its arguments.
         """
         if not isinstance(leaf, Tensor) or not self.depends(leaf):
             return leaf
+        leaf = self._writable(leaf, in_place)
         node = leaf.grad_fn
         before, twin = getattr(leaf, TWIN, (None, None))
         if twin is not None and node is not before:

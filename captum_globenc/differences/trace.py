@@ -163,7 +163,7 @@ class Trace:
         self._protect({target.untyped_storage().data_ptr()})
 
     def protect_written(self) -> None:
-        """Copy all kept values in memory that was written into: the model's next run may write there again."""
+        """Copy all kept values in memory that was written into: the next run may write there again."""
         written = [target for reference in self._written if (target := reference()) is not None]
         self._protect({target.untyped_storage().data_ptr() for target in written})
 
