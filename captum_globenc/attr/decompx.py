@@ -26,6 +26,7 @@ from captum_globenc.captum_api import (
 from captum_globenc.decomposition.attention import QueryKeyAttention
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.differences.call import replaced
+from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import Grid, spread
@@ -216,9 +217,9 @@ class _First:
         self._layer = layer.module
         self._runs = 0
         self._values, self._fused = value_map(layer.attention)
-        self._streams: list[Tensor] = []
+        self._streams: list[Snapshot] = []
         self._masks: list[Any] = []
-        self._made: list[Tensor] = []
+        self._made: list[Snapshot] = []
 
     def check(self) -> None:
         """Check that the encoder ran once.
@@ -232,7 +233,7 @@ class _First:
             raise RuntimeError("forward_func ran the encoder more than once: split it, one part for each run")
 
     @property
-    def stream(self) -> Tensor:
+    def stream(self) -> Snapshot:
         """`(B, N, D)`, what the layer reads first."""
         return self._streams[0]
 
@@ -242,9 +243,9 @@ class _First:
 
         The mask of a sound counts samples; only the layer's own mask counts its tokens.
         """
-        stream, mask = self.stream, self._masks[0]
+        stream, mask = self.stream.value, self._masks[0]
         if isinstance(mask, Tensor) and mask.dim() == 4:
-            heads, mask = stream.detach()[:, None], mask if mask.is_floating_point() else mask.bool()
+            heads, mask = stream[:, None], mask if mask.is_floating_point() else mask.bool()
             visible = QueryKeyAttention(heads, heads, 1.0, mask).visible()
             if visible is not None:
                 return visible
@@ -262,11 +263,11 @@ class _First:
             self._runs += 1
 
         def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            self._streams.append(args[0] if args else kwargs["hidden_states"])
+            self._streams.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:
-            self._made.append(output)
+            self._made.append(Snapshot.of(output))
 
         with ExitStack() as handles:
             for handle in (
@@ -280,13 +281,13 @@ class _First:
     def scores(self, run: Comparison, output: Tensor) -> Tensor:
         """Return what reaches an output `(B,)` from each token, `(B, N)`."""
         stream, made = self.stream, self._made[0]
-        if not stream.requires_grad:
+        if stream.edge is None:
             raise RuntimeError(
                 "the first layer reads something that was not seen to come from the inputs: ids have to be "
                 "looked up by an embedding, by functions of torch"
             )
         of_stream, of_values = run.multipliers(output, [stream, made])
-        scores = (of_stream * stream.detach()).sum(-1)
+        scores = (of_stream * stream.value).sum(-1)
         bias = getattr(self._values, "bias", None)
         if bias is None:
             return scores

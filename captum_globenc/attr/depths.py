@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.errors import NoLayersError, UnsupportedModelError
 from captum_globenc.recording.calls import in_this_thread
@@ -34,39 +35,39 @@ class Depths:
                 "them, TransformerDeepLift(forward_func, model)."
             )
         self._layers = _layers(model)
-        self._runs: list[list[Tensor]] = []
+        self._runs: list[list[Snapshot]] = []
 
     @property
-    def streams(self) -> list[Tensor]:
+    def streams(self) -> list[Snapshot]:
         """`(B, N, D)` at each of L + 1 depths, at the inputs.
 
         Raises:
             NoLayersError: tokens are not the same at all depths.
         """
         found = self._runs[-1]
-        shapes = {stream.shape[:2] for stream in found}
-        if len(found) < 2 or len(shapes) != 1 or found[0].dim() != 3:
+        shapes = {stream.value.shape[:2] for stream in found}
+        if len(found) < 2 or len(shapes) != 1 or found[0].value.dim() != 3:
             name = type(self._layers[0]).__name__
             raise NoLayersError(f"the layers ({name}) do not pass on one stream (batch, tokens, size)")
         return found
 
     @property
-    def bases(self) -> list[Tensor]:
+    def bases(self) -> list[Snapshot]:
         """The same at the baseline."""
         return self._runs[-2]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """See one run; of the runs before, the last is kept, without its graph."""
-        seen: list[Tensor] = []
-        last: list[Tensor] = []
-        self._runs = [*([it.detach() for it in run] for run in self._runs[-1:]), seen]
+        seen: list[Snapshot] = []
+        last: list[Snapshot] = []
+        self._runs = [*([it._replace(edge=None) for it in run] for run in self._runs[-1:]), seen]
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
+            seen.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            last[:] = [output[0] if isinstance(output, tuple) else output]
+            last[:] = [Snapshot.of(output[0] if isinstance(output, tuple) else output)]
 
         with ExitStack() as handles:
             for layer in self._layers:

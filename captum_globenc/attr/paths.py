@@ -285,7 +285,7 @@ class SegmentRun:
         output, base = self._selected(comparison, target)
         streams, bases = depths.streams, depths.bases
         return [
-            self._scored(((one * (stream.detach() - other)).sum(-1),), output, base, comparison, target)
+            self._scored(((one * (stream.value - other.value)).sum(-1),), output, base, comparison, target)
             for one, stream, other in zip(
                 comparison.multipliers(output, streams), streams, bases, strict=True
             )

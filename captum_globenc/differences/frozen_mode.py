@@ -27,10 +27,17 @@ ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names
 
 
 class _Root(NamedTuple):
-    """What a value is a function of, and whether it is a multiple of that."""
+    """What a value is a function of, and whether it is a multiple of that.
+
+    Attributes:
+        token: stands for what the value is a function of.
+        scaled: whether it is a multiple of that.
+        version: the tensor's, when this was known: a later write in place makes it another value.
+    """
 
     token: object
     scaled: bool
+    version: int
 
 
 class FrozenMode(DifferenceMode):
@@ -63,6 +70,12 @@ class FrozenMode(DifferenceMode):
             )
         return super().completed(output)
 
+    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
+        seen = super()._seen_through(leaf, in_place)
+        if seen is not leaf:
+            self._roots.share(leaf, seen)
+        return seen
+
     def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         gate, given = self._roots.gate(func, dependents), args
@@ -70,8 +83,10 @@ class FrozenMode(DifferenceMode):
             given = tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
         elif gate is not None:
             row = Row(LINEAR)
+        root = self._roots.of_result(func, args, dependents)
         output = super()._by(row, func, given, kwargs)
-        self._roots.note(func, args, dependents, output)
+        if root is not None and isinstance(output, Tensor):
+            setattr(output, ROOT, root._replace(version=output._version))
         return output
 
 
@@ -87,21 +102,24 @@ class _Roots:
             return None
         return other if self._of(one).scaled else one if self._of(other).scaled else None
 
-    def note(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor], output: Any) -> None:
-        """Take note of what a function made of values."""
+    def share(self, tensor: Tensor, same: Tensor) -> None:
+        """Take note that two tensors are the same value."""
+        setattr(same, ROOT, self._of(tensor)._replace(version=same._version))
+
+    def of_result(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor]) -> _Root | None:
+        """Return the root of what a function is about to make of values; None for a new one."""
         roots = {self._of(tensor).token for tensor in dependents}
         known = {id(tensor) for tensor in dependents}
         others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and id(arg) not in known]
-        if len(roots) != 1 or others or function not in ELEMENTWISE or not isinstance(output, Tensor):
-            return
+        if len(roots) != 1 or others or function not in ELEMENTWISE:
+            return None
         scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
         # A number divided by a value is no multiple of it.
-        scaled = scaled and args[0] is dependents[0]
-        setattr(output, ROOT, _Root(roots.pop(), scaled))
+        return _Root(roots.pop(), scaled and args[0] is dependents[0], 0)
 
     def _of(self, tensor: Tensor) -> _Root:
         root: _Root | None = getattr(tensor, ROOT, None)
-        if root is None:
-            root = _Root(object(), True)
+        if root is None or root.version != tensor._version:
+            root = _Root(object(), True, tensor._version)
             setattr(tensor, ROOT, root)
         return root

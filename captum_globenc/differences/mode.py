@@ -147,7 +147,8 @@ class DifferenceMode(TorchFunctionMode):
                 self._trace.check_unseen(leaf)
         if not self._alone:
             self._trace.check_finished()
-        return replaced(output, lambda leaf: self._seen_through(self._writable(leaf)))
+        self._trace.protect_written()
+        return replaced(output, self._seen_through)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -166,9 +167,7 @@ class DifferenceMode(TorchFunctionMode):
                     raise _decided_otherwise(getattr(leaf, OTHERWISE))
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
-        for leaf in leaves((args, kwargs) if changes_in_place(func) else kwargs.get("out")):
-            if isinstance(leaf, Tensor):
-                self._protect(leaf)
+        self._protect_from(func, args, kwargs)
         if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
         before = args if index is None else self._ids.before(func, args)
@@ -187,8 +186,8 @@ class DifferenceMode(TorchFunctionMode):
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
         if self._at_input and any(map(self._altered, leaves((args, kwargs)))):
-            writable = partial(self._writable, in_place=changes_in_place(func))
-            args, kwargs = replaced((args, kwargs), lambda leaf: self._seen_through(writable(leaf)))
+            seen_through = partial(self._seen_through, in_place=changes_in_place(func))
+            args, kwargs = replaced((args, kwargs), seen_through)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         if self._route is not None and func in ROUTING:
@@ -304,10 +303,10 @@ class DifferenceMode(TorchFunctionMode):
         for view in views:
             setattr(view, PART, (viewed if known is None else known[0], view._version))
 
-    def _writable(self, leaf: Any, in_place: bool = False) -> Any:
+    def _writable(self, leaf: Tensor, in_place: bool) -> Tensor:
         """Return a part that is written into, or was, as a view that torch allows this for."""
         whole, version = getattr(leaf, PART, (None, None))
-        if whole is None or not self.depends(leaf) or not (in_place or leaf._version != version):
+        if whole is None or not (in_place or leaf._version != version):
             return leaf
         with torch.enable_grad():
             whole = self._writable(whole, in_place)
@@ -401,6 +400,12 @@ class DifferenceMode(TorchFunctionMode):
         if self._record is not None and self._record is not self._trace:
             self._record.protect(target)
 
+    def _protect_from(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Do so for a call that may write into its arguments."""
+        for leaf in leaves((args, kwargs)) if changes_in_place(func) else leaves(kwargs.get("out")):
+            if isinstance(leaf, Tensor):
+                self._protect(leaf)
+
     def _noted(self, output: Any, whole: bool = False) -> Any:
         """Tag all floats of an output, which depend on the input.
 
@@ -424,8 +429,7 @@ class DifferenceMode(TorchFunctionMode):
                 with torch.enable_grad():
                     twin = self._tagged(_Twin.apply(leaf))  # type: ignore[no-untyped-call]
                 setattr(leaf, TWIN, (leaf.grad_fn, twin))
-            if self._trace.tensors is not None:
-                self._trace.tensors.append(leaf)
+            self._trace.measure(leaf)
         return output
 
     def _altered(self, leaf: Any) -> bool:
@@ -435,14 +439,19 @@ class DifferenceMode(TorchFunctionMode):
         marks = leaf.__dict__
         return TWIN in marks or PART in marks or hasattr(leaf.grad_fn, "_forward_cls")
 
-    def _seen_through(self, leaf: Any) -> Any:
+    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
         """Return what an autograd function returned as a result of the torch functions that it called.
 
         So the function's own backward pass does not count, nor do hooks for full backward passes of modules,
         which are autograd functions.
+
+        Args:
+            leaf: an argument of a function, or part of the output.
+            in_place: whether the function writes into its arguments.
         """
         if not isinstance(leaf, Tensor) or not self.depends(leaf):
             return leaf
+        leaf = self._writable(leaf, in_place)
         node = leaf.grad_fn
         before, twin = getattr(leaf, TWIN, (None, None))
         if twin is not None and node is not before:

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from captum_globenc.differences.call import leaves, replaced
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.frozen_mode import FrozenMode
 from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.table import EXACT
-from captum_globenc.differences.trace import Route, SavedTensor, Source, Trace
+from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
 from captum_globenc.differences.uncompiled import uncompiled
 
 __all__ = ["Comparison", "RandomNumbers", "compare", "compare_path", "freeze"]
@@ -38,12 +39,12 @@ class Comparison:
         """The tensors that the function reads: first inputs of floats, then embeddings looked up by ids."""
         return self.trace.sources
 
-    def multipliers(self, output: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
+    def multipliers(self, output: Tensor, at: Sequence[Tensor | Snapshot]) -> list[Tensor]:
         """Return the multipliers of some tensors of the run at the inputs for an output.
 
         Args:
             output: what is explained, one number or the sum of several: made of `self.output`.
-            at: the leaves of sources, or what a hook saw in the run at the inputs.
+            at: the leaves of sources, or snapshots that a hook took in the run at the inputs.
 
         Returns:
             One for each, of its shape; they can be asked for again.
@@ -51,21 +52,28 @@ class Comparison:
         Raises:
             ValueError: `output` was made of the run's output where gradients are off.
         """
+        edges = [it.edge if isinstance(it, Snapshot) else it for it in at]
+        found = iter(self._gradients(output, [it for it in edges if it is not None]))
+        made = [None if it is None else next(found) for it in edges]
+        values = [it.value if isinstance(it, Snapshot) else it for it in at]
+        return [torch.zeros_like(value) if it is None else it for value, it in zip(values, made, strict=True)]
+
+    def _gradients(self, output: Tensor, at: Sequence[Tensor | GradientEdge]) -> Sequence[Tensor | None]:
         whole = [leaf for leaf in leaves(self.output) if isinstance(leaf, Tensor)]
         if not output.requires_grad and any(leaf.requires_grad for leaf in whole):
             raise ValueError("output was made where gradients are off: make it under torch.enable_grad()")
         if not at or not output.requires_grad:
-            return [torch.zeros_like(tensor) for tensor in at]
+            return [None] * len(at)
         # Where the caller computes in half precision, multipliers are not.
         with (
             torch.inference_mode(False),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
         ):
-            made = torch.autograd.grad(
-                output, list(at), torch.ones_like(output), retain_graph=True, allow_unused=True
+            made: Sequence[Tensor | None] = torch.autograd.grad(
+                output, cast(Any, at), torch.ones_like(output), retain_graph=True, allow_unused=True
             )
-        return [torch.zeros_like(tensor) if it is None else it for tensor, it in zip(at, made, strict=True)]
+        return made
 
     def contributions(self, output: Tensor) -> list[Tensor]:
         """Return the contributions of every source, in its shape: they add up to the output's difference."""
@@ -92,12 +100,13 @@ class Comparison:
         """
         if self.trace.tensors is None:
             raise ValueError("compare(..., measure_rounding=True) measures rounding")
-        tensors = list({id(it): it for it in self.trace.tensors if it.requires_grad}.values())
+        tensors = dict(self.trace.tensors)  # a view or an identity may share its place with others
         self.trace.rounding.clear()
-        made = self.multipliers(output, tensors)
         # nansum, because a masked score of -inf has a multiplier of 0.
         total = [
-            2 * (one * tensor.detach()).abs().nansum() for one, tensor in zip(made, tensors, strict=True)
+            2 * (one * saved.restore()).abs().nansum()
+            for one, saved in zip(self._gradients(output, list(tensors)), tensors.values(), strict=True)
+            if one is not None
         ]
         eps = torch.finfo(self.trace.lowest).eps
         return eps * sum(float(it) for it in (*total, *self.trace.rounding))

@@ -4,10 +4,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.ids import Positions
@@ -20,6 +21,7 @@ __all__ = [
     "RecordedCall",
     "Route",
     "SavedTensor",
+    "Snapshot",
     "Source",
     "Trace",
     "joined",
@@ -129,7 +131,8 @@ class Trace:
             its arguments.
         lowest: the dtype of the lowest precision that was computed in.
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
-        tensors: where rounding is measured, every tensor of the run at the input that depends on it.
+        tensors: where rounding is measured, every tensor of the run at the input that depends on it, with its
+            place in the graph.
         rounding: where it is measured, of every call, how much rounding of its arguments weighs.
         written: whether the run at the baseline wrote into tensors; only then constants are protected, too.
         route: how the run at the baseline followed decisions; None where it decided by itself.
@@ -140,11 +143,12 @@ class Trace:
     operations: set[Any] = field(default_factory=set)
     lowest: torch.dtype = torch.float64
     rounded: set[torch.dtype] = field(default_factory=set)
-    tensors: list[Tensor] | None = None
+    tensors: list[tuple[GradientEdge, "SavedTensor"]] | None = None
     rounding: list[Tensor] = field(default_factory=list)
     route: Route | None = None
     written: bool = False
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
+    _written: list[weakref.ref[Tensor]] = field(default_factory=list)
     _sources_met: int = 0
 
     def recorded(self, function: Callable[..., Any], arguments: Sequence[Tensor] = ()) -> RecordedCall:
@@ -205,7 +209,15 @@ class Trace:
     def protect(self, target: Tensor) -> None:
         """Copy all kept values that share memory with `target`, which is about to be written into."""
         self.written = True
-        memory = target.untyped_storage().data_ptr()
+        self._written.append(weakref.ref(target if target._base is None else target._base))
+        self._protect({target.untyped_storage().data_ptr()})
+
+    def protect_written(self) -> None:
+        """Copy all kept values in memory that was written into: the next run may write there again."""
+        written = [target for reference in self._written if (target := reference()) is not None]
+        self._protect({target.untyped_storage().data_ptr() for target in written})
+
+    def _protect(self, memory: set[int]) -> None:
         for call in self.calls:
             call.arguments, before = [_apart(it, memory) for it in call.arguments], call.arguments
             call.outputs = [_apart(it, memory) for it in call.outputs]
@@ -218,6 +230,11 @@ class Trace:
             if (kept := reference()) is not None:
                 kept.protect(memory)
 
+    def measure(self, tensor: Tensor) -> None:
+        """Take note of a tensor whose rounding counts, if rounding is measured."""
+        if self.tensors is not None and tensor.requires_grad:
+            self.tensors.append((get_gradient_edge(tensor), self.save(tensor)))
+
     def check_unseen(self, tensor: Tensor) -> None:
         """Check that a tensor that is not known to depend on the input does not.
 
@@ -228,6 +245,25 @@ class Trace:
         nodes = list(_nodes(tensor))
         if any(id(getattr(node, "variable", None)) in leaves for node in nodes):
             raise unseen(next((function for node in nodes if (function := own_function(node))), None))
+
+
+class Snapshot(NamedTuple):
+    """A tensor of a run as it was when a hook saw it, whatever is written into it later.
+
+    Attributes:
+        value: a copy.
+        edge: its place in the graph; None where it has none.
+    """
+
+    value: Tensor
+    edge: GradientEdge | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Snapshot":
+        """Return the tensor as it is now."""
+        with torch._C.DisableTorchFunction():
+            edge = get_gradient_edge(tensor) if tensor.requires_grad else None
+            return cls(tensor.detach().clone(), edge)
 
 
 @dataclass(eq=False)
@@ -242,9 +278,9 @@ class SavedTensor:
     value: Tensor
     version: int | None
 
-    def protect(self, memory: int) -> None:
-        """Copy the tensor if it lies at `memory`, which is about to be written into."""
-        if _lies_at(self.value, memory):
+    def protect(self, memory: set[int]) -> None:
+        """Copy the tensor if it lies in `memory`, which is about to be written into."""
+        if _lies_in(self.value, memory):
             self.value, self.version = self.value.clone(), None
 
     def restore(self) -> Tensor:
@@ -309,12 +345,12 @@ class AppliedRule:
         trace.keep(made)
         return made
 
-    def protect(self, memory: int) -> None:
-        """Copy what lies at `memory`, which is about to be written into."""
+    def protect(self, memory: set[int]) -> None:
+        """Copy what lies in `memory`, which is about to be written into."""
         for pair in self.pairs:
             pair.value, pair.base = _apart(pair.value, memory), _apart(pair.base, memory)
         for place, (constant, _) in enumerate(self.constants):
-            if _lies_at(constant, memory):
+            if _lies_in(constant, memory):
                 # The rule holds this very tensor: give it memory of its own.
                 constant.data = constant.clone()
                 self.constants[place] = constant, None
@@ -401,13 +437,13 @@ def _changed_later(function: str) -> UnsupportedOperationError:
     )
 
 
-def _lies_at(value: Any, memory: int) -> bool:
-    return isinstance(value, Tensor) and value.untyped_storage().data_ptr() == memory
+def _lies_in(value: Any, memory: set[int]) -> bool:
+    return isinstance(value, Tensor) and value.untyped_storage().data_ptr() in memory
 
 
-def _apart(value: Any, memory: int) -> Any:
-    """Return a copy of a tensor that lies at `memory`; anything else as it is."""
-    return value.detach().clone() if _lies_at(value, memory) else value
+def _apart(value: Any, memory: set[int]) -> Any:
+    """Return a copy of a tensor that lies in `memory`; anything else as it is."""
+    return value.detach().clone() if _lies_in(value, memory) else value
 
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:

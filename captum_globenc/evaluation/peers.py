@@ -17,6 +17,7 @@ from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, freeze
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.peers import gim
+from captum_globenc.differences.trace import Snapshot
 from captum_globenc.evaluation.context import with_whole_layers
 from captum_globenc.forward import EncoderForward
 from captum_globenc.recording.fused import seen_into
@@ -46,7 +47,7 @@ def relevance(
     """
     depths = Depths(forward.model)
     run = _run(forward, inputs, extra, rules, depths.watched)
-    return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].detach()])
+    return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].value])
 
 
 def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], target: Any) -> Tensor:
@@ -78,12 +79,12 @@ def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any],
 
     run = _run(forward, inputs, extra, FROZEN, watched)
     streams = depths.streams[:-1]
-    of_biases, values = biases.seen(streams[0].shape[:2])
+    of_biases, values = biases.seen(streams[0].value.shape[:2])
     return _shares(
         run,
         selected(run.output, target),
         [*streams, *of_biases],
-        [*(stream.detach() for stream in streams), *values],
+        [*(stream.value for stream in streams), *values],
     )
 
 
@@ -190,7 +191,9 @@ def _run(
     return run
 
 
-def _shares(run: Comparison, output: Tensor, at: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+def _shares(
+    run: Comparison, output: Tensor, at: Sequence[Tensor | Snapshot], values: Sequence[Tensor]
+) -> Tensor:
     """Return multiplier times value, summed over tensors `(B, N, D)` and D."""
     made = run.multipliers(output, at)
     shares = [(m * value).sum(-1) for m, value in zip(made, values, strict=True)]

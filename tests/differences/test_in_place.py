@@ -70,6 +70,14 @@ def parts_changed_written_out(x):
     return made + row
 
 
+def gated_in_place(x):
+    one, other = (x * 1).chunk(2, 1)
+    one *= one.sigmoid()
+    before = other * 1
+    before[:] = one
+    return torch.cat([one, before * other.sigmoid()], 1)
+
+
 WEIGHT = nn.Parameter(torch.full((3, 4), 0.5, dtype=torch.float64))
 
 
@@ -104,6 +112,7 @@ def copied_then_changed(x):
 
 
 PLAIN = {
+    gated_in_place: lambda x: torch.cat([F.silu(x[:, :2]), F.silu(x[:, :2]) * x[:, 2:].sigmoid()], 1),
     parts_changed: parts_changed_written_out,
     masks_changed: lambda x: (
         (x * 2).exp()

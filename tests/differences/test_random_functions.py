@@ -1,7 +1,7 @@
 """Properties of exact differences for random compositions of torch functions.
 
 A program is a list of steps. Each step calls a function with values computed before it, or writes into one of
-them in place; the output is a weighted sum of all values. EXAMPLES=5000 in the environment runs more programs.
+them in place; the output is a weighted sum of all values. EXAMPLES in the environment sets how many run.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from captum_globenc import TransformerDeepLift
 from captum_globenc.differences import UnsupportedOperationError, compare, freeze
 from captum_globenc.errors import PrecisionWarning
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
 KNOWN = 0.1
 LIMIT = 1e3
 """Programs whose values exceed it are left out."""
@@ -238,7 +238,7 @@ ACROSS = {
     "attention with a bias": lambda a, b: F.scaled_dot_product_attention(
         matrix(a), rows(b, matrix(a)), rows(a, matrix(a)), torch.tensor([0.5, -1.0], dtype=a.dtype)
     ),
-    "slice": lambda a, b: a[..., 1:],
+    "slice": lambda a, b: a[..., : max(a.shape[-1] - 1, 1)],
     "row": lambda a, b: a[0] if a.dim() > 1 else a[:1],
     "advanced index": lambda a, b: a[..., [0, -1, 0]],
     "index_select": lambda a, b: a.index_select(-1, torch.tensor([0, 0])),
@@ -452,7 +452,9 @@ def test_symmetric_players_get_the_same_and_swapped_ones_swapped_contributions(
 
     class Symmetric(Program):
         def values(self, a, b):
-            return program.values(torch.atleast_1d(SYMMETRIC[name](a, b)))
+            return program.values(
+                SYMMETRIC[name](a, b).reshape(a.shape[: a.dim() - (name == "cosine")] or (1,))
+            )
 
     function = Symmetric((name, *program.steps))
     found = compared(function, [a, b], [a0, b0])
@@ -461,9 +463,9 @@ def test_symmetric_players_get_the_same_and_swapped_ones_swapped_contributions(
         torch.testing.assert_close(part, opposite, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for table in ALL for name in table])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_step_runs(name, shape):
-    """The strategy draws nothing that cannot run, such as shapes that do not fit."""
-    x = torch.linspace(-1, 1.3, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
-    assert Program([(name, 0, 0)])(x.clone()).isfinite()
+@pytest.mark.parametrize("table", ALL, ids=["elementwise", "together", "writes", "across"])
+def test_every_step_runs_on_every_shape(table):
+    for name in table:
+        for shape in SHAPES:
+            x = torch.linspace(-1, 1.3, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
+            assert Program([(name, 0, 0)])(x.clone()).isfinite(), name

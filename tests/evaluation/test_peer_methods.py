@@ -170,9 +170,7 @@ def test_balanced_gradients_are_complete(label):
     added_to, values = biases.seen()
     at = [depths.streams[0], *added_to]
     made = run.multipliers(run.output[:, 1].sum(), at)
-    total = sum(
-        (m * value).flatten(1).sum(1) for m, value in zip(made, [at[0].detach(), *values], strict=True)
-    )
+    total = sum((m * value).flatten(1).sum(1) for m, value in zip(made, [at[0].value, *values], strict=True))
     torch.testing.assert_close(total, run.output[:, 1].detach().to(total.dtype), rtol=1e-5, atol=1e-6)
 
 
