@@ -340,13 +340,13 @@ class TransformerDeepLift(ModelAttribution):
 
         def steps(depths: Depths | None = None, **options: Any) -> Iterator[Comparison]:
             def watched(*tensors: Tensor) -> Any:
-                with depths.watched() if depths else nullcontext(), seen_into(self.model, self):
+                with depths.watched() if depths else nullcontext():
                     return function(*tensors)
 
             return compare_path(watched, points, values=values, decisions=self.decisions, **options)
 
         def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
-            with numbers.again():
+            with seen_into(self.model, self), numbers.again():
                 return next(islice(steps(depths, **options), number, None))
 
         def plain(tensors: Sequence[Tensor]) -> Any:
@@ -357,7 +357,11 @@ class TransformerDeepLift(ModelAttribution):
         depths = Depths(self.model) if layers else None
         found = steps(depths)
         for number in range(len(points) - 1):
-            with masks.watched() if masks else nullcontext(), numbers.again() if again else nullcontext():
+            with (
+                seen_into(self.model, self),
+                masks.watched() if masks else nullcontext(),
+                numbers.again() if again else nullcontext(),
+            ):
                 comparison = next(found)
             if not comparison.sources:
                 raise RuntimeError(
