@@ -21,7 +21,9 @@ REMOVAL = {
     "texts with masked tokens are known to it.",
     "pre-ln": "A pre-LN encoder of four layers, trained from scratch in the same way.",
     "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. Removed are "
-    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows.",
+    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows. Two rows need care: "
+    "`attn-lrp` is the rule of its paper, whereas LXT, the authors' package, ships CP-LRP with a tuned gamma "
+    "rule for ViTs; and the published results of LibraGrad are for pretrained ViTs.",
 }
 SHORTCUTS = {
     "token": "A rare word, a BERT of four layers trained from scratch.",

@@ -266,7 +266,7 @@ def _filled(found: Answer, answered: Answered) -> dict[Any, Any]:
         answered.prediction: found.prediction,
         answered.tokens: tokens,
         answered.layer: gr.Slider(
-            minimum=min(deepest, 1),
+            minimum=int(deepest > 1),  # Gradio rejects a slider from 1 to 1
             maximum=max(deepest, 1),
             value=form.layer or deepest,
             visible=deepest > 1,

@@ -525,11 +525,11 @@ def test_a_link_shows_its_own_answer_and_never_the_example(page, address):
 
 def test_a_long_text_is_explained_whole_in_windows(page, address):
     start(page, address)
-    text = "wonderful acting, " * 400
+    text = "wonderful acting, " * 180
     options(page)
     page.get_by_role("checkbox", name="Windows").check()
     ask(page, text)
-    assert len(tokens(page)[0]) > 1200
+    assert len(tokens(page)[0]) > 512
     assert page.locator("#tokens .unread").count() == 0
     assert page.get_by_role("alert").count() == 0
     ask(page, "good")
@@ -550,12 +550,15 @@ def test_the_number_of_characters_of_a_text_is_the_same_after_a_refresh(page, ad
 
 def test_every_rule_of_the_style_is_valid(chromium):
     page = chromium.new_page()
-    selectors = re.findall(r"([^{}@;]+)\{", re.sub(r"@media[^{]*\{|/\*.*?\*/", "", STYLE))
-    assert len(selectors) > 30
-    page.goto("about:blank")
-    assert [
-        it for it in selectors if not page.evaluate("it => CSS.supports(`selector(${it.trim()})`)", it)
-    ] == []
+    rules = """style => {
+      const sheet = new CSSStyleSheet();
+      sheet.replaceSync(style);  // which drops rules that are not valid
+      const count = rules => [...rules].reduce((sum, it) => sum + 1 + count(it.cssRules ?? []), 0);
+      return count(sheet.cssRules);
+    }"""
+    assert page.evaluate(rules, STYLE) == STYLE.count("{") > 30
+    nested = ".a:has(.b:has(.c)) { color: red; }"
+    assert page.evaluate(rules, nested) == 0
     page.close()
 
 
@@ -605,7 +608,7 @@ def served(folders):
     command = [sys.executable, "-u", *COMMANDS["demo"], port, *models]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         try:
-            yield next(line.split()[-1] for line in process.stdout if "http://" in line).rstrip(".")
+            yield re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0] + "/"
         finally:
             process.terminate()
 
