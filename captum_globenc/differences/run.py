@@ -264,7 +264,7 @@ def compare_path(
         )
         with torch.inference_mode(False), uncompiled(), numbers.again():
             seen = _seen(mode, points[-1])
-            with mode, torch.no_grad():
+            with mode, torch.enable_grad():
                 function(*seen)
     trace, base = None, None
     for number, tensors in enumerate(points):
@@ -276,7 +276,8 @@ def compare_path(
         )
         with torch.inference_mode(False), uncompiled(), nullcontext() if last else numbers.again():
             seen = _seen(mode, tensors)
-            with mode, _kept(trace), torch.set_grad_enabled(trace is not None):
+            # With gradients in all runs: without them torch may take other kernels, which round otherwise.
+            with mode, _kept(trace), torch.enable_grad():
                 output = function(*seen)
             output = mode.completed(output)
         if record is not None:

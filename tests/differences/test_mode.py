@@ -265,3 +265,21 @@ def test_a_linear_function_without_a_gradient_is_refused(run):
     model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
     with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
         run(model)
+
+
+def test_constants_are_the_same_in_both_runs_whatever_torch_computes_them_with():
+    """Attention in half precision rounds otherwise where gradients are on."""
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).bfloat16()
+    hidden = torch.randn(1, 5, 8).bfloat16()
+
+    def function(x):
+        query, key, value = (
+            nn.functional.linear(hidden, weight) for weight in layer.in_proj_weight.view(3, 8, 8)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query[None], key[None], value[None])
+        return (mixed * x).sum(-1)
+
+    both = compare(function, [X[:1, :1].float()], [X0[:1, :1].float()])
+    total = both.contributions(both.output.sum())[0].sum()
+    torch.testing.assert_close(total, (both.output - both.base).sum().detach(), rtol=1e-5, atol=1e-6)
