@@ -98,17 +98,11 @@ class Comparison:
         Raises:
             ValueError: the comparison was not asked to measure rounding.
         """
-        if self.trace.tensors is None:
+        if not self.trace.measured:
             raise ValueError("compare(..., measure_rounding=True) measures rounding")
-        tensors = dict(self.trace.tensors)  # a view or an identity may share its place with others
         self.trace.rounding.clear()
-        total = [
-            2 * (one.abs() * saved.restore().abs()).sum()
-            for one, saved in zip(self._gradients(output, list(tensors)), tensors.values(), strict=True)
-            if one is not None
-        ]
-        eps = torch.finfo(self.trace.lowest).eps
-        return eps * sum(float(it) for it in (*total, *self.trace.rounding))
+        self._gradients(output, [source.leaf for source in self.sources])
+        return torch.finfo(self.trace.lowest).eps * sum(map(float, self.trace.rounding))
 
 
 def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
@@ -192,7 +186,7 @@ def compare(
         >>> torch.allclose(contributions.sum(), both.output - both.base)
         True
     """
-    trace = Trace(tensors=[] if measure_rounding else None)
+    trace = Trace(measured=measure_rounding)
     numbers = RandomNumbers(inputs)
     with torch.inference_mode(False), uncompiled():
         mode = DifferenceMode(trace, False, table, values and values[1])
