@@ -1,9 +1,9 @@
 """Methods on the digits: scores of patches, and what the prediction loses without the highest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import torch
-from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import (
     DeepLift,
     FeatureAblation,
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from trained import PATCH, SIDE, blanked
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.coalitions import Value, first_last, kernel_shap
 from captum_globenc.evaluation.context import alti, value_zeroing
 from captum_globenc.evaluation.methods import LIME_SAMPLES, NOISE_SAMPLES, closeness
 from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
@@ -26,7 +28,7 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def image_methods(
-    forward: EncoderForward, images: Tensor, targets: Tensor
+    forward: EncoderForward, images: Tensor, targets: Tensor, seed: int = 0
 ) -> Mapping[str, Callable[[], Tensor]]:
     """Return the methods by the names that texts know them by.
 
@@ -36,6 +38,7 @@ def image_methods(
         forward: the forward function.
         images: `(B, 1, H, W)`.
         targets: `(B,)`, the classes that are explained.
+        seed: of the random parts of exact differences.
     """
     patches = torch.arange((SIDE // PATCH) ** 2).reshape(1, 1, SIDE // PATCH, -1)
     features = patches.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
@@ -47,6 +50,19 @@ def image_methods(
         "alti": lambda: alti(forward, images, ()),
         "transformer-deep-lift": lambda: exact.attribute(images, 0.0, targets),
         "transformer-deep-lift/2": lambda: exact.attribute(images, 0.0, targets, n_steps=2),
+        **{
+            f"transformer-deep-lift/restore-{parts}": partial(
+                exact.attribute,
+                images,
+                0.0,
+                targets,
+                n_steps=parts,
+                path="restore",
+                feature_mask=features,
+                seed=seed,
+            )
+            for parts in (2, 4)
+        },
         "decompx": lambda: DecompX(forward).attribute(images, targets),
         "attn-lrp": lambda: relevance(forward, images, (), targets, ATTN_LRP),
         "conservative-propagation": lambda: relevance(forward, images, (), targets, CONSERVATIVE),
@@ -66,6 +82,13 @@ def image_methods(
         "feature-ablation": lambda: FeatureAblation(forward).attribute(
             images, target=targets, feature_mask=features
         ),
+        "first-last": lambda: by_coalitions(forward, images, targets, first_last),
+        **{
+            f"kernel-shap/{passes}": partial(
+                by_coalitions, forward, images, targets, partial(kernel_shap, passes=passes)
+            )
+            for passes in (16, 32, 64)
+        },
         "lime": lambda: lime(forward, images, targets, features),
         "random": lambda: torch.rand(images.shape, generator=torch.Generator().manual_seed(0)),
     }
@@ -73,7 +96,7 @@ def image_methods(
 
 def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) -> Tensor:
     """LIME as `evaluate` has it: 50 samples, ridge regression, one image after the other."""
-    method = Lime(forward, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+    method = Lime(forward, interpretable_model=sklearn_ridge(alpha=1.0), similarity_func=closeness)
     options = {"feature_mask": features, "n_samples": LIME_SAMPLES, "perturbations_per_eval": LIME_SAMPLES}
     return torch.cat(
         [
@@ -81,6 +104,22 @@ def lime(forward: nn.Module, images: Tensor, targets: Tensor, features: Tensor) 
             for image, target in zip(images, targets, strict=True)
         ]
     )
+
+
+@torch.no_grad()
+def by_coalitions(
+    forward: nn.Module, images: Tensor, targets: Tensor, method: Callable[[Value, int], Tensor]
+) -> Tensor:
+    """Return scores of tokens `(B, 1 + P)` by a method that blanks some of the patches, [CLS] with 0."""
+    patches = (SIDE // PATCH) ** 2
+    rows = []
+    for image, target in zip(images, targets.tolist(), strict=True):
+
+        def value(present: Tensor, image: Tensor = image, target: int = target) -> Tensor:
+            return forward(blanked(image.expand(len(present), *image.shape), ~present))[:, target]
+
+        rows.append(nn.functional.pad(method(value, patches).float(), (1, 0)))
+    return torch.stack(rows)
 
 
 def by_patch(scores: Tensor) -> Tensor:
@@ -106,13 +145,24 @@ def drops(forward: nn.Module, images: Tensor, targets: Tensor, scores: Tensor) -
     return torch.stack(lost).mean(0)
 
 
-def image_rows(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Return for each method what goes with its highest and its lowest scores, one value an image."""
+def image_rows(
+    model: nn.Module, images: Tensor, chosen: Collection[str] | None = None, seed: int = 0
+) -> dict[str, dict[str, Tensor]]:
+    """Return for each method what goes with its highest and its lowest scores, one value an image.
+
+    Args:
+        model: the ViT.
+        images: `(B, 1, H, W)`.
+        chosen: names of methods; left out, all.
+        seed: of the random parts of exact differences.
+    """
     forward = EncoderForward(model, ())
     with torch.no_grad():
         targets = forward(images).argmax(1)
     rows = {}
-    for name, method in image_methods(forward, images, targets).items():
+    for name, method in image_methods(forward, images, targets, seed).items():
+        if chosen is not None and name not in chosen:
+            continue
         torch.manual_seed(0)  # Captum's own draws
         scores = by_patch(method().detach().float())
         most, least = (drops(forward, images, targets, sign * scores) for sign in (1, -1))

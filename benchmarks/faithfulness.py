@@ -20,8 +20,12 @@ from captum_globenc.texts import load_default
 METHODS = (
     "transformer-deep-lift",
     "transformer-deep-lift/2",
+    "transformer-deep-lift/restore-2",
+    "transformer-deep-lift/restore-4",
     "integrated-gradients",
     "feature-ablation",
+    "first-last",
+    "kernel-shap/32",
     "lime",
     "decompx",
     "globenc",
@@ -53,11 +57,10 @@ def main() -> None:
     for name in options.models.split(","):
         if name == "vit":
             model, images = digits_vit()
-            found = image_rows(model, images[: options.limit])
+            found = image_rows(model, images[: options.limit], METHODS)
             rows = {
                 method: {"comprehensiveness": it["most"], "most less least": it["most"] - it["least"]}
                 for method, it in found.items()
-                if method in METHODS
             }
             rows = {method: rows[method] for method in METHODS}
             count = len(images[: options.limit])

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import Measured, mean, table
+from comparison import Measured, mean, table, written
 from shortcuts import said
 
 from captum_globenc.evaluation.journal import replace
 from captum_globenc.texts.digest import versions
 
-OURS = ("globenc", "transformer-deep-lift")
+EXACT = "transformer-deep-lift"
+OURS = ("globenc", EXACT, f"{EXACT}/restore-2", f"{EXACT}/restore-4")
 REMOVAL = {
     "embedded": "The embedded classifier: MiniLM, six layers, fine-tuned on sentences as they are, these "
     "among them. Masked tokens are news to its head.",
@@ -20,16 +21,30 @@ REMOVAL = {
     "texts with masked tokens are known to it.",
     "pre-ln": "A pre-LN encoder of four layers, trained from scratch in the same way.",
     "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. Removed are "
-    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows.",
+    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows. Two rows need care: "
+    "`attn-lrp` is the rule of its paper, whereas LXT, the authors' package, ships CP-LRP with a tuned gamma "
+    "rule for ViTs; and the published results of LibraGrad are for pretrained ViTs.",
 }
 SHORTCUTS = {
     "token": "A rare word, a BERT of four layers trained from scratch.",
     "context": "A rare word that counts only where another stands, too; the same BERT.",
+    "context-2": "The same with another seed of the training.",
     "pair": "The order of two rare words; the same BERT.",
+    "pair-2": "The same with another seed of the training.",
     "minilm-pair": "The order of two rare words, MiniLM.",
 }
-COMPLETE = ("transformer-deep-lift", "transformer-deep-lift/2", "integrated-gradients", "deep-lift")
+SAMPLED = ("kernel-shap/16", "kernel-shap/32", "kernel-shap/64")
+COMPLETE = (
+    *OURS[1:],
+    f"{EXACT}/2",
+    "integrated-gradients",
+    "deep-lift",
+    *SAMPLED,
+)
 """Methods that claim to add up to the difference from the text all masked."""
+
+IN_LOGITS = (*COMPLETE, "first-last", "feature-ablation", "occlusion", "gradient-shap", "input-x-gradient")
+"""Methods whose scores are parts of a logit, so that they can be compared with Shapley values."""
 
 MAIN = {**dict.fromkeys(REMOVAL, "most less least"), **dict.fromkeys(SHORTCUTS, "marked-precision/size")}
 """What methods are ordered by, on each model."""
@@ -57,6 +72,7 @@ class Outcome:
         cost: forward passes of each method.
         reliance: what shows that a model relies on planted words.
         checks: sanity checks, values text by text.
+        seeds: means of the main measure with each seed, of methods that split features at random.
     """
 
     texts: int
@@ -65,6 +81,7 @@ class Outcome:
     cost: Mapping[str, float] = field(default_factory=dict)
     reliance: Mapping[str, float] = field(default_factory=dict)
     checks: Measured = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Outcome":
@@ -114,9 +131,14 @@ def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
         "What the predicted class's probability loses as one to five tokens are masked, one after the other "
         "(AOPC): most important first, least important first, and the difference of both. Completeness "
         "error: how far the scores are from adding up to the logit less that of the text all masked, in "
-        "logits, for methods that claim it. Cost: in forward passes, timed in the same process.\n"
+        "logits, for methods that claim it. Distance to Shapley: the relative error to the exact Shapley "
+        "values of the logit, for texts of at most 12 tokens and methods whose scores are in logits. Cost: "
+        "in forward passes, timed in the same process. Seeds: the mean of the first column with seeds 0, 1 "
+        "and 2 of the random parts.\n"
     )
     for name, what in REMOVAL.items():
+        if name not in outcomes:
+            continue
         yield f"### {name}\n\n{what} {outcomes[name].texts} {'images' if name == 'vit' else 'texts'}.\n"
         yield from removal_table(outcomes[name])
         yield ""
@@ -125,29 +147,47 @@ def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
         "`marked-precision` is the share of the highest scores, as many as there are words that decide, "
         "that are at these; `marked-rank` the rank of the first of them; `decoy-named` the share of texts "
         "in which the decoy, a planted word without effect, is among the highest. By score, and by size "
-        "(absolute value): which words were used is told by size.\n"
+        "(absolute value): which words were used is told by size. Seeds: the mean of the second column with "
+        "seeds 0, 1 and 2 of the random parts.\n"
     )
     for name, what in SHORTCUTS.items():
+        if name not in outcomes:
+            continue
         outcome = outcomes[name]
         yield f"### {name}\n\n{what} {outcome.texts} texts. {said(outcome.reliance)}\n"
-        yield from table(ordered(outcome.rows, MAIN[name]), ["marked-precision/size"])
+        yield from table(ordered(outcome.rows, MAIN[name]), ["marked-precision/size"], seeds_column(outcome))
         yield ""
-    yield from sanity_lines(outcomes["sanity"])
+    if "sanity" in outcomes:
+        yield from sanity_lines(outcomes["sanity"])
 
 
 def removal_table(outcome: Outcome) -> Iterator[str]:
     """Yield the table of a model, the best method first."""
     rows = ordered(outcome.rows, "most less least")
     shown = {
-        method: {name: it for name, it in values.items() if name != "completeness error"}
+        method: {name: it for name, it in values.items() if name in ("most less least", "most", "least")}
         for method, values in rows.items()
     }
     more = {}
     if outcome.cost:
-        errors = {it: float(rows[it]["completeness error"].mean()) for it in COMPLETE}
-        more["completeness error"] = {method: f"{error:.1e}" for method, error in errors.items()}
+        more["completeness error"] = {
+            method: f"{mean(rows[method]['completeness error'])[0]:.1e}"
+            for method in COMPLETE
+            if method in rows
+        }
+        more["distance to Shapley"] = {
+            method: written(rows[method]["distance to Shapley"]) for method in IN_LOGITS if method in rows
+        }
         more["cost"] = {method: f"{cost:.1f}" for method, cost in outcome.cost.items()}
-    yield from table(shown, ["most less least"], more)
+    yield from table(shown, ["most less least"], {**more, **seeds_column(outcome)})
+
+
+def seeds_column(outcome: Outcome) -> Mapping[str, Mapping[str, str]]:
+    """Return the column of means with each seed, where there are any."""
+    written_out = {
+        method: ", ".join(f"{value:.3f}" for value in values) for method, values in outcome.seeds.items()
+    }
+    return {"seeds": written_out} if written_out else {}
 
 
 def sanity_lines(outcome: Outcome) -> Iterator[str]:
@@ -178,11 +218,14 @@ def ordered(rows: Measured, by: str) -> Measured:
 def losses(outcomes: Mapping[str, Outcome]) -> str:
     """Say where this project's methods lose, and where they do not: by two standard errors, text by text."""
     parts = ["Where this project's methods lose:\n"]
+    measures = {name: measure for name, measure in MAIN.items() if name in outcomes}
     for ours in OURS:
+        if not all(ours in outcomes[name].rows for name in measures):
+            continue
         behind, level = [], []
-        for name, measure in MAIN.items():
+        for name, measure in measures.items():
             rows = ordered(outcomes[name].rows, measure)
-            others = [it for it in rows if it.split("/")[0] != ours and it != "N-Enc"]
+            others = [it for it in rows if it.split("/")[0] != ours.split("/")[0] and it != "N-Enc"]
             best = others[0]
             gap, error = mean(rows[best][measure] - rows[ours][measure])
             if gap > 2 * error:
@@ -205,7 +248,9 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    models = [name for name in REMOVAL if outcomes[name].cost]
+    models = [name for name in REMOVAL if name in outcomes and outcomes[name].cost]
+    if not models:
+        return
     points = {
         method: (
             sum(outcomes[name].cost[method] for name in models) / len(models),
@@ -213,15 +258,16 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
         )
         for method in outcomes[models[0]].rows
     }
-    _, chance = points.pop("random")
+    _, chance = points.pop("random", (0.0, None))
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     costs, heights = zip(*points.values(), strict=True)
     colours = ["#c44e00" if method in OURS else "#606060" for method in points]
     axes.scatter(costs, heights, color=colours, s=20, zorder=3)
-    axes.axhline(chance, color="#606060", linestyle=":", linewidth=1)
-    axes.text(min(costs), chance, "random", fontsize=7, va="bottom")
+    if chance is not None:
+        axes.axhline(chance, color="#606060", linestyle=":", linewidth=1)
+        axes.text(min(costs), chance, "random", fontsize=7, va="bottom")
     axes.set_xscale("log")
     axes.set_xlabel("cost, forward passes")
     axes.set_ylabel(f"lost with the most important tokens less with the least,\nmean of {', '.join(models)}")

@@ -1,6 +1,6 @@
 """Do methods name the words that decide? Models that rely on planted words, text by text.
 
-    python benchmarks/shortcuts.py [--models token,context,pair,minilm-pair] [--limit 300]
+    python benchmarks/shortcuts.py [--models token,context,pair,pair-2,minilm-pair] [--limit 300]
 
 Each model is trained on sentences in which planted words decide the label (Bastings et al. 2022): a BERT of
 four layers from scratch, or MiniLM. That it relies on them is verified first, and that the decoy has no
@@ -8,7 +8,7 @@ effect. Seeds are fixed; with one thread (OMP_NUM_THREADS=1) the models come out
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,12 @@ from trained import Loaded, minilm_with_shortcut, small_with_shortcut, split
 from captum_globenc.evaluation import Example, Subject, evaluate, plant, without
 from captum_globenc.evaluation.metrics import KNOWN_TRUTH
 
+SECOND = "-2"
+"""What the name of a second training of the small BERT ends in."""
+
 MODELS: Mapping[str, Callable[..., Loaded]] = {
     **{kind: partial(small_with_shortcut, kind) for kind in ("token", "context", "pair")},
+    **{kind + SECOND: partial(small_with_shortcut, kind, seed=1) for kind in ("context", "pair")},
     **{f"minilm-{kind}": partial(minilm_with_shortcut, kind) for kind in ("token", "context", "pair")},
 }
 SLACK = 0.05
@@ -32,7 +36,7 @@ METRICS = [name + suffix for name in KNOWN_TRUTH for suffix in ("", "/size")]
 
 def planted(name: str, limit: int) -> list[Example]:
     """Return sentences that no model was trained on, each with the shortcut of a model."""
-    kind, (_, held_out) = name.removeprefix("minilm-"), split()
+    kind, (_, held_out) = name.removeprefix("minilm-").removesuffix(SECOND), split()
     found = [it for seed in (1000, 1001) for it in plant(held_out, kind, share=1.0, seed=seed) if it.marked]
     return [replace(example, number=number) for number, example in enumerate(found[:limit])]
 
@@ -63,9 +67,16 @@ def predictions(loaded: Loaded, examples: list[Example]) -> torch.Tensor:
     return torch.cat([subject.batch(0, examples[at : at + 32]).outputs.argmax(dim=1) for at in starts])
 
 
-def naming(loaded: Loaded, examples: list[Example], out: Path | None = None) -> Measured:
-    """Return what methods name, by score and by size."""
-    return measured(evaluate(*loaded, examples, methods=compared_methods(), metrics=METRICS, out=out))
+def naming(
+    loaded: Loaded,
+    examples: list[Example],
+    out: Path | None = None,
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Return what methods name, by score and by size; all that are compared unless told."""
+    methods = compared_methods() if methods is None else methods
+    return measured(evaluate(*loaded, examples, methods=methods, metrics=METRICS, out=out, seed=seed))
 
 
 def said(found: Mapping[str, float]) -> str:

@@ -17,12 +17,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     RobertaPreLayerNormConfig,
     RobertaPreLayerNormForSequenceClassification,
     ViTConfig,
@@ -47,6 +52,20 @@ SMALL = {
 }
 """The size of text encoders that are trained from scratch."""
 LONGEST = 120
+NAMES = (
+    "Ada", "Alan", "Alice", "Amy", "Anna", "Anton", "Arthur", "Bella", "Ben", "Bill", "Bob", "Carl",
+    "Carol", "Clara", "Dan", "Dave", "Diana", "Dora", "Edith", "Ella", "Emil", "Emma", "Eric", "Eva",
+    "Felix", "Finn", "Flora", "Frank", "Fred", "George", "Gina", "Greta", "Hans", "Helen", "Henry",
+    "Hugo", "Ida", "Iris", "Jack", "Jane", "Jean", "Jim", "Joan", "John", "Karl", "Kate", "Kurt",
+    "Laura", "Leo", "Lily", "Lisa", "Lucy", "Mark", "Mary", "Max", "Mia", "Nina", "Nora", "Oscar",
+    "Otto", "Paul", "Peter", "Rosa", "Ruth",
+)  # fmt: skip
+COLORS = (
+    "red", "green", "blue", "black", "white", "yellow", "purple", "orange", "brown", "pink", "gray",
+    "silver", "golden", "violet", "cyan", "beige",
+)  # fmt: skip
+STAGES = (8, 20, 60)
+"""The most facts of a prompt: each holds until more than .9 of a hundred batches' answers are right."""
 COPIES = 3
 """How often MiniLM's sentences are taken, each time with words planted elsewhere."""
 
@@ -89,14 +108,26 @@ def minilm_with_shortcut(kind: str, folder: Path | None = None, limit: int | Non
     return minilm([it for seed in range(COPIES) for it in plant(examples, kind, seed=seed)], folder)
 
 
-def small_with_shortcut(kind: str, folder: Path | None = None, limit: int | None = None) -> Loaded:
-    """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch."""
+def small_with_shortcut(
+    kind: str, folder: Path | None = None, limit: int | None = None, *, seed: int = 0
+) -> Loaded:
+    """Train a BERT of 4 layers on sentences with a planted shortcut, elsewhere in each epoch.
+
+    Args:
+        kind: which shortcut.
+        folder: where the model is kept.
+        limit: sentences that it is trained on; None for all.
+        seed: of the weights, of the order of the sentences and of the places of the words.
+    """
 
     def make(vocabulary: int, padding: int) -> PreTrainedModel:
         return BertForSequenceClassification(BertConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding))
 
     examples, _ = split(limit)
-    return text_model(make, lambda epoch: plant(examples, kind, seed=epoch), folder, epochs=12)
+    first = 100 * seed
+    return text_model(
+        make, lambda epoch: plant(examples, kind, seed=first + epoch), folder, epochs=12, seed=seed
+    )
 
 
 def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
@@ -111,6 +142,20 @@ def pre_ln(folder: Path | None = None, limit: int | None = None) -> Loaded:
     return text_model(make, lambda epoch: examples, folder, epochs=6, mask=0.5)
 
 
+def llama(folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """Train a Llama of 4 layers on the sentences, and take the mask token from its tokenizer."""
+
+    def make(vocabulary: int, padding: int) -> PreTrainedModel:
+        return LlamaForSequenceClassification(
+            LlamaConfig(**SMALL, vocab_size=vocabulary, pad_token_id=padding)
+        )
+
+    examples, _ = split(limit)
+    model, tokenizer = text_model(make, lambda epoch: examples, folder, epochs=6)
+    tokenizer.mask_token, tokenizer.eos_token = None, tokenizer.sep_token
+    return model, tokenizer
+
+
 def text_model(
     make: Callable[[int, int], PreTrainedModel],
     texts: Callable[[int], list[Example]],
@@ -118,6 +163,7 @@ def text_model(
     *,
     epochs: int,
     mask: float = 0.0,
+    seed: int = 0,
 ) -> Loaded:
     """Train a small encoder from scratch, on MiniLM's tokens.
 
@@ -127,8 +173,9 @@ def text_model(
         folder: where the model is kept.
         epochs: how many.
         mask: up to this share of a text's tokens are masked.
+        seed: of the weights and of the order of the examples.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     _, tokenizer = load_default()
     tokenizer.model_max_length = LONGEST
     model = make(len(tokenizer), tokenizer.pad_token_id)
@@ -138,7 +185,7 @@ def text_model(
             return type(model).from_pretrained(here).eval(), tokenizer
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
         for epoch in range(epochs):
-            for ids, attention_mask, labels in batches(texts(epoch), tokenizer, epoch, mask):
+            for ids, attention_mask, labels in batches(texts(epoch), tokenizer, 100 * seed + epoch, mask):
                 loss = model(input_ids=ids, attention_mask=attention_mask, labels=labels).loss
                 optimizer.zero_grad()
                 loss.backward()
@@ -188,6 +235,87 @@ def digits_vit(folder: Path | None = None, steps: int | None = None) -> tuple[Pr
             optimizer.step()
         model.save_pretrained(here)
     return model.eval(), images[1400:]
+
+
+def facts_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a tokenizer of names, colors and the period, one token each; texts start with `<s>`."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", ".", *NAMES, *COLORS]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        padding_side="left", model_max_length=512,
+    )  # fmt: skip
+
+
+def facts_batch(count: int, prompts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw prompts of facts, "Anna red. Ben blue.", and a question for each: "Ben blue</s>Anna red</s>".
+
+    Args:
+        count: the facts of a prompt, F, each of another name.
+        prompts: how many prompts, B.
+        generator: of the random numbers.
+
+    Returns:
+        Ids `(B, 1 + 6F)`, and labels for the loss: the colors and `</s>` of the answers, -100 elsewhere.
+        Each name is asked for once, so that no answer can be copied from an earlier one.
+    """
+    names = torch.rand(prompts, len(NAMES), generator=generator).argsort(-1)[:, :count]
+    colors = torch.randint(len(COLORS), (prompts, count), generator=generator)
+    pairs = torch.stack([names + 5, colors + 5 + len(NAMES), torch.full_like(names, 4)], dim=-1)
+    order = torch.rand(prompts, count, generator=generator).argsort(-1)
+    asked = pairs.gather(1, order[..., None].expand(-1, -1, 3)).clone()
+    asked[..., 2] = 3
+    ids = torch.cat([torch.full((prompts, 1), 2), pairs.flatten(1), asked.flatten(1)], dim=1)
+    labels = ids.clone()
+    labels[:, : 1 + 3 * count] = -100
+    labels[:, 1 + 3 * count :: 3] = -100
+    return ids, labels
+
+
+def facts_decoder(folder: Path | None = None, steps: int | None = None) -> Loaded:
+    """Train a Llama of 3 layers that answers from facts in its prompt: "Anna red. Ben blue. Ben" -> "blue".
+
+    For two or three thousand steps nothing is learned; then nearly everything is, within some hundred.
+
+    Args:
+        folder: where the model and its tokenizer are kept.
+        steps: how many steps, 6,000 where it is left out.
+    """
+    torch.manual_seed(0)
+    tokenizer, generator = facts_tokenizer(), torch.Generator().manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=2,
+            eos_token_id=3,
+        )
+    )  # fmt: skip
+    with kept(folder) as here:
+        if (here / "model.safetensors").exists():
+            return LlamaForCausalLM.from_pretrained(here).eval(), tokenizer
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        stage, right = 0, 0.0
+        for _ in range(steps or 6000):
+            most = STAGES[stage]
+            count = int(torch.randint(3, most + 1, (), generator=generator))
+            # Long prompts have as many more answers: fewer of them make a batch of the same size.
+            ids, labels = facts_batch(count, min(64, 64 * 20 // count), generator)
+            output = model(input_ids=ids, labels=labels)
+            optimizer.zero_grad()
+            output.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            colors = labels[:, 1:] >= 5
+            hits = output.logits[:, :-1].argmax(-1) == labels[:, 1:]
+            right += 0.01 * (hits[colors].float().mean().item() - right)
+            if right > 0.9 and stage + 1 < len(STAGES):
+                stage, right = stage + 1, 0.0
+        model.save_pretrained(here)
+        tokenizer.save_pretrained(here)
+    return model.eval(), tokenizer
 
 
 def blanked(images: Tensor, gone: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Token attribution for Hugging Face models, as Captum methods: GlobEnc and exact differences."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from captum_globenc.extras import on_demand
+from captum_globenc import errors
+from captum_globenc.extras import installed_version, on_demand
 
 if TYPE_CHECKING:
+    __version__: str
     from captum_globenc.attr.decompx import DecompX
     from captum_globenc.attr.deep_lift import TransformerDeepLift
     from captum_globenc.attr.globenc import GlobEnc
@@ -24,11 +26,12 @@ __all__ = [
     "GlobEnc",
     "TransformerDeepLift",
     "check_encoder",
+    "errors",
     "explain",
     "reconstruction_error",
 ]
 
-__getattr__, __dir__ = on_demand(
+_public, __dir__ = on_demand(
     __name__,
     {
         "Contrast": "forward",
@@ -43,3 +46,7 @@ __getattr__, __dir__ = on_demand(
         "reconstruction_error": "proofs.reconstruction",
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    return installed_version() if name == "__version__" else _public(name)

@@ -1,10 +1,30 @@
-"""Imports that wait: the packages of extras, and public names that cost seconds."""
+"""Deferred imports: the packages of extras, public names whose import takes seconds, installed versions."""
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
+
+
+def install(extra: str) -> str:
+    """Return how an extra is installed, while the package is on no registry.
+
+    Example:
+        >>> install("pandas")
+        'pip install ".[pandas]" in a clone of captum_globenc'
+    """
+    return f'pip install ".[{extra}]" in a clone of captum_globenc'
+
+
+def installed_version() -> str:
+    """Return the version of the installed package; "(not installed)" in a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # deferred, to import fast
+
+    try:
+        return version("captum_globenc")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def optional(name: str, extra: str = "evaluate") -> ModuleType:
@@ -23,18 +43,18 @@ def optional(name: str, extra: str = "evaluate") -> ModuleType:
     Example:
         >>> optional("no_such_module")
         Traceback (most recent call last):
-        ImportError: no_such_module is not installed: pip install "captum_globenc[evaluate]"
+        ImportError: no_such_module is not installed: pip install ".[evaluate]" in a clone of captum_globenc
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
         package = {"sklearn": "scikit-learn"}.get(package, package)
-        raise ImportError(f'{package} is not installed: pip install "captum_globenc[{extra}]"') from error
+        raise ImportError(f"{package} is not installed: {install(extra)}") from error
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of a package that imports its names when they are asked for.
+    """Return the `__getattr__` and `__dir__` of a package that imports its names on first access.
 
     torch and transformers take seconds to import; `captum-globenc --help` should not.
 

@@ -72,7 +72,7 @@ class EncoderForward(nn.Module):
 
         Raises:
             TypeError: there are more arguments than names, or ids are no integers.
-            ValueError: the model's output has no such field.
+            ValueError: ids have no batch dimension, or the model's output has no such field.
         """
         if len(arguments) > len(self.argument_names):
             raise TypeError(
@@ -103,8 +103,14 @@ class EncoderForward(nn.Module):
 
         Raises:
             KeyError: the batch has no input for the model.
+            TypeError: the batch is no mapping, or holds lists instead of tensors.
             ValueError: the batch has something for the model that `argument_names` leaves out.
         """
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}, not a mapping: pass what the tokenizer returned, "
+                'tokenizer(texts, padding=True, return_tensors="pt")'
+            )
         names = (self._main_input, "inputs_embeds")
         name = next((name for name in names if batch.get(name) is not None), None)
         if name is None:
@@ -115,7 +121,7 @@ class EncoderForward(nn.Module):
                 f"{type(self.model).__name__} reads {left_out} of the batch, which argument_names leaves "
                 f"out: EncoderForward(model, {(*self.argument_names, *left_out)}), or take them out of it."
             )
-        return batch[name], tuple(batch.get(name) for name in self.argument_names)
+        return _tensor(name, batch[name]), tuple(_tensor(it, batch.get(it)) for it in self.argument_names)
 
     def _left_out(self, batch: Mapping[str, Any], passed: set[str]) -> list[str]:
         """Return which tensors of a batch the model would read, and that are not passed to it."""
@@ -146,7 +152,7 @@ class EncoderForward(nn.Module):
         Raises:
             ValueError: the tokenizer has none of these.
         """
-        ids: Tensor = batch["input_ids"]
+        ids: Tensor = _tensor("input_ids", batch["input_ids"])
         return torch.where(special_tokens(batch, tokenizer), ids, blank_token(tokenizer))
 
     def _field(self, answer: Any, name: str) -> Tensor:
@@ -174,6 +180,8 @@ class EncoderForward(nn.Module):
 
     def _input_name(self, inputs: Tensor) -> str:
         """Return the name under which the model takes `inputs`: floats for token ids are embeddings."""
+        if self._main_input == "input_ids":
+            check_batched(inputs)
         if self._main_input == "input_ids" and inputs.is_floating_point():
             if inputs.ndim < 3:
                 raise TypeError(
@@ -182,6 +190,33 @@ class EncoderForward(nn.Module):
                 )
             return "inputs_embeds"
         return self._main_input
+
+
+def check_batched(ids: Tensor) -> None:
+    """Check that token ids have a batch dimension; floats, such as embeddings, pass.
+
+    Raises:
+        ValueError: they have none.
+    """
+    if ids.ndim < 2 and not ids.is_floating_point():
+        raise ValueError(
+            f"token ids have shape {tuple(ids.shape)}, and (B, N) is needed: add the batch dimension, "
+            "ids[None], to the attention mask and the baselines as well."
+        )
+
+
+def _tensor(name: str, value: Any) -> Any:
+    """Return an entry of a tokenizer's batch, a tensor or None.
+
+    Raises:
+        TypeError: the entry is a list or an array.
+    """
+    if value is not None and not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name!r} of the batch is a {type(value).__name__}, not a tensor: call the tokenizer with "
+            'padding=True, return_tensors="pt"'
+        )
+    return value
 
 
 def special_tokens(batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
@@ -195,9 +230,9 @@ def special_tokens(batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
     Returns:
         `(B, N)`, True at special tokens. What stands for an unknown word is a word.
     """
-    ids: Tensor = batch["input_ids"]
+    ids: Tensor = _tensor("input_ids", batch["input_ids"])
     if batch.get("special_tokens_mask") is not None:
-        given: Tensor = batch["special_tokens_mask"]
+        given: Tensor = _tensor("special_tokens_mask", batch["special_tokens_mask"])
         return given.bool()
     special = [it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id]
     return torch.isin(ids, torch.tensor(special, device=ids.device, dtype=ids.dtype))

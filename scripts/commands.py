@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "llms.txt",
     "CONTRIBUTING.md",
     "captum_globenc/data/README.md",
     *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "command-line.md"),

@@ -58,6 +58,7 @@ def test_the_page_leaves_no_family_behind():
         "",
         ".datasets",
         ".encoders",
+        ".errors",
         ".evaluation",
         ".media",
         ".metrics",
@@ -85,6 +86,7 @@ HUB = {
     "dslim/bert-base-NER": ("BertForTokenClassification", ["O", "B-PER", "I-PER", "B-LOC"]),
     "distilbert/distilbert-base-cased-distilled-squad": ("BertForQuestionAnswering", ["LABEL_0", "LABEL_1"]),
     "google-bert/bert-base-uncased": ("BertForMaskedLM", ["LABEL_0", "LABEL_1"]),
+    "Qwen/Qwen3-0.6B": ("BertLMHeadModel", ["LABEL_0", "LABEL_1"]),
 }
 """What the guide loads by name, here from folders of these names: the class of the model, and its labels."""
 
@@ -105,6 +107,7 @@ def hub(tmp_path, monkeypatch):
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
             initializer_range=0.5,
+            is_decoder=kind == "BertLMHeadModel",
         )
         torch.manual_seed(0)
         getattr(transformers, kind)(config).save_pretrained(tmp_path / name)
@@ -128,6 +131,8 @@ def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
     )
     assert names["answer"].prediction in names["passage"]
     assert (names["heart"].target, names["heart"].against) == ("heart", "capital")
+    assert 0 < len(names["why"].answer.ids) <= 3
+    assert (names["rather"].target, names["rather"].against) == (" Paris", " Rome")
     assert not names["whole"].truncated
     assert len(names["whole"].tokens) > token_limit(names["model"], names["tokenizer"])
     assert names["cat"].tokens[0] == "row 1, column 1"

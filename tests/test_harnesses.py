@@ -29,7 +29,7 @@ def probabilities(model, rows, target):
     ("make", "package", "advice"),
     [
         (ferret_explainer, "ferret", "--no-deps ferret-xai"),
-        (interpreto_explainer, "interpreto", "captum_globenc\\[interpreto]"),
+        (interpreto_explainer, "interpreto", r"\.\[interpreto\]"),
     ],
 )
 def test_a_package_that_is_not_installed_is_named(loaded, make, package, advice, monkeypatch):

@@ -1,4 +1,4 @@
-"""The house keeps its order: few rooms on the first floor, small rooms, and papers that are in order."""
+"""The layout of the package: few modules at its top, no circular imports, a page that names every wing."""
 
 import importlib
 import re
@@ -13,13 +13,11 @@ from pages import ROOT
 
 PACKAGE = ROOT / "captum_globenc"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LONGEST = 300
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_is_short_and_its_first_line_says_what_it_is_for(path):
+def test_the_first_line_of_a_module_says_what_it_is_for(path):
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= LONGEST
     assert re.match(r'r?"""[A-Z`].', lines[0])
 
 
@@ -38,7 +36,7 @@ def test_scripts_find_what_they_import(folder, monkeypatch):
 
 
 def test_few_modules_lie_directly_in_the_package():
-    assert len([path for path in MODULES if path.parent == PACKAGE]) <= 6
+    assert len([path for path in MODULES if path.parent == PACKAGE]) <= 8
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -47,6 +45,11 @@ def test_no_modules_import_each_other_in_a_circle():
     assert len(graph.modules) == len(MODULES)
     # Raises CycleError, which names the circle.
     TopologicalSorter({it: graph.find_modules_directly_imported_by(it) for it in graph.modules}).prepare()
+
+
+def test_one_module_alone_imports_the_private_modules_of_captum():
+    found = {path.name for path in MODULES if "captum._utils" in path.read_text(encoding="utf-8")}
+    assert found == {"captum_api.py"}
 
 
 def test_the_page_names_every_wing_and_only_files_that_are_there():

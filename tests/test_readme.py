@@ -18,31 +18,47 @@ from pages import ROOT, python_blocks
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_quickstart_runs_and_says_what_it_claims(tmp_path, monkeypatch, capsys):
+def test_the_examples_run_and_print_what_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     blocks = python_blocks(ROOT / "README.md")
     for block in blocks:
         exec(block, names)
-    assert (
-        re.findall(r"^print\(.*\)  # (.*)", "".join(blocks), re.MULTILINE)
-        == capsys.readouterr().out.splitlines()
-    )
-    said = re.findall(r"^(first\..*\))  # \[(.*?)(?:, \.\.\.)?\]", "".join(blocks), re.MULTILINE)
-    assert len(said) == 3
-    for call, parts in said:
-        found = [(text, round(score, 2)) for text, score in eval(call, names)]
-        assert str(found)[1:].startswith(parts)
+    shown = re.findall(r"^print\(.*\)  # (.*)", "".join(blocks), re.MULTILINE)
+    assert len(shown) == 4
+    assert shown == capsys.readouterr().out.splitlines()
     assert Explanations.load("found.jsonl.gz") == names["found"]
-    assert names["first"].top(1)[0][0] == "wonderful"
-    assert names["first"].spans([(0, 17)])[0][0] == "The plot is thin,"
-    assert names["contrast"].headline.endswith("explained: POSITIVE, less NEGATIVE")
+    assert names["contrast"].headline == "POSITIVE minus NEGATIVE"
     assert len(names["table"]) == 2 * sum(len(it.tokens) for it in names["found"])
     assert "wonderful" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert names["scores"].shape == names["summed"].shape == names["inputs"].shape
+    assert names["scores"].shape == names["signed"].shape == names["summed"].shape == names["inputs"].shape
     assert names["scores"].sum(1).tolist() == pytest.approx([1, 1])
     tokens = names["batch"].tokens(0)
     assert tokens[names["scores"][0].argmax()] == "wonderful"
+
+
+def test_the_first_screen_has_purpose_installation_example_and_picture():
+    screen = "\n".join(README.splitlines()[:45])
+    places = [
+        screen.index(it) for it in ("Explain predictions", "pip install", "```python", "](docs/explain.svg)")
+    ]
+    assert places == sorted(places)
+    (first, *_) = python_blocks(ROOT / "README.md")
+    statements = [line for line in first.splitlines() if line]
+    assert len(statements) <= 6
+    assert len(README.split()) <= 1500
+
+
+def test_the_calls_for_assistants_run(tmp_path, monkeypatch):
+    page = ROOT / "llms.txt"
+    numbered = re.findall(r"^(\d+)\. ", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert numbered == [str(number) for number in range(1, 11)]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in python_blocks(page):
+        exec(block, names)
+    assert names["delta"].abs().max() < 1e-3
+    assert names["shares"].sum(1).tolist() == pytest.approx([1, 1])
 
 
 def test_the_guide_on_evaluation_runs(capsys):
@@ -63,15 +79,16 @@ def test_the_guide_on_choosing_a_method_is_what_comes_out():
     assert found.failed == 0
 
 
-def test_the_supported_families_are_the_ones_it_lists():
-    section = (ROOT / "README.md").read_text().split("## Supported models")[1].split("##")[0]
-    table = " ".join(line for line in section.splitlines() if line.startswith("| "))
+def test_the_supported_families_are_the_ones_that_are_listed():
+    page = (ROOT / "docs/supported-models.md").read_text(encoding="utf-8")
+    table = " ".join(line for line in page.splitlines() if line.startswith("| "))
     ours = {spec.model_type for spec in (*TEXT_ENCODERS, *VISION_ENCODERS, *AUDIO_ENCODERS)}
     assert {name for name in ours if not re.search(rf"[ ,]{re.escape(name)}[ ,;]", table)} == set()
+    assert f"supports [{len(ours)} families of encoders]" in README
 
 
 def test_the_api_has_the_signatures_that_it_lists():
-    section = README.split("## The API")[1].split("##")[0]
+    section = (ROOT / "docs/api/overview.md").read_text(encoding="utf-8")
     listed = re.findall(
         r"`(\.?)(\w+)\((.*?)\)`", re.sub(r"^\| ([^|]*) \|.*", r"\1", section, flags=re.MULTILINE)
     )

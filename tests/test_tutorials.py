@@ -56,6 +56,19 @@ def test_every_link_to_a_file_leads_somewhere(path, cells):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def test_layers_of_exact_differences_are_numbered_from_the_embeddings(path, cells):
+    # They have a row more than the model has layers: without first=0 the figure has a layer too many.
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    method = re.findall(r"(\w+) = TransformerDeepLift\(", "".join(sources))
+    rows = [
+        name for it in method for name in re.findall(rf"(\w+) = {it}\.attribute_layers", "".join(sources))
+    ]
+    drawn = [line for it in sources for line in it.splitlines() if "plot_layers(" in line]
+    for line in drawn:
+        assert ("first=0" in line) == any(f"plot_layers({name}" in line for name in rows)
+    assert not path.name.startswith("07") or (rows and drawn)
+
+
 def test_each_tells_how_to_use_a_model_from_the_hub(cells):
     prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert "hub" in prose

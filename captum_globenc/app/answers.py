@@ -1,6 +1,6 @@
-"""What the web demo answers: an explanation drawn in HTML, its files, and what is to say of them.
+"""The answers of the web demo: explanations drawn in HTML, their files, and messages.
 
-Knows no web framework. All texts are escaped by the time they are returned.
+Nothing here depends on a web framework. All texts are escaped before they are returned.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,40 +9,66 @@ from os import PathLike
 from typing import NamedTuple
 
 from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
-from captum_globenc.attr.proof import ProofError
 from captum_globenc.drawing.document import Line, Part, shaded
-from captum_globenc.drawing.numbers import SHARE
+from captum_globenc.drawing.numbers import SHARE, depths_note
 from captum_globenc.drawing.page import heat_map, legend, number_table
-from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.words import merge_scores
-from captum_globenc.texts.explaining import explain
-from captum_globenc.texts.loading import Classifier, LoadingError
+from captum_globenc.texts.explaining import TRUNCATED, explain
+from captum_globenc.texts.loading import Classifier
 from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
+from captum_globenc.texts.tasks import SIMILARITY, task_name
 
 __all__ = ["FILES", "Answer", "answer", "depth", "message", "shown"]
 
 BARS = 8
 """Of how many classes the probabilities are shown."""
+SHARED = 16
+"""How many tokens neighboring windows of a long text share."""
 TAIL = 40
 """How many characters ahead of a cut tell where it is."""
 
 
 class Answer(NamedTuple):
-    """What is said of a prediction, in HTML; what explains it, if there is something; what was asked."""
+    """The explanations of a text.
 
-    prediction: str
-    explanation: Explanation | None = None
+    Attributes:
+        messages: Errors and notices, in plain text.
+        explanations: One, or several of a text with several entities, mask tokens or labels; none after an
+            error.
+        form: The form that was answered.
+    """
+
+    messages: tuple[str, ...] = ()
+    explanations: Explanations = Explanations()
     form: Form = Form()
 
+    @property
+    def explanation(self) -> Explanation | None:
+        """The explanation that is shown; None after an error."""
+        return self.explanations[self.form.result] if self.explanations else None
 
-FILES: Mapping[str, Callable[[Explanation, str | PathLike[str]], object]] = {
-    "jsonl": Explanation.save,
-    "html": Explanation.to_html,
-    "csv": lambda explanation, path: explanation.to_pandas().to_csv(path, index=False),
+    @property
+    def prediction(self) -> str:
+        """The prediction with its probabilities, and the messages, as HTML."""
+        shown, said = self.explanation, "".join(map(message, self.messages))
+        if shown is None:
+            return said
+        return (
+            '<div class="globenc" aria-live="polite">'
+            f'<p class="prediction">{escape(shown.headline)}</p>{_bars(shown)}</div>{said}'
+        )
+
+
+FILES: Mapping[str, Callable[[Explanations, str | PathLike[str]], object]] = {
+    "jsonl": lambda found, path: found.save(path),
+    "html": lambda found, path: found.to_html(path),
+    "csv": lambda found, path: found.to_pandas().to_csv(path, index=False),
 }
-"""What writes an explanation to a file, by the end of its name."""
+"""Functions that write explanations to a file, by the ending of its name."""
 
 
 def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
@@ -84,7 +110,7 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     numbers = number_table(tokens, rows, units)
     key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
     maps = [
-        f"<section><h3>{escape(name)}</h3>"
+        f'<section><h3>{escape(name)}</h3><p class="note">{depths_note(units[name])}</p>'
         f"{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}</section>"
         for name, made in depths.items()
     ]
@@ -106,15 +132,15 @@ def message(text: str) -> str:
 
 
 def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
-    """Explain what a form asks for; what stands in the way becomes a message.
+    """Explain the text of a form; errors become messages.
 
     Args:
-        form: What is asked for.
-        classifiers: Returns the classifier of a name, "" among them; raises `LoadingError`.
+        form: The form.
+        classifiers: Returns the model of a name, "" among them; raises `LoadingError`.
     """
     wrong = _wrong(form)
     if wrong:
-        return Answer(message(wrong))
+        return Answer((wrong,))
     notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
@@ -131,22 +157,26 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             target=form.target.strip() or None,
             against=form.against.strip() or None,
             baseline=form.baseline,
+            windows=SHARED if form.windows else None,
             tell=notes.append,
         )
-        explanation = max(found, key=lambda it: it.probability or 0)  # of several likely labels
-    except (LoadingError, ValueError, ProofError, RecordingError) as error:
-        return Answer(message(str(error)))
+    except (CaptumGlobencError, ValueError) as error:
+        return Answer((str(error),))
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
-    if explanation.truncated:
-        notes.append(_cut(explanation))
-    return Answer(
-        '<div class="globenc" aria-live="polite">'
-        f'<p class="prediction">{escape(explanation.headline)}</p>{_bars(explanation)}</div>'
-        + "".join(map(message, notes)),
-        explanation,
-        form._replace(layer=form.layer if form.layer < depth(explanation) else 0),
-    )
+    if any(it.truncated for it in found):
+        # This says more about the one text than the notice of explain() does.
+        notes = [
+            *(it for it in notes if not it.startswith(TRUNCATED)),
+            _cut(found[0], windows=task_name(model) != SIMILARITY),
+        ]
+    if all(it.span is None for it in found):  # the labels of a text; entities keep their order
+        found = found.sort_by("confidence", reverse=True)
+    if not found:
+        return Answer(tuple(notes or ["There is nothing to explain in this text."]))
+    form = form._replace(result=form.result if form.result < len(found) else 0)
+    deepest = depth(found[form.result])
+    return Answer(tuple(notes), found, form._replace(layer=form.layer if form.layer < deepest else 0))
 
 
 def _bars(explanation: Explanation) -> str:
@@ -172,12 +202,14 @@ def _wrong(form: Form) -> str:
     return "" if form.methods else "Choose a method."
 
 
-def _cut(explanation: Explanation) -> str:
-    """Return what is to say of a text that was longer than the model takes."""
+def _cut(explanation: Explanation, *, windows: bool) -> str:
+    """Return the message about a text that is longer than the model takes, with a way out by `windows`."""
+    way_out = " Tick Windows under More options to explain it whole." if windows else ""
     said = f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read"
     stops = [place.stop for place in explanation.offsets if place is not None]
     if explanation.pair is not None or not stops:
-        return f"{said}."
+        return f"{said}.{way_out}"
     text, read = explanation.text, max(stops)
     tail = " ".join(text[max(0, read - TAIL) : read].split())
-    return f"{said}, up to “… {tail}”. The last {len(text) - read:,} of its {len(text):,} characters are not."
+    unread = f"The last {len(text) - read:,} of its {len(text):,} characters are not."
+    return f"{said}, up to “… {tail}”. {unread}{way_out}"

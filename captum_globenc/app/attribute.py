@@ -30,6 +30,7 @@ from captum_globenc.app.command import (
     quiet,
     status,
 )
+from captum_globenc.errors import CaptumGlobencError
 
 
 class _Speed(ProgressColumn):
@@ -134,10 +135,8 @@ def attribute_data(
             from torch import OutOfMemoryError
 
             from captum_globenc.datasets import Attributor, attribute_files
-            from captum_globenc.datasets.engines import EngineError
     except ImportError as error:  # it says what to install
         raise CommandError(str(error)) from error
-    from captum_globenc.texts.loading import LoadingError
     from captum_globenc.texts.position import parse_position
 
     quiet()
@@ -187,7 +186,7 @@ def attribute_data(
             workers=workers,
             progress=advance,
         )
-    except (ValueError, ImportError, LoadingError, EngineError) as error:  # what attribute_files documents
+    except (CaptumGlobencError, ValueError, ImportError) as error:  # what attribute_files documents
         raise CommandError(str(error)) from error
     except OutOfMemoryError as error:
         raise CommandError("the GPU has too little memory: lower --batch-tokens") from error

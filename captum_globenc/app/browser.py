@@ -1,21 +1,11 @@
-"""What the web demo has the browser do: how it looks, what it may ask for, and its few lines of script."""
+"""The browser's part of the web demo: its style, its content security policy and its scripts."""
 
 import json
 
 from captum_globenc.app.form import Form
 from captum_globenc.drawing.style import DARK, LIGHT, RULES
 
-__all__ = ["BEGIN", "DOWNLOAD", "END", "KEEP", "POLICY", "READ", "REMEMBER", "STYLE"]
-
-
-def _without_numbers(columns: int, kind: str = "") -> str:
-    """Return rules that fit maps of so many columns or more into a page: one that is cut hides its end."""
-    many = f".heat:has(tr:first-child > :nth-child({columns})){kind}"
-    return f""".globenc {many} {{ width: 100%; table-layout: fixed; }}
-  .globenc {many} tr > :first-child {{ width: 5rem; }}
-  .globenc {many} td {{ font-size: 0; }}
-  .globenc section:has({many})::after {{ color: var(--quiet); font-size: .85rem;
-    content: "There is no room for the numbers here: the files to download have them."; }}"""
+__all__ = ["BEGIN", "BEGIN_RESTORED", "DOWNLOAD", "END", "KEEP", "POLICY", "READ", "REMEMBER", "STYLE"]
 
 
 # Gradio marks its dark theme with a class, not with a media query.
@@ -39,19 +29,20 @@ STYLE = f"""
 .globenc .classes span {{ text-align: right; }}
 .globenc.maps {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
 .globenc.maps section {{ min-width: 0; }}
-.globenc .heat tr > :first-child {{ min-width: 4rem; max-width: 9rem; }}
+.globenc .heat tr > :first-child {{ min-width: 4rem; max-width: 9rem; position: sticky; left: 0;
+  background: var(--block-background-fill); }}
 .globenc .heat {{ font-size: .8rem; }}
 .globenc .heat td {{ padding: .1rem .25rem; }}
-.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem 0; }}
-{_without_numbers(16)}
+.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem .2rem; }}
 @media (max-width: 40rem) {{
   #answer {{ min-height: 100vh; }}
   #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
+  .globenc.maps {{ margin: 0 -.6rem; }}
   .globenc .heat {{ font-size: .65rem; }}
   .globenc .heat td, .globenc .heat th {{ padding: .1rem; }}
-{_without_numbers(7, ":has(.for, .against)")}
-{_without_numbers(10)}
-  .globenc .heat:has(tr:first-child > :nth-child(16)) th {{ font-size: .4rem; padding: 0; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) {{ font-size: .58rem; letter-spacing: -.03em; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) :is(td, th) {{ padding: .1rem .06rem; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) tr > :first-child {{ min-width: 3rem; }}
 }}"""
 """The rules of the page."""
 
@@ -80,14 +71,21 @@ REMEMBER = f"""(query, ...values) => {{ {_FORM}
 
 BEGIN = """() => {
   const answer = document.querySelector("#answer");
+  answer.setAttribute("aria-busy", "true");
   if (answer.getBoundingClientRect().top > innerHeight / 2) {
     document.activeElement?.blur();  // which puts a phone's keyboard away
     answer.scrollIntoView();
   }
   return {__type__: "update", visible: true};
 }"""
-"""Show the button that cancels, and the answer, where it lies below."""
-END = """() => ({__type__: "update", visible: false})"""
-"""Hide the button that cancels."""
+"""Show the Cancel button, and scroll to the answer if it is below the first screen."""
+BEGIN_RESTORED = f"""() => new URLSearchParams(location.search).has("text") || history.state?.text
+  ? ({BEGIN})() : {{__type__: "update", visible: false}}"""
+"""Do the same for a link or a refresh; the example of a new page is not scrolled to."""
+END = """() => {
+  document.querySelector("#answer").setAttribute("aria-busy", "false");
+  return {__type__: "update", visible: false};
+}"""
+"""Hide the Cancel button."""
 DOWNLOAD = """() => document.querySelector("#file").click()"""
 """Download the file that was written."""

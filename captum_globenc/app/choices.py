@@ -22,7 +22,7 @@ MIXINGS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N
 AGGREGATIONS = ("rollout", "max-flow")
 """How these become one over all layers."""
 
-BASELINES = ("mask", "pad", "zero")
+BASELINES = ("mask", "mean", "pad", "zero")
 """What a text is compared with."""
 
 METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")
@@ -36,6 +36,8 @@ COMPARED = (
     *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
     "transformer-deep-lift",
     "transformer-deep-lift/2",
+    "transformer-deep-lift/restore-2",
+    "transformer-deep-lift/restore-4",
     "decompx",
     "attn-lrp",
     "conservative-propagation",
@@ -51,7 +53,11 @@ COMPARED = (
     "deep-lift",
     "feature-ablation",
     "occlusion",
+    "first-last",
     "lime",
+    "kernel-shap/16",
+    "kernel-shap/32",
+    "kernel-shap/64",
     "random",
 )
 """Methods that an evaluation compares."""
@@ -67,6 +73,7 @@ METRICS = (
     "spearman-saliency",
     "kendall-ablation",
     "completeness-error",
+    "shapley-distance",
     "marked-precision",
     "marked-rank",
     "decoy-named",

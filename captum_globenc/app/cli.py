@@ -11,7 +11,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, cast
 
 import typer
@@ -27,6 +26,8 @@ from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
+from captum_globenc.errors import LoadingError
+from captum_globenc.extras import install, installed_version
 from captum_globenc.results.printable import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -92,11 +93,7 @@ def _drop_output() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("captum_globenc")
-        except PackageNotFoundError:  # run from a checkout that was never installed
-            number = "(not installed)"
-        typer.echo(f"captum-globenc {number}")
+        typer.echo(f"captum-globenc {installed_version()}")
         raise typer.Exit
 
 
@@ -158,10 +155,9 @@ def show_demo(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise CommandError('the web demo needs gradio: pip install "captum_globenc[demo]"')
+        raise CommandError(f"the web demo needs gradio: {install('demo')}")
 
     from captum_globenc.app.demo import serve
-    from captum_globenc.texts.loading import LoadingError
 
     try:
         serve(

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from captum_globenc.errors import CaptumGlobencError, LoadingError
+from captum_globenc.results.names import unknown_names
 from captum_globenc.results.printable import printable
 from captum_globenc.results.terminal import show
 
@@ -75,7 +77,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 """Settings of every command."""
 
 
-class CommandError(Exception):
+class CommandError(CaptumGlobencError):
     """A mistake of the user's, to be told in one line."""
 
 
@@ -112,6 +114,11 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
         raise CommandError(f"cannot write {path}: {reason}") from error
 
 
+def wrote(path: Path) -> None:
+    """Say on standard error which file was written, where it does not mix with results."""
+    typer.echo(printable(f"wrote {path}"), err=True)
+
+
 def quiet() -> None:
     """Switch the messages of transformers and of the hub off, but for errors."""
     import transformers
@@ -132,7 +139,7 @@ def load(model: str | None, *, any_task: bool = False) -> Classifier:
     Raises:
         CommandError: it cannot be loaded.
     """
-    from captum_globenc.texts.loading import LoadingError, load_classifier, load_model
+    from captum_globenc.texts.loading import load_classifier, load_model
 
     quiet()
     try:
@@ -173,14 +180,14 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse names that are not known, before anything that takes a while is imported.
+    """Reject unknown names before slow imports.
 
     Raises:
         CommandError: one is not known.
     """
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise CommandError(f"no {what} {', '.join(unknown)}; known: {', '.join(known)}")
+        raise CommandError(unknown_names(what, unknown, known))
 
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:

@@ -21,6 +21,7 @@ from captum_globenc.app.command import (
     note,
     status,
 )
+from captum_globenc.errors import CaptumGlobencError
 
 OWN = Path("globenc-evaluation")
 """Where results go unless it is said, with a number behind."""
@@ -109,7 +110,6 @@ def evaluate_texts(
     check_names("metric", chosen_metrics, METRICS)
     check_names("removal", [removal], REMOVALS)
     with status("Loading torch and transformers"):
-        from captum_globenc.attr.proof import ProofError
         from captum_globenc.evaluation import (
             DEFAULT_METHODS,
             DEFAULT_METRICS,
@@ -118,7 +118,6 @@ def evaluate_texts(
             read_examples,
             sample,
         )
-        from captum_globenc.recording.refusal import RecordingError
         from captum_globenc.texts.position import parse_position
     try:
         where = parse_position(position or "")
@@ -163,7 +162,7 @@ def evaluate_texts(
                 fresh=out is None,
                 progress=lambda done, _: bar.update(task, completed=done),
             )
-    except (ValueError, ImportError, ProofError, RecordingError) as error:  # what evaluate documents
+    except (CaptumGlobencError, ValueError, ImportError) as error:  # what evaluate documents
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on{'' if out is None else f' from what is in {out}'}")

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from textwrap import shorten
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,9 +29,12 @@ from captum_globenc.app.command import (
     printing,
     status,
     write,
+    wrote,
 )
-from captum_globenc.app.standard_input import read_texts
+from captum_globenc.app.standard_input import read_chats, read_texts
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanations import Explanations
+from captum_globenc.results.printable import printable
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -46,6 +50,8 @@ captum-globenc explain "The plot is thin, but the acting is simply wonderful."
 captum-globenc explain "Not bad at all." --target NEGATIVE --against POSITIVE
 
 captum-globenc explain -m ./my-classifier --top 10 -o page.html < texts.txt
+
+captum-globenc explain -m ./my-language-model "The capital of France is" --answer " Paris"
 
 captum-globenc explain "Dull." --method globenc,feature-ablation,lime --no-special
 """
@@ -98,14 +104,17 @@ def explain_texts(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="A class to hold it against: why that one rather than this."),
+        typer.Option(
+            metavar="CLASS",
+            help="A class to hold it against, or another answer: why that one rather than this.",
+        ),
     ] = None,
     baseline: Annotated[
         str,
         typer.Option(
             metavar="HOW",
-            help="What a text is compared with: mask, all its tokens masked; pad; or zero, word embeddings "
-            "of zero.",
+            help="What a text is compared with: mask, all its tokens masked (mean where the tokenizer has no "
+            "mask token); mean, the mean word embedding; pad; or zero, word embeddings of zero.",
             autocompletion=completing(BASELINES),
         ),
     ] = "mask",
@@ -115,6 +124,24 @@ def explain_texts(
             metavar="TOKENS",
             min=0,
             help="Cut texts that are too long for the model into windows that share so many tokens.",
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="The answer of a language model to explain. Left out, the one that it generates.",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")
+    ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several.",
+            dir_okay=False,
         ),
     ] = None,
     images: Annotated[
@@ -144,7 +171,11 @@ def explain_texts(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", "-o", metavar="FILE", help="Write a standalone HTML page as well.", dir_okay=False
+            "--html",
+            "-o",
+            metavar="FILE",
+            help="Write a standalone HTML page as well; of several texts, the terminal has a line each.",
+            dir_okay=False,
         ),
     ] = None,
 ) -> None:
@@ -152,14 +183,15 @@ def explain_texts(
 
     GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
     predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
-    language model mask by mask, and a model that answers questions by its answer in --pair.
+    language model mask by mask, a model that answers questions by its answer in --pair, and a model that
+    generates text by the log-probability of its answer to each TEXT.
     """
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
     draw = None if as_json else printing(words=words, top=top, special=special)
     if picture is not None or images or sounds:
-        of_texts = (texts, pair, position, against, windows)
+        of_texts = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
         if layers or any(it is not None for it in of_texts) or (mixing, baseline) != ("N-Enc", "mask"):
             raise CommandError(
                 "--image and --audio go with --model, --method, --target, and what shows and writes answers"
@@ -178,9 +210,13 @@ def explain_texts(
         raise CommandError(f"{', '.join(others)} compare with the text all masked: leave --baseline out")
     if others and against is not None:
         raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
-    wanted = list(read_texts(texts or ["-"]))
+    if others and (answer, max_new_tokens, chat) != (None, None, None):
+        raise CommandError(f"{', '.join(others)} explain no generated text: choose of {', '.join(METHODS)}")
+    if chat is not None and texts:
+        raise CommandError("--chat is instead of TEXT: leave one of the two out")
+    wanted: list[Any] = read_chats(chat) if chat is not None else list(read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
-        from captum_globenc.texts.explaining import explain
+        from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
         from captum_globenc.texts.tokenizing import find_long, token_limit
@@ -214,10 +250,12 @@ def explain_texts(
         against=against,
         baseline=baseline,
         windows=windows,
+        answer=answer,
+        max_new_tokens=max_new_tokens,
         tell=lambda message: told.setdefault(message),
     )
 
-    def run(texts: Sequence[str]) -> Sequence[Explanation]:
+    def run(texts: Sequence[Any]) -> Sequence[Explanation]:
         found = explained(texts)
         if not others:
             return found
@@ -227,8 +265,9 @@ def explain_texts(
 
     _give(_explanations(wanted, run), len(wanted), draw, save, html)
     for message in told if own or not others else ():
-        note(message)
-    limit = token_limit(classifier, tokenizer) if windows is None else None
+        if not message.startswith(TRUNCATED):  # counted below, over all batches
+            note(message)
+    limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
     cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
     if cut:
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
@@ -241,11 +280,24 @@ def _give(
     save: Path | None,
     html: Path | None,
 ) -> None:
-    """Print so many explanations as they come, as JSON or drawn, and write them to files."""
+    """Print explanations as they come, as JSON or drawn, and write them to files.
+
+    Where a page has several, the terminal has a line for each.
+
+    Args:
+        found: The explanations.
+        count: How many texts there are.
+        draw: What draws an explanation; None for JSON.
+        save: Where to save them.
+        html: Where to write the page.
+    """
     kept: list[Explanation] = []
     for index, explanation in enumerate(found, start=1):
         if draw is None:
             typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+        elif html is not None and count > 1:
+            text = shorten(explanation.text, 60, placeholder="…")
+            typer.echo(printable(f"{index}. {explanation.headline} {text}"))
         else:
             draw(explanation, index=index if count > 1 else None)
         if html is not None or save is not None:
@@ -253,17 +305,16 @@ def _give(
     made = Explanations(kept)
     if save is not None:
         write(save, made.save)
+        wrote(save)
     if html is not None:
         write(html, made.to_html)
+        wrote(html)
 
 
 def _explanations(
-    texts: Sequence[str], run: Callable[[Sequence[str]], Sequence[Explanation]]
+    texts: Sequence[Any], run: Callable[[Sequence[Any]], Sequence[Explanation]]
 ) -> Iterator[Explanation]:
     """Explain in batches, with a progress bar on standard error if there are several."""
-    from captum_globenc.attr.proof import ProofError
-    from captum_globenc.recording.refusal import RecordingError
-
     notes = Console(stderr=True)
     progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
     task = progress.add_task("Explaining", total=len(texts))
@@ -272,7 +323,7 @@ def _explanations(
         with progress if len(texts) > BATCH else status("Explaining"):
             try:
                 found = run(texts[start : start + BATCH])
-            except (ValueError, ImportError, ProofError, RecordingError) as error:  # what is documented
+            except (CaptumGlobencError, ValueError, ImportError) as error:  # what is documented
                 raise CommandError(str(error)) from error
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found

@@ -17,8 +17,10 @@ LONGEST_LINK = 6_000
 
 TYPED = ("text", "pair", "model", "position", "target", "against")
 """The fields of a form that anything may be typed into."""
-SWITCHES = ("words", "special")
-DEEPEST = 999
+SWITCHES = ("words", "special", "windows")
+NUMBERS = ("layer", "result")
+LARGEST = 999
+"""The largest of the numbers."""
 
 
 class Form(NamedTuple):
@@ -36,7 +38,9 @@ class Form(NamedTuple):
         target: The class that is explained, by name or index, or "" for the predicted one.
         against: The class that it is held against, or "".
         baseline: What a text is compared with, of `captum_globenc.texts.BASELINES`.
+        windows: Whether long texts are explained whole, in windows.
         layer: After which layer GlobEnc's shares are shown, from 1; 0 for the last.
+        result: Which explanation of the text is shown, from 0: an entity, say.
     """
 
     text: str = ""
@@ -50,7 +54,9 @@ class Form(NamedTuple):
     target: str = ""
     against: str = ""
     baseline: str = "mask"
+    windows: bool = False
     layer: int = 0
+    result: int = 0
 
     def link(self) -> str:
         """Return the query that restores this form, what is as by default left out; "" if it is too long.
@@ -64,20 +70,20 @@ class Form(NamedTuple):
         return link if len(link) <= LONGEST_LINK else ""
 
     def fields(self) -> list[Any]:
-        """Return the values of all fields but the layer, in order, as a page holds them."""
-        return [*self._replace(methods=list(self.methods))[:-1]]
+        """Return the values of the fields that are asked, in order: all but `layer` and `result`."""
+        return [*self._replace(methods=list(self.methods))[: -len(NUMBERS)]]
 
     @classmethod
     def of(cls, query: Mapping[str, Any]) -> "Form":
-        """Restore a form from a query; what makes no sense there is as by default.
+        """Restore a form from a query; values that are not valid are replaced by defaults.
 
-        A text that is too long stays so, to be told of and not cut in silence.
+        Texts that are too long are kept whole, so that the message about them has their length.
 
         Example:
             >>> Form.of({"text": "not bad", "mixing": "N-Nothing"}) == Form("not bad")
             True
         """
-        given = {name: str(query[name])[: LONGEST_TEXT + 1] for name in cls._fields if name in query}
+        given = {name: str(query[name]) for name in cls._fields if name in query}
         made: dict[str, Any] = {
             name: value if name in ("text", "pair") else value.strip()
             for name, value in given.items()
@@ -87,9 +93,11 @@ class Form(NamedTuple):
             if given.get(name) in known:
                 made[name] = given[name]
         made |= {name: given[name] in ("1", "true") for name in SWITCHES if given.get(name)}
-        layer, chosen = given.get("layer", ""), given.get("methods", "").split(",")
-        if layer.isdecimal() and len(layer) <= len(str(DEEPEST)):
-            made["layer"] = int(layer)
+        chosen = given.get("methods", "").split(",")
+        for name in NUMBERS:
+            number = given.get(name, "")
+            if number.isdecimal() and len(number) <= len(str(LARGEST)):
+                made[name] = int(number)
         methods = tuple(name for name in METHODS if name in chosen)
         return cls(**made, methods=methods or DEFAULT_METHODS)
 

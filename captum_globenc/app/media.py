@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captum_globenc.app.choices import FILE_METHODS
-from captum_globenc.app.command import CommandError, check_names, names, note, quiet, status, write
+from captum_globenc.app.command import (
+    CommandError,
+    check_names,
+    names,
+    note,
+    quiet,
+    status,
+    write,
+    wrote,
+)
+from captum_globenc.errors import CaptumGlobencError, LoadingError
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
@@ -37,10 +47,7 @@ def explain_files(
     check_names("method", chosen, FILE_METHODS)
     wanted = chosen or None
     with status("Loading torch and transformers"):
-        from captum_globenc.attr.proof import ProofError
         from captum_globenc.media import explain_file, load_media_model
-        from captum_globenc.recording.refusal import RecordingError
-        from captum_globenc.texts.loading import LoadingError
 
         quiet()
     try:
@@ -56,10 +63,11 @@ def explain_files(
                 explanation = explain_file(path, found, processor, methods=wanted, target=target, tell=note)
         except OSError as error:
             raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, ProofError, RecordingError) as error:  # what explain_file documents
+        except (CaptumGlobencError, ValueError) as error:  # what explain_file documents
             raise CommandError(str(error)) from error
         if picture is not None:  # of the only one
             from captum_globenc.visualization.media import draw_media
 
             write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023
+            wrote(picture)
         yield explanation

@@ -1,10 +1,12 @@
-"""Which classifiers a demo loads, and how many of them are in memory."""
+"""Which models a demo loads, and how many of them are in memory."""
 
 from collections.abc import Sequence
 from threading import Lock
 
+from captum_globenc.errors import LoadingError
 from captum_globenc.texts.classes import VALUE, class_names, problem_of
-from captum_globenc.texts.loading import Classifier, LoadingError, load_classifier
+from captum_globenc.texts.loading import Classifier, load_model
+from captum_globenc.texts.tasks import TASKS, task_name, task_of
 
 __all__ = ["Classifiers"]
 
@@ -12,11 +14,11 @@ KEPT_MODELS = 2
 
 
 class Classifiers:
-    """The classifiers that were used last; "" is the first that the demo was started with.
+    """Load models by name and keep the ones that were used last; "" is the first that the demo offers.
 
     Args:
-        models: Those that the demo was started with; none are the embedded one.
-        any_model: Whether any other is loaded for whoever asks for it.
+        models: Folders or hub names of the models that the demo offers; none for the embedded classifier.
+        any_model: Whether visitors may load any other model.
     """
 
     def __init__(self, models: Sequence[str], any_model: bool) -> None:
@@ -32,10 +34,10 @@ class Classifiers:
         return not name or name in self.offered or name in self._kept
 
     def __call__(self, name: str) -> Classifier:
-        """Return the classifier of a name, loaded anew unless it was used lately.
+        """Return the model of a name, for the task that its files name; load it unless it is in memory.
 
         Raises:
-            LoadingError: It is not offered, or cannot be loaded.
+            LoadingError: The model is not offered, cannot be loaded, or is for a task that is not explained.
         """
         refusal = self.refusal(name)
         if refusal:
@@ -46,17 +48,25 @@ class Classifiers:
             if found is None:
                 while len(self._kept) >= KEPT_MODELS:  # ahead of loading, so that no more are ever there
                     del self._kept[next(iter(self._kept))]
-                found = load_classifier(name or None)
+                found = load_model(name or None)
+                if task_of(found.model).generates:
+                    raise LoadingError(
+                        f"{name} generates text, which the demo does not show: use captum-globenc explain "
+                        f"--model {name} --html page.html"
+                    )
             self._kept[name] = found
         return found
 
     def classes(self, name: str) -> list[str]:
-        """Return the names of the classes of a classifier; none where it gives a value.
+        """Return the names of a model's classes; none for a regression and for tasks without classes.
 
         Raises:
-            LoadingError: As where it is called.
+            LoadingError: The model is not offered, or cannot be loaded.
         """
-        config = self(name).model.config
+        model = self(name).model
+        if task_name(model) != TASKS[-1].name:
+            return []
+        config = model.config
         return [] if problem_of(config) == VALUE else class_names(config)
 
     def refusal(self, name: str) -> str:
@@ -65,6 +75,10 @@ class Classifiers:
             return ""
         known = ", ".join(self.offered) or "its own model"
         return f"this demo shows {known} only; who runs it can allow others (--any-model)"
+
+    def loaded(self, name: str) -> Classifier | None:
+        """Return the model of a name if it is in memory; load nothing."""
+        return self._kept.get(self._full(name))
 
     @property
     def first(self) -> str:

@@ -14,6 +14,7 @@ from captum_globenc.app.command import (
     WordsOption,
     printing,
     write,
+    wrote,
 )
 from captum_globenc.results.explanations import Explanations
 
@@ -55,6 +56,7 @@ def show_saved(
         raise CommandError(str(error)) from error
     if html is not None:
         write(html, found.to_html)
+        wrote(html)
         return
     shown = printing(words=words, top=top, special=special)
     for number, explanation in enumerate(found, start=1):

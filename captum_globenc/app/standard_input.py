@@ -1,7 +1,10 @@
-"""The texts of a command: its arguments, and the lines of standard input."""
+"""The texts of a command: its arguments, the lines of standard input, and chats from a file."""
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from captum_globenc.app.command import CommandError, note
 
@@ -17,6 +20,25 @@ def read_texts(arguments: Iterable[str]) -> Iterator[str]:
             yield text
     if not found:
         raise CommandError("no text to explain: standard input is empty")
+
+
+def read_chats(path: Path) -> list[list[dict[str, Any]]]:
+    """Return the chats of a JSON file: one list of messages, or several.
+
+    Raises:
+        CommandError: The file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"no JSON: {error}"
+        raise CommandError(f"cannot read {path}: {reason}") from error
+    chats = [found] if isinstance(found, list) and found and isinstance(found[0], dict) else found
+    if not isinstance(chats, list) or not all(
+        isinstance(it, list) and it and all(isinstance(message, dict) for message in it) for it in chats
+    ):
+        raise CommandError(f'{path} is no chat: a list of messages, [{{"role": "user", "content": "..."}}]')
+    return chats
 
 
 def _lines() -> Iterator[str]:

@@ -8,23 +8,29 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple, _run_forward
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
+from captum_globenc.attr.base import EncoderAttribution
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.proof import Proof
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
+from captum_globenc.captum_api import (
+    TargetType,
+    TensorOrTupleOfTensorsGeneric,
+    format_output,
+    run_forward,
+)
+from captum_globenc.decomposition.attention import QueryKeyAttention
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.differences.call import replaced
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
-from captum_globenc.encoders.tokens import spread
-from captum_globenc.recording.calls import in_this_thread
+from captum_globenc.encoders.tokens import Grid, spread
+from captum_globenc.recording.calls import bound_arguments, in_this_thread
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
@@ -35,7 +41,7 @@ VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 FUSED = ("Wqkv", "qkv_proj", "qkv")
 
 
-class DecompX(Attribution):
+class DecompX(EncoderAttribution):
     """Decomposition of an output over the tokens of the first layer (Modarressi et al., ACL 2023).
 
     The vector of each token is passed through all layers and the head: attention and the deviations of
@@ -67,18 +73,7 @@ class DecompX(Attribution):
     """
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
-        super().__init__(forward_func)
-        if model is None:
-            if not isinstance(forward_func, nn.Module):
-                raise ValueError(
-                    "forward_func is not a module, so the encoder cannot be found in it: pass the module "
-                    "that holds it, DecompX(forward_func, model)."
-                )
-            model = forward_func
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}, not a module")
-        find_encoder(model)
-        self.model = model
+        super().__init__(forward_func, model)
         self._proof = Proof()
 
     @logged
@@ -110,11 +105,11 @@ class DecompX(Attribution):
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
         """
-        (scores,), tensor, grid = self._scored(
+        (scores,), tensor, grid, real = self._scored(
             inputs, additional_forward_args, lambda output: [selected(output, target)]
         )
-        laid = spread(scores, tensor.shape, grid)
-        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (laid,)))
+        laid = spread(scores, tensor.shape, grid, real)
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (laid,)))
 
     def attribute_classes(
         self, inputs: TensorOrTupleOfTensorsGeneric, additional_forward_args: object | None = None
@@ -137,13 +132,18 @@ class DecompX(Attribution):
                 raise ValueError(f"the output is {tuple(output.shape)}, not (B, C): it has no classes")
             return [selected(output, number) for number in range(output.shape[1])]
 
-        scores, _, _ = self._scored(inputs, additional_forward_args, classes)
+        scores, *_ = self._scored(inputs, additional_forward_args, classes)
         return torch.stack(list(scores), dim=1)
 
     def _scored(
         self, inputs: Any, arguments: object | None, choose: Callable[[Tensor], Sequence[Tensor]]
-    ) -> tuple[Sequence[Tensor], Tensor, Any]:
-        """Score the tokens `(B, N)` for each output that is chosen."""
+    ) -> tuple[Sequence[Tensor], Tensor, Grid | None, Tensor]:
+        """Score the tokens `(B, N)` for each chosen output.
+
+        Returns:
+            The scores, one tensor per output; the input tensor; the grid of the tokens on it; and which
+            tokens are real, `(B, N)`, False at padding.
+        """
         encoder = find_encoder(self.model)
         warn_of_dropout(encoder.stack)
         tensor = single_tensor(inputs, encoder)
@@ -154,7 +154,7 @@ class DecompX(Attribution):
 
         def function(*tensors: Tensor) -> Any:
             with first.watched():
-                output = _run_forward(self.forward_func, tensors, None, own())
+                output = run_forward(self.forward_func, tensors, own())
             first.check()
             return output
 
@@ -163,43 +163,26 @@ class DecompX(Attribution):
         with seen_into(self.model, self):
             with masks.watched():
                 run = freeze(function, [tensor.detach()])
-            stream = first.stream.value
 
             def plain() -> Any:
-                with numbers.again():
-                    return _run_forward(self.forward_func, (tensor.clone(),), None, own())
+                # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+                with numbers.again(), BaseTorchFunctionMode():
+                    return run_forward(self.forward_func, tensor.clone(), own())
 
             self._proof.check(run, plain, self.model)
         masks.warn()
-        real = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
-        grid = grid_on(tensor, encoder, real)
+        grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]
         if not bool(torch.stack(scores).isfinite().all()):
             raise ValueError(
                 "scores are NaN or infinite: look at the model's weights, inputs and hidden states"
             )
-        return scores, tensor, grid
-
-    def get_name(self) -> str:
-        """Return "DecompX", as it is written."""
-        return "DecompX"
-
-    def attribute_future(self) -> None:
-        """Not available.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for DecompX")
+        return scores, tensor, grid, first.real
 
     @property
     def multiplies_by_inputs(self) -> bool:
         """True: scores are multipliers times what enters the first layer."""
         return True
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: without the biases, scores do not add up to the output."""
-        return False
 
 
 def value_map(attention: nn.Module) -> tuple[nn.Module, bool]:
@@ -235,6 +218,7 @@ class _First:
         self._runs = 0
         self._values, self._fused = value_map(layer.attention)
         self._streams: list[Snapshot] = []
+        self._masks: list[Any] = []
         self._made: list[Snapshot] = []
 
     def check(self) -> None:
@@ -253,18 +237,34 @@ class _First:
         """`(B, N, D)`, what the layer reads first."""
         return self._streams[0]
 
+    @property
+    def real(self) -> Tensor:
+        """`(B, N)`, False at padding: tokens that the layer's attention mask hides from every token.
+
+        The mask of a sound counts samples; only the layer's own mask counts its tokens.
+        """
+        stream, mask = self.stream.value, self._masks[0]
+        if isinstance(mask, Tensor) and mask.dim() == 4:
+            heads, mask = stream[:, None], mask if mask.is_floating_point() else mask.bool()
+            visible = QueryKeyAttention(heads, heads, 1.0, mask).visible()
+            if visible is not None:
+                return visible
+        return torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """See one run, of which the first call of each module counts: layers may be shared."""
         self._streams.clear()
+        self._masks.clear()
         self._made.clear()
         self._runs = 0
 
         def count(*_: Any) -> None:
             self._runs += 1
 
-        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
             self._streams.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
+            self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:
             self._made.append(Snapshot.of(output))

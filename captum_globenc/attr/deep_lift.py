@@ -5,32 +5,39 @@ B batch, C classes, L layers, N tokens, D embedding size.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache, partial
-from typing import Any, cast
+from itertools import islice
+from typing import Any, Literal, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple, _run_forward
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution, GradientAttribution
+from captum.attr import GradientAttribution
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
+from captum_globenc.attr.base import ModelAttribution
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof, check_sum
-from captum_globenc.attr.selected import selected
-from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs, on_inputs
-from captum_globenc.differences import Comparison, RandomNumbers, compare
+from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
+from captum_globenc.attr.proof import Proof, Scored, check_sum
+from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs
+from captum_globenc.captum_api import (
+    TargetType,
+    TensorOrTupleOfTensorsGeneric,
+    format_output,
+    run_forward,
+)
+from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import replaced
-from captum_globenc.differences.trace import Source
+from captum_globenc.differences.run import Comparison
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
 __all__ = ["TransformerDeepLift"]
 
 
-class TransformerDeepLift(Attribution):
+class TransformerDeepLift(ModelAttribution):
     """Exact differences: contributions that add up to f(x) - f(baseline), whatever the network.
 
     DeepLIFT's multipliers (Shrikumar et al. 2017, sections 3.1 and 3.2: summation to delta, chain rule)
@@ -50,6 +57,10 @@ class TransformerDeepLift(Attribution):
         multiply_by_inputs: whether scores are contributions, multipliers times differences from the baseline;
             False returns the multipliers, as Captum's DeepLift does. Those of token ids have the size of
             embeddings, so they need embeddings as inputs.
+        decisions: what is done where a router of experts, a mask made of values or a branch decides at the
+            baseline. "same" rejects the call where it decides otherwise than at the inputs; "follow" has the
+            baseline take the decisions of the inputs, which costs one more forward pass. Contributions then
+            sum to f(x) - f_x(baseline), f_x the model along the route of the inputs.
 
     Raises:
         TypeError: `model` is no module.
@@ -76,14 +87,13 @@ class TransformerDeepLift(Attribution):
         model: nn.Module | None = None,
         *,
         multiply_by_inputs: bool = True,
+        decisions: Literal["same", "follow"] = "same",
     ) -> None:
-        super().__init__(forward_func)
-        if model is None and isinstance(forward_func, nn.Module):
-            model = forward_func
-        if model is not None and not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}, not a module")
-        self.model = model
+        super().__init__(forward_func, model)
+        if decisions not in ("same", "follow"):
+            raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
+        self.decisions = decisions
         self._proof = Proof()
 
     @logged
@@ -96,6 +106,10 @@ class TransformerDeepLift(Attribution):
         return_convergence_delta: bool = False,
         *,
         n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Any:
         """Share the difference of an output between inputs and baseline out among the inputs.
 
@@ -108,8 +122,20 @@ class TransformerDeepLift(Attribution):
             additional_forward_args: further arguments of `forward_func`, after `inputs`, the same in both
                 runs: the attention mask, where ids hold padding. Padding that no mask covers is warned of.
             return_convergence_delta: whether to return as well how far the sum is off.
-            n_steps: into how many segments the straight line from the baseline to the inputs is cut. Each is
-                exact, so their sum is; many segments are Integrated Gradients.
+            n_steps: the number of segments of a straight path, or of parts that a restoring path splits the
+                features into. Every segment is exact, and so is their sum.
+            path: "straight" cuts the line from the baselines to the inputs into equal segments; with many,
+                it is Integrated Gradients. "restore" starts from the baselines and puts random parts of the
+                features back, one part after the other, in a random order and in its reverse. All that the
+                model sees are real inputs. With as many parts as features this is permutation sampling of
+                Shapley values.
+            n_paths: the number of random orders that are averaged, for `path="restore"`.
+            feature_mask: for `path="restore"`, which elements are restored together: a tensor of integers for
+                each input, of its shape or broadcastable to it. Elements with the same number are one
+                feature, in all inputs of a tuple. Left out: a token of ids `(B, N)` or of embeddings
+                `(B, N, D)`, and each element of any other tensor, such as pixels.
+            seed: of the random parts. The same seed gives the same parts; torch's global generator is not
+                used.
 
         Returns:
             Contributions in the shape of `inputs`, ids `(B, N)` -> `(B, N)`, adding up to the output's
@@ -117,8 +143,9 @@ class TransformerDeepLift(Attribution):
 
         Raises:
             TypeError: inputs are no tensors, or the output is none.
-            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, an operation has
-                no rule, or decides otherwise at the baseline, or the output is not finite.
+            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, `path` is not
+                known, the feature mask does not fit, an operation has no rule, or decides otherwise at the
+                baseline, or the output is not finite.
             RuntimeError: contributions do not add up, or the watched model's output is not its own.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
@@ -129,28 +156,27 @@ class TransformerDeepLift(Attribution):
             >>> scores.shape
             torch.Size([2, 3])
         """
-        if n_steps < 1:
-            raise ValueError(f"n_steps is {n_steps}, and there is no less than one segment")
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        numbers = RandomNumbers(tensors)
-        run = self._compared(tensors, bases, additional_forward_args)
-        results = [
-            self._scored(segment, run.comparison.sources, tensors, partial(selected, target=target))
-            for segment in self._segments(run, tensors, additional_forward_args, n_steps, numbers)
-        ]
-        totals = [torch.stack(parts).sum(0) for parts in zip(*(scores for scores, _ in results), strict=True)]
-        if not self._multiply_by_inputs:
-            totals = [total / n_steps for total in totals]
-        delta = torch.stack([delta for _, delta in results]).sum(0)
-        answer = _format_output(_is_tuple(inputs), tuple(totals))
-        return (answer, delta) if return_convergence_delta else answer
+        total = PathSum()
+        for run in self._runs(tensors, bases, additional_forward_args, along):
+            total.add(run, *self._scored(run, target))
+            del run  # and its graph, before the next segment runs
+        answer = format_output(inputs, total.scores)
+        return (answer, total.delta) if return_convergence_delta else answer
 
     def attribute_classes(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
         baselines: Baselines = None,
         additional_forward_args: object | None = None,
+        *,
+        n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Any:
         """Share the differences of all classes out, from one run and a backward pass for each.
 
@@ -158,6 +184,11 @@ class TransformerDeepLift(Attribution):
             inputs: as for :meth:`attribute`.
             baselines: as for :meth:`attribute`.
             additional_forward_args: as for :meth:`attribute`.
+            n_steps: as for :meth:`attribute`.
+            path: as for :meth:`attribute`.
+            n_paths: as for :meth:`attribute`.
+            feature_mask: as for :meth:`attribute`.
+            seed: as for :meth:`attribute`.
 
         Returns:
             Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
@@ -165,19 +196,20 @@ class TransformerDeepLift(Attribution):
         Raises:
             Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
         """
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
-        run = self._compared(tensors, bases, additional_forward_args)
-        shape = run.comparison.output.shape
-        if len(shape) != 2:
-            raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
-        classes = [
-            self._scored(run, run.comparison.sources, tensors, partial(selected, target=number))[0]
-            for number in range(shape[1])
-        ]
-        return _format_output(
-            _is_tuple(inputs), tuple(torch.stack(of, 1) for of in zip(*classes, strict=True))
-        )
+        totals: list[PathSum] = []
+        for run in self._runs(tensors, bases, additional_forward_args, along):
+            shape = run.comparison.output.shape
+            if len(shape) != 2:
+                raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
+            totals = totals or [PathSum() for _ in range(shape[1])]
+            for number, total in enumerate(totals):
+                total.add(run, *self._scored(run, number))
+            del run
+        classes = zip(*(total.scores for total in totals), strict=True)
+        return format_output(inputs, tuple(torch.stack(of, 1) for of in classes))
 
     def attribute_layers(
         self,
@@ -185,6 +217,12 @@ class TransformerDeepLift(Attribution):
         baselines: Baselines = None,
         target: TargetType = None,
         additional_forward_args: object | None = None,
+        *,
+        n_steps: int = 1,
+        path: str = "straight",
+        n_paths: int = 1,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        seed: int = 0,
     ) -> Tensor:
         """Share the difference out among the tokens at every depth; each depth adds up to the same.
 
@@ -193,6 +231,11 @@ class TransformerDeepLift(Attribution):
             baselines: as for :meth:`attribute`.
             target: as for :meth:`attribute`.
             additional_forward_args: as for :meth:`attribute`.
+            n_steps: as for :meth:`attribute`.
+            path: as for :meth:`attribute`.
+            n_paths: as for :meth:`attribute`.
+            feature_mask: as for :meth:`attribute`.
+            seed: as for :meth:`attribute`.
 
         Returns:
             `(B, L + 1, N)`: of what enters layer 1 to L, and of what leaves the last.
@@ -201,135 +244,138 @@ class TransformerDeepLift(Attribution):
             Exception: as :meth:`attribute` does; ValueError where no layers are found in the model, or
                 tokens are not the same at all depths.
         """
-        tensors = formatted_inputs(inputs)
-        bases = formatted_baselines(baselines, tensors)
         if not self._multiply_by_inputs:
             raise ValueError("attribute_layers returns contributions: take multiply_by_inputs=True")
+        along = Path(n_steps, path, n_paths, feature_mask, seed)
+        tensors = formatted_inputs(inputs)
+        bases = formatted_baselines(baselines, tensors)
+        totals: list[PathSum] = []
+        for run in self._runs(tensors, bases, additional_forward_args, along, layers=True):
+            firsts = run.of_layers(run.comparison, run.depths, target)
+            finer = cache(partial(self._finer_layers, run, target))  # once for all layers
+            totals = totals or [PathSum() for _ in firsts]
+            for number, (total, first) in enumerate(zip(totals, firsts, strict=True)):
+                total.add(run, *check_sum(first, partial(_item, finer, number)))
+            del run
+        return torch.stack([total.scores[0] for total in totals], dim=1)
+
+    def _finer_layers(self, run: SegmentRun, target: TargetType) -> list[Scored]:
         depths = Depths(self.model)
-        run = self._compared(tensors, bases, additional_forward_args, depths)
-        choose = partial(selected, target=target)
-        one, base = (choose(output) for output in (run.comparison.output, run.comparison.base))
-        multipliers = run.comparison.multipliers(one, depths.streams)
-        made = [
-            (multiplier * (stream.value - other.value)).sum(-1)
-            for multiplier, stream, other in zip(multipliers, depths.streams, depths.bases, strict=True)
-        ]
-        for contributions in made:
-            check_sum((contributions,), one.detach(), base, run.comparison.trace.lowest, run.rounding(choose))
-        return torch.stack(made, dim=1)
+        return run.of_layers(run.finer(depths), depths, target)
 
-    def _scored(
-        self,
-        run: "_Run",
-        sources: Sequence[Source],
-        inputs: tuple[Tensor, ...],
-        choose: Callable[[Tensor], Tensor],
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the scores of a run in the shapes of the inputs, and how far contributions are off.
+    def _scored(self, run: SegmentRun, target: TargetType) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the scores of a segment in the shapes of the inputs, and how far contributions are off."""
+        scores, delta = check_sum(
+            run.of_inputs(run.comparison, target), lambda: run.of_inputs(run.finer(), target)
+        )
+        return (scores if self._multiply_by_inputs else run.multipliers(target)), delta
 
-        Args:
-            run: the run.
-            sources: those of the whole comparison, which know the positions of looked-up ids.
-            inputs: the inputs.
-            choose: from the function's output to the explained one, `(B,)`.
-        """
-        comparison = run.comparison
-        output, base = choose(comparison.output), choose(comparison.base)
-        multipliers: list[Tensor] = []
-        if self._multiply_by_inputs:
-            contributions = comparison.contributions(output)
-        else:
-            multipliers = comparison.multipliers(output, [it.leaf for it in comparison.sources])
-            contributions = [
-                one * it.difference for one, it in zip(multipliers, comparison.sources, strict=True)
-            ]
-        scores = on_inputs(contributions, sources, inputs)
-        delta = check_sum(scores, output.detach(), base, comparison.trace.lowest, run.rounding(choose))
-        return (scores if self._multiply_by_inputs else tuple(multipliers)), delta
-
-    def _compared(
+    def _runs(
         self,
         inputs: tuple[Tensor, ...],
         baselines: tuple[Tensor, ...],
         arguments: object | None,
-        depths: Depths | None = None,
-    ) -> "_Run":
-        """Compare the function at inputs and baselines, and check what has not been checked before."""
+        path: Path,
+        layers: bool = False,
+    ) -> Iterator[SegmentRun]:
+        """Run the function at every point of a path, the points of several orders in a batch.
+
+        Each point runs once: it ends one segment and begins the next.
+        """
         if self.model is not None:
             warn_of_dropout(self.model)
-        if not self._multiply_by_inputs and not all(it.is_floating_point() for it in inputs):
-            raise ValueError(
-                "multipliers of token ids have the size of embeddings: pass embeddings as inputs, or take "
-                "multiply_by_inputs=True"
-            )
-        function = self._function(arguments)
-
-        def watched(*tensors: Tensor) -> Any:
-            with depths.watched() if depths else nullcontext():
-                return function(*tensors)
-
+        if not self._multiply_by_inputs:
+            _check_multipliers(inputs, path)
         numbers = RandomNumbers(inputs)
         masks = MaskWatch(self.model, inputs)
+        if path.kind == "restore":
+            orders = list(restored(inputs, baselines, path))
+            at_once = segments_at_once(inputs, self.model, arguments)
+            for number, some in enumerate(batched(iter(orders), at_once)):
+                points = [
+                    tuple(map(torch.cat, zip(*point, strict=True))) for point in zip(*some, strict=True)
+                ]
+                of_orders = repeated(arguments, len(inputs[0]), len(some))
+                for run in self._steps(points, of_orders, numbers, masks, None, layers, again=number > 0):
+                    yield replace(run, orders=len(some), weight=1 / len(orders))
+        elif path.n_steps == 1:
+            yield from self._steps([baselines, inputs], arguments, numbers, masks, layers=layers)
+        else:
+            (whole,) = self._steps([baselines, inputs], arguments, numbers, masks)
+            sources, count = whole.comparison.sources, path.n_steps
+            values = [
+                [cast(Tensor, it.base) + step / count * it.difference for it in sources]
+                for step in range(count + 1)
+            ]
+            points = [inputs] * len(values)
+            for run in self._steps(points, arguments, numbers, None, values, layers, again=True):
+                yield replace(run, sources=sources, length=1 / count)
+
+    def _steps(
+        self,
+        points: Sequence[tuple[Tensor, ...]],
+        arguments: object | None,
+        numbers: RandomNumbers,
+        masks: MaskWatch | None,
+        values: Sequence[Sequence[Tensor]] | None = None,
+        layers: bool = False,
+        again: bool = False,
+    ) -> Iterator[SegmentRun]:
+        """Compare each point with the one before, and check what has not been checked before.
+
+        Args:
+            points: the inputs of the function, from the first to the last.
+            arguments: further arguments of the forward function.
+            numbers: random numbers, the same in all runs.
+            masks: sees whether a mask covers padding; None where that was seen.
+            values: what is looked up at each point instead; these points have no plain run to check.
+            layers: whether hidden states at every depth are recorded.
+            again: whether the random numbers were drawn before.
+        """
+
+        def function(*tensors: Tensor) -> Any:
+            # A model may write into its arguments, but not into the caller's.
+            own = replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
+            return run_forward(self.forward_func, tensors, own)
+
+        def steps(depths: Depths | None = None, **options: Any) -> Iterator[Comparison]:
+            def watched(*tensors: Tensor) -> Any:
+                with depths.watched() if depths else nullcontext():
+                    return function(*tensors)
+
+            return compare_path(watched, points, values=values, decisions=self.decisions, **options)
+
+        def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
+            with seen_into(self.model, self), numbers.again():
+                return next(islice(steps(depths, **options), number, None))
 
         def plain(tensors: Sequence[Tensor]) -> Any:
-            with numbers.again():
+            # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+            with seen_into(self.model, self), numbers.again(), BaseTorchFunctionMode():
                 return function(*(tensor.clone() for tensor in tensors))
 
-        def measured() -> Comparison:
-            with seen_into(self.model, self), numbers.again():
-                return compare(function, inputs, baselines, measure_rounding=True)
-
-        with seen_into(self.model, self):
-            with masks.watched():
-                compared = compare(watched, inputs, baselines)
-            if not compared.sources:
+        depths = Depths(self.model) if layers else None
+        found = steps(depths)
+        for number in range(len(points) - 1):
+            with (
+                seen_into(self.model, self),
+                masks.watched() if masks else nullcontext(),
+                numbers.again() if again else nullcontext(),
+            ):
+                comparison = next(found)
+            if not comparison.sources:
                 raise RuntimeError(
                     "forward_func never looked up an embedding by the ids: exact differences need to see "
                     "where ids become numbers. Pass embeddings as inputs."
                 )
-            self._proof.check(compared, partial(plain, inputs), self.model, partial(plain, baselines))
-        masks.warn()
-        return _Run(compared, measured)
-
-    def _function(self, arguments: object | None) -> Callable[..., Any]:
-        """Return the forward function of the inputs alone; it cannot write into the caller's arguments."""
-
-        def function(*tensors: Tensor) -> Any:
-            own = replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
-            return _run_forward(self.forward_func, tensors, None, own)
-
-        return function
-
-    def _segments(
-        self,
-        whole: "_Run",
-        inputs: tuple[Tensor, ...],
-        arguments: object | None,
-        count: int,
-        numbers: RandomNumbers,
-    ) -> Iterator["_Run"]:
-        """Yield the comparison of each segment of the straight line from the baseline to the inputs."""
-        if count == 1:
-            yield whole
-            return
-        ends = [(cast(Tensor, source.base), source.difference) for source in whole.comparison.sources]
-        function = self._function(arguments)
-
-        def segment(number: int, measure_rounding: bool = False) -> Comparison:
-            values = [
-                [base + (number + step) / count * difference for base, difference in ends] for step in (1, 0)
-            ]
-            with seen_into(self.model, self), numbers.again():
-                return compare(
-                    function,
-                    inputs,
-                    inputs,
-                    values=(values[0], values[1]),
-                    measure_rounding=measure_rounding,
-                )
-
-        for number in range(count):
-            yield _Run(segment(number), partial(segment, number, True))
+            if values is None:
+                # A baseline that follows decisions does not give the model's own output.
+                base = partial(plain, points[number]) if self.decisions == "same" else None
+                self._proof.check(comparison, partial(plain, points[number + 1]), self.model, base)
+            yield SegmentRun(comparison, partial(repeat, number), points[number + 1], depths)
+            del comparison
+        if masks:
+            masks.warn()
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
         """Measure how far contributions are off the difference of two outputs, as Captum's methods do.
@@ -347,18 +393,6 @@ class TransformerDeepLift(Attribution):
         delta: Tensor = GradientAttribution(self.forward_func).compute_convergence_delta(*args, **kwargs)
         return delta
 
-    def get_name(self) -> str:
-        """Return "TransformerDeepLift"; Captum would split it."""
-        return "TransformerDeepLift"
-
-    def attribute_future(self) -> None:
-        """Not available.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for TransformerDeepLift")
-
     @property
     def multiplies_by_inputs(self) -> bool:
         """Whether scores are multipliers times differences from the baseline."""
@@ -369,28 +403,16 @@ class TransformerDeepLift(Attribution):
         return True
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A comparison, and how to repeat it.
+def _item(items: Callable[[], Sequence[Scored]], number: int) -> Scored:
+    return items()[number]
 
-    Args:
-        comparison: the comparison.
-        repeat: compares the same once more, with rounding measured.
-    """
 
-    comparison: Comparison
-    repeat: Callable[[], Comparison]
-
-    def rounding(self, choose: Callable[[Tensor], Tensor]) -> Callable[[int], float]:
-        """Return a function from the number of an example to how far rounding may move its sum.
-
-        Args:
-            choose: from the function's output to the explained one, `(B,)`.
-        """
-        repeated = cache(self.repeat)
-
-        def rounding(example: int) -> float:
-            run = repeated()
-            return run.rounding(choose(run.output)[example])
-
-        return rounding
+def _check_multipliers(inputs: Sequence[Tensor], path: Path) -> None:
+    """Check that there are multipliers to return instead of contributions."""
+    if not all(it.is_floating_point() for it in inputs):
+        raise ValueError(
+            "multipliers of token ids have the size of embeddings: pass embeddings as inputs, or take "
+            "multiply_by_inputs=True"
+        )
+    if path.kind == "restore":
+        raise ValueError('path="restore" gives contributions: take multiply_by_inputs=True')

@@ -10,14 +10,11 @@ from typing import Any
 from torch import nn
 
 from captum_globenc.differences.trace import Snapshot
-from captum_globenc.encoders import UnsupportedEncoderError, find_encoder
+from captum_globenc.encoders import find_encoder
+from captum_globenc.errors import NoLayersError, UnsupportedModelError
 from captum_globenc.recording.calls import in_this_thread
 
-__all__ = ["Depths", "NoLayersError"]
-
-
-class NoLayersError(ValueError):
-    """A model in which there are no layers that pass on the tokens; the message says why."""
+__all__ = ["Depths"]
 
 
 class Depths:
@@ -57,14 +54,14 @@ class Depths:
     @property
     def bases(self) -> list[Snapshot]:
         """The same at the baseline."""
-        return self._runs[0]
+        return self._runs[-2]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """See one run."""
+        """See one run; of the runs before, the last is kept, without its graph."""
         seen: list[Snapshot] = []
         last: list[Snapshot] = []
-        self._runs.append(seen)
+        self._runs = [*([it._replace(edge=None) for it in run] for run in self._runs[-1:]), seen]
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             seen.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
@@ -86,7 +83,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers of the encoder, or of the longest row of modules of one kind."""
     try:
         return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
-    except UnsupportedEncoderError:
+    except UnsupportedModelError:
         rows = [
             list(row)
             for row in model.modules()

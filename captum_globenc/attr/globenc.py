@@ -7,21 +7,19 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import TargetType, TensorOrTupleOfTensorsGeneric
-from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_globenc.attr.base import EncoderAttribution
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
+from captum_globenc.captum_api import TargetType, TensorOrTupleOfTensorsGeneric, format_output
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.tokens import spread
 
 
-class GlobEnc(Attribution):
+class GlobEnc(EncoderAttribution):
     """Global token attribution from the whole encoder (Modarressi et al., NAACL 2022).
 
     Each encoder layer is decomposed, attention, value vectors, both residual connections and both
@@ -71,27 +69,14 @@ class GlobEnc(Attribution):
         mixing: str = "N-Enc",
         aggregation: str = "rollout",
     ) -> None:
-        super().__init__(forward_func)
+        super().__init__(forward_func, model)
         _check_choice("mixing", mixing, MIXINGS)
         _check_choice("aggregation", aggregation, AGGREGATIONS)
-        if model is None:
-            if not isinstance(forward_func, nn.Module):
-                raise ValueError(
-                    "forward_func is not a module, so the encoder cannot be found in it: pass the "
-                    "module that holds it, GlobEnc(forward_func, model)."
-                )
-            model = forward_func
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model is a {type(model).__name__}, not a module: pass the model that forward_func calls, "
-                "GlobEnc(forward_func, model)."
-            )
-        find_encoder(model)
-        self.model = model
         self.mixing = mixing
         self.aggregation = aggregation
 
     @logged
+    @torch.no_grad()
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -132,8 +117,9 @@ class GlobEnc(Attribution):
             TypeError: token ids given as floats, or an output object where `target` needs a tensor.
             ValueError: `position` is out of range, on padding, of the wrong length, or needed and
                 not given; the inputs do not match the encoder's tokens; NaN or infinity in a layer.
-            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; or what a layer's
-                attention was seen to do does not add up to what it wrote.
+            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; the recorded
+                attention of a layer does not add up to what it wrote; or tokens are mixed elsewhere than in
+                the attention, as by a hook or a convolution.
             OverflowError: `normalize` is False and the scale exceeds the dtype.
             AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
                 raises it.
@@ -156,8 +142,9 @@ class GlobEnc(Attribution):
             scores = _laid_out(rows, ran)
         else:
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
-        return cast(TensorOrTupleOfTensorsGeneric, _format_output(_is_tuple(inputs), (scores,)))
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (scores,)))
 
+    @torch.no_grad()
     def attribute_layers(
         self,
         inputs: Tensor | tuple[Tensor],
@@ -188,6 +175,7 @@ class GlobEnc(Attribution):
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
         return _laid_out(finite_scores(rows, ran), ran)
 
+    @torch.no_grad()
     def mixing_matrices(
         self,
         inputs: Tensor | tuple[Tensor],
@@ -210,6 +198,7 @@ class GlobEnc(Attribution):
         matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
         return _laid_out(finite(matrices, ran.mixtures), ran)
 
+    @torch.no_grad()
     def rollout_matrices(
         self,
         inputs: Tensor | tuple[Tensor],
@@ -238,27 +227,6 @@ class GlobEnc(Attribution):
 
     def _run(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: object | None) -> Run:
         return run(self.forward_func, self.model, inputs, additional_forward_args, self.mixing)
-
-    def get_name(self) -> str:
-        """Return "GlobEnc", which Captum would split into two words."""
-        return "GlobEnc"
-
-    def attribute_future(self) -> None:
-        """Not available for GlobEnc.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for GlobEnc")
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """False: scores are shares of a representation, not multiplied by the inputs."""
-        return False
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: there is no path integral that could fall short."""
-        return False
 
 
 def _check_choice(what: str, choice: str, choices: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_globenc.attr.run import Run
+from captum_globenc.attr.selected import select
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
+from captum_globenc.errors import NoPositionError
 
 Position = int | Tensor | slice | Sequence[int] | Sequence[Sequence[int]] | Literal["mean"]
 """One token of every text, or the average of several.
@@ -23,10 +24,6 @@ An index; one for each text, `(B,)`; a slice; a list of indices for each text; w
 
 Parts = tuple[int | slice, ...]
 """Positions, and slices of positions, that a head averages."""
-
-
-class NoPositionError(ValueError):
-    """A head that reads no one token, nor a known average of them; the message says what to pass."""
 
 
 def explained(run: Run, target: Any, position: Position | None) -> Tensor:
@@ -62,7 +59,7 @@ def _check_target(output: Any, target: Any) -> None:
             f"forward_func returned a {type(output).__name__}, and target needs a tensor: "
             "wrap the model in captum_globenc.EncoderForward(model), which returns its logits."
         )
-    _select_targets(output, target)
+    select(output, target)
 
 
 def default_position(

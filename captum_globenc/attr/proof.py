@@ -1,7 +1,8 @@
 """Checks that keep a wrong number from leaving: contributions sum up, and the recorded model is the model."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 from captum_globenc.differences import Comparison
 from captum_globenc.errors import PrecisionError, PrecisionWarning, ReconstructionError
 
-__all__ = ["Proof", "ProofError", "check_output", "check_sum"]
+__all__ = ["Proof", "ProofError", "Scored", "check_output", "check_sum"]
 
 ProofError = ReconstructionError
 """The earlier name."""
 
 QUICK = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""How far a sum may be off, in units of what is summed, for rounding not to be measured."""
+"""How far a sum may be off, in units of what is summed, to be right at first sight."""
+
+SLACK = {torch.float64: 1e3, torch.float32: 4.0}
+"""How much more than its first order counts as rounding: in float64 there is room for what rules round."""
 
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 0.25}
 """How far the recorded model's output may be off the model's own, in units of the largest output."""
@@ -24,7 +28,7 @@ OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-
 ADVICE = (
     "Choose a baseline that the model can read: for ids the masked text (EncoderForward.masked) or, where "
     'there is no mask token, the mean of the word embeddings (baseline="mean" of explain) in place of zero '
-    "embeddings. Or compute in float64: model.double()."
+    "embeddings."
 )
 
 
@@ -74,77 +78,104 @@ class Proof:
         self._proven |= run.trace.operations
 
 
-def check_sum(
-    contributions: Sequence[Tensor],
-    output: Tensor,
-    base: Tensor,
-    lowest: torch.dtype,
-    rounding: Callable[[int], float],
-) -> Tensor:
-    """Return how far contributions are off the difference of an output, once that is within rounding.
-
-    A sum that is off by little of what is summed, and of the difference, is right. For others rounding is
-    measured, which costs another comparison.
+@dataclass(frozen=True)
+class Scored:
+    """Contributions and the outputs whose difference they sum to.
 
     Args:
         contributions: of all inputs, each with the batch first.
         output: `(B,)` at the inputs.
         base: `(B,)` at the baseline.
         lowest: the precision that was computed in.
-        rounding: from the number of an example to how far rounding may move its sum.
+        rounding: from the number of an example to how far rounding may move its sum; costs a comparison.
+    """
+
+    contributions: tuple[Tensor, ...]
+    output: Tensor
+    base: Tensor
+    lowest: torch.dtype
+    rounding: Callable[[int], float]
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Return `(B,)`, the sum of contributions, and that of their sizes."""
+        parts = [part.reshape(len(self.output), -1).to(self.output.device) for part in self.contributions]
+        return sum(part.sum(1) for part in parts), sum(part.abs().sum(1) for part in parts)  # type: ignore[return-value]
+
+
+def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return contributions that sum to the difference of their output.
+
+    A sum that is off by little of what is summed, and by little more than the rounding of the outputs, is
+    right, unless contributions are much larger than the outputs. For other examples everything is computed
+    once more in float64, whose contributions are then returned. What is still off by more than rounding is
+    an error.
+
+    Args:
+        first: contributions in the model's precision.
+        finer: computes them in float64, or in the model's precision once more.
 
     Returns:
-        `(B,)`, their sum minus the difference.
+        The contributions, and `(B,)`, their sum minus the difference.
 
     Raises:
         ValueError: an output is not finite.
-        ReconstructionError: contributions do not sum to the difference within rounding.
-        PrecisionError: rounding is larger than the difference.
+        ReconstructionError: contributions do not sum to the difference.
+        PrecisionError: rounding in float64 is larger than the difference.
     """
-    if not (output.isfinite().all() and base.isfinite().all()):
+    if not (first.output.isfinite().all() and first.base.isfinite().all()):
         raise ValueError("the output is NaN or infinite at the inputs or at the baseline")
-    sums = [part.reshape(len(output), -1) for part in contributions]
-    total = torch.stack([part.sum(1).to(output.device) for part in sums]).sum(0)
-    size = torch.stack([part.abs().sum(1).to(output.device) for part in sums]).sum(0)
-    change = output - base
-    delta = total - change
-    sure = (delta.abs() <= QUICK[lowest] * size) & (size <= 1e3 * change.abs())
-    if not sure.all():
-        for example in (~sure).nonzero().flatten().tolist():
-            _judge(
-                example,
-                *(float(it[example]) for it in (total, size, output, base)),
-                rounding=rounding(example),
-                eps=torch.finfo(lowest).eps,
-            )
-    return delta.detach()
-
-
-def _judge(
-    example: int, total: float, size: float, output: float, base: float, *, rounding: float, eps: float
-) -> None:
-    """Judge the sum of one example, once its rounding is measured; `check_sum` tells of the errors."""
-    change, delta = abs(output - base), abs(total - (output - base))
-    rounding_of_outputs = eps * (abs(output) + abs(base))
-    bound = rounding + rounding_of_outputs
-    found = (
-        f"The contributions of example {example} sum to {total:.6g}, and its output changes by "
-        f"{output - base:.6g} from the baseline"
+    total, size = first.sums()
+    change = first.output - first.base
+    both = first.output.abs() + first.base.abs()
+    close = QUICK[first.lowest] * size + 8 * torch.finfo(first.lowest).eps * both
+    sure = ((total - change).abs() <= close) & (size <= 1e3 * torch.maximum(change.abs(), both))
+    if sure.all():
+        return first.contributions, (total - change).detach()
+    better = finer()
+    for example in (~sure).nonzero().flatten().tolist():
+        _judge(example, better, torch.finfo(first.output.dtype).eps)
+    chosen = tuple(
+        torch.where(sure.to(old.device).reshape(-1, *[1] * (old.dim() - 1)), old, new.to(old.dtype))
+        for old, new in zip(first.contributions, better.contributions, strict=True)
     )
-    if not delta <= bound:
-        raise ReconstructionError(
-            f"{found}, where rounding explains {bound:.2g}: something in the model depends on the inputs in "
-            "a way that is not seen, such as weights that are indexed by ids, weight[ids] instead of an "
-            "embedding, masks made of ids, functions outside of torch, or other examples of the batch."
+    total, _ = replace(first, contributions=chosen).sums()
+    return chosen, (total - change).detach()
+
+
+def _judge(example: int, scored: Scored, eps: float) -> None:
+    """Raise or warn where the sum of one example is not right; `check_sum` tells of the errors.
+
+    Args:
+        example: its number.
+        scored: contributions, the finer ones.
+        eps: the rounding of the model's own output.
+    """
+    total, size = (float(it[example]) for it in scored.sums())
+    output, base = (float(it[example]) for it in (scored.output, scored.base))
+    change, delta = abs(output - base), abs(total - (output - base))
+    resolution = eps * (abs(output) + abs(base))
+    if not delta <= QUICK[scored.lowest] * size + resolution:
+        rounding = scored.rounding(example)
+        if size <= 1e-6 * rounding / torch.finfo(scored.lowest).eps:
+            return  # an output that does not depend on the inputs: contributions are rounding themselves
+        bound = SLACK[scored.lowest] * rounding + 4 * resolution
+        found = (
+            f"The contributions of example {example} sum to {total:.6g}, and its output changes by "
+            f"{output - base:.6g} from the baseline"
         )
-    ordinary = size <= 100 * (abs(output) + abs(base))
-    if change <= 8 * rounding_of_outputs or (change <= bound and ordinary):
-        return  # the output does not change but by rounding: contributions are what they are
-    if delta > change:
-        raise PrecisionError(f"{found}: nothing but the rounding of large contributions is left. {ADVICE}")
-    if delta > 1e-2 * change or size > 1e4 * change:
+        if not delta <= bound:
+            raise ReconstructionError(
+                f"{found}, where rounding explains {bound:.2g}: something in the model depends on the inputs "
+                "in a way that is not seen, such as weights that are indexed by ids, weight[ids] instead of "
+                "an embedding, masks made of ids, functions outside of torch, or other examples of the batch."
+            )
+        if delta > change > resolution:
+            raise PrecisionError(f"{found}: the rounding of contributions that cancel is larger. {ADVICE}")
+    # An output that does not change but by rounding is no reason to warn: contributions are what they are.
+    if size > 1e4 * change and change > 8 * resolution and size > 100 * (abs(output) + abs(base)):
         warnings.warn(
-            f"{found}; their sizes sum to {size:.3g}, so that nearly all of them cancels. {ADVICE}",
+            f"The contributions of example {example} cancel: their sizes sum to {size:.3g}, and its output "
+            f"changes by {output - base:.3g}. {ADVICE}",
             PrecisionWarning,
             stacklevel=5,
         )

@@ -6,13 +6,14 @@ B batch, L layers, N tokens, D embedding size.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from captum._utils.common import _format_tensor_into_tuples, _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.attr.inputs import as_tensors
 from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
+from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.mixing import mix
 from captum_globenc.decomposition.mixture import Mixture
 from captum_globenc.decomposition.record import LayerRecord
@@ -86,7 +87,10 @@ def run(
         padding.append(layer.real)
 
     output = record(
-        lambda: _run_forward(forward_func, (tensor,), None, additional_forward_args), encoder, decompose
+        lambda: run_forward(forward_func, tensor, additional_forward_args),
+        encoder,
+        decompose,
+        again=True,
     )
     first = mixtures[0]
     real = (
@@ -131,13 +135,13 @@ def finite_scores(values: Tensor, ran: Run) -> Tensor:
 
 def single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
     """Return the one tensor that inputs are, refusing token ids given as floats."""
-    tensors = _format_tensor_into_tuples(inputs)
+    tensors = as_tensors(inputs, ids_of_texts=encoder.grid is None)
     if len(tensors) != 1:
         raise ValueError(
             f"inputs is a tuple of {len(tensors)}: GlobEnc scores one tensor; pass the others in "
             "additional_forward_args."
         )
-    tensor = cast(Tensor, tensors[0])
+    tensor = tensors[0]
     if encoder.grid is None and tensor.ndim == 2 and tensor.is_floating_point():
         raise TypeError(
             f"inputs are {tensor.dtype} of shape {tuple(tensor.shape)}: token ids must be integers. "

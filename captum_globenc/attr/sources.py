@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import _format_tensor_into_tuples
 from torch import Tensor
 
+from captum_globenc.attr.inputs import as_tensors
 from captum_globenc.differences.trace import Source
 
 __all__ = ["formatted_baselines", "formatted_inputs", "on_inputs"]
@@ -22,11 +22,12 @@ def formatted_inputs(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the inputs as a tuple, detached.
 
     Raises:
-        TypeError: one of them is no tensor, or is neither of numbers nor of ids.
+        AssertionError: one of them is not a tensor.
+        TypeError: one of them has booleans or complex numbers.
     """
-    tensors = _format_tensor_into_tuples(inputs)
+    tensors = as_tensors(inputs)
     for tensor in tensors:
-        if not isinstance(tensor, Tensor) or tensor.dtype is torch.bool or tensor.is_complex():
+        if tensor.dtype is torch.bool or tensor.is_complex():
             raise TypeError("inputs must be tensors of token ids or of real numbers")
     return tuple(tensor.detach() for tensor in tensors)
 
@@ -88,18 +89,19 @@ def on_inputs(
     """
     floats = iter([part for it, part in zip(sources, contributions, strict=True) if not it.looked_up])
     sizes = [0 if it.is_floating_point() else it.numel() for it in inputs]
-    of_ids = torch.zeros(sum(sizes), device=inputs[0].device)
+    dtype = next((it.dtype for it in contributions), None)
+    of_ids = torch.zeros(sum(sizes), dtype=dtype, device=inputs[0].device)
     for source, contribution in zip(sources, contributions, strict=True):
         if not source.looked_up or not contribution.any():
             continue
-        if source.places is None:
+        assert source.positions is not None
+        credited = source.positions.credit(contribution.sum(-1))
+        if credited is None:
             raise ValueError(
                 f"embeddings {tuple(contribution.shape)} were looked up by numbers made of the ids in a way "
                 "that does not tell which id they belong to."
             )
-        scores = contribution.sum(-1).flatten()
-        places = source.places.flatten().to(scores.device)
-        of_ids = of_ids.to(scores.device) + scores.new_zeros(sum(sizes)).scatter_add(0, places, scores)
+        of_ids = of_ids.to(credited.device) + credited
     return tuple(
         next(floats) if tensor.is_floating_point() else part.view(tensor.shape)
         for tensor, part in zip(inputs, torch.split(of_ids, sizes), strict=True)

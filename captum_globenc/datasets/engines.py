@@ -8,6 +8,7 @@ from typing import Any
 
 from captum_globenc.datasets.attributor import Attributor
 from captum_globenc.datasets.reading import Block
+from captum_globenc.errors import EngineError
 from captum_globenc.extras import optional
 
 __all__ = ["ENGINES", "EngineError", "check_engine"]
@@ -19,10 +20,6 @@ Made = Iterator[tuple[int, Block, dict[str, list[Any]]]]
 
 QUEUED = 2
 """Blocks that wait at each worker or run there: bounds the memory."""
-
-
-class EngineError(Exception):
-    """An engine that failed; the message says in one line what to do."""
 
 
 def _local(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from captum_globenc.datasets.shards import read_about, shard_files
+from captum_globenc.datasets.shards import check_shard, read_about, shard_files
 from captum_globenc.extras import optional
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
@@ -37,7 +37,8 @@ def load_explanations(
         limit: how many at most; left out, all.
 
     Raises:
-        ValueError: the folder holds no attributions, not all of them yet, or those of another layout.
+        ValueError: the folder holds no attributions, not all of them yet, or those of another layout; or a
+            file is damaged.
         IndexError: there is no row of a number.
         ImportError: the extra `datasets` is not installed.
 
@@ -64,7 +65,7 @@ def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Ite
     files, size = shard_files(folder), about["rows_per_shard"]
     if rows is None:
         for file in files:
-            yield from parquet.read_table(file).to_pylist()
+            yield from parquet.read_table(check_shard(file)).to_pylist()
         return
     number, table = -1, None
     for row in rows:
@@ -72,7 +73,7 @@ def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Ite
             raise IndexError(f"there is no row {row}: {folder} has {about['rows']}")
         if table is None or row // size != number:
             number = row // size
-            table = parquet.read_table(files[number])
+            table = parquet.read_table(check_shard(files[number]))
         yield table.slice(row % size, 1).to_pylist()[0]
 
 

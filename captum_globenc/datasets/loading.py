@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captum_globenc.datasets.shards import shard_files
+from captum_globenc.datasets.shards import check_shard, shard_files
 from captum_globenc.extras import optional
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def load_attributions(
         A `datasets.Dataset` with a row for each of the input, in its order.
 
     Raises:
-        ValueError: the folder holds no attributions, or not all of them yet.
+        ValueError: the folder holds no attributions, or not all of them yet, or a file is damaged.
         ImportError: the extra `datasets` is not installed.
     """
     datasets: Any = optional("datasets", "datasets")
     # What it takes for patterns are names here.
-    files = [escape(str(path)) for path in shard_files(Path(folder))]
+    files = [escape(str(check_shard(path))) for path in shard_files(Path(folder))]
     dataset: Dataset = datasets.Dataset.from_parquet(
         files, cache_dir=None if cache_dir is None else fspath(cache_dir)
     )

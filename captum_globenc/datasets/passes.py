@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.rows import Text
-from captum_globenc.encoders import UnsupportedEncoderError
+from captum_globenc.errors import UnsupportedModelError
 from captum_globenc.forward import EncoderForward
 from captum_globenc.texts.asked import Picked, Picks, picked_tensors
 from captum_globenc.texts.methods import METHODS
@@ -33,7 +33,7 @@ Done = Callable[[float], None]
 FATAL = (
     torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),
-    UnsupportedEncoderError,
+    UnsupportedModelError,
 )
 """Errors of a machine or a model: no row is to blame, and the next ones would fail as well."""
 

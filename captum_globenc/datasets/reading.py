@@ -20,7 +20,8 @@ READ_ROWS = 1024
 CSV_BLOCK = 1 << 24
 """Bytes that are parsed at once, more than which no row may have."""
 
-WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+"""Labels of tables that become whole numbers, and can be written back as they were: not 007, a code."""
 
 USUAL = {"pair": "pair", "label": "label"}
 """Columns that are used where they are there."""

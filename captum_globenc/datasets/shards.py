@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from captum_globenc.extras import optional
 
-__all__ = ["ABOUT", "Counts", "Shards", "finished", "read_about", "shard_files"]
+__all__ = ["ABOUT", "Counts", "Shards", "check_shard", "finished", "read_about", "shard_files"]
 
 pq: Any = optional("pyarrow.parquet", "datasets")
 
@@ -21,6 +22,10 @@ NEEDED = {"model", "settings", "rows", "rows_per_shard"}
 """What a description holds at least."""
 COUNTS = b"captum_globenc"
 """The key of a shard's metadata that holds its counts."""
+DIGEST = b"captum_globenc.sha256"
+"""The key of a shard's metadata that holds the SHA-256 of all bytes before the metadata, in hex."""
+FOOTER = 8
+"""Bytes at the end of a Parquet file: the length of its metadata, four bytes, and "PAR1"."""
 
 
 class Counts(NamedTuple):
@@ -107,8 +112,11 @@ class Shards:
             {**(table.schema.metadata or {}), COUNTS: json.dumps(counts._asdict())}
         )
         try:
-            with part.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
+            with part.open("w+b") as file:
+                with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+                    writer.write_table(table)
+                    file.flush()
+                    writer.add_key_value_metadata({DIGEST: _digest(file, file.tell())})
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -159,7 +167,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """Return the shards of a finished run, in order.
+    """Return the shards of a finished run, in order; :func:`check_shard` checks their content.
 
     Raises:
         ValueError: there are no attributions, or some shards are missing.
@@ -181,11 +189,50 @@ def finished(folder: Path) -> Counts | None:
     return None if counts is None else Counts(**counts)
 
 
+def check_shard(path: Path) -> Path:
+    """Check a shard against its checksum, and return its path.
+
+    Shards of versions without a checksum pass.
+
+    Raises:
+        ValueError: the shard is damaged.
+    """
+    try:
+        whole = _is_whole(path, pq.read_metadata(path).metadata or {})
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        whole = False  # pyarrow raises either for metadata that it cannot parse
+    if not whole:
+        raise ValueError(f"{path} is damaged: run the command that wrote it again, which makes it anew")
+    return path
+
+
+def _is_whole(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
+    """Return whether the content of a shard is what was written, as far as its metadata tells."""
+    if DIGEST not in metadata:
+        return True
+    with path.open("rb") as file:
+        end = file.seek(-FOOTER, os.SEEK_END)
+        return _digest(file, end - int.from_bytes(file.read(4), "little")) == metadata[DIGEST]
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Return the SHA-256 of the first `size` bytes of a file, in hex; the file's position is kept."""
+    place, made = file.tell(), hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        made.update(block)
+        size -= len(block)
+    file.seek(place)
+    return made.hexdigest().encode()
+
+
 def _counts(path: Path) -> Counts | None:
-    """Return the counts in a shard; None where there is none, or it is damaged."""
+    """Return the counts in a shard; None where there is no shard, or it is damaged."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
-        return Counts(**json.loads(metadata[COUNTS]))
+        return Counts(**json.loads(metadata[COUNTS])) if _is_whole(path, metadata) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captum_globenc.datasets.shards import read_about, shard_files
+from captum_globenc.datasets.shards import check_shard, read_about, shard_files
 from captum_globenc.extras import optional
 from captum_globenc.texts.methods import METHODS
 
@@ -44,11 +44,13 @@ class WordWeight:
     examples: list[Example]
 
 
-# Tokens of a word stand together: the first of them is that whose neighbour belongs to another.
+# Tokens of a word stand together: the first of them is that whose neighbour belongs to another. A row of this
+# table is a token, so it holds the token's word alone, and neither the text nor all its words.
 TOKENS = """
-SELECT *, lower(words[place + 1]) AS word FROM (
-    SELECT idx, text, {label} AS label, words, unnest(word_ids) AS place,
-           unnest([NULL::INTEGER] || word_ids[:-2]) AS before, unnest("{method}")::DOUBLE AS score
+SELECT idx, label, place, before, score, lower(word) AS word FROM (
+    SELECT idx, {label} AS label, unnest(word_ids) AS place,
+           unnest([NULL::INTEGER] || word_ids[:-2]) AS before, unnest("{method}")::DOUBLE AS score,
+           unnest(list_transform(word_ids, lambda place: words[place + 1])) AS word
     FROM read_parquet({files}) WHERE error = ''
 )
 WHERE place IS NOT NULL
@@ -61,11 +63,11 @@ QUALIFY row_number() OVER (PARTITION BY label ORDER BY total / occurrences DESC,
 """
 
 EXAMPLES = """
-SELECT label, word, max({{'score': score, 'before': -idx, 'text': text}}, {most}) AS rows
+SELECT label, word, max({{'score': score, 'before': -idx}}, {most}) AS rows
 FROM (
-    SELECT label, word, idx, max(score) AS score, any_value(text) AS text
+    SELECT label, word, idx, max(score) AS score
     FROM (
-        SELECT label, word, idx, sum(score) AS score, any_value(text) AS text
+        SELECT label, word, idx, sum(score) AS score
         FROM ({tokens}) SEMI JOIN weights USING (label, word)
         GROUP BY label, word, idx, place
     )
@@ -73,6 +75,8 @@ FROM (
 )
 GROUP BY label, word
 """
+
+TEXTS = "SELECT idx, text FROM read_parquet({files}) WHERE idx IN (SELECT unnest(?))"
 
 
 def summarize(
@@ -116,10 +120,15 @@ def summarize(
     method = methods[0] if method is None else method
     if method not in methods:
         raise ValueError(f"{folder} holds no scores of {method}; it has {', '.join(methods)}")
+    paths = shard_files(folder)
+    try:
+        files = f"[{', '.join(_quoted(check_shard(path)) for path in paths)}]"
+    except ValueError as error:
+        raise ValueError(f"cannot sum up {folder}: {error}") from error
     tokens = TOKENS.format(
         label="prediction" if METHODS[method].kind == "shares" else "explained",
         method=method,
-        files=f"[{', '.join(map(_quoted, shard_files(folder)))}]",
+        files=files,
     )
     duckdb: Any = optional("duckdb", "datasets")
     try:
@@ -135,8 +144,10 @@ def summarize(
             found: dict[tuple[str, str], list[Example]] = {}
             if examples:
                 rows = database.execute(EXAMPLES.format(tokens=tokens, most=examples)).fetchall()
+                numbers = sorted({-it["before"] for _, _, chosen in rows for it in chosen})
+                texts = dict(database.execute(TEXTS.format(files=files), [numbers]).fetchall())
                 found = {
-                    (label, word): [Example(-it["before"], it["text"] or "") for it in chosen]
+                    (label, word): [Example(-it["before"], texts[-it["before"]] or "") for it in chosen]
                     for label, word, chosen in rows
                 }
             ordered = database.execute(

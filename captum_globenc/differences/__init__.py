@@ -11,7 +11,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
-    from captum_globenc.differences.run import Comparison, RandomNumbers, compare, freeze
+    from captum_globenc.differences.run import Comparison, RandomNumbers, compare, compare_path, freeze
     from captum_globenc.differences.table import register_rule
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "UnsupportedOperationError",
     "bound",
     "compare",
+    "compare_path",
     "freeze",
     "register_rule",
 ]
@@ -41,7 +42,7 @@ __getattr__, __dir__ = on_demand(
         **dict.fromkeys(
             ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
         ),
-        **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "freeze"), "run"),
+        **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "compare_path", "freeze"), "run"),
         "register_rule": "table",
     },
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
+from captum_globenc.differences.compositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
 
 __all__ = ["fused_attention"]
@@ -19,8 +20,8 @@ TILE = 1 << 18
 """Scores that are worked on at a time: a few matrices of them fit a cache."""
 ROWS = 128
 """Receivers of a tile, at most."""
-MASKED = -1e30
-"""What a score counts as that is masked: below all others, and finite, so that differences are."""
+MASKED, UNSEEN = -1e30, -1e35
+"""Scores under a mask of a large negative number, and under False or -inf: finite, so differences are."""
 
 
 def fused_attention(
@@ -84,6 +85,7 @@ class _Mask:
     def __init__(
         self, given: Tensor | None, causal: bool, shape: tuple[int, ...], device: torch.device
     ) -> None:
+        given = given.reshape(1) if given is not None and given.dim() == 0 else given
         self._given = given
         self._expanded = None if given is None else given.expand(shape)
         self._causal = causal
@@ -100,6 +102,8 @@ class _Mask:
             return slice(0, len(sources))
         part = given[..., rows, :] if given.dim() > 1 and given.shape[-2] > 1 else given
         visible = part if part.dtype is torch.bool else part > MASKED / 2
+        if part.dtype is not torch.bool:  # a row of large negative numbers sees all that are finite
+            visible = visible | (~visible.any(-1, keepdim=True) & (part > -math.inf))
         places = visible.reshape(-1, len(sources)).any(0).nonzero()
         return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
@@ -130,13 +134,16 @@ class _Tile:
         scores, base = q @ k.mT, q0 @ k0.mT
         if mask is not None:
             scores, base = _hidden(scores, mask), _hidden(base, mask)
-            seen = scores.amax(-1, keepdim=True) > MASKED / 2
+            top = scores.amax(-1, keepdim=True)
         log_p, log_p0 = scores.log_softmax(-1), base.log_softmax(-1)
         difference = torch.sub(log_p, log_p0, out=scores)
         self.mean = log_p.exp_().lerp_(log_p0.exp_(), 0.5)
-        if mask is not None and not bool(seen.all()):
-            self.mean *= seen
+        exact = None if mask is None else top > absorbing(top.dtype)
+        if exact is not None and not bool(exact.all()):
+            self.mean *= top > UNSEEN / 2
         self._means = tanhc_of_half(difference).mul_(self.mean)
+        if exact is not None:
+            self._means *= exact
 
     def backward(self, grad: Tensor) -> Tensor:
         """From the multipliers of the probabilities to those of the scores."""
@@ -149,5 +156,5 @@ class _Tile:
 def _hidden(scores: Tensor, mask: Tensor) -> Tensor:
     """Return scores under a mask, boolean (True: may be seen) or additive."""
     if mask.dtype is torch.bool:
-        return scores.masked_fill_(~mask, MASKED)
-    return scores.add_(mask).clamp_min_(MASKED)
+        return scores.masked_fill_(~mask, UNSEEN)
+    return scores.add_(mask).clamp_min_(MASKED).masked_fill_(mask == -math.inf, UNSEEN)

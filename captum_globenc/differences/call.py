@@ -91,6 +91,8 @@ Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
 Rule = Callable[[Call], Backward]
 """From a call to its backward pass: sum of multipliers times differences = difference of the output."""
 
+NESTED = (tuple, list, dict)
+
 CONSTANT = "constant"
 """The rule of functions whose result counts as if it did not depend on the input."""
 
@@ -121,26 +123,26 @@ def bound(rule: Callable[..., Backward]) -> Rule:
 
 def leaves(tree: Any) -> Iterator[Any]:
     """Walk through what lists, tuples and mappings hold, in order."""
-    if isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from leaves(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from leaves(item)
+    if isinstance(tree, NESTED):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            if isinstance(item, NESTED):
+                yield from leaves(item)
+            else:
+                yield item
     else:
         yield tree
 
 
 def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
     """Return a copy of nested lists, tuples and mappings with each thing in them changed."""
-    if isinstance(tree, (list, tuple)):
-        items = [replaced(item, change) for item in tree]
-        if type(tree).__module__ == "torch.return_types":
-            return type(tree)(items)
-        return tuple(items) if isinstance(tree, tuple) else items
     if isinstance(tree, dict):
         return {key: replaced(item, change) for key, item in tree.items()}
-    return change(tree)
+    if not isinstance(tree, NESTED):
+        return change(tree)
+    items = [replaced(item, change) if isinstance(item, NESTED) else change(item) for item in tree]
+    if isinstance(tree, list):
+        return items
+    return type(tree)(items) if type(tree).__module__ == "torch.return_types" else tuple(items)
 
 
 def differentiable(leaf: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["COMPOSITIONS", "attention_in_parts"]
+__all__ = ["COMPOSITIONS", "absorbing", "attention_in_parts"]
 
 Depends = Callable[[Any], bool]
 
@@ -131,6 +131,18 @@ def _gated(depends: Depends, input: Tensor, dim: int = -1) -> Any:
     return one * gate.sigmoid()
 
 
+def _grouped_product(
+    depends: Depends, input: Tensor, mat2: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
+) -> Any:
+    """Multiply groups of rows, which end at `offs`, by a matrix each, as tokens routed to experts are."""
+    if offs is None or input.dim() != 2 or mat2.dim() != 3 or bias is not None:
+        raise UnsupportedOperationError("grouped_mm is supported for rows in groups, (T, K) by (E, K, N)")
+    ends = offs.tolist()
+    rows = [input[start:end] @ matrix for start, end, matrix in zip([0, *ends], ends, mat2, strict=False)]
+    rest = len(input) - ends[-1]  # rows of no group, whose result nothing reads
+    return torch.cat([*rows, rows[0].new_zeros(rest, mat2.shape[-1])])
+
+
 def _softmin(
     depends: Depends, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Any:
@@ -179,18 +191,30 @@ def attention_in_parts(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Two products and a softmax; a row that sees nothing, as padding may, has some mean and not NaN."""
+    """Two products and a softmax. A row that is all False or -inf gives 0, as in torch."""
     if enable_gqa and key.shape[-3] != query.shape[-3]:
         key, value = _for_each_head(query, key, value)
     scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -math.inf)
-    if attn_mask is not None and attn_mask.dtype is torch.bool:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    return torch.nn.functional.dropout(scores.softmax(-1), dropout_p) @ value
+    if attn_mask is None:
+        return torch.nn.functional.dropout(scores.softmax(-1), dropout_p) @ value
+    mask = attn_mask if attn_mask.dim() else attn_mask.reshape(1)
+    if mask.dtype is torch.bool:
+        empty = ~mask.any(-1, keepdim=True)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        empty = (mask == -math.inf).all(-1, keepdim=True)
+        absorbed = (mask < absorbing(scores.dtype)).all(-1, keepdim=True)
+        scores = scores.masked_fill(absorbed, 0) + mask.masked_fill(empty, 0)
+    probabilities = scores.softmax(-1).masked_fill(empty, 0)
+    return torch.nn.functional.dropout(probabilities, dropout_p) @ value
+
+
+def absorbing(dtype: torch.dtype) -> float:
+    """Return the number below which a sum with a score is the number itself: scores no longer matter."""
+    return -2 / torch.finfo(dtype).eps
 
 
 def _multi_head_attention(
@@ -282,6 +306,7 @@ COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("instance_norm", _instance_norm),
     ("glu", _gated),
     ("softmin", _softmin),
+    ("grouped_mm _grouped_mm", _grouped_product),
     ("logaddexp", _log_add_exp),
     ("scaled_dot_product_attention", _attention),
     ("multi_head_attention_forward", _multi_head_attention),

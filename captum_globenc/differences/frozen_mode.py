@@ -49,7 +49,7 @@ class FrozenMode(DifferenceMode):
     """
 
     def __init__(self, trace: Trace, rules: Rules) -> None:
-        super().__init__(trace, True, rules.table, alone=True)
+        super().__init__(trace, None, rules.table, alone=True)
         self._slopes = rules.slopes
         self._roots = _Roots()
 

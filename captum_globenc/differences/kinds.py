@@ -10,12 +10,14 @@ from captum_globenc.differences.names import functions
 __all__ = [
     "ARRANGING",
     "CASTS",
+    "COUNTING",
     "DECISIONS",
     "ELEMENTWISE",
     "FILLED",
     "IDENTITIES",
     "LIKE",
     "LINEAR_FUNCTIONS",
+    "LOOKING_UP",
     "PLAIN",
     "QUADRATIC_FUNCTIONS",
     "SOURCES",
@@ -62,7 +64,7 @@ PLAIN = functions(
     "get_device len hash format repr result_type can_cast new_zeros new_ones new_full new_empty "
     "new_tensor new zeros_like ones_like full_like empty_like rand_like randn_like randint_like "
     "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type "
-    "_has_compatible_shallow_copy_type"
+    "_has_compatible_shallow_copy_type _nested_tensor_from_mask_left_aligned"
 )
 """What they return does not depend on a tensor's values."""
 
@@ -75,13 +77,20 @@ DECISIONS = functions(
 """What they return decides what a model does: the same in both runs, and no part of a difference."""
 
 ELEMENTWISE = functions(
-    "add sub rsub mul multiply div divide floor_divide floordiv remainder mod fmod neg negative abs clamp "
-    "clip clamp_min clamp_max maximum minimum masked_fill where eq ne lt le gt ge not_equal less less_equal "
-    "greater greater_equal logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor "
-    "bitwise_not and or xor invert isin cumsum long int short byte bool to type type_as cpu cuda "
-    "broadcast_tensors"
-)
-"""Make of each id a number in its place; what is counted up to an id is its own."""
+    "add sub rsub mul multiply div divide true_divide truediv floor_divide floordiv remainder mod fmod pow "
+    "square neg negative abs sign floor ceil round trunc clamp clip clamp_min clamp_max maximum minimum "
+    "masked_fill where eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_and "
+    "logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not and or xor invert "
+    "bitwise_left_shift bitwise_right_shift lshift rshift long int short byte bool double half bfloat16 to "
+    "type type_as cpu cuda detach"
+) | {Tensor.float}
+"""Make one number of the elements at the same place of all arguments."""
+
+COUNTING = functions("cumsum sum")
+"""Sum up elements."""
+
+LOOKING_UP = functions("getitem gather take take_along_dim index_select")
+"""Look elements of a table up, one for each element of their indices."""
 
 CASTS = functions("to type half bfloat16")
 """Change what numbers are held as."""

@@ -42,6 +42,7 @@ from captum_globenc.differences.table import EXACT, Row
 from captum_globenc.differences.trace import (
     AppliedRule,
     RecordedCall,
+    Route,
     Source,
     Trace,
     joined,
@@ -55,10 +56,13 @@ __all__ = ["DifferenceMode"]
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
+OTHERWISE = "_captum_globenc_otherwise"
 PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
 """What looks at gradients of tensors: there are none in a comparison, so these do nothing."""
+ROUTING = functions("topk sort")
+"""Functions that return elements of their argument with the indices of these."""
 LINEAR_AUTOGRAD = ("bitsandbytes.",)
 """Modules whose autograd functions are linear: products with quantized weights."""
 
@@ -67,27 +71,34 @@ class DifferenceMode(TorchFunctionMode):
     """Sees one run of a function.
 
     Args:
-        trace: what both runs share.
-        at_input: whether it is the run at the input, which comes second.
+        base: the trace of the run at the baseline, which this run is paired with; None for the first run.
+        record: the trace that this run leaves for the next one, whose baseline it is; None for the last run.
         table: rows by function.
         values: what the sources are taken to be instead of what is looked up, in order.
         alone: whether there is no run at the baseline: rules then see the same value twice.
+        precision: the lowest dtype that is computed in; tensors of a lower one are converted to it.
+        route: decisions that are returned in place of this run's own; it collects them if it is empty.
     """
 
     def __init__(
         self,
-        trace: Trace,
-        at_input: bool,
+        base: Trace | None,
+        record: Trace | None = None,
         table: Mapping[Callable[..., Any], Row] = EXACT,
         values: Sequence[Tensor] | None = None,
         alone: bool = False,
+        precision: torch.dtype = torch.float32,
+        route: Route | None = None,
     ) -> None:
         super().__init__()
-        self._trace = trace
-        self._at_input = at_input
+        self._trace = base or record or Trace()
+        self._record = record
+        self._at_input = base is not None
+        self._route = route
         self._table = table
         self._values = None if values is None else iter(values)
         self._alone = alone
+        self._precision = precision
         self._token = object()
         self._ids = Ids()
         self._views = False  # whether there may be views of what was written into
@@ -95,16 +106,17 @@ class DifferenceMode(TorchFunctionMode):
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
         """Take a tensor of floats as a source, and return a copy for the model, which may write into it."""
         value = (value if self._values is None else next(self._values, value)).detach()
-        value = value.float() if value.dtype in HALF else value.clone()
-        places = None if index is None else index.places
-        if not self._at_input or self._alone:
-            base = None if self._alone else value
-            self._trace.sources.append(Source(base, value, index is not None, places))
+        value = value.to(self._precision) if self._low(value.dtype) else value.clone()
+        positions = None if index is None else index.places
+        if self._record is not None:
+            self._record.sources.append(Source(value.clone(), value, index is not None, positions))
         if not self._at_input:
             return self._tagged(value.clone())
+        if self._alone:
+            self._trace.sources.append(Source(None, value, index is not None, positions))
         source = self._trace.next_source()
-        if places is None or source.places is None or not torch.equal(places, source.places):
-            source.places = None
+        if source.positions is not None and positions is not None and not self._alone:
+            source.positions = positions.agreed(source.positions)
         source.leaf = value.requires_grad_()
         with torch.enable_grad():
             return self._tagged(value.clone())
@@ -120,14 +132,16 @@ class DifferenceMode(TorchFunctionMode):
         return getattr(value, TAG, None) is self._token
 
     def completed(self, output: Any) -> Any:
-        """Return the output of the run at the input, once all that it depends on was seen.
+        """Return the output of the run, once all that it depends on was seen.
 
         Args:
             output: what the function returned.
 
         Raises:
-            UnsupportedOperationError: it does.
+            UnsupportedOperationError: it depends on the input in a way that was not seen.
         """
+        if not self._at_input:
+            return output
         for leaf in leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not self.depends(leaf):
                 self._trace.check_unseen(leaf)
@@ -149,17 +163,20 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
+                if hasattr(leaf, OTHERWISE) and func not in PLAIN:
+                    raise _decided_otherwise(getattr(leaf, OTHERWISE))
                 index = self._ids.index(leaf) or index
                 kept_out = kept_out or leaf.is_inference()
-        self._trace.protect_from(func, args, kwargs)
+        self._protect_from(func, args, kwargs)
         if kept_out and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
+        before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
         if index is None or (func in PLAIN and func not in FILLED):
             return output
         if func in SOURCES:
             return self.source(output, index)
-        self._ids.follow(func, args, kwargs, output)
+        self._ids.follow(func, before, kwargs, output if before is args else args[0])
         return output
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -168,11 +185,13 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
-        if self._at_input:
+        if self._at_input and any(map(self._altered, leaves((args, kwargs)))):
             seen_through = partial(self._seen_through, in_place=changes_in_place(func))
             args, kwargs = replaced((args, kwargs), seen_through)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
+        if self._route is not None and func in ROUTING:
+            return self._routed(func, args, kwargs)
         row = self._table.get(func)
         if row is None or kwargs.get("out") is not None:
             raise UnsupportedOperationError(
@@ -193,7 +212,7 @@ class DifferenceMode(TorchFunctionMode):
         in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         rule = row.rule
         if in_place:
-            if rule == CONSTANT or not isinstance(target, Tensor) or target.dtype in HALF:
+            if rule == CONSTANT or not isinstance(target, Tensor) or self._low(target.dtype):
                 raise UnsupportedOperationError(
                     f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it "
                     "is, such as one of half precision: write into a new one of float32."
@@ -224,9 +243,9 @@ class DifferenceMode(TorchFunctionMode):
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
-        """Return an argument without gradients of what does not depend on the input, and no half floats."""
+        """Return an argument in the precision of the comparison; constants without a graph."""
         if isinstance(leaf, torch.dtype):
-            return torch.float32 if leaf in HALF and not cast_to else leaf
+            return self._precision if self._low(leaf) and not cast_to else leaf
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
         if leaf.requires_grad:
@@ -234,16 +253,19 @@ class DifferenceMode(TorchFunctionMode):
                 self._trace.check_unseen(leaf)
             leaf = leaf.detach()
         leaf = differentiable(leaf)
-        return leaf.float() if leaf.dtype in HALF else leaf
+        return leaf.to(self._precision) if self._low(leaf.dtype) else leaf
+
+    def _low(self, dtype: torch.dtype) -> bool:
+        return dtype.is_floating_point and dtype.itemsize < self._precision.itemsize
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
         """Run a function that is linear in all that depends on the input."""
         if in_place:
-            self._trace.protect(args[0])
+            self._protect(args[0])
         with torch.set_grad_enabled(self._at_input):
             output = args[0].view_as(args[0]) if func in IDENTITIES else func(*args, **kwargs)
-            if isinstance(output, Tensor) and output.is_floating_point() and output.dtype.itemsize < 4:
-                if output.dtype not in HALF:
+            if isinstance(output, Tensor) and self._low(output.dtype):
+                if output.dtype.itemsize < 2:
                     raise UnsupportedOperationError(
                         f"{spelt(func)} rounds what depends on the input to {output.dtype}, and steps have "
                         "no exact difference. Explain the model in a precision of at least 16 bits."
@@ -266,7 +288,7 @@ class DifferenceMode(TorchFunctionMode):
         if in_place:
             self._changed(args[0])
             return output
-        if self._at_input and made and made[0]._is_view():
+        if self._at_input and (self._trace.written or self._alone) and made and made[0]._is_view():
             self._note_parts(next(leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)), made)
         return self._noted(output, whole=True)
 
@@ -292,7 +314,7 @@ class DifferenceMode(TorchFunctionMode):
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
         """Write into a tensor in place, and have it depend on the input."""
-        self._trace.protect(target)
+        self._protect(target)
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
         return self._changed(target)
@@ -316,14 +338,24 @@ class DifferenceMode(TorchFunctionMode):
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
-        if not self._at_input:
-            self._trace.calls.append(RecordedCall(func, dependents, list(outputs)))
-            return self._noted(output)
         values = tuple(it.detach() for it in outputs)
+        indices = [it for it in leaves(output) if isinstance(it, Tensor) and not it.is_floating_point()]
+        if indices and self._route is not None:
+            followed = dict(zip(map(id, indices), self._route.decided(indices), strict=True))
+            output = replaced(output, lambda leaf: followed.get(id(leaf), leaf))
+        if self._record is not None:
+            kept = [it.detach() for it in dependents]
+            self._record.calls.append(RecordedCall(func, kept, list(values), indices))
+        if not self._at_input:
+            return self._noted(output)
         if self._alone:
             other = RecordedCall(func, dependents, list(values))
         else:
             other = self._trace.recorded(func, dependents)
+            if self._route is None:
+                for own, its in zip(indices, other.indices, strict=True):
+                    if not torch.equal(own, its):
+                        setattr(own, OTHERWISE, func)
         pairs = map(Pair, dependents, other.arguments)
         args, kwargs = replaced((args, kwargs), lambda leaf: next(pairs) if self.depends(leaf) else leaf)
         call = Call(func, args, kwargs, tuple(map(Pair, values, other.outputs)))
@@ -337,20 +369,42 @@ class DifferenceMode(TorchFunctionMode):
             (args, kwargs), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
         )
         output = func(*args, **kwargs)
-        found = list(leaves(output))
         if self._alone:
             return output
-        if not self._at_input:
+        if self._route is not None:
+            return self._route.decided(output)
+        found = list(leaves(output))
+        if self._record is not None:
             kept = [it.detach().clone() if isinstance(it, Tensor) else it for it in found]
-            self._trace.calls.append(RecordedCall(func, [], kept))
+            self._record.calls.append(RecordedCall(func, [], kept))
+        if not self._at_input:
             return output
         other = self._trace.recorded(func).outputs
         if len(found) != len(other) or not all(map(_same, found, other)):
-            raise UnsupportedOperationError(
-                f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at "
-                "the input: their difference cannot be shared out among the inputs. Choose a closer baseline."
-            )
+            raise _decided_otherwise(func)
         return output
+
+    def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Choose the elements that the route chooses: their indices are a decision, their values linear."""
+        x, indices = args[0], self._decide(func, args, kwargs)[1]
+        # topk(input, k, dim=-1), sort(input, dim=-1)
+        further = args[2 if func.__name__ == "topk" else 1 :]
+        dim = kwargs.get("dim", further[0] if further else -1)
+        with self:
+            values = x.gather(dim, indices)
+        return getattr(torch.return_types, func.__name__)((values, indices))
+
+    def _protect(self, target: Tensor) -> None:
+        """Copy what either trace keeps of a tensor that is about to be written into."""
+        self._trace.protect(target)
+        if self._record is not None and self._record is not self._trace:
+            self._record.protect(target)
+
+    def _protect_from(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Do so for a call that may write into its arguments."""
+        for leaf in leaves((args, kwargs)) if changes_in_place(func) else leaves(kwargs.get("out")):
+            if isinstance(leaf, Tensor):
+                self._protect(leaf)
 
     def _noted(self, output: Any, whole: bool = False) -> Any:
         """Tag all floats of an output, which depend on the input.
@@ -377,6 +431,13 @@ class DifferenceMode(TorchFunctionMode):
                 setattr(leaf, TWIN, (leaf.grad_fn, twin))
             self._trace.measure(leaf)
         return output
+
+    def _altered(self, leaf: Any) -> bool:
+        """Whether something other than torch functions may have changed the graph of a value."""
+        if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+            return hasattr(leaf, TWIN)
+        marks = leaf.__dict__
+        return TWIN in marks or PART in marks or hasattr(leaf.grad_fn, "_forward_cls")
 
     def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
         """Return what an autograd function returned as a result of the torch functions that it called.
@@ -405,6 +466,14 @@ class DifferenceMode(TorchFunctionMode):
     def _tagged(self, tensor: Tensor) -> Tensor:
         setattr(tensor, TAG, self._token)
         return tensor
+
+
+def _decided_otherwise(func: Any) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at the "
+        "input: no input accounts for that. Choose a closer baseline, or have the baseline follow the "
+        'decisions of the input, decisions="follow".'
+    )
 
 
 class _Twin(torch.autograd.Function):

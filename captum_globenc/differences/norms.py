@@ -40,9 +40,10 @@ def layer_norm(
     def backward(grad: Tensor) -> Any:
         if weight is not None:
             grad = grad * weight
+        # What the mean takes off has no part, and is taken off first, before anything is rounded.
+        grad = grad - grad.mean(dims, keepdim=True)
         along = (grad * centred).sum(dims, keepdim=True) * slope
-        made = (grad * inverse).addcmul_(centred, along)
-        return [(input, made.sub_(made.mean(dims, keepdim=True)))]
+        return [(input, (grad * inverse).addcmul_(centred, along))]
 
     return backward
 

@@ -1,23 +1,23 @@
 """A function run at its inputs and at a baseline, and what its difference is made of."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from captum_globenc.differences.call import leaves
+from captum_globenc.differences.call import leaves, replaced
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.frozen_mode import FrozenMode
 from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.table import EXACT
-from captum_globenc.differences.trace import SavedTensor, Snapshot, Source, Trace
+from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
 from captum_globenc.differences.uncompiled import uncompiled
 
-__all__ = ["Comparison", "RandomNumbers", "compare", "freeze"]
+__all__ = ["Comparison", "RandomNumbers", "compare", "compare_path", "freeze"]
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,17 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
         >>> run.multipliers(run.output, [run.sources[0].leaf])
         [tensor([3., 3.])]
     """
-    trace = Trace()
-    mode = FrozenMode(trace, rules)
-    with torch.inference_mode(False), uncompiled():
-        seen = _seen(mode, inputs)
-        with mode, _kept(trace), torch.enable_grad():
-            output = function(*seen)
-        output = mode.completed(output)
-    return Comparison(output, None, trace)
+    numbers = RandomNumbers(inputs)
+    for written in (False, True):
+        trace = Trace(written=written)
+        mode = FrozenMode(trace, rules)
+        with torch.inference_mode(False), uncompiled(), numbers.again() if written else nullcontext():
+            seen = _seen(mode, inputs)
+            with mode, _kept(trace), torch.enable_grad():
+                output = function(*seen)
+        if trace.written is written:  # else once more, with all that is written into protected
+            break
+    return Comparison(mode.completed(output), None, trace)
 
 
 class RandomNumbers:
@@ -161,6 +164,8 @@ def compare(
     *,
     values: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     table: Any = EXACT,
+    precision: torch.dtype = torch.float32,
+    decisions: Literal["same", "follow"] = "same",
     measure_rounding: bool = False,
 ) -> Comparison:
     """Run a function at its inputs and at a baseline.
@@ -172,6 +177,12 @@ def compare(
         values: what the sources are taken to be in either run instead, in the order of
             :attr:`Comparison.sources`.
         table: of rules.
+        precision: the lowest dtype that is computed in: tensors of a lower one, weights too, are converted
+            for the call.
+        decisions: what holds for routers, branches and other decisions: "same", that they are the same in
+            both runs; or "follow", that the run at the baseline takes those of the run at the inputs, which
+            costs one more run. Then contributions sum to f(x) - f_x(x0), f_x the function along the route
+            of x.
         measure_rounding: whether :meth:`Comparison.rounding` can be asked for; it keeps every tensor of the
             run at the inputs.
 
@@ -186,19 +197,88 @@ def compare(
         >>> torch.allclose(contributions.sum(), both.output - both.base)
         True
     """
-    trace = Trace(measured=measure_rounding)
-    numbers = RandomNumbers(inputs)
-    with torch.inference_mode(False), uncompiled():
-        mode = DifferenceMode(trace, False, table, values and values[1])
-        seen = _seen(mode, baselines)
-        with numbers.again(), mode, torch.no_grad():
-            base = function(*seen)
-        mode = DifferenceMode(trace, True, table, values and values[0])
-        seen = _seen(mode, inputs)
-        with mode, _kept(trace), torch.enable_grad():
-            output = function(*seen)
-        output = mode.completed(output)
-    return Comparison(output, base, trace)
+    (comparison,) = compare_path(
+        function,
+        [baselines, inputs],
+        values=values and values[::-1],
+        table=table,
+        precision=precision,
+        decisions=decisions,
+        measure_rounding=measure_rounding,
+    )
+    return comparison
+
+
+def compare_path(
+    function: Callable[..., Any],
+    points: Sequence[Sequence[Tensor]],
+    *,
+    values: Sequence[Sequence[Tensor]] | None = None,
+    table: Any = EXACT,
+    precision: torch.dtype = torch.float32,
+    decisions: Literal["same", "follow"] = "same",
+    measure_rounding: bool = False,
+) -> Iterator[Comparison]:
+    """Run a function at every point of a path, and compare each point with the one before.
+
+    Each point runs once: it is the input of one comparison and the baseline of the next.
+
+    Args:
+        function: as for :func:`compare`.
+        points: the inputs of the function at each point, from the baseline to the input.
+        values: what the sources are taken to be at each point instead, in the order of
+            :attr:`Comparison.sources`.
+        table: as for :func:`compare`.
+        precision: as for :func:`compare`.
+        decisions: as for :func:`compare`; all points follow the last one.
+        measure_rounding: as for :func:`compare`.
+
+    Yields:
+        One comparison less than there are points. The memory of a comparison is free once it is dropped.
+
+    Raises:
+        UnsupportedOperationError: as :func:`compare` does.
+
+    Example:
+        >>> points = [[torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 3.0])], [torch.tensor([2.0, 3.0])]]
+        >>> [it.contributions(it.output)[0].tolist() for it in compare_path(torch.prod, points)]
+        Traceback (most recent call last):
+        captum_globenc.errors.UnsupportedOperationError: torch.prod has no rule for exact differences...
+        >>> product = lambda x: x[0] * x[1]
+        >>> [it.contributions(it.output)[0].tolist() for it in compare_path(product, points)]
+        [[0.0, 2.0], [3.0, 0.0]]
+    """
+    numbers = RandomNumbers(points[0])
+    route = None
+    if decisions == "follow":
+        route = Route()
+        mode = DifferenceMode(
+            None, None, table, values[-1] if values else None, precision=precision, route=route
+        )
+        with torch.inference_mode(False), uncompiled(), numbers.again():
+            seen = _seen(mode, points[-1])
+            with mode, torch.no_grad():
+                function(*seen)
+    trace, base = None, None
+    for number, tensors in enumerate(points):
+        last = number == len(points) - 1
+        record = None if last else Trace(measured=measure_rounding)
+        follower = None if route is None else Route(route.decisions, met=0)
+        mode = DifferenceMode(
+            trace, record, table, values[number] if values else None, precision=precision, route=follower
+        )
+        with torch.inference_mode(False), uncompiled(), nullcontext() if last else numbers.again():
+            seen = _seen(mode, tensors)
+            with mode, _kept(trace), torch.set_grad_enabled(trace is not None):
+                output = function(*seen)
+            output = mode.completed(output)
+        if record is not None:
+            record.route = follower
+        if trace is not None:
+            yield Comparison(output, base, trace)
+        base = replaced(output, lambda it: it.detach() if isinstance(it, Tensor) else it)
+        trace = record
+        del output, mode
 
 
 def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -206,6 +286,8 @@ def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [mode.source(tensor) if tensor.is_floating_point() else mode.ids(tensor) for tensor in tensors]
 
 
-def _kept(trace: Trace) -> AbstractContextManager[Any]:
+def _kept(trace: Trace | None) -> AbstractContextManager[Any]:
     """Let the model write into what torch saves for its backward pass: the trace copies that before."""
+    if trace is None or not trace.written:
+        return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(trace.save, SavedTensor.restore)

@@ -1,9 +1,14 @@
-"""Functions of one number, applied to each: the secant through both runs.
+"""Functions of one number, applied to each element: the secant through both runs.
 
     m = (phi(u) - phi(u0)) / (u - u0)
 
-Shrikumar et al. 2017, the rescale rule. Where u and u0 are close, the quotient is noise, and the two
-points are moved apart around their mean until they are not: off by (u - u0)^2 phi''' / 24 at most.
+This is the rescale rule of Shrikumar et al. 2017. Where u and u0 are close, rounding spoils the quotient:
+
+- most functions have a closed form that has no difference of close numbers in it;
+- for functions with a kink, it is the secant of each side, weighted by the length of the way on that side;
+- `smooth` moves the two points apart around their mean, to a distance d of 1e-2 (float32) or 1e-4 (float64).
+  The multiplier is then off by d^2 phi''' / 24 at most. It suits functions without kinks whose third
+  derivative is of the order of 1, or of that of their first one.
 """
 
 import math
@@ -18,13 +23,13 @@ from captum_globenc.differences.call import Backward, Call, Pair, Rule
 __all__ = ["SCALARS", "logarithm", "piecewise", "power", "smooth", "tanhc"]
 
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
-"""Where rounding and curvature do equal harm, by dtype."""
+"""The distance at which rounding and curvature cause equal errors, by dtype."""
 PART = 1 << 18
-"""How many numbers are worked on at a time where a cache holds them."""
+"""How many elements are computed at a time on a CPU, so that they fit its cache."""
 
 
 def smooth(call: Call) -> Backward:
-    """M = (phi(u) - phi(u0)) / (u - u0); for curved functions, all derivatives of the order of 1."""
+    """M = (phi(u) - phi(u0)) / (u - u0), for curved functions without kinks; see the module's docstring."""
     pair = call.pair
     multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
     apart = CLOSE.get(multiplier.dtype, CLOSE[torch.float32])
@@ -127,29 +132,165 @@ def _root(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     return torch.where(y + y0 > 0, 1 / (y + y0), 0)
 
 
+def _portion(u: Tensor, u0: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
+    """Return which part of the way from u0 to u lies in (low, high]; 1 or 0 where u = u0."""
+    way = u - u0
+    part = (u.clamp(low, high) - u0.clamp(low, high)) / way
+    return torch.where(way == 0, ((u > low) & (u <= high)).to(u.dtype), part)
+
+
+def _by_parameters(multiplier: Callable[..., Tensor], *names: str) -> Rule:
+    """Make a rule of a multiplier that depends on parameters of torch's function.
+
+    Args:
+        multiplier: a function of u, u0 and the parameters.
+        names: of the parameters, in torch's order; the multiplier has their defaults.
+    """
+
+    def rule(call: Call) -> Backward:
+        pair = call.pair
+        given = {**dict(zip(names, call.args[1:], strict=False)), **call.kwargs}
+        # Torch's own functions have further ones, and `inplace` comes first where both have them.
+        given = {name: it for name, it in given.items() if name in names and not isinstance(it, bool)}
+        made = multiplier(pair.value, pair.base, **given)
+        return lambda grad: [(pair, grad * made)]
+
+    return rule
+
+
+def _exponential_below(
+    u: Tensor, u0: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0
+) -> Tensor:
+    """ELU: scale u above 0, scale alpha expm1(input_scale u) below."""
+    above = _portion(u, u0, 0)
+    v, v0 = (side.clamp(max=0) * input_scale for side in (u, u0))
+    return scale * (above + (1 - above) * alpha * input_scale * _exponential(v, v0, v.exp(), v0.exp()))
+
+
+def _celu(u: Tensor, u0: Tensor, alpha: float = 1.0) -> Tensor:
+    return _exponential_below(u, u0, alpha, 1.0, 1 / alpha)
+
+
+SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+"""Alpha and scale, as in torch."""
+
+
+def _softplus(u: Tensor, u0: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log1p(sigmoid(a0) expm1(a - a0)) / (a - a0) with a = beta u; torch returns u above the threshold."""
+    a, a0 = u * beta, u0 * beta
+    low, way = torch.minimum(a, a0), (a - a0).abs() + torch.finfo(u.dtype).tiny * 1e4
+    made = torch.log1p(low.sigmoid() * torch.expm1(way.clamp(max=1))) / way
+    linear, linear0 = a > threshold, a0 > threshold
+    y, y0 = (torch.where(it > threshold, it, -torch.nn.functional.logsigmoid(-it)) for it in (a, a0))
+    apart = way > 1
+    if math.log1p(math.exp(-threshold)) > torch.finfo(u.dtype).eps * threshold:  # a jump that shows
+        apart |= linear != linear0
+    return torch.where(linear & linear0, 1, torch.where(apart, (y - y0) / (a - a0), made))
+
+
+def _leaky(u: Tensor, u0: Tensor, negative_slope: float = 0.01) -> Tensor:
+    above = _portion(u, u0, 0)
+    return above + (1 - above) * negative_slope
+
+
+def _hardswish(u: Tensor, u0: Tensor) -> Tensor:
+    """U (u + 3) / 6 between -3 and 3, 0 below and u above."""
+    low, high = -3.0, 3.0
+    curved = (u.clamp(low, high) + u0.clamp(low, high) + 3) / 6
+    return _portion(u, u0, low, high) * curved + _portion(u, u0, high)
+
+
+def _softsign(u: Tensor, u0: Tensor) -> Tensor:
+    """1 / ((1 + |u|) (1 + |u0|)) on one side of 0; with the harmonic mean of |u| and |u0| added to 1 else."""
+    a, a0 = u.abs(), u0.abs()
+    apart = torch.where(u.sign() * u0.sign() < 0, 2 * a / (a + a0) * a0, 0)
+    return (1 + apart) / (1 + a) / (1 + a0)
+
+
+SHRUNK = (1 / 3, -2 / 15, 17 / 315, -62 / 2835, 1382 / 155925, -21844 / 6081075)
+"""Coefficients of 1 - tanh(d) / d in powers of d^2."""
+
+
+def _tanhshrink(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """1 - T + T tanh(u) tanh(u0) with T = tanh(d) / d, d = u - u0; 1 - T by its series near 0."""
+    d = (u - u0).double()
+    t, t0 = u.tanh(), u0.tanh()
+    square, series = d * d, torch.zeros_like(d)
+    for coefficient in reversed(SHRUNK):
+        series = (series + coefficient) * square
+    mean = tanhc(d)
+    rest = torch.where(d.abs() < 0.1, series, 1 - mean)
+    return (rest + mean * (t.double() * t0)).to(u.dtype)
+
+
+def _arctangent(u: Tensor, u0: Tensor) -> Tensor:
+    """Atan u - atan u0 = atan2(u - u0, 1 + u u0)."""
+    way, one = u - u0, 1 + u * u0
+    return torch.where(way == 0, 1 / one, torch.atan2(way, one) / way)
+
+
 def power(call: Call) -> Backward:
-    """u^n: the sum of u^k u0^(n-1-k) for whole n, that of 1 / u^n for -n, else exp(n ln u), where u > 0."""
-    exponent = call.args[1] if len(call.args) > 1 else call.kwargs["exponent"]
+    """Return the rule of u^n for numbers n, one or one for each element, or of b^u for numbers b.
+
+    For n up to 8 the sum of u^k u0^(n-1-k), for others :func:`_any_power`; b^u = exp(u ln b).
+    """
+    given = (
+        *call.args,
+        *(call.kwargs[name] for name in ("input", "self", "exponent") if name in call.kwargs),
+    )
+    base, exponent = given
+    pair, output = call.pair, call.outputs[0]
+    if pair is exponent:
+        return _exponential_of(pair, output, base)
     if isinstance(exponent, Tensor) and exponent.numel() == 1:
         exponent = exponent.item()
-    pair, output = call.pair, call.outputs[0]
-    if not isinstance(exponent, int | float):
-        raise ValueError("its exponent is not one number")
     u, u0 = pair.value, pair.base
-    if exponent == int(exponent) and abs(exponent) <= 8:
-        whole = abs(int(exponent))
+    whole = not isinstance(exponent, Tensor) and exponent == int(exponent) and abs(exponent) <= 8
+    if not (whole and exponent >= 0) and not bool((output.value - output.base).isfinite().all()):
+        raise ValueError(
+            "a power is infinite or not a number at the input or at the baseline, as that of 0 to a negative "
+            "exponent or of a negative number to a fraction: choose another baseline"
+        )
+    if whole:
+        count = abs(int(exponent))
         multiplier = torch.zeros_like(u)
-        for k in range(whole):
-            multiplier = multiplier + u**k * u0 ** (whole - 1 - k)
+        for k in range(count):
+            multiplier = multiplier + u**k * u0 ** (count - 1 - k)
         if exponent < 0:
             multiplier = -multiplier * output.value * output.base
-    elif exponent == 0.5:
+    elif not isinstance(exponent, Tensor) and exponent == 0.5:
         multiplier = _root(u, u0, output.value, output.base)
     else:
-        # Both factors are positive where u and u0 are, whatever n.
-        mean = (output.value + output.base) / 2 * tanhc(exponent * (u.log() - u0.log()) / 2)
-        multiplier = exponent * mean * logarithm(u, u0)
-    return lambda grad: [(pair, grad * multiplier)]
+        multiplier = _any_power(u, u0, output.value, output.base, exponent)
+    return lambda grad: [(pair, (grad * multiplier).sum_to_size(u.shape))]
+
+
+def _any_power(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor, exponent: Any) -> Tensor:
+    """Return the secant of u^n.
+
+    That of |u|^n is n L(y, y0) / L(|u|, |u0|), L the logarithmic mean; that of u^n differs from it by a sign,
+    by whether n is odd. Where u and u0 lie on different sides of 0, or one is 0, u - u0 is not small.
+    """
+    n = torch.as_tensor(exponent, dtype=u.dtype, device=u.device)
+    a, a0, b, b0 = u.abs(), u0.abs(), y.abs(), y0.abs()
+    inverse = logarithm(a, a0)
+    mean = n * (b + b0) / 2 * tanhc(n * inverse * (a - a0) / 2) * inverse
+    odd, side = n % 2 == 1, torch.where(u < 0, -1, 1)
+    same = torch.where(odd, 1, side) * mean
+    across = torch.where(odd, (b + b0) / (a + a0), side * mean * ((a - a0) / (a + a0)))
+    from_zero = torch.where(u == u0, (n == 1).to(u.dtype), (y - y0) / (u - u0))
+    made = torch.where(u.sign() * u0.sign() < 0, across, same)
+    return torch.where((u == 0) | (u0 == 0), from_zero, made)
+
+
+def _exponential_of(pair: Pair, output: Pair, base: Any) -> Backward:
+    """Return the rule of b^u, for b above 0."""
+    u, u0 = pair.value, pair.base
+    b = torch.as_tensor(base, dtype=output.value.dtype, device=u.device)
+    if bool((b <= 0).any()):
+        raise ValueError("its base is not above 0")
+    multiplier = b.log() * _exponential(u * b.log(), u0 * b.log(), output.value, output.base)
+    return lambda grad: [(pair, (grad * multiplier).sum_to_size(u.shape))]
 
 
 def _sine(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
@@ -164,12 +305,22 @@ def _cosine(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 SCALARS: tuple[tuple[str, Any], ...] = (
     (
-        "gelu silu mish softplus elu selu celu logsigmoid log_sigmoid erf erfc hardswish softsign "
-        "tanhshrink sinh cosh atan arctan asinh arcsinh",
+        "gelu silu mish erf erfc sinh cosh asinh arcsinh",
         smooth,
     ),
+    ("softplus", _by_parameters(_softplus, "beta", "threshold")),
+    ("logsigmoid log_sigmoid", _closed(lambda u, u0, y, y0: _softplus(-u, -u0, 1, math.inf))),
+    ("elu", _by_parameters(_exponential_below, "alpha", "scale", "input_scale")),
+    ("celu", _by_parameters(_celu, "alpha")),
+    ("selu", _closed(lambda u, u0, y, y0: _exponential_below(u, u0, *SELU))),
+    ("hardswish", _closed(lambda u, u0, y, y0: _hardswish(u, u0))),
+    ("hardsigmoid", _closed(lambda u, u0, y, y0: _portion(u, u0, -3, 3) / 6)),
+    ("leaky_relu", _by_parameters(_leaky, "negative_slope")),
+    ("softsign", _closed(lambda u, u0, y, y0: _softsign(u, u0))),
+    ("tanhshrink", _closed(_tanhshrink)),
+    ("atan arctan", _closed(lambda u, u0, y, y0: _arctangent(u, u0))),
     (
-        "relu relu6 leaky_relu hardtanh hardsigmoid abs absolute clamp clip clamp_min clamp_max threshold "
+        "relu relu6 hardtanh abs absolute clamp clip clamp_min clamp_max threshold "
         "softshrink hardshrink nan_to_num rrelu",
         piecewise,
     ),

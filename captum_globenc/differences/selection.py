@@ -1,10 +1,11 @@
-"""Maxima: the difference goes to the arguments that changed it.
+"""Maxima: the difference goes to the arguments that changed it; equal ones get equal shares.
 
-For two, max(u, w) = (u + w + |u - w|) / 2, by the secant of the absolute value. Of more, only the ones
-that are largest in either run count, and these are two.
+For two, max(u, w) = (u + w + |u - w|) / 2, by the secant of the absolute value. Of more, the same holds for
+u, the mean of those that are largest at the input, and w, that of those that are largest at the baseline:
+the maximum is max(u, w) in both runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair
 
-__all__ = ["extreme_of_dimension", "extreme_of_two", "max_pool"]
+__all__ = ["extreme_of_dimension", "extreme_of_two", "max_pool", "top"]
 
 
 def _share(difference: Tensor, base: Tensor) -> Tensor:
-    """Return what part the first of two has in their maximum, from their differences in both runs."""
+    """Return the share of the first of two in their maximum, from their differences in both runs."""
     change = difference - base
     secant = torch.where(change == 0, difference.sign(), (difference.abs() - base.abs()) / change)
     return (1 + secant) / 2
@@ -46,7 +47,7 @@ def extreme_of_two(largest: bool) -> Callable[[Call], Backward]:
 
 
 def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
-    """Return the rule of the largest, or smallest, along a dimension (max, amax) or of all."""
+    """Return the rule of the largest, or smallest, along some dimensions (max, amax) or of all elements."""
 
     def rule(call: Call) -> Backward:
         if (len(call.args) > 1 and isinstance(call.args[1], Pair | Tensor)) or "other" in call.kwargs:
@@ -55,60 +56,130 @@ def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
         further = [arg for arg in call.args if not isinstance(arg, Pair)]
         dim = call.kwargs.get("dim", further[0] if further else None)
         keepdim = call.kwargs.get("keepdim", further[1] if len(further) > 1 else False)
-        if isinstance(dim, tuple | list):
-            if len(dim) != 1:
-                raise ValueError("it goes along several dimensions")
-            dim = dim[0]
-        sides = [side.flatten() if dim is None else side for side in (pair.value, pair.base)]
-        place = 0 if dim is None else dim
-        found = [
-            side.argmax(place, keepdim=True) if largest else side.argmin(place, keepdim=True)
-            for side in sides
-        ]
-        spread = _between(sides[0], sides[1], found[0], found[1], place, 1 if largest else -1)
+        count = pair.value.dim()
+        given = range(count) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
+        dims = tuple(sorted(it % max(count, 1) for it in given)) if count else ()
 
         def backward(grad: Tensor) -> Any:
-            if dim is None:
-                return [(pair, spread(grad.reshape(1)).reshape(pair.value.shape))]
-            return [(pair, spread(grad if keepdim else grad.unsqueeze(dim)))]
+            for place in () if keepdim else dims:
+                grad = grad.unsqueeze(place)
+            return [(pair, _spread(grad, pair.value, pair.base, dims, 1 if largest else -1))]
 
         return backward
 
     return rule
 
 
-def _between(
-    value: Tensor, base: Tensor, one: Tensor, other: Tensor, dim: int, sign: int
-) -> Callable[[Tensor], Tensor]:
-    """Share a multiplier out between the places that are extreme in either run."""
-    differences = [sign * (side.gather(dim, one) - side.gather(dim, other)) for side in (value, base)]
-    share = _share(*differences)
+def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: tuple[int, ...], sign: int) -> Tensor:
+    """Share a multiplier among the elements along some dimensions that are extreme in either run."""
+    if not dims:
+        return grad.clone()
+    sides = sign * value, sign * base
+    tops = [side.amax(dims, keepdim=True) for side in sides]
+    ties = [(side == top).to(grad.dtype) for side, top in zip(sides, tops, strict=True)]
+    one, other = (tie / tie.sum(dims, keepdim=True) for tie in ties)
+    # An element that never counts may be -inf.
+    means = [
+        torch.where(part > 0, part * side, 0).sum(dims, keepdim=True)
+        for part, side in ((other, sides[0]), (one, sides[1]))
+    ]
+    share = _share(tops[0] - means[0], means[1] - tops[1])
+    shares: Tensor = share * one + (1 - share) * other
+    return grad * shares
 
-    def spread(grad: Tensor) -> Tensor:
-        made = torch.zeros_like(value)
-        return made.scatter_add_(dim, one, grad * share).scatter_add_(dim, other, grad * (1 - share))
 
-    return spread
+def top(call: Call) -> Backward:
+    """Return the rule of the values of topk: each is that of the element that was selected.
+
+    Elements that are equal to it in both runs have equal shares in it.
+
+    Raises:
+        ValueError: other elements were selected at the baseline.
+    """
+    names = ("k", "dim", "largest", "sorted")
+    pair = call.pair
+    given = {"dim": -1, **dict(zip(names, call.args[1:], strict=False)), **call.kwargs}
+    dim = given["dim"]
+    place, place0 = (
+        call.function(side, *call.args[1:], **_without_input(call)).indices
+        for side in (pair.value, pair.base)
+    )
+    if not torch.equal(place, place0):
+        raise ValueError(
+            "it selects other elements at the baseline than at the input, or the same ones in another order: "
+            'choose a closer baseline, or decisions="follow"'
+        )
+
+    def backward(grad: Tensor) -> Any:
+        sides = [side.movedim(dim, -1) if side.dim() else side[None] for side in (pair.value, pair.base)]
+        places = place.movedim(dim, -1) if place.dim() else place[None]
+        grads = grad.movedim(dim, -1) if grad.dim() else grad[None]
+        made = torch.zeros_like(sides[0])
+        for rank in range(places.shape[-1]):
+            where = places[..., rank : rank + 1]
+            alike = torch.stack([side == side.gather(-1, where) for side in sides]).all(0).to(grad.dtype)
+            made += grads[..., rank : rank + 1] * alike / alike.sum(-1, keepdim=True)
+        return [(pair, made.movedim(-1, dim) if pair.value.dim() else made[0])]
+
+    return backward
+
+
+def _without_input(call: Call) -> dict[str, Any]:
+    return {name: it for name, it in call.kwargs.items() if not isinstance(it, Pair)}
 
 
 def max_pool(call: Call) -> Backward:
-    """The rule of max_pool1d, 2d, 3d and their adaptive kin."""
+    """Return the rule of max_pool1d, 2d, 3d and their adaptive variants: a maximum over each window."""
     pair = call.pair
     name = call.function.__name__.removesuffix("_with_indices")
-    dims = int(name[-2])
-    pool = getattr(torch.nn.functional, f"{name}_with_indices")
-    args, kwargs = (
-        call.args[1:],
-        {key: it for key, it in call.kwargs.items() if key not in ("input", "return_indices")},
-    )
-    if len(args) > 5 or (name.startswith("adaptive") and len(args) > 1):
-        args = args[:-1]
-    sides = pair.value, pair.base
-    found = [pool(side, *args, **kwargs)[1].flatten(-dims) for side in sides]
-    flat = [side.flatten(-dims) for side in sides]
-    spread = _between(flat[0], flat[1], found[0], found[1], -1, 1)
+    count = int(name[-2])
+    names = ("input", "kernel_size", "stride", "padding", "dilation")
+    given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+    shape, made = pair.value.shape[-count:], call.outputs[0].value.shape[-count:]
+    axes = [
+        _adaptive(*sizes) if name.startswith("adaptive") else _strided(*sizes, *options)
+        for *sizes, options in zip(shape, made, _options(given, count), strict=True)
+    ]
+    windows = _windows(axes, shape).to(pair.value.device)
 
     def backward(grad: Tensor, *_: Any) -> Any:
-        return [(pair, spread(grad.flatten(-dims)).reshape(pair.value.shape))]
+        flat = [side.flatten(-count) for side in (pair.value, pair.base)]
+        inside = windows >= 0
+        value, base = (side[..., windows.clamp(min=0)].masked_fill(~inside, -torch.inf) for side in flat)
+        spread = _spread(grad.flatten(-count).unsqueeze(-1), value, base, (value.dim() - 1,), 1)
+        spread = spread.masked_fill(~inside, 0).flatten(-2)
+        total = torch.zeros_like(flat[0]).index_add_(-1, windows.clamp(min=0).flatten(), spread)
+        return [(pair, total.reshape(pair.value.shape))]
 
     return backward
+
+
+def _options(given: dict[str, Any], count: int) -> list[tuple[int, ...]]:
+    """Return the kernel's size, stride, padding and dilation for each dimension."""
+    size = given.get("kernel_size", 1)
+    options = (size, given.get("stride") or size, given.get("padding", 0), given.get("dilation", 1))
+    each = [it if isinstance(it, tuple | list) else (it,) for it in options]
+    return list(zip(*(it * count if len(it) == 1 else it for it in each), strict=True))
+
+
+def _strided(size: int, made: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """Return the elements of the windows along one dimension `(windows, elements)`; -1 for padding."""
+    places = torch.arange(made)[:, None] * stride - padding + torch.arange(kernel) * dilation
+    return torch.where((places >= 0) & (places < size), places, -1)
+
+
+def _adaptive(size: int, made: int) -> Tensor:
+    starts = torch.arange(made) * size // made
+    ends = -(-(torch.arange(1, made + 1) * size) // made)
+    places = starts[:, None] + torch.arange(int((ends - starts).max()))
+    return torch.where(places < ends[:, None], places, -1)
+
+
+def _windows(axes: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Return the elements `(all windows, elements)` of windows, numbered through all dimensions."""
+    made = axes[0]
+    for axis, size in zip(axes[1:], shape[1:], strict=True):
+        joined = made[:, None, :, None] * size + axis[None, :, None, :]
+        joined = torch.where((made[:, None, :, None] >= 0) & (axis[None, :, None, :] >= 0), joined, -1)
+        made = joined.flatten(2).flatten(0, 1)
+    return made

@@ -53,6 +53,9 @@ def softmax(
     means, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
+        # What all outputs have in common has no part. It is taken off where nearly all of the weight is, so
+        # that little is left to cancel.
+        grad = grad - grad.gather(dim, weights.argmax(dim, keepdim=True))
         made = means * (grad - (weights * grad).sum(dim, keepdim=True))
         return [(input, made.to(input.value.dtype))]
 

@@ -14,7 +14,7 @@ from captum_globenc.differences.names import table
 from captum_globenc.differences.norms import batch_norm, layer_norm, vector_norm
 from captum_globenc.differences.products import divide, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
-from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool
+from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool, top
 from captum_globenc.differences.softmax import log_softmax, logsumexp, softmax
 
 __all__ = ["EXACT", "ROWS", "Row", "register_rule"]
@@ -49,6 +49,7 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("max_pool1d max_pool2d max_pool3d", max_pool),
     ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", max_pool),
     ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", max_pool),
+    ("topk", top),
     ("scaled_dot_product_attention", bound(fused_attention)),
 )
 """Names of functions of several numbers, and their rules."""

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
-from captum_globenc.differences.names import changes_in_place, spelt
+from captum_globenc.differences.ids import Positions
+from captum_globenc.differences.names import spelt
 from captum_globenc.errors import UnsupportedOperationError
 
 __all__ = [
     "AppliedRule",
     "Node",
     "RecordedCall",
+    "Route",
     "SavedTensor",
     "Snapshot",
     "Source",
@@ -36,14 +38,18 @@ class Source:
         base: its value at the baseline; None in a single run.
         leaf: its value at the input, a leaf of the graph; before that run, its value at the baseline.
         looked_up: whether it was looked up by ids.
-        places: for each looked-up index, the position of its id, counted over all inputs of ids; None where
-            that is not known, or not the same in both runs.
+        positions: which ids each element of a look-up's index comes from; None where nothing was looked up.
     """
 
     base: Tensor | None
     leaf: Tensor
     looked_up: bool = False
-    places: Tensor | None = None
+    positions: Positions | None = None
+
+    @property
+    def places(self) -> Tensor | None:
+        """The position of each element of a look-up's index among all ids; see :mod:`.ids` for others."""
+        return None if self.positions is None else self.positions.values
 
     @property
     def value(self) -> Tensor:
@@ -65,14 +71,53 @@ class RecordedCall:
         function: the torch function.
         arguments: those that depend on the input, in order; empty for a decision.
         outputs: the floats that it returned; for a decision, all that it returned.
+        indices: the integers that it returned beside the floats.
     """
 
     function: Callable[..., Any]
     arguments: list[Tensor]
     outputs: list[Any]
+    indices: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.versions = [tensor._version for tensor in self.arguments]
+
+
+@dataclass
+class Route:
+    """The decisions of a run, which other runs follow.
+
+    Attributes:
+        decisions: what each decision returned, in order.
+        met: how many of them the run that follows has met; None for the run that decides.
+        differing: of a run that follows, the number of elements that it would have decided otherwise.
+        total: the number of elements that it decided.
+    """
+
+    decisions: list[Any] = field(default_factory=list)
+    met: int | None = None
+    differing: int = 0
+    total: int = 0
+
+    def decided(self, output: Any) -> Any:
+        """Return what the run that decides returned in the place of `output`."""
+        if self.met is None:
+            self.decisions.append(output)
+            return output
+        if self.met >= len(self.decisions):
+            raise _differs("it decides more often there")
+        followed = self.decisions[self.met]
+        self.met += 1
+        for own, other in zip(leaves(output), leaves(followed), strict=True):
+            if isinstance(own, Tensor):
+                if own.shape != other.shape:
+                    raise _differs("it decides about other shapes there")
+                self.total += own.numel()
+                self.differing += int((own != other).sum())
+            else:
+                self.total += 1
+                self.differing += own != other
+        return replaced(followed, lambda it: it.clone() if isinstance(it, Tensor) else it)
 
 
 @dataclass
@@ -89,6 +134,8 @@ class Trace:
         measured: whether rounding is measured.
         rounding: where it is measured, what a backward pass notes: how much the rounding of each tensor, and
             of the arguments of each call, weighs.
+        written: whether the run at the baseline wrote into tensors; only then constants are protected, too.
+        route: how the run at the baseline followed decisions; None where it decided by itself.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
@@ -98,6 +145,8 @@ class Trace:
     rounded: set[torch.dtype] = field(default_factory=set)
     measured: bool = False
     rounding: list[Tensor] = field(default_factory=list)
+    route: Route | None = None
+    written: bool = False
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _written: list[weakref.ref[Tensor]] = field(default_factory=list)
     _sources_met: int = 0
@@ -159,6 +208,7 @@ class Trace:
 
     def protect(self, target: Tensor) -> None:
         """Copy all kept values that share memory with `target`, which is about to be written into."""
+        self.written = True
         self._written.append(weakref.ref(target if target._base is None else target._base))
         self._protect({target.untyped_storage().data_ptr()})
 
@@ -184,15 +234,12 @@ class Trace:
         """Have every backward pass note how much rounding of a tensor weighs, if rounding is measured."""
         if self.measured and tensor.requires_grad:
             saved = self.save(tensor)
-            tensor.register_hook(
-                lambda grad: self.rounding.append(_weight(grad, saved.restore(), saved.restore()))
-            )
 
-    def protect_from(self, function: Any, args: Any, kwargs: Any) -> None:
-        """Protect kept values from a call of a function of torch that may write into its arguments."""
-        for leaf in leaves((args, kwargs) if changes_in_place(function) else kwargs.get("out")):
-            if isinstance(leaf, Tensor):
-                self.protect(leaf)
+            def note(grad: Tensor) -> None:
+                value = saved.restore()
+                self.rounding.append(_weight(grad, value, value))
+
+            tensor.register_hook(note)  # type: ignore[no-untyped-call]
 
     def check_unseen(self, tensor: Tensor) -> None:
         """Check that a tensor that is not known to depend on the input does not.
@@ -286,13 +333,13 @@ class AppliedRule:
         """
         constants: list[tuple[Tensor, int | None]] = []
 
-        def alias(leaf: Any) -> Any:
+        def constant(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            constants.append((leaf.detach(), leaf._version))
+            constants.append((leaf.detach() if trace.written else leaf, leaf._version))
             return constants[-1][0]
 
-        args, kwargs = replaced((call.args, dict(call.kwargs)), alias)
+        args, kwargs = replaced((call.args, dict(call.kwargs)), constant)
         try:
             with torch.no_grad():
                 backward = rule(replace(call, args=args, kwargs=kwargs))
@@ -396,9 +443,8 @@ def _changed_later(function: str) -> UnsupportedOperationError:
 
 
 def _weight(multiplier: Tensor, *values: Tensor) -> Tensor:
-    """Return sum |m| |y| over values, some of which may be masked: infinite, with a multiplier of 0."""
-    size = multiplier.abs()
-    return torch.stack([torch.where(size > 0, size * it.abs(), 0).sum() for it in values]).sum()
+    """Return sum |m| |y| over values; of a masked score, which may be infinite, m is 0."""
+    return torch.stack([(multiplier * value).abs().nansum() for value in values]).sum()
 
 
 def _lies_in(value: Any, memory: set[int]) -> bool:

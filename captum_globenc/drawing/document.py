@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from captum_globenc.drawing.numbers import SHARE, strengths
+from captum_globenc.drawing.numbers import DEPTHS, SHARE, strengths
 from captum_globenc.drawing.packing import pack
 from captum_globenc.drawing.page import hover, legend, shade
 from captum_globenc.drawing.picture import Picture, behind, lay_on, unshaded
@@ -23,7 +24,7 @@ from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
 __all__ = ["Line", "Part", "Section", "document", "document_part", "shaded"]
 
-SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files")
+SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files", "answers")
 """The parts of the page's script, in order: files of the folder `browser`."""
 
 ENTRY = 70
@@ -77,6 +78,7 @@ class Section(NamedTuple):
         layers: Whether the data hold scores of layers.
         more: Elements that follow in a part, which has no script to make them.
         picture: What lies behind the first of the parts, if these are no words.
+        answer: The tokens of an answer, below the text, with their log-probabilities.
     """
 
     heading: str
@@ -88,6 +90,7 @@ class Section(NamedTuple):
     layers: bool = False
     more: str = ""
     picture: Picture | None = None
+    answer: Sequence[tuple[str, float]] = ()
 
 
 def document(
@@ -126,7 +129,8 @@ def document(
     """
     if len(data) != len(sections):
         raise ValueError(f"data of {len(data)} for {len(sections)} texts")
-    script = '\n"use strict";\n{\n' + "\n".join(_file(f"{name}.js") for name in SCRIPT) + "}\n"
+    parts = "\n".join(_file(f"{name}.js") for name in SCRIPT)
+    script = f'\n"use strict";\n{{\nconst DEPTHS = {json.dumps(DEPTHS)};\n{parts}}}\n'
     labels = Counter(it.label for it in sections)
     methods = dict.fromkeys(line.method for it in sections for line in it.lines)
     boxes = [
@@ -230,7 +234,18 @@ def _lines(section: Section) -> str:
             f'data-first="{line.first}">{shaded(line, section.picture)}</div>\n</div>'
             for line in section.lines
         )
+        + _answer(section.answer)
     )
+
+
+def _answer(answer: Sequence[tuple[str, float]]) -> str:
+    """Draw the tokens of an answer; the page's script makes buttons of those that have a row of scores."""
+    if not answer:
+        return ""
+    tokens = " ".join(
+        f'<span title="log-probability {value:z.3f}">{escape(token)}</span>' for token, value in answer
+    )
+    return f'\n<div class="answer">\n<h3>answer</h3>\n<p class="tokens" dir="auto">{tokens}</p>\n</div>'
 
 
 def shaded(line: Line, picture: Picture | None = None) -> str:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["SHARE", "is_signed", "number", "strengths"]
+__all__ = ["DEPTHS", "SHARE", "depths_note", "is_signed", "number", "strengths"]
 
 SHARE = "%"
 """The unit of scores that are shares of a whole."""
+
+DEPTHS = {
+    "shares": "After layer k: the shares in what the explained position has gathered up to there. The score "
+    "is the one after the last layer.",
+    "signed": "After layer k: the contributions of the hidden states there, at 0 of the embeddings. They sum "
+    "to the same after every layer. The score is the one at 0. After the last layer, only positions that "
+    "the head reads contribute, and all others are 0.",
+}
+"""What scores after each layer are: shares, and signed scores."""
+
+
+def depths_note(unit: str) -> str:
+    """Return what scores in a unit are after each layer.
+
+    Example:
+        >>> depths_note("%") == DEPTHS["shares"], depths_note("logit") == DEPTHS["signed"]
+        (True, True)
+    """
+    return DEPTHS["shares" if unit in (SHARE, "share") else "signed"]
 
 
 def strengths(scores: Sequence[float]) -> list[float]:

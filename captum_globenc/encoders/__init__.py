@@ -1,10 +1,10 @@
 """How each family of encoders names its parts: data, not code."""
 
-from captum_globenc.encoders.refused import UnsupportedEncoderError
 from captum_globenc.encoders.registry import register_encoder, registered_specs, supported_encoders
 from captum_globenc.encoders.search import Encoder, Layer, find_encoder
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.text import BERT
+from captum_globenc.errors import UnsupportedModelError
 
 __all__ = [
     "BERT",
@@ -19,3 +19,6 @@ __all__ = [
     "registered_specs",
     "supported_encoders",
 ]
+
+UnsupportedEncoderError = UnsupportedModelError
+"""The earlier name."""

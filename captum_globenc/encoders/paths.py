@@ -6,7 +6,7 @@ from typing import Any
 import transformers
 from torch import nn
 
-from captum_globenc.encoders.refused import UnsupportedEncoderError
+from captum_globenc.errors import UnsupportedModelError
 
 
 def alternatives(entry: str) -> list[str]:
@@ -28,14 +28,14 @@ def parts(module: nn.Module, path: str, model_type: str) -> list[Any]:
         model_type: of the spec, for the error.
 
     Raises:
-        UnsupportedEncoderError: nothing is there.
+        UnsupportedModelError: nothing is there.
     """
     for alternative in alternatives(path):
         try:
             return _follow(module, alternative.split("."))
         except AttributeError:
             continue
-    raise UnsupportedEncoderError(
+    raise UnsupportedModelError(
         f"The spec of {model_type!r} does not fit: {type(module).__name__} has no "
         f"{' or '.join(map(repr, alternatives(path)))} in transformers {transformers.__version__}."
     )

@@ -1,7 +1,6 @@
 """Encoders that cannot be decomposed, and why."""
 
-__all__ = ["REFUSED", "UnsupportedEncoderError"]
-
+__all__ = ["REFUSED"]
 
 _SPARSE = "its attention is sparse: most tokens see only a window, some blocks or a few global tokens"
 _APPROXIMATE = "its attention is an approximation that never computes probabilities"
@@ -25,7 +24,3 @@ REFUSED: dict[str, str] = {
     "yoso": _APPROXIMATE,
 }
 """`model_type` and reason: what users asked for or would expect, not everything that is unsupported."""
-
-
-class UnsupportedEncoderError(ValueError):
-    """A model in which there is no one encoder that can be decomposed; the message says why."""

@@ -10,11 +10,12 @@ import transformers
 from torch import Tensor, nn
 
 from captum_globenc.encoders.paths import alternatives, parts
-from captum_globenc.encoders.refused import REFUSED, UnsupportedEncoderError
+from captum_globenc.encoders.refused import REFUSED
 from captum_globenc.encoders.registry import registered_specs, supported_encoders
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.tokens import Grid
 from captum_globenc.encoders.walk import every
+from captum_globenc.errors import UnsupportedModelError
 
 _PER_TOKEN_HEAD = re.compile(
     "For(TokenClassification|MaskedLM|CausalLM|MaskedImageModeling|QuestionAnswering|PreTraining|CTC"
@@ -98,7 +99,7 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
         The encoder, every part of its layers resolved.
 
     Raises:
-        UnsupportedEncoderError: there is none that is supported, there are several, a part that the spec
+        UnsupportedModelError: there is none that is supported, there are several, a part that the spec
             names is missing, or a module on the way cannot be seen into by hooks.
     """
     modules = list(every(model))
@@ -107,14 +108,14 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     found = [m for m in modules if _is_stack(m, specs)]
     if not found:
         _refuse_opaque(modules)
-        raise UnsupportedEncoderError(
+        raise UnsupportedModelError(
             f"No supported encoder found in {type(model).__name__}: {_why_none(model, models, specs)}. "
             f"Supported: {', '.join(sorted(specs))}. A family can be added with "
             "captum_globenc.encoders.register_encoder; see docs/adding-a-family.md."
         )
     if len(found) > 1:
         names = ", ".join(f"{type(m).__name__} ({_model_type(m)})" for m in found)
-        raise UnsupportedEncoderError(
+        raise UnsupportedModelError(
             f"{type(model).__name__} holds more than one encoder: {names}. "
             "Pass the part to be explained as `model`."
         )
@@ -195,7 +196,7 @@ def _check_config(config: Any, spec: EncoderSpec) -> None:
     for setting, reason in spec.refuses.items():
         value = getattr(config, setting, None)
         if value:
-            raise UnsupportedEncoderError(
+            raise UnsupportedModelError(
                 f"{spec.model_type} with config.{setting} = {value!r} is refused, because {reason}. "
                 f"Supported: {', '.join(supported_encoders())}."
             )
@@ -275,6 +276,8 @@ def _refuse_opaque(modules: Iterable[nn.Module]) -> None:
     """Refuse modules whose parts run out of reach of hooks."""
     kinds = tuple(_OPAQUE)
     for module in modules:
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) < 2:
+            continue  # it calls its module itself
         if isinstance(module, kinds):
             reason = next(todo for kind, todo in _OPAQUE.items() if isinstance(module, kind))
-            raise UnsupportedEncoderError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")
+            raise UnsupportedModelError(f"Hooks cannot see into a {type(module).__name__}: {reason}.")

@@ -170,11 +170,9 @@ def _label(label: Any, line: int) -> Label:
 
 
 def _name(label: Any, line: int) -> Name | None:
-    """Return a label as a name or a number: 1.0 is 1, as tables with gaps write it."""
+    """Return a label as a name, as it is written, or a number; None where there is none."""
     if isinstance(label, str | bool):
-        label = str(label).strip()
-        whole = label.removesuffix(".0")
-        return (whole if whole.isdecimal() else label) or None
+        return str(label).strip() or None
     if isinstance(label, float) and label.is_integer():
         return int(label)
     if not isinstance(label, int | float | None):

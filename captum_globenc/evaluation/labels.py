@@ -34,15 +34,23 @@ def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, .
         _check_number(label)
         return None
     if isinstance(label, str | int | float):
-        return (class_of(label, names),)
+        return (_class(label, names),)
     _check_names(label, names)
-    found = tuple(class_of(each, names) for each in label)
+    found = tuple(_class(each, names) for each in label)
     if problem != MULTI and len(found) != 1:
         raise ValueError(
             f"label {list(label)} has {len(found)} classes, and this model gives a text one: where it may "
             f"have several, set model.config.problem_type to {MULTI!r}"
         )
     return found
+
+
+def _class(label: Name, names: Sequence[str]) -> int:
+    """Return the class of a label; 1.0 is 1, as tables with gaps write it, unless a class is called so."""
+    if isinstance(label, str) and label.lower() not in (name.lower() for name in names):
+        whole = label.removesuffix(".0")
+        label = whole if whole.isdecimal() else label
+    return class_of(label, names)
 
 
 def _check_number(label: Label) -> None:

@@ -25,10 +25,12 @@ from torch import Tensor
 
 from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.globenc import GlobEnc
+from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.differences.frozen import Rules
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.evaluation.coalitions import TEXTS_AT_ONCE, first_last, kernel_shap, of_texts
 from captum_globenc.evaluation.context import alti, value_zeroing
 from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
 from captum_globenc.evaluation.subject import Batch, Subject
@@ -40,8 +42,6 @@ Method = Callable[[Subject, Batch], Tensor]
 
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
-TEXTS_AT_ONCE = 64
-"""Perturbed texts that run together, which bounds the memory."""
 
 
 def attribute(name: str, subject: Subject, batch: Batch) -> Tensor:
@@ -82,13 +82,15 @@ def globenc(subject: Subject, batch: Batch, mixing: str, aggregation: str) -> Te
     return scores
 
 
-def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int) -> Tensor:
-    """Exact differences from the text all masked, in so many segments."""
+def transformer_deep_lift(subject: Subject, batch: Batch, n_steps: int, path: str = "straight") -> Tensor:
+    """Exact differences from the text all masked, along a path of so many segments or parts."""
     inputs, blanks, extra = batch.inputs, batch.blanks, batch.extra
     if subject.keeps_ids:
         over = subject.over_embeddings
-        inputs, blanks, extra = over.embed(inputs), over.embed(blanks), (inputs, *extra)
-    scores: Tensor = subject.exact_differences.attribute(inputs, blanks, batch.target, extra, n_steps=n_steps)
+        inputs, blanks, extra = over.embed(inputs), subject.embed(blanks), (inputs, *extra)
+    scores: Tensor = subject.exact_differences.attribute(
+        inputs, blanks, batch.target, extra, n_steps=n_steps, path=path, seed=subject.seed
+    )
     return scores.sum(-1) if subject.keeps_ids else scores
 
 
@@ -111,7 +113,7 @@ def libragrad(subject: Subject, batch: Batch) -> Tensor:
 def gim(subject: Subject, batch: Batch) -> Tensor:
     """GIM from the text all masked, on word embeddings."""
     over = subject.over_embeddings
-    inputs, blanks = over.embed(batch.inputs), over.embed(batch.blanks)
+    inputs, blanks = over.embed(batch.inputs), subject.embed(batch.blanks)
     extra = (batch.inputs, *batch.extra)
     return gradient_interactions(over, inputs, blanks, extra, batch.target).sum(-1)
 
@@ -133,7 +135,7 @@ def on_embeddings(
     """One of Captum's methods over word embeddings, the ids kept; its baseline is the text all masked."""
     over = subject.over_embeddings
     if has_baseline:
-        options["baselines"] = over.embed(batch.blanks)
+        options["baselines"] = subject.embed(batch.blanks)
     scores = method(over).attribute(
         over.embed(batch.inputs),
         target=batch.target,
@@ -146,7 +148,12 @@ def on_embeddings(
 def integrated_gradients(subject: Subject, batch: Batch) -> Tensor:
     """Integrated gradients from the text all masked, as `explain` has them."""
     return over_embeddings(
-        subject.forward, subject.model, batch.inputs, batch.blanks, batch.target, batch.extra
+        subject.forward,
+        subject.model,
+        batch.inputs,
+        subject.embed(batch.blanks),
+        batch.target,
+        batch.extra,
     )
 
 
@@ -176,13 +183,14 @@ def feature_ablation(
 def lime(subject: Subject, batch: Batch) -> Tensor:
     """LIME with ridge regression on which tokens are there, close texts weighing more."""
     optional("sklearn.linear_model")
-    from captum._utils.models.linear_model import SkLearnRidge
 
     rows = []
     for one in batch.singles():
         # Special tokens and padding are their own baseline, so they may go with the first token.
         features = (one.mask.long().cumsum(dim=1) - 1).clamp(min=0) * one.mask
-        method = Lime(subject.blanked, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=closeness)
+        method = Lime(
+            subject.blanked, interpretable_model=sklearn_ridge(alpha=1.0), similarity_func=closeness
+        )
         rows.append(
             method.attribute(
                 one.inputs,
@@ -219,6 +227,8 @@ METHODS: dict[str, Method] = {
     },
     "transformer-deep-lift": partial(transformer_deep_lift, n_steps=1),
     "transformer-deep-lift/2": partial(transformer_deep_lift, n_steps=2),
+    "transformer-deep-lift/restore-2": partial(transformer_deep_lift, n_steps=2, path="restore"),
+    "transformer-deep-lift/restore-4": partial(transformer_deep_lift, n_steps=4, path="restore"),
     "decompx": decompx,
     "attn-lrp": partial(by_rules, rules=ATTN_LRP),
     "conservative-propagation": partial(by_rules, rules=CONSERVATIVE),
@@ -234,7 +244,12 @@ METHODS: dict[str, Method] = {
     "deep-lift": partial(on_embeddings, method=DeepLift),
     "feature-ablation": feature_ablation,
     "occlusion": partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2,)),
+    "first-last": partial(of_texts, method=first_last),
     "lime": lime,
+    **{
+        f"kernel-shap/{passes}": partial(of_texts, method=partial(kernel_shap, passes=passes))
+        for passes in (16, 32, 64)
+    },
     "random": random,
 }
 """Methods by name; :func:`register_method` adds to them."""

@@ -13,15 +13,19 @@ from captum.metrics import infidelity
 from torch import Tensor
 
 from captum_globenc import metrics
+from captum_globenc.evaluation.coalitions import TEXTS_AT_ONCE
 from captum_globenc.evaluation.journal import COLUMNS
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics.curve import fraction_counts, removal_curve
 from captum_globenc.metrics.faithfulness import FRACTIONS
+from captum_globenc.metrics.shapley import MOST_FEATURES, relative_error
 from captum_globenc.texts.classes import MULTI
 
 PERTURBATIONS = 10
 STEPS = 5
+EXACT = "shapley-values"
+"""Where a batch keeps its exact Shapley values."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,34 @@ def completeness_error(subject: Subject, batch: Batch, scores: Tensor) -> Tensor
     0 for a method that adds up to it (Sundararajan et al. 2017, "completeness"); others need not.
     """
     with torch.no_grad():
-        blank = batch.forward(batch.blanks, *batch.extra)
+        forward = subject.blanked if subject.keeps_ids else batch.forward
+        blank = forward(batch.blanks, *subject.beside(batch))
     difference = (batch.outputs - blank).gather(1, batch.target[:, None])[:, 0]
     return (scores.double().sum(dim=1) - difference).abs()
+
+
+def shapley_distance(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+    """The relative error to the exact Shapley values of logits; NaN for texts of more than 12 tokens.
+
+    Masked tokens stand where others are absent. The exact values are computed once for each batch.
+    """
+    counts = batch.mask.sum(dim=1)
+    if EXACT not in batch.scores:
+        exact = torch.zeros_like(batch.mask, dtype=batch.outputs.dtype)
+        for row, one in enumerate(batch.singles()):
+            if counts[row] <= MOST_FEATURES:
+                exact[row] = metrics.shapley_values(
+                    subject.blanked,
+                    one.inputs,
+                    one.blanks,
+                    subject.beside(one),
+                    one.target,
+                    mask=one.mask,
+                    max_examples_per_batch=TEXTS_AT_ONCE,
+                )[0]
+        batch.scores[EXACT] = exact
+    short = (counts > 0) & (counts <= MOST_FEATURES)
+    return relative_error(scores, batch.scores[EXACT], batch.mask).where(short, torch.nan)
 
 
 KNOWN_TRUTH: dict[str, tuple[Callable[[Tensor, Batch], Tensor], Literal["higher", "lower"]]] = {
@@ -167,6 +196,7 @@ METRICS: dict[str, Metric] = {
         partial(agreement, statistic=metrics.kendall, other="feature-ablation"), "higher"
     ),
     "completeness-error": Metric(completeness_error, "lower"),
+    "shapley-distance": Metric(shapley_distance, "lower"),
     **{
         name + suffix: Metric(partial(known_truth, metric=metric, by_size=by_size), better)
         for suffix, by_size in (("", False), ("/size", True))

@@ -75,15 +75,18 @@ class SanityChecks:
             yield name, self._compared(spearman, self._of(changed))
 
     def invariance(self, same: PreTrainedModel) -> Found:
-        """Compare with the scores of another model that computes the same function by other weights.
+        """Compare with the scores of another model that computes the same function with other weights.
 
-        "Implementation invariance" of Sundararajan et al. (2017), section 2.2.
+        Sundararajan et al. (2017), section 2.2, ask of a method that scores depend on the function alone.
+        One such model can show that a method violates this, and none that it holds: exact differences are
+        the same with permuted heads and with folded gains, and differ between (x1 x2) x3 and x1 (x2 x3).
 
         Args:
-            same: has the model's outputs: of :func:`with_permuted_heads`, say, or :func:`with_folded_gains`.
+            same: a model with the same outputs, such as :func:`with_permuted_heads` or
+                :func:`with_folded_gains` returns.
 
         Returns:
-            The largest change of a score, in parts of the largest score by size: 0 where all are the same.
+            The largest change of a score, relative to the largest absolute score: 0 if all are the same.
 
         Raises:
             ValueError: the outputs differ.
@@ -175,7 +178,7 @@ def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
         extra=extra,
         outputs=outputs,
         mask=longer(batch.mask, True),
-        blanks=longer(batch.blanks, subject.blank),
+        blanks=longer(batch.blanks, subject.baseline),
         marked=longer(batch.marked, False),
         decoys=longer(batch.decoys, False),
         forward=Remembering(subject.forward),

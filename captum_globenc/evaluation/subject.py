@@ -20,7 +20,11 @@ from captum_globenc.forward import EncoderForward, blank_token, special_tokens
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
 from captum_globenc.texts.embeddings import OnEmbeddings
 from captum_globenc.texts.position import resolve_position
+from captum_globenc.texts.question import resolve_baseline
 from captum_globenc.texts.tokenizing import find_long, token_limit
+
+NO_WORD = -1
+"""In ids of a baseline: the mean word embedding, where the tokenizer has no mask token."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,18 @@ class Subject:
 
     @property
     def keeps_ids(self) -> bool:
-        """Whether words are blanked where the model looks them up, while it goes on reading their ids.
+        """Whether methods replace word embeddings, while the model keeps reading the ids of the text.
 
-        Where padding stands for no token, its id would tell the model that the text ends there.
+        True where the tokenizer has no mask token, as in `explain`. A model whose decoder looks up the words
+        again takes ids: padding stands in for the mask.
         """
-        config = self.model.config
-        return self.blank == getattr(config, "pad_token_id", None) and not getattr(
-            config, "is_encoder_decoder", False
-        )
+        reads_again = getattr(self.model.config, "is_encoder_decoder", False)
+        return resolve_baseline("mask", self.model, self.tokenizer) == "mean" and not reads_again
 
     @cached_property
     def blanked(self) -> nn.Module:
         """The forward function for methods that blank some ids; `beside` makes its other arguments."""
-        return _Blanked(self.over_embeddings) if self.keeps_ids else self.forward
+        return _Blanked(self) if self.keeps_ids else self.forward
 
     def beside(self, batch: "Batch") -> tuple[Any, ...]:
         """Return the arguments of `blanked` that follow ids some of which are blanked."""
@@ -81,8 +84,19 @@ class Subject:
 
     @property
     def blank(self) -> int:
-        """The id that stands for no token, as :func:`~captum_globenc.forward.blank_token` has it."""
+        """The id that metrics put in a token's place, see :func:`~captum_globenc.forward.blank_token`."""
         return blank_token(self.tokenizer)
+
+    @property
+    def baseline(self) -> int:
+        """The id that stands in for a token in the baseline of methods: `blank`, or `NO_WORD`."""
+        return NO_WORD if self.keeps_ids else self.blank
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, of which some may be `NO_WORD`."""
+        over, none = self.over_embeddings, ids == NO_WORD
+        found = over.embed(ids.masked_fill(none, 0))
+        return torch.where(none[..., None], over.mean.to(found), found) if self.keeps_ids else found
 
     @property
     def problem(self) -> str:
@@ -173,7 +187,7 @@ class Subject:
             mask=encoded["attention_mask"].bool() & ~special,
             target=highest if chosen is None else torch.full_like(highest, chosen),
             position=resolve_position(position, lengths, texts) if isinstance(position, int) else position,
-            blanks=self.forward.masked(encoded, self.tokenizer),
+            blanks=inputs.masked_fill(~special, self.baseline),
             forward=Remembering(self.forward),
             marked=marked_tokens(encoded, [example.marked for example in examples]),
             decoys=marked_tokens(encoded, [example.decoys for example in examples]),
@@ -198,7 +212,8 @@ class Batch:
         mask: `(B, N)`, True at the tokens that count, neither special nor padding.
         target: `(B,)` the classes that are explained: the highest, or the one that was chosen.
         position: `(B,)` tokens whose mixture GlobEnc explains, "mean", or None for what the head reads.
-        blanks: `(B, N)` ids with all tokens that count replaced by the mask: a baseline.
+        blanks: `(B, N)` ids, the baseline of methods: the text with all but its special tokens replaced by
+            `Subject.baseline`.
         forward: the forward function for metrics, which never runs the same text twice.
         marked: `(B, N)`, True at tokens that are known to decide.
         decoys: `(B, N)`, True at tokens that are known to have no effect.
@@ -242,19 +257,20 @@ class Batch:
 
 
 class _Blanked(nn.Module):
-    """A forward function of ids some of which are blanked, and of the text's own, which the model reads.
+    """A forward function of ids of which some are `NO_WORD`, and of the text's ids, which the model reads.
 
     Args:
-        over: the same of word embeddings and ids.
+        subject: whose forward function it is.
     """
 
-    def __init__(self, over: OnEmbeddings) -> None:
+    def __init__(self, subject: Subject) -> None:
         super().__init__()
-        self.over = over
+        self.subject = subject
+        self.over = subject.over_embeddings
 
     def forward(self, blanked: Tensor, ids: Tensor, *arguments: Any) -> Tensor:
         """Run the model."""
-        logits: Tensor = self.over(self.over.embed(blanked), ids, *arguments)
+        logits: Tensor = self.over(self.subject.embed(blanked), ids, *arguments)
         return logits
 
 

@@ -1,11 +1,12 @@
 """The explanation of an image or a sound: what every part of it had to do with its class.
 
-Shapes: B = 1 image or sound, C classes, T samples; H, W pixels.
+Shapes: B = 1 image or sound, C classes or channels; H, W pixels; T samples or frames, F features of a frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import pairwise
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.drawing.picture import PARTS, Picture
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.forward import EncoderForward
 from captum_globenc.media.files import read_image, read_sound
 from captum_globenc.media.pictures import draw_features, draw_pixels, draw_samples
@@ -26,7 +28,6 @@ from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
 from captum_globenc.texts.digest import versions
-from captum_globenc.texts.methods import REFUSALS
 
 __all__ = ["METHODS", "Method", "explain_file"]
 
@@ -36,6 +37,18 @@ STRETCHES = 50
 PATCH = 16
 """How many pixels the squares of an image have on a side, where the model has no patches."""
 
+TIME_AXIS = {
+    "ASTFeatureExtractor": 0,
+    "SeamlessM4TFeatureExtractor": 0,
+    "Speech2TextFeatureExtractor": 0,
+    "WhisperFeatureExtractor": 1,
+    "audio-spectrogram-transformer": 0,
+    "speech_to_text": 0,
+    "wav2vec2-bert": 0,
+    "whisper": 1,
+}
+"""Which dimension of an example's sound features is time, by feature extractor, else by `model_type`."""
+
 LEAST = 1e-6
 """What tokens that no part feeds have to score to be told of: less is what rounding leaves."""
 
@@ -44,11 +57,12 @@ class Method(NamedTuple):
     """A method by which files are explained.
 
     Attributes:
-        run: from a model's inputs, and the class that is explained, to scores in the shape of the inputs.
+        run: takes the forward function, its inputs, its further arguments and the target class; returns
+            scores in the shape of the inputs.
         kind: what the scores are.
     """
 
-    run: Callable[[EncoderForward, Tensor, int], Tensor]
+    run: Callable[[EncoderForward, Tensor, tuple[Any, ...], int], Tensor]
     kind: Kind
 
 
@@ -90,11 +104,15 @@ def explain_file(
         batch = processor(read_image(path), return_tensors="pt")
     else:
         batch = processor(read_sound(path, rate), sampling_rate=rate, return_tensors="pt")
-    forward = EncoderForward(model, argument_names=())
-    inputs, _ = forward.arguments(batch)
+    # Some feature extractors add frames, and say so in a mask that the model reads.
+    masked = "attention_mask" in batch and "attention_mask" in signature(model.forward).parameters
+    forward = EncoderForward(model, ("attention_mask",) if masked else ())
+    inputs, extra = forward.arguments(batch)
     inputs = inputs.to(model.device, next(model.parameters()).dtype)
+    extra = tuple(it.to(model.device) for it in extra)
+    time = -1 if rate is None or inputs.dim() == 2 else _time_axis(inputs[0], model, processor)
     with torch.no_grad():
-        logits = forward(inputs)
+        logits = forward(inputs, *extra)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if logits.dim() != 2 or not bool(logits.isfinite().all()):
         raise ValueError(f"a classifier gives finite logits (B, C), this model gives {tuple(logits.shape)}")
@@ -102,9 +120,9 @@ def explain_file(
     best = int(logits.argmax())
     chosen = best if target is None else class_of(target, labels, "target")
     shares = probabilities(logits, model.config)
-    found = _scores(forward, inputs, chosen, methods, tell)
-    picture, names = _parts(inputs[0], model, processor)
-    rows = {name: _by_part(values, picture) for name, values in found.items()}
+    found = _scores(forward, inputs, extra, chosen, methods, tell)
+    picture, names = _parts(inputs[0].movedim(time, -1), model, processor)
+    rows = {name: _by_part(values[0].movedim(time, -1), picture) for name, values in found.items()}
     rest = {name: 1 - sum(row) if METHODS[name].kind == "shares" else 0.0 for name, row in rows.items()}
     words = [Word(name, (place,), False) for place, name in enumerate(names)]
     if any(abs(it) > LEAST for it in rest.values()):
@@ -135,6 +153,7 @@ def explain_file(
 def _scores(
     forward: EncoderForward,
     inputs: Tensor,
+    extra: tuple[Any, ...],
     target: int,
     methods: Sequence[str] | None,
     tell: Callable[[str], None] | None,
@@ -144,8 +163,8 @@ def _scores(
     refused: dict[str, Exception] = {}
     for name in METHODS if methods is None else methods:
         try:
-            scores[name] = METHODS[name].run(forward, inputs, target).detach().cpu()
-        except REFUSALS as error:
+            scores[name] = METHODS[name].run(forward, inputs, extra, target).detach().cpu()
+        except CaptumGlobencError as error:
             if methods is not None:
                 raise
             refused[name] = error
@@ -157,13 +176,42 @@ def _scores(
     return scores
 
 
-def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Picture, list[str]]:
-    """Return how what a model took looks and is cut, and what its parts are called.
+def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
+    """Return which dimension of a sound's features is time: 0 for `(T, F)`, 1 for `(F, T)`.
+
+    Sizes alone cannot tell: a short sound has fewer frames than mel bins.
 
     Args:
-        inputs: pixels `(3, H, W)`, samples `(T,)`, or features, frames in their longer dimension.
-        model: what took them.
-        processor: what made them.
+        features: of one sound.
+        model: the model that reads them.
+        processor: the feature extractor that made them.
+
+    Raises:
+        ValueError: neither the feature extractor nor the family is known, and the model's number of mel bins
+            is not the size of exactly one dimension.
+    """
+    for name in (*(kind.__name__ for kind in type(processor).__mro__), model.config.model_type):
+        if name in TIME_AXIS:
+            return TIME_AXIS[name]
+    bins = getattr(model.config, "num_mel_bins", getattr(processor, "num_mel_bins", None))
+    axes = [axis for axis, size in enumerate(features.shape) if size != bins]
+    if features.dim() == 2 and len(axes) == 1:
+        return axes[0]
+    known = ", ".join(name for name in TIME_AXIS if name.endswith("Extractor"))
+    raise ValueError(
+        f"which dimension of the features {tuple(features.shape)} is time is not known of a "
+        f"{type(processor).__name__} and a {type(model).__name__}: use a feature extractor derived from one "
+        f"of {known}"
+    )
+
+
+def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Picture, list[str]]:
+    """Return the picture of an input, cut into parts, and the names of the parts.
+
+    Args:
+        inputs: pixels `(3, H, W)`, samples `(T,)` or sound features `(F, T)`.
+        model: the model that reads them.
+        processor: the processor that made them.
     """
     values = inputs.cpu().double().numpy()
     if values.ndim == 3:
@@ -177,16 +225,15 @@ def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Pict
         normalised = bool(getattr(processor, "do_normalize", False))
         known = [getattr(processor, it, None) if normalised else None for it in ("image_mean", "image_std")]
         return Picture("image", widths, heights, draw_pixels(values, *known)), names
-    frames = values if values.ndim == 1 or values.shape[0] < values.shape[1] else values.T
-    length = frames.shape[-1]
+    length = values.shape[-1]
     widths = _cut(length, -(-length // STRETCHES))
     ends = [0, *np.cumsum(widths).tolist()]
     if values.ndim == 1:
         rate = processor.sampling_rate
         names = [f"{start / rate:.3f} s to {stop / rate:.3f} s" for start, stop in pairwise(ends)]
-        return Picture("sound", widths, [1], draw_samples(frames)), names
+        return Picture("sound", widths, [1], draw_samples(values)), names
     names = [f"frames {start} to {stop}" for start, stop in pairwise(ends)]
-    return Picture("sound", widths, [1], draw_features(frames)), names
+    return Picture("sound", widths, [1], draw_features(values)), names
 
 
 def _cut(length: int, size: int) -> list[int]:
@@ -200,22 +247,30 @@ def _cut(length: int, size: int) -> list[int]:
 
 
 def _by_part(scores: Tensor, picture: Picture) -> list[float]:
-    """Return the sums of scores, `(1, ...)`, over every part, in order."""
-    values = scores[0].double()
-    if values.dim() == 3:
+    """Return the sum of scores over each part, in order.
+
+    Args:
+        scores: of pixels `(C, H, W)`, samples `(T,)` or sound features `(F, T)`.
+        picture: the picture of the input, cut into parts.
+    """
+    values = scores.double()
+    if values.dim() > 1:
         values = values.sum(0)
-    elif values.dim() == 2:
-        values = values.sum(0 if values.shape[0] < values.shape[1] else 1)[None]
-    else:
+    if values.dim() == 1:
         values = values[None]
     rows = [torch.split(row, picture.widths, dim=1) for row in torch.split(values, picture.heights)]
     return [float(part.sum()) for row in rows for part in row]
 
 
 METHODS: Mapping[str, Method] = {
-    "globenc": Method(lambda forward, inputs, _: GlobEnc(forward).attribute(inputs), "shares"),
+    "globenc": Method(
+        lambda forward, inputs, extra, _: GlobEnc(forward).attribute(inputs, additional_forward_args=extra),
+        "shares",
+    ),
     "transformer-deep-lift": Method(
-        lambda forward, inputs, target: TransformerDeepLift(forward).attribute(inputs, target=target),
+        lambda forward, inputs, extra, target: TransformerDeepLift(forward).attribute(
+            inputs, target=target, additional_forward_args=extra
+        ),
         "contributions",
     ),
 }

@@ -13,6 +13,7 @@ from captum_globenc.metrics.marked import first_rank, names_decoy, precision_at
 from captum_globenc.metrics.perturbation import infidelity_perturbation, sensitivity_perturbation
 from captum_globenc.metrics.plausibility import auprc, token_f1, token_iou
 from captum_globenc.metrics.removal import REMOVALS, outputs_without
+from captum_globenc.metrics.shapley import shapley_distance, shapley_values
 
 __all__ = [
     "REMOVALS",
@@ -29,6 +30,8 @@ __all__ = [
     "precision_at",
     "removal_curve",
     "sensitivity_perturbation",
+    "shapley_distance",
+    "shapley_values",
     "spearman",
     "sufficiency",
     "token_f1",

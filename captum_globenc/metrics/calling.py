@@ -10,9 +10,9 @@ from functools import wraps
 from typing import Any, Protocol, cast
 
 import torch
-from captum._utils.typing import TargetType
 from torch import Tensor
 
+from captum_globenc.captum_api import TargetType
 from captum_globenc.metrics.curve import RemovalOptions, removable, removal_outputs
 from captum_globenc.metrics.removal import Baseline, Forward, selected
 

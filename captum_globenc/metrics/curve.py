@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from captum._utils.typing import TargetType
 from torch import Tensor
 
+from captum_globenc.captum_api import TargetType
 from captum_globenc.metrics.removal import (
     Activation,
     Baseline,

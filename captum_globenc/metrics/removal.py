@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from captum._utils.common import _format_additional_forward_args, _run_forward, _select_targets
-from captum._utils.typing import TargetType
 from torch import Tensor
+
+from captum_globenc.captum_api import TargetType, format_arguments, run_forward, select_targets
 
 Forward = Callable[..., Any]
 Activation = Callable[[Tensor], Tensor]
@@ -132,7 +132,7 @@ def outputs_without(
     if gone.ndim != 3 or (gone.shape[0], gone.shape[2]) != inputs.shape[:2]:
         raise ValueError(f"gone is {tuple(gone.shape)}, but inputs are {tuple(inputs.shape)}.")
     batch, variants, _ = gone.shape
-    extra = _format_additional_forward_args(additional_forward_args) or ()
+    extra = format_arguments(additional_forward_args)
     example = torch.arange(batch, device=inputs.device).repeat_interleave(variants)
     flat = gone.to(inputs.device).flatten(0, 1)
     remove, size = REMOVALS[removal], max_examples_per_batch or len(example)
@@ -144,7 +144,7 @@ def outputs_without(
             every = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
             blank = baselines if every else _of_rows(baselines, rows, batch)
             run, some = remove(inputs[rows], some, lacking, blank, attention_mask)
-            answers.append(_run_forward(forward_func, (run,), None, some or None))
+            answers.append(run_forward(forward_func, run, some))
     answer = torch.cat(answers)
     if len(answer) != len(example):
         raise ValueError(f"forward_func returned {tuple(answer.shape)} for a batch of {len(example)}.")
@@ -166,7 +166,7 @@ def selected(values: Tensor, target: TargetType) -> Tensor:
         AssertionError, IndexError: the target has the wrong length or is out of range.
     """
     if target is not None:
-        columns = [_select_targets(values[:, k], target) for k in range(values.shape[1])]
+        columns = [select_targets(values[:, k], target) for k in range(values.shape[1])]
         values = torch.stack(columns, dim=1)
     elif values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum._utils.common import _format_additional_forward_args, _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.captum_api import format_arguments, run_forward
 from captum_globenc.decomposition.mixing import mixing_norms
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
+from captum_globenc.errors import RecordingError
 from captum_globenc.proofs.reconstruction import layer_error
 from captum_globenc.recording.linear import linearized_norm
 from captum_globenc.recording.recorder import record
@@ -84,10 +85,10 @@ def check_encoder(
         (True, True)
     """
     encoder = find_encoder(model, spec)
-    extra = _format_additional_forward_args(additional_forward_args) or ()
+    extra = format_arguments(additional_forward_args)
     forward = model if forward_func is None else forward_func
     before = _state(model)
-    own = _first_tensor(_run_forward(forward, inputs, None, extra))
+    own = _first_tensor(run_forward(forward, inputs, extra))
     layers: list[LayerRecord] = []
     with _norm_errors(encoder) as norm_errors:
         seen = _first_tensor(_record(forward, encoder, inputs, extra, layers))
@@ -104,6 +105,11 @@ def check_encoder(
     if tolerance is None:
         tolerance = max(1e-6, 1e3 * torch.finfo(own.dtype).eps)
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
+    if not failures:
+        try:  # the checks of every pass, of residual connections and of what mixes tokens among them
+            record(lambda: run_forward(forward, inputs, extra), encoder, lambda layer: None, again=True)
+        except RecordingError as error:
+            failures.append(str(error).rstrip("."))
     if _state(model) != before:
         failures.append("the model is not as it was: its hooks, attention implementation or training flags")
     if failures:
@@ -195,7 +201,7 @@ def _record(
     extra: tuple[Any, ...],
     layers: list[LayerRecord],
 ) -> Any:
-    return record(lambda: _run_forward(forward, inputs, None, extra), encoder, layers.append, check=False)
+    return record(lambda: run_forward(forward, inputs, extra), encoder, layers.append, check=False)
 
 
 def _first_tensor(output: Any) -> Tensor:

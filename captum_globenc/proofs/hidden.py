@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from captum._utils.common import _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import find_encoder
 from captum_globenc.recording.recorder import record
@@ -73,7 +73,7 @@ def hidden_token_attribution(
     padding: list[Tensor | None] = []
 
     def run() -> Any:
-        return _run_forward(forward_func, inputs, None, additional_forward_args)
+        return run_forward(forward_func, inputs, additional_forward_args)
 
     def see(layer: LayerRecord) -> None:
         padding.append(layer.real)

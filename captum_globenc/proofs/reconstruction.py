@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum._utils.common import _run_forward
 from torch import Tensor, nn
 
+from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.weights import share_heads
-from captum_globenc.decomposition.workspace import Tile
 from captum_globenc.encoders import find_encoder
+from captum_globenc.recording.adding_up import attention_output
 from captum_globenc.recording.recorder import record
 
 
@@ -50,7 +49,7 @@ def reconstruction_error(
     """
     errors: list[Tensor] = []
     record(
-        lambda: _run_forward(forward_func, inputs, None, additional_forward_args),
+        lambda: run_forward(forward_func, inputs, additional_forward_args),
         find_encoder(model),
         lambda layer: errors.append(layer_error(layer)),
         check=False,
@@ -60,15 +59,7 @@ def reconstruction_error(
 
 def layer_error(layer: LayerRecord) -> Tensor:
     """Return how far the parts of one layer are from adding up, relative to the largest entry."""
-    batch, tokens, _ = layer.stream.shape
-    weights = layer.attention.weights(layer.stream.dtype)
-    value = share_heads(layer.value, layer.attention.heads)
-    contexts = []
-    for example in range(batch):
-        one = slice(example, example + 1)
-        passed = weights.tile(Tile(one, slice(0, tokens), slice(0, tokens)))
-        contexts.append((passed.transpose(2, 3) @ value[one]).transpose(1, 2).flatten(2))
-    parts = torch.cat(contexts) @ layer.output.T
+    parts = attention_output(layer)
     if layer.output_bias is not None:
         parts = parts + layer.output_bias
     whole = layer.attended - layer.stream

@@ -26,10 +26,8 @@ def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def around(
-    module: nn.Module, enter: Callable[[nn.Module, Any, Any], None], leave: Callable[[], None]
-) -> Iterator[None]:
-    """Call `enter` and `leave` around a module's forward.
+def around(module: nn.Module, run: Callable[[Callable[..., Any], Any, Any], Any]) -> Iterator[None]:
+    """Call `run` with a module's own forward and its arguments, in place of that forward.
 
     In place of hooks, because peft and sentence-transformers call an encoder's forward itself, past
     its hooks.
@@ -38,10 +36,7 @@ def around(
 
     @wraps(forward)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        enter(module, args, kwargs)
-        output = forward(*args, **kwargs)
-        leave()
-        return output
+        return run(forward, args, kwargs)
 
     module.forward = watched
     try:

@@ -12,6 +12,9 @@ from captum_globenc.encoders import EncoderSpec, Layer
 from captum_globenc.recording.linear import linear_map, linearized_norm
 from captum_globenc.recording.streams import Written
 
+Residual = tuple[list[Written], list[Tensor]]
+"""Where a residual connection starts, and where it ends."""
+
 
 class OpenLayer:
     """What has been seen of the layer that is running."""
@@ -24,6 +27,12 @@ class OpenLayer:
         self.returned: Tensor | None = None  # what hooks made of the output
         self.attention: Attention | None = None
         self.value: Tensor | None = None
+        self.written_by_attention: Tensor | None = None  # what the output projection returned
+        # Where the residual connections start: the stream; then the first norm's output, before any hook on
+        # it, of a post-LN layer, or the second norm's input of a pre-LN layer.
+        self.given = Written(stream)
+        self.normed: list[Written] = []
+        self.read: list[Written] = []
         # Lists, because a model that works through the feed-forward network in chunks calls the
         # second norm once for each.
         self.seen: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
@@ -45,6 +54,13 @@ class OpenLayer:
         assert self.attention is not None
         assert self.value is not None
         return self.stream.dtype, self.seen["norm2"][0].dtype, self.value.dtype, self.attention.dtype
+
+    def residuals(self, spec: EncoderSpec) -> tuple[Residual, Residual]:
+        """Return the start and end of both residual connections, `(B, N, D)` or chunks along the tokens."""
+        assert self.written is not None
+        if spec.order == "post-LN":
+            return ([self.given], self.seen["norm1"]), (self.normed, self.seen["norm2"])
+        return ([self.given], self.seen["norm2"]), (self.read, [self.written.value])
 
     def record(self, spec: EncoderSpec, index: int, real: Tensor | None, next_norm: nn.Module) -> LayerRecord:
         """Return the record of the layer, in the precision that it is decomposed in."""

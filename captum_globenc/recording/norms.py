@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
+from captum_globenc.errors import RecordingError
 from captum_globenc.recording.adding_up import ALLOWED
 from captum_globenc.recording.linear import linearized_norm
-from captum_globenc.recording.refusal import RecordingError
 
 __all__ = ["NormCheck"]
 

@@ -7,8 +7,8 @@ hook that patches or exchanges activations does. B batch, N tokens, D hidden siz
 import torch
 from torch import Tensor
 
+from captum_globenc.errors import RecordingError
 from captum_globenc.recording.adding_up import ROUNDINGS
-from captum_globenc.recording.refusal import RecordingError
 
 __all__ = ["StreamCheck", "Written"]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from captum_globenc.results.files import fields_of, to_json, write_lines
 from captum_globenc.results.page import draw_page, draw_part
-from captum_globenc.results.parts import Part, score_spans, sentence_spans
-from captum_globenc.results.record import Kind, Record, Span
+from captum_globenc.results.parts import Parts, score_spans, sentence_spans
+from captum_globenc.results.record import Record, Span
+from captum_globenc.results.subtraction import subtract
 from captum_globenc.results.table import to_frame
 from captum_globenc.results.words import merge_scores
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation"]
 
-OF = ("tokens", "words", "sentences")
+OF = ("words", "tokens", "sentences")
 """What `Explanation.top` ranks."""
 
 
@@ -40,7 +41,12 @@ class Explanation(Record):
         ('wonderful', ['A wonderful film.', 'We saw it.', ''])
     """
 
-    def words(self, method: str | None = None, *, reduce: str = "sum", special: bool = True) -> list[Part]:
+    @property
+    def label(self) -> str:
+        """The predicted class: another name of `prediction`."""
+        return self.prediction
+
+    def words(self, method: str | None = None, *, reduce: str = "sum", special: bool = True) -> Parts:
         """Return what each word reads and scores.
 
         Args:
@@ -56,11 +62,11 @@ class Explanation(Record):
         """
         scores = self.scores[self.chosen(method)]
         if self.tokens and not self.groups:
-            raise ValueError("the words of this explanation are not known")
+            raise ValueError('the words of this explanation are not known: pass of="tokens" to top()')
         words = [word for word in self.groups if special or not word.special]
-        return [*zip((word.text for word in words), merge_scores(scores, words, reduce), strict=True)]
+        return Parts(zip((word.text for word in words), merge_scores(scores, words, reduce), strict=True))
 
-    def sentences(self, method: str | None = None) -> list[Part]:
+    def sentences(self, method: str | None = None) -> Parts:
         """Return what each sentence of the text, and of its pair, reads and scores, and at last the rest.
 
         Sentences are told by punctuation. Sums are kept: special tokens are in the rest, which reads "".
@@ -71,11 +77,11 @@ class Explanation(Record):
         spans = [
             span for segment, source in enumerate(self.sources) for span in sentence_spans(source, segment)
         ]
-        return score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans)
+        return Parts(score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans))
 
     def spans(
         self, spans: Sequence[tuple[int, int]], method: str | None = None, *, segment: int = 0
-    ) -> list[Part]:
+    ) -> Parts:
         """Return what spans of characters read and score, and at last what none of them holds.
 
         Args:
@@ -92,21 +98,39 @@ class Explanation(Record):
         """
         scores = self.scores[self.chosen(method)]
         wanted = [Span(start, stop, segment) for start, stop in spans]
-        return score_spans(self.sources, self.offsets, scores, wanted)
+        return Parts(score_spans(self.sources, self.offsets, scores, wanted))
 
-    def top(
-        self, k: int = 5, method: str | None = None, *, of: str = "tokens", special: bool = True
-    ) -> list[Part]:
-        """Return the tokens, words or sentences of the largest scores, for or against, the largest first.
+    def passages(self, method: str | None = None) -> Parts:
+        """Return what each passage of a prompt scores, by name, and at last what none of them holds.
+
+        Args:
+            method: Whose scores.
+
+        Returns:
+            `(name, score)` of each, from `explain(..., passages=...)`, and of the rest, whose name is "".
+
+        Raises:
+            ValueError: There is no such method, there are no passages, or the tokenizer does not tell where
+                tokens stand.
+        """
+        if not self.passage_spans:
+            raise ValueError("there are no passages: pass passages= to explain(), or use spans()")
+        names = [*(name for name, _ in self.passage_spans), ""]
+        spans = [span for _, span in self.passage_spans]
+        found = score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans)
+        return Parts(zip(names, (score for _, score in found), strict=True))
+
+    def top(self, k: int = 5, method: str | None = None, *, of: str = "words", special: bool = True) -> Parts:
+        """Return the words, tokens or sentences with the largest scores by magnitude, the largest first.
 
         Args:
             k: How many.
-            method: Whose scores.
-            of: "tokens", "words" or "sentences".
-            special: Whether special tokens count; in no sentence they do.
+            method: Whose scores; by default the first method with signed scores.
+            of: "words", "tokens" for word pieces, or "sentences".
+            special: Whether special tokens such as [CLS] are included; sentences never include them.
 
         Returns:
-            `(text, score)` of each.
+            A list of `(text, score)`. Printed, scores have three digits; the values are exact.
 
         Raises:
             ValueError: `k` is less than 1, or a name is not known.
@@ -120,10 +144,10 @@ class Explanation(Record):
                 token for word in self.groups if word.special and not special for token in word.tokens
             }
             scored = zip(self.tokens, self.scores[self.chosen(method)], strict=True)
-            parts = [part for index, part in enumerate(scored) if index not in left_out]
+            parts = Parts(part for index, part in enumerate(scored) if index not in left_out)
         else:
             parts = self.words(method, special=special) if of == "words" else self.sentences(method)[:-1]
-        return sorted(parts, key=lambda part: -abs(part[1]))[:k]
+        return Parts(sorted(parts, key=lambda part: -abs(part[1]))[:k])
 
     def by(self, *methods: str) -> Explanation:
         """Return this with the scores of some methods alone, in that order.
@@ -132,60 +156,70 @@ class Explanation(Record):
             ValueError: There are no scores of one of them.
         """
         names = [self.chosen(name) for name in methods]
-        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers")}
+        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers", "answer_scores")}
         kept: dict[str, Any] = {
             what: {it: row[it] for it in names if it in row} for what, row in rows.items()
         }
         return replace(self, **kept)
 
     def difference(self, other: Explanation) -> Explanation:
-        """Return this explanation less another of the same tokens: two classes, two models, two texts.
+        """Return this explanation minus another: of two models, two texts, or two classes.
+
+        Also written `self - other`. Explanations of one text by models with different tokenizers are aligned
+        by words. Those of different models or texts must explain the same target: pass `target` to `explain`
+        for both.
 
         Args:
-            other: What is taken away.
+            other: The explanation that is subtracted.
 
         Returns:
-            This one, with the differences of the scores by all methods that both have. Those of
-            contributions add up to the difference of what both add up to.
+            An explanation whose scores are the differences, for all methods that both have. Contributions
+            sum to the difference of what both sum to.
 
         Raises:
-            ValueError: The tokens are not the same, or there is no method that both have.
+            ValueError: The targets differ, the tokens cannot be aligned, or there is no common method.
         """
-        if self.tokens != other.tokens:
-            raise ValueError(
-                f"{shorten(self.text, 40)!r} and {shorten(other.text, 40)!r} are not of the same tokens: "
-                "what differs can be told token by token only where they are"
-            )
-        both = [name for name in self.scores if self.kinds[name] == other.kinds.get(name)]
-        if not both:
-            names = f"{', '.join(self.scores)} and {', '.join(other.scores)}"
-            raise ValueError(f"no method is in both: {names}")
-        kinds: dict[str, Kind] = {
-            name: "difference" if self.kinds[name] in ("shares", "sizes") else self.kinds[name]
-            for name in both
-        }
-        layers = {
-            name: [_less(*rows) for rows in zip(self.layers[name], other.layers[name], strict=True)]
-            for name in both
-            if len(self.layers.get(name, ())) == len(other.layers.get(name, ())) > 0
-        }
-        whose = "" if self.model == other.model else f" by {other.model.get('name') or 'another model'}"
-        where = "" if self.sources == other.sources else f" in {shorten(other.text, 40)!r}"
-        made: dict[str, Any] = {
-            "scores": {name: _less(self.scores[name], other.scores[name]) for name in both},
-            "kinds": kinds,
-            "layers": layers,
-            "explained": self.explained - other.explained,
-            "outputs": {
-                name: (target, value - other.outputs[name][1])
-                for name, (target, value) in self.outputs.items()
-                if name in other.outputs
-            },
-            "position": self.position if self.position == other.position else None,
-            "truncated": self.truncated or other.truncated,
-            "less": f"{other.subject}{whose}{where}",
-        }
-        return replace(self, **made)
+        return subtract(self, other)
+
+    def __sub__(self, other: Explanation) -> Explanation:
+        return self.difference(other) if isinstance(other, Explanation) else NotImplemented
+
+    def show(
+        self, *, of: Literal["words", "tokens"] = "words", top: int | None = None, special: bool = True
+    ) -> None:
+        """Print this in the terminal, or below a notebook's cell: the shaded text and a table of scores.
+
+        Args:
+            of: "words", or "tokens" with their ids.
+            top: How many rows the table has, the largest scores first; every word unless given.
+            special: Whether special tokens such as [CLS] have rows.
+        """
+        from rich.console import Console
+
+        from captum_globenc.results.terminal import show
+
+        show(Console(highlight=False), self, of=of, top=top, special=special)
+
+    def plot(
+        self, method: str | None = None, *, layers: bool = False, special: bool = True, ax: Any = None
+    ) -> Any:
+        """Draw the scores of the words with matplotlib: bars, or a heat map over the layers.
+
+        Args:
+            method: Whose scores; by default the first method with signed scores.
+            layers: Whether to draw a heat map of layers x words, from `explain(..., layers=True)`.
+            special: Whether special tokens such as [CLS] are drawn.
+            ax: The matplotlib axes to draw in; by default those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: There is no such method, or it has no scores of layers.
+        """
+        # Drawing is the visualization wing's, which is above this one: imported by name when it is needed.
+        figures = import_module("captum_globenc.visualization.explained")
+        return figures.plot_explanation(self, method, layers=layers, special=special, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; what there may be none of, such as a pair, is left out then."""
@@ -199,6 +233,21 @@ class Explanation(Record):
             ValueError: It is none, or of another version.
         """
         return cls(**fields_of(made))
+
+    def to_captum(self, method: str | None = None) -> Any:
+        """Return the scores of generated text as Captum's own result, whose plots show them.
+
+        Args:
+            method: Whose scores.
+
+        Returns:
+            A `captum.attr.LLMAttributionResult`. `seq_attr` holds the scores of the N prompt tokens, and
+            `token_attr` the rows `(T, N)` of the answer's tokens, None unless `explain(..., per_token=True)`.
+
+        Raises:
+            ValueError: This explains no generated text, or there is no such method.
+        """
+        return import_module("captum_globenc.visualization.records").llm_result(self, method)
 
     def to_pandas(self) -> Any:
         """Return a table with a row for each token and method; see `Explanations.to_pandas`."""
@@ -222,7 +271,3 @@ class Explanation(Record):
         from captum_globenc.results.terminal import Shown
 
         return Shown(self)
-
-
-def _less(row: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(row, other, strict=True)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.files import read_lines, write_lines
@@ -19,6 +20,9 @@ __all__ = ["Explanations"]
 
 SHOWN = 20
 """How many a notebook shows."""
+
+PARTS = {"TokenClassification": ("entity", "entities"), "MaskedLM": ("masked word", "masked words")}
+"""What models of these classes explain of a text: one, and several of it."""
 
 ORDERS: dict[str, Callable[[Explanation], Any]] = {
     "confidence": lambda it: it.value if it.probability is None else it.probability,
@@ -64,8 +68,34 @@ class Explanations(Sequence[Explanation]):
 
     def __repr__(self) -> str:
         methods = dict.fromkeys(name for it in self for name in it.scores)
-        texts = "1 text" if len(self) == 1 else f"{len(self)} texts"
-        return f"<{type(self).__name__} of {texts}{' by ' if methods else ''}{', '.join(methods)}>"
+        models = dict.fromkeys(name for it in self if (name := it.model.get("name")))
+        truncated = sum(it.truncated for it in self)
+        said = [f"{self._count}{' by ' if methods else ''}{', '.join(methods)}"]
+        said += [f"{truncated} truncated"] if truncated else []
+        said += [f"model {', '.join(models)}"] if models else []
+        return f"<{type(self).__name__} of {'; '.join(said)}>"
+
+    @property
+    def _count(self) -> str:
+        """How many explanations there are of how many texts, such as "3 entities in 1 text"."""
+        alike = Counter((it.text, it.pair, it.span, it.target, it.against) for it in self)
+        most: Counter[tuple[str, str | None]] = Counter()
+        for (text, pair, *_), count in alike.items():  # a text that is there twice has all of its parts twice
+            most[text, pair] = max(most[text, pair], count)
+        number = most.total()
+        texts = f"{number} {'text' if number == 1 else 'texts'}"
+        heads = {name for it in self for name in PARTS if name in it.model.get("class", "")}
+        if len(heads) == 1 and all(it.span is not None for it in self):
+            return f"{len(self)} {PARTS[heads.pop()][len(self) != 1]} in {texts}"
+        return texts if number == len(self) else f"{len(self)} explanations of {texts}"
+
+    def __getattr__(self, name: str) -> Any:
+        said = f"{type(self).__name__} has no attribute {name!r}"
+        if not name.startswith("_") and (
+            hasattr(Explanation, name) or name in Explanation.__dataclass_fields__
+        ):
+            said += f": an explanation has, such as the first, [0].{name}"
+        raise AttributeError(said, name=name, obj=self)
 
     def sort_by(
         self, key: str | Callable[[Explanation], Any] = "confidence", *, reverse: bool = False
@@ -87,15 +117,37 @@ class Explanations(Sequence[Explanation]):
         return Explanations(sorted(self, key=key, reverse=reverse))
 
     def difference(self, others: Iterable[Explanation]) -> Explanations:
-        """Return each less the other of its number; see `Explanation.difference`.
+        """Return each minus the other of the same number, also written `self - others`.
 
         Raises:
-            ValueError: There are not as many, or two are not of the same tokens.
+            ValueError: There are not as many, or two cannot be subtracted: see `Explanation.difference`.
         """
         others = list(others)
         if len(others) != len(self):
-            raise ValueError(f"{len(self)} explanations less {len(others)}: there have to be as many")
+            raise ValueError(f"{len(self)} explanations minus {len(others)}: there have to be as many")
         return Explanations(one.difference(other) for one, other in zip(self, others, strict=True))
+
+    def __sub__(self, others: Iterable[Explanation]) -> Explanations:
+        return self.difference(others)
+
+    def show(
+        self, *, of: Literal["words", "tokens"] = "words", top: int | None = None, special: bool = True
+    ) -> None:
+        """Print all of them in the terminal, or below a notebook's cell; see `Explanation.show`.
+
+        Args:
+            of: "words", or "tokens" with their ids.
+            top: How many rows each table has, the largest scores first; every word unless given.
+            special: Whether special tokens such as [CLS] have rows.
+        """
+        from rich.console import Console
+
+        from captum_globenc.results.terminal import show
+
+        several = len(self) > 1
+        for number, it in enumerate(self, start=1):
+            index = number if several else None
+            show(Console(highlight=False), it, of=of, top=top, special=special, index=index)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return what JSON can hold, an object for each; see `Explanation.to_dict`."""
@@ -108,7 +160,7 @@ class Explanations(Sequence[Explanation]):
         where a token stands nowhere; `method` and `score`.
 
         Raises:
-            ImportError: pandas is not installed (``pip install "captum_globenc[pandas]"``).
+            ImportError: pandas is not installed (``pip install ".[pandas]"`` in a clone).
         """
         return to_frame(self)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captum_globenc.drawing.picture import Picture
-from captum_globenc.results.record import Record, Span
+from captum_globenc.errors import FileFormatError
+from captum_globenc.results.record import Answer, Record, Span
 from captum_globenc.results.words import Word
 
 __all__ = ["FORMAT", "FileFormatError", "fields_of", "read_lines", "to_json", "write_lines"]
@@ -26,15 +27,23 @@ T = TypeVar("T")
 LARGEST = 1e300
 """What no number reaches, so that sums of them are numbers, too."""
 
-LEFT_OUT = ("pair", "layers", "less", "ids", "unknown", "span", "outputs", "picture")
+LEFT_OUT = (
+    "pair",
+    "layers",
+    "less",
+    "ids",
+    "unknown",
+    "span",
+    "outputs",
+    "picture",
+    "answer",
+    "answer_scores",
+    "passage_spans",
+)
 """What an object lacks where there is none of it."""
 
-NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers")
+NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers", "answer_scores")
 """What is made of floats: other writers of JSON leave the point out where nothing follows it."""
-
-
-class FileFormatError(ValueError):
-    """A file that holds no explanations, or not those of this version; the message names the line."""
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -51,6 +60,10 @@ def to_json(record: Record) -> dict[str, Any]:
     made["offsets"] = [place if place is None else list(place) for place in record.offsets]
     if record.picture is not None:
         made["picture"] = asdict(record.picture)
+    if record.answer is not None:
+        made["answer"] = record.answer._asdict()
+    if record.passage_spans:
+        made["passage_spans"] = [[name, list(span)] for name, span in record.passage_spans]
     return made
 
 
@@ -86,6 +99,12 @@ def fields_of(made: object) -> dict[str, Any]:
         found["span"] = Span(*found["span"])
     if found.get("picture") is not None:
         found["picture"] = Picture(**found["picture"])
+    if found.get("answer") is not None:
+        found["answer"] = Answer(
+            **found["answer"] | {"log_probabilities": _as_floats(found["answer"]["log_probabilities"])}
+        )
+    if "passage_spans" in found:
+        found["passage_spans"] = [(name, Span(*span)) for name, span in found["passage_spans"]]
     if "outputs" in found:
         found["outputs"] = {
             name: (target, float(value)) for name, (target, value) in found["outputs"].items()
@@ -191,6 +210,20 @@ def _picture(value: Any) -> bool:
     )
 
 
+def _answer(value: Any) -> bool:
+    checks = {
+        "text": _text,
+        "tokens": _list(_text),
+        "ids": _list(_index),
+        "log_probabilities": _list(_number),
+    }
+    return (
+        isinstance(value, dict)
+        and value.keys() == checks.keys()
+        and all(checks[name](it) for name, it in value.items())
+    )
+
+
 CHECKS: Mapping[str, Check] = {
     "text": _text,
     "pair": _or_none(_text),
@@ -218,5 +251,8 @@ CHECKS: Mapping[str, Check] = {
     "span": _or_none(_each(_index, _index, _index)),
     "outputs": _by_name(_each(_text, _number)),
     "picture": _or_none(_picture),
+    "answer": _or_none(_answer),
+    "answer_scores": _by_name(_list(_list(_number))),
+    "passage_spans": _list(_each(_text, _each(_index, _index, _index))),
 }
 """What each field of an explanation is in JSON."""

@@ -8,6 +8,7 @@ from datetime import date
 from html import escape
 
 from captum_globenc.drawing.document import Line, Part, Section, document, document_part
+from captum_globenc.drawing.numbers import depths_note
 from captum_globenc.drawing.page import heat_map, number_table
 from captum_globenc.results.files import to_json
 from captum_globenc.results.record import Record
@@ -58,6 +59,9 @@ def _section(record: Record) -> Section:
         tokens=[piece.tokens for piece in scored],
         layers=any(record.layers.values()),
         picture=record.picture,
+        answer=[]
+        if record.answer is None
+        else [*zip(record.answer.tokens, record.answer.log_probabilities, strict=True)],
     )
 
 
@@ -85,7 +89,9 @@ def _tables(record: Record) -> str:
     for name, layers in record.layers.items():
         merged = [merge_scores(row, scored) for row in layers]
         texts = [piece.text for piece in scored]
-        tables[f"Layers of {name}"] = heat_map(texts, merged, record.units[name], first=_first(record, name))
+        unit = record.units[name]
+        drawn = heat_map(texts, merged, unit, first=_first(record, name))
+        tables[f"Layers of {name}"] = f'<p class="note">{depths_note(unit)}</p>{drawn}'
     return "".join(
         f"\n<details><summary>{escape(name)}</summary>{made}</details>" for name, made in tables.items()
     )

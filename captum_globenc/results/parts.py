@@ -9,13 +9,36 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 from captum_globenc.results.record import Span
 
-__all__ = ["Part", "score_spans", "sentence_spans"]
+__all__ = ["Part", "Parts", "score_spans", "sentence_spans"]
 
 Part = tuple[str, float]
-"""What a part reads, and what it scores."""
+"""The text of a part, and its score."""
+
+
+class Parts(list[Part]):
+    """A list of parts and their scores. Its repr rounds scores to three digits; the scores are exact.
+
+    Example:
+        >>> parts = Parts([("wonderful", 1.9306542873382568), ("thin", -0.00039)])
+        >>> parts, parts[0][1]
+        ([('wonderful', 1.93), ('thin', -0.00039)], 1.9306542873382568)
+    """
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(f'({text!r}, {_rounded(score)})' for text, score in self)}]"
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Parts(found) if isinstance(index, slice) else found
+
+
+def _rounded(score: float) -> str:
+    return f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"
+
 
 _MARKS, _WIDE_MARKS = r".!?\u2026", r"\u3002\uff01\uff1f"
 _CLOSING = r"\"'\u201d\u2019\u00bb)\]\u300d\u300f"

@@ -14,7 +14,7 @@ from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.results.shading import Piece, cut_into_pieces
 from captum_globenc.results.words import Word
 
-__all__ = ["KINDS", "Kind", "Record", "Span"]
+__all__ = ["KINDS", "Answer", "Kind", "Record", "Span"]
 
 Kind = Literal["shares", "sizes", "signed", "contributions", "difference"]
 
@@ -34,6 +34,22 @@ class Span(NamedTuple):
     start: int
     stop: int
     segment: int = 0
+
+
+class Answer(NamedTuple):
+    """The text that a language model generated, or was given, after a prompt; T tokens.
+
+    Attributes:
+        text: The text.
+        tokens: What its T tokens read.
+        ids: Their ids.
+        log_probabilities: The log-probability of each, in nats.
+    """
+
+    text: str
+    tokens: list[str]
+    ids: list[int]
+    log_probabilities: list[float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,11 +79,12 @@ class Record:
         groups: The words that the tokens make up, special tokens among them.
         offsets: Where each of the N tokens stands, None for special tokens; empty where the tokenizer does
             not tell, being written in Python.
-        model: Its "name", as it was loaded, and its "class".
+        model: Its "name", the path or name that it was loaded by, and its "class".
         settings: What else the scores depend on: the "mixing" of GlobEnc, the "baseline".
         versions: Of the packages that made them, by name.
-        truncated: Whether the text was longer than the model takes, so that its end or beginning is missing.
-        less: What another explanation is of, whose scores were taken away; None where none were.
+        truncated: Whether the text was longer than the model takes, so that its end or beginning is missing;
+            `explain(..., windows=N)` explains such texts as a whole.
+        less: What was subtracted from what, such as "model-a minus model-b"; None where nothing was.
         ids: The ids of the N tokens; empty where they are not known, as in files of earlier versions.
         unknown: Which tokens stand for what the vocabulary has not, such as [UNK].
         span: Where in the text stands what is explained, an entity, an answer or a masked token; None where
@@ -75,6 +92,10 @@ class Record:
         outputs: By the name of scores that are for another output than `target`, as where classes are shown
             side by side: its name, and its value as `explained` is that of `target`.
         picture: The image or sound that this explains, whose parts are the first tokens; None of a text.
+        answer: The answer of a language model, whose log-probability is explained; then `text` is the prompt.
+        answer_scores: By method, a row of N scores for each of T answer tokens. The rows of contributions sum
+            to `scores`. Empty unless asked for, and of differences.
+        passage_spans: The name and the character span of each passage of the prompt.
 
     Raises:
         ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
@@ -107,10 +128,14 @@ class Record:
     span: Span | None = None
     outputs: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     picture: Picture | None = None
+    answer: Answer | None = None
+    answer_scores: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    passage_spans: list[tuple[str, Span]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rows = [("scores", name, row) for name, row in self.scores.items()]
         rows += [("layers", name, row) for name, layers in self.layers.items() for row in layers]
+        rows += [("answer_scores", name, row) for name, found in self.answer_scores.items() for row in found]
         for what, name, row in rows:
             if len(row) != len(self.tokens):
                 raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
@@ -135,21 +160,41 @@ class Record:
     def __repr__(self) -> str:
         methods = ", ".join(self.scores) or "no method"
         text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
-        return f"<{type(self).__name__} {text!r}: {self.headline}; {len(self.tokens)} tokens by {methods}>"
+        name = self.model.get("name")
+        model = f"; model {name}" if name else ""
+        tokens = f"{len(self.tokens)} tokens by {methods}"
+        return f"<{type(self).__name__} {text!r}: {self.headline}; {tokens}{model}>"
 
     @property
     def headline(self) -> str:
-        """The prediction in a few words, such as ``POSITIVE (98.1%)``, and what else is explained."""
-        if self.probability is None:
+        """The prediction in a few words, such as ``POSITIVE (98.1%)``, and the target if it is another one.
+
+        A difference reads ``POSITIVE: model-a minus model-b``.
+        """
+        truncated = ", text truncated" if self.truncated else ""
+        return f"{self._said}{truncated}"
+
+    @property
+    def _said(self) -> str:
+        if self.less is not None:
+            part = "" if self.span is None or self.part == self.prediction else f"{self.part}: "
+            return f"{part}{self.less}" if self._less_names_subjects else f"{part}{self.subject}: {self.less}"
+        if self.answer is not None:
+            said = f"{self.prediction!r} (log-probability {self.value:z.2f})"
+        elif self.probability is None:
             said = f"{self.prediction} = {self.value:.4g}"
         else:
             said = f"{self.prediction} ({self.probability:.1%})"
         if self.span is not None and self.part != self.prediction:
             said = f"{self.part}: {said}"
-        if self.less is not None:
-            return f"{said}, explained: {self.subject}, less {self.less}"
         asked = self.target != self.prediction or self.against is not None
         return f"{said}, explained: {self.subject}" if asked and self._knows_classes else said
+
+    @property
+    def _less_names_subjects(self) -> bool:
+        """Whether what was subtracted from what differs in the class, or is of several classes."""
+        less = self.less or ""
+        return bool(self.outputs) or less.startswith((f"{self.subject} minus ", f"{self.subject}, "))
 
     @property
     def heading(self) -> str:
@@ -176,8 +221,8 @@ class Record:
     @property
     def captions(self) -> dict[str, str]:
         """What the scores of each method are, such as ``for and against POSITIVE``."""
-        higher = "a higher value of " if self.probability is None else ""
-        less = "" if self.less is None else f", less the same of {self.less}"
+        higher = "a higher value of " if self.probability is None and self.answer is None else ""
+        less = "" if self.less is None else f"; {self.less}"
         said = {
             "shares": self._shares,
             "difference": self._shares,
@@ -193,7 +238,7 @@ class Record:
     @property
     def units(self) -> dict[str, str]:
         """What the scores of each method are counted in: ``%`` of a whole, or as the output is."""
-        unit = "value" if self.probability is None else "logit"
+        unit = "nats" if self.answer is not None else "value" if self.probability is None else "logit"
         known = {"shares": "%", "sizes": "%", "difference": "share"}
         return {name: known.get(self.kinds[name], unit) for name in self.scores}
 
@@ -204,15 +249,20 @@ class Record:
         Rounded so that what is shown adds up as well.
         """
         against = "" if self.against is None else f" less that of {self.against}"
-        less = "" if self.less is None else f", less {self.less}"
+        less = "" if self.less is None else f"; {self.less}"
+        whose = self.elements[1] if self.answer is None else "prompt"
         made = {}
         for name, row in self.scores.items():
             if self.kinds[name] == "contributions":
                 target, explained = self.outputs.get(name, (self.target, self.explained))
                 unit = "value" if self.probability is None else f"logit of {target}{against}"
+                if self.answer is not None:
+                    unit = f"log-probability of the answer{against}"
+                if self._less_names_subjects and not self.outputs:
+                    unit = unit.partition(" ")[0]
                 whole, tokens = round(explained, 2), round(math.fsum(row), 2)
                 sign = "-" if tokens < 0 else "+"
-                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {self.elements[1]}"
+                parts = f"{whole - tokens:z.2f} baseline {sign} {abs(tokens):.2f} {whose}"
                 made[name] = f"{parts} = {whole:z.2f} {unit}{less}"
         return made
 

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.drawing.numbers import SHARE, number, strengths
+from captum_globenc.drawing.numbers import SHARE, depths_note, number, strengths
 from captum_globenc.drawing.picture import Picture
 from captum_globenc.results.printable import in_table, printable
 from captum_globenc.results.record import Record
@@ -132,6 +132,7 @@ class Shown:
         for name, layers in record.layers.items():
             if len(record.layers) > 1:
                 yield Text(printable(name), style="dim")
+            yield Text(depths_note(units[name]), style="dim")
             for start in range(0, len(layers), LAYERS_PER_TABLE[units[name] != SHARE]):
                 yield self._layers(layers, start, units[name])
         yield Text()

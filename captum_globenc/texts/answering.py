@@ -110,7 +110,7 @@ def _stretches(given: Given, row: int) -> list[tuple[float, int, int]]:
     places = given.spans(row)
     inside = torch.tensor([it.segment == 1 for it in places])
     if not inside.any():
-        raise ValueError("a question needs a text that holds the answer: pass it as pair")
+        raise ValueError("a question needs a text that holds the answer: pass it as pair or context")
     counted, none = inside, given.subject.tokenizer.cls_token_id
     if none is not None:
         counted = inside | (given.encoded.batch["input_ids"][row, : len(places)].cpu() == none)

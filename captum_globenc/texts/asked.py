@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from captum_globenc.results.record import Span
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_offsets
+from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tokenizing import Encoded
 from captum_globenc.texts.words import Word, find_words
@@ -73,6 +74,7 @@ class Given:
         subject: the model and its tokenizer.
         options: what was asked for.
         tell: is called with what a text does not have.
+        prompts: the prompts, for models that generate text.
     """
 
     texts: Sequence[str]
@@ -82,6 +84,7 @@ class Given:
     subject: Subject
     options: Options
     tell: Callable[[str], None]
+    prompts: Sequence[Prompt] = ()
 
     def offsets(self, row: int) -> list[Span | None]:
         """Return where the tokens of a row stand; nothing where the tokenizer does not tell."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any, Literal
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.origin import find_offsets, find_unknown
+from captum_globenc.texts.question import resolve_baseline
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["assemble", "beside"]
@@ -106,13 +107,14 @@ class _Laid:
 
     def __init__(self, given: Given, asked: Asked) -> None:
         self._windows = [given.encoded.places[row] for row in asked.rows]
+        self._real = [given.encoded.batch["attention_mask"][row].bool().tolist() for row in asked.rows]
         self._whole = len(given.encoded.rows[asked.text]) == 1
         self._count = given.encoded.length(asked.text)
 
     def row(self, values: Tensor, kind: Kind) -> list[float]:
         """Return the scores of the text's tokens, from those of its rows, `(rows, N)`."""
         rows: list[list[float]] = [
-            row[: len(places)].tolist() for row, places in zip(values, self._windows, strict=True)
+            list(compress(row.tolist(), real)) for row, real in zip(values, self._real, strict=True)
         ]
         if self._whole:
             return rows[0]
@@ -143,7 +145,8 @@ def _place(
 def _of_text(given: Given, text: int) -> dict[str, Any]:
     """Return the fields that tell of a text and of what read it."""
     whole, model = given.encoded.whole, given.subject.model
-    settings = {"mixing": given.options.mixing, "baseline": given.options.baseline}
+    baseline = resolve_baseline(given.options.baseline, model, given.subject.tokenizer)
+    settings = {"mixing": given.options.mixing, "baseline": baseline}
     if len(given.encoded.rows[text]) > 1:
         settings["windows"] = str(given.options.windows)
     ids = whole["input_ids"][text, : given.encoded.length(text)].tolist()

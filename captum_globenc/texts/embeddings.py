@@ -6,6 +6,7 @@ Shapes: B texts, N tokens, D embedding dimensions, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from threading import get_ident
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ __all__ = ["INTEGRATION_STEPS", "OnEmbeddings", "integrated_gradients"]
 INTEGRATION_STEPS = 50
 ROWS_AT_ONCE = 32
 """Points between two texts that run together, which bounds the memory."""
+TABLE_ROWS_AT_ONCE = 4096
+"""Word embeddings that are averaged together, which bounds the memory."""
 
 
 class OnEmbeddings(nn.Module):
@@ -70,6 +73,27 @@ class OnEmbeddings(nn.Module):
         """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
         with torch.no_grad():
             return cast("Tensor", self._layers[0](ids))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean embedding `(D,)` of all words that the model knows: a baseline without a mask token.
+
+        Raises:
+            ValueError: the model has no table with a row for each word.
+        """
+        weight = getattr(self._layers[0], "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() != 2:
+            raise ValueError(
+                f"{type(self.model).__name__} has no table of word embeddings to average: choose another "
+                "baseline than mean"
+            )
+        # Offloaded weights come to the device of the ids. Gemma's layer scales what it looks up.
+        ids = torch.arange(len(weight), device="cpu" if weight.is_meta else weight.device)
+        sums = []
+        for some in torch.split(ids, TABLE_ROWS_AT_ONCE):
+            rows = self.embed(some)
+            sums.append(rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32)))
+        return torch.stack(sums).sum(0) / len(weight)
 
     def forward(self, embeddings: Tensor, ids: Tensor, *arguments: Any) -> Tensor:
         """Run the forward function.
@@ -133,7 +157,7 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017) over word embeddings.
 
     On the straight line from the baseline's embeddings to the text's, 50 steps, some at a time.
-    The usual baseline is the text all masked with its special tokens kept (`EncoderForward.masked`).
+    The usual baseline masks all but the special tokens of the text (`EncoderForward.masked`).
 
     Args:
         forward_func: a forward function of ids `(B, N)` and further arguments, with outputs `(B, C)`.

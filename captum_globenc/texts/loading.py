@@ -1,14 +1,18 @@
 """A model and its tokenizer from a folder, the hub, or this package itself."""
 
+import json
 import os
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
+from captum_globenc.errors import LoadingError
 from captum_globenc.texts.default import load_default
-from captum_globenc.texts.tasks import TASKS, task_named
+from captum_globenc.texts.tasks import TASKS, other_task, task_named
 
 __all__ = ["Classifier", "LoadingError", "in_one_line", "load_classifier", "load_model"]
 
@@ -23,12 +27,11 @@ HUB = {
 """What errors of the hub mean, by their names; of them the most special one comes last."""
 
 
-class LoadingError(Exception):
-    """A model that cannot be loaded; the message says in one line which and why."""
-
-
 class Classifier(NamedTuple):
-    """A model in eval mode, its tokenizer, and the weights that its files did not hold."""
+    """A model in eval mode, its tokenizer, and the weights that its files did not hold.
+
+    The model is of transformers, or a SentenceTransformer.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -51,19 +54,21 @@ def load_classifier(name: str | None = None) -> Classifier:
     Example:
         >>> load_classifier("no/such/folder")
         Traceback (most recent call last):
-        captum_globenc.texts.loading.LoadingError: cannot load no/such/folder: there is no such folder
+        captum_globenc.errors.LoadingError: cannot load no/such/folder: there is no such folder
     """
     return _load(name, by_config=False)
 
 
 def load_model(name: str | None = None) -> Classifier:
-    """Load a model for what its files say that it is for: a task of `TASKS`, or else a sequence classifier.
+    """Load a model for the task that its files name: a row of `TASKS`, or a SentenceTransformer.
+
+    An encoder without a head is loaded as a sequence classifier, with `missing` weights.
 
     Args:
         name: as for :func:`load_classifier`.
 
     Raises:
-        LoadingError: as for :func:`load_classifier`.
+        LoadingError: as for :func:`load_classifier`, or the model is for a task that is not explained.
     """
     return _load(name, by_config=True)
 
@@ -77,7 +82,11 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
     try:
         task = TASKS[-1]
         if by_config:
+            if embedder := _sentence_transformer(name):
+                return embedder
             config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            if message := other_task(config.architectures or []):
+                raise LoadingError(f"cannot load {name}: {message}")
             task = task_named(config.architectures or [])
         model, report = getattr(transformers, task.auto).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
@@ -89,6 +98,37 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise LoadingError(f"cannot load {name}: it has no tokenizer")
     return Classifier(model, tokenizer, tuple(sorted(report["missing_keys"])))
+
+
+def _sentence_transformer(name: str) -> Classifier | None:
+    """Load a SentenceTransformer; return None for other checkpoints, among them those of a CrossEncoder.
+
+    Raises:
+        LoadingError: sentence-transformers is not installed, or the checkpoint is of another of its classes.
+    """
+    if _file(name, "modules.json") is None:
+        return None
+    settings = _file(name, "config_sentence_transformers.json")
+    text = "{}" if settings is None else Path(settings).read_text(encoding="utf-8")
+    kind = json.loads(text).get("model_type", "SentenceTransformer")
+    if kind == "CrossEncoder":  # a sequence classifier
+        return None
+    if kind != "SentenceTransformer":
+        raise LoadingError(f"cannot load {name}: a {kind} of sentence-transformers is not supported")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise LoadingError(
+            f"cannot load {name}: it is a SentenceTransformer: pip install sentence-transformers"
+        ) from error
+    model: Any = SentenceTransformer(name, device="cpu", trust_remote_code=False).eval()
+    return Classifier(model, model.tokenizer)
+
+
+def _file(name: str, file: str) -> str | None:
+    """Return the path of a checkpoint's file, downloaded from the hub if needed; None where there is none."""
+    path: str | None = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return path
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -10,26 +10,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from captum_globenc.attr.depths import NoLayersError
-from captum_globenc.attr.position import NoPositionError
-from captum_globenc.encoders import UnsupportedEncoderError
-from captum_globenc.errors import PrecisionError, ReconstructionError, UnsupportedOperationError
-from captum_globenc.recording.refusal import RecordingError
+from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
-from captum_globenc.texts.question import Question
+from captum_globenc.texts.question import Question, resolve_baseline
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "REFUSALS", "Method", "run_methods"]
-
-REFUSALS = (
-    UnsupportedEncoderError,
-    NoPositionError,
-    UnsupportedOperationError,
-    PrecisionError,
-    ReconstructionError,
-    RecordingError,
-)
-"""What tells that a method does not hold for a model, whatever the text."""
+__all__ = ["DEFAULT_METHODS", "METHODS", "Method", "differences", "run_methods"]
 
 
 def _globenc(question: Question) -> Tensor:
@@ -60,14 +46,20 @@ def _deep_lift(question: Question) -> Tensor:
         scores: Tensor = question.of.exact_differences.attribute(*arguments)
         return scores.sum(-1) if scores.dim() == 3 else scores
 
-    return _differences(question, summed)
+    return differences(question, summed)
 
 
 def _deep_lift_layers(question: Question) -> Tensor:
-    return _differences(question, question.of.exact_differences.attribute_layers)
+    return differences(question, question.of.exact_differences.attribute_layers)
 
 
-def _differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+def differences(question: Question, method: Callable[..., Tensor]) -> Tensor:
+    """Run exact differences over ids where the baseline is ids, otherwise over word embeddings.
+
+    Args:
+        question: what is explained.
+        method: from inputs, baselines, None for the target, and other arguments, to a tensor `(A, ...)`.
+    """
     inputs, baselines, extra = question.inputs, question.baselines, question.extra
     if not question.of.by_ids:
         embed, extra = question.of.over_embeddings.embed, (inputs, *extra)
@@ -145,7 +137,7 @@ def run_methods(
         method = METHODS[name]
         try:
             found[name] = method.scores(question)
-        except REFUSALS as error:
+        except CaptumGlobencError as error:
             if methods is not None:
                 raise
             refused[name] = error
@@ -155,9 +147,18 @@ def run_methods(
         if layers and method.layers is not None:
             try:
                 depths[name] = method.layers(question)
-            except (NoLayersError, *REFUSALS) as error:  # such as that a decoder reads the text as well
+            except CaptumGlobencError as error:  # such as that a decoder reads the text as well
                 told[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    used = resolve_baseline(question.of.baseline, question.of.model, question.of.tokenizer)
+    if used == "zero" != question.of.baseline and found.keys() & {
+        "transformer-deep-lift",
+        "integrated-gradients",
+    }:
+        told[
+            f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
+            f"(token_dropout), so {question.of.baseline!r} is none"
+        ] = None
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
     return found, depths

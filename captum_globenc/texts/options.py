@@ -5,8 +5,8 @@ Shapes: B texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ Target = str | int | Sequence[str | int]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `captum_globenc.explain`, by their names there.
+    """The options of `captum_globenc.explain`, by their names there; `generation` are those of generate().
 
     Raises:
         ValueError: A name is not known, no method is chosen, or a class is held against itself.
@@ -45,6 +45,8 @@ class Options:
     baseline: str = "mask"
     windows: int | None = None
     threshold: float = 0.5
+    per_token: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         methods, target, against, windows = self.methods, self.target, self.against, self.windows

@@ -68,7 +68,7 @@ def pooled_token(model: PreTrainedModel) -> int | Literal["mean"] | None:
     """Return the token that the model's head reads, "mean" where it reads the average of all, or neither.
 
     Raises:
-        UnsupportedEncoderError: The model has no encoder that is known.
+        UnsupportedModelError: The model has no encoder that is known.
     """
     pooled = find_encoder(model).pooled
     if pooled == "mean":

@@ -20,10 +20,14 @@ from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward, special_tokens
 from captum_globenc.texts.embeddings import OnEmbeddings
 
-__all__ = ["BASELINES", "Explained", "Question", "in_parts"]
+__all__ = ["BASELINES", "Explained", "Question", "in_parts", "resolve_baseline"]
 
-BASELINES = ("mask", "pad", "zero")
-"""What a text is compared with: all but its special tokens masked, padding, or word embeddings of zero."""
+BASELINES = ("mask", "mean", "pad", "zero")
+"""What stands in for all but the special tokens of a text in its baseline.
+
+The mask token (where the tokenizer has none, the mean), the mean of the word embeddings, the padding token,
+or word embeddings of zero.
+"""
 
 TOKENS_AT_ONCE = 1024
 """Tokens that go through a backward pass together, which bounds the memory."""
@@ -39,7 +43,7 @@ class Explained:
         forward: the model as a forward function of ids.
         outputs: a forward function of ids, the other arguments of `forward` and `asked` of a question, which
             returns the outputs `(A,)` that are explained.
-        baseline: a name of `BASELINES`.
+        baseline: a name of `BASELINES`, see `resolve_baseline`.
         mixing: GlobEnc's kind of mixing.
     """
 
@@ -57,12 +61,12 @@ class Explained:
 
     @property
     def by_ids(self) -> bool:
-        """Whether exact differences take ids: where a text is masked.
+        """Whether exact differences take ids: where the baseline is the text with its tokens masked.
 
-        What else stands for no token would change what models make of ids themselves, which tell some where
-        the text ends: then they take what was looked up.
+        All other baselines replace word embeddings, and the model keeps reading the ids of the text: padding
+        in their place would end the text early for models that find its end by its ids.
         """
-        return self.baseline == "mask" and self.tokenizer.mask_token_id is not None
+        return resolve_baseline(self.baseline, self.model, self.tokenizer) == "mask"
 
     @cached_property
     def globenc(self) -> GlobEnc:
@@ -118,19 +122,23 @@ class Question:
 
     @property
     def baselines(self) -> Tensor:
-        """What the texts are compared with: ids `(A, N)`, or word embeddings `(A, N, D)`.
+        """The baselines of the texts: ids `(A, N)`, or word embeddings `(A, N, D)`; special tokens are kept.
 
         Raises:
-            ValueError: the tokenizer has no such token.
+            ValueError: the tokenizer has no such token, or the model no such embeddings.
         """
-        baseline, tokenizer = self.of.baseline, self.of.tokenizer
+        tokenizer = self.of.tokenizer
+        baseline = resolve_baseline(self.of.baseline, self.of.model, tokenizer)
         if baseline == "mask":
             return self.of.forward.masked(self.each, tokenizer)
         kept = special_tokens(self.each, tokenizer)
         if tokenizer.mask_token_id is not None:  # one in the text is no word of it
             kept = kept | (self.inputs == tokenizer.mask_token_id)
-        if baseline == "zero":
-            return self.of.over_embeddings.embed(self.inputs).masked_fill(~kept[..., None], 0)
+        if baseline in ("mean", "zero"):
+            over = self.of.over_embeddings
+            own = over.embed(self.inputs)
+            vector = own.new_zeros(()) if baseline == "zero" else over.mean.to(own)
+            return torch.where(kept[..., None], own, vector)
         if tokenizer.pad_token_id is None:
             raise ValueError(f"the tokenizer has no padding token: choose another baseline, {_others('pad')}")
         return torch.where(kept, self.inputs, tokenizer.pad_token_id)
@@ -155,5 +163,23 @@ def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | No
     return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])
 
 
+def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the baseline that is used: another one for "mask" where a model cannot read masked ids.
+
+    Where the tokenizer has no mask token it is "mean", a point where norms are regular. Zero is none for
+    norms without a bias, and the embedding of padding is often zero; docs/differences.md has measurements.
+
+    For ESM-2 (`token_dropout`) it is "zero": the model replaces the word embeddings of mask tokens by zero,
+    and scales all others by the share of mask tokens among the ids. That scale depends on the ids in a way
+    that no token accounts for, so the embeddings alone are replaced and the scale stays that of the text.
+    """
+    if baseline != "mask":
+        return baseline
+    if getattr(getattr(model, "config", None), "token_dropout", False):
+        return "zero"
+    return "mask" if tokenizer.mask_token_id is not None else "mean"
+
+
 def _others(baseline: str) -> str:
-    return " or ".join(name for name in BASELINES if name != baseline)
+    *names, last = [name for name in BASELINES if name != baseline]
+    return f"{', '.join(names)} or {last}"

@@ -1,4 +1,4 @@
-"""What an embedding of a SentenceTransformer is made of, and what makes two of them alike.
+"""Explanations of a SentenceTransformer: of an embedding, and of the similarity of two texts.
 
 Shapes: B texts, N tokens of a text, M tokens of the other.
 """
@@ -6,23 +6,23 @@ Shapes: B texts, N tokens of a text, M tokens of the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
+from captum_globenc.results.words import Word
 from captum_globenc.texts.digest import versions
-from captum_globenc.texts.embedded import Embedded
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
+from captum_globenc.texts.embedded import Embedded, Role, encodes_roles
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, differences, run_methods
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.question import Explained, Question, resolve_baseline
 from captum_globenc.texts.subject import Subject, subject_of
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
@@ -52,10 +52,11 @@ def explain_embeddings(
     options: Options,
     told: dict[str, None],
 ) -> list[Explanation]:
-    """Explain what embeddings are made of, or how like two are, by tokens; see `captum_globenc.explain`.
+    """Explain embeddings, or the similarities of pairs, by tokens; see `captum_globenc.explain`.
 
-    Of two texts, each is compared with itself all masked while the other one stays as it is, so that the
-    scores of each add up to what its words add to the similarity. Two texts that are both masked are alike.
+    Of a pair, each text is compared with its fully masked self while the other stays as it is, so the scores
+    of each sum to what its words add to the similarity. A model that has routes or prompts for retrieval
+    encodes the texts by `encode_query` and their pairs by `encode_document`; others use `encode` for both.
 
     Args:
         texts: B texts.
@@ -78,40 +79,56 @@ def explain_embeddings(
         if getattr(options, name) is not None:
             raise ValueError(f"{what}: leave {name} out")
     methods = options.methods if others else _without_class(options.methods, told)
-    embedded = Embedded(subject, [*texts, *others], compared=bool(others))
-    count, lengths = len(texts), embedded.encoded.whole["attention_mask"].sum(-1)
-    swapped = embedded.vectors.roll(count, dims=0)
-    where: Tensor | Literal["mean"] | None
-    at = options.position
-    where = resolve_position(at, lengths, texts) if isinstance(at, int) else at
-    model, tokenizer = subject.model, subject.tokenizer
-    question = Question(
-        Explained(model, tokenizer, embedded.forward, embedded.alike, options.baseline, options.mixing),
-        embedded.encoded.batch,
-        torch.arange(len(swapped), device=swapped.device),
-        (swapped,),
-        where,
-    )
-    scores, layers = run_methods(question, methods, options.layers, told)
-    values = (embedded.vectors * swapped).sum(-1) if others else embedded.norms
+    roles: tuple[Role | None, Role | None] = (None, None)
+    if others and encodes_roles(subject.given):
+        roles = "query", "document"
+    sides = [Embedded(subject, texts, roles[0], compared=bool(others))]
+    if others:
+        sides.append(Embedded(subject, others, roles[1]))
+    where: Tensor | Literal["mean"] | None = None
+    if isinstance(options.position, int):
+        where = resolve_position(options.position, sides[0].encoded.whole["attention_mask"].sum(-1), texts)
+    else:
+        where = options.position
+    found = [
+        run_methods(_question(side, other, options, where), methods, options.layers, told)
+        for side, other in zip(sides, reversed(sides), strict=True)
+    ]
+    scores, layers = _common(found, told)
+    values = (sides[0].vectors * sides[1].vectors).sum(-1) if others else sides[0].norms
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
-    settings = {"mixing": options.mixing, "baseline": options.baseline}
-    whose = {"name": str(model.config.name_or_path or ""), "class": type(subject.given).__name__}
-    reads = pooled_token(subject.given) if where is None and "globenc" in scores else where
+    baseline = resolve_baseline(options.baseline, sides[0].model, sides[0].tokenizer)
+    settings = {"mixing": options.mixing, "baseline": baseline}
+    if roles[0]:
+        settings["encoded"] = "by encode_query and encode_document"
+    whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(subject.given).__name__}
+    reads: Tensor | int | Literal["mean"] | None = where
+    if where is None and "globenc" in scores:
+        pooled = {pooled_token(side.given) for side in sides}
+        reads = pooled.pop() if len(pooled) == 1 else None
     target = "similarity" if others else "norm of the embedding"
 
-    def joined(rows: Tensor, name: str, both: Sequence[int]) -> list[float]:
-        """Return the scores of one text or both; shares are of all together."""
-        share = 1 / len(both) if kinds[name] == "shares" else 1.0
-        return [share * score for text in both for score in rows[text, : lengths[text]].tolist()]
+    def joined(rows: Sequence[Tensor], name: str, index: int) -> list[float]:
+        """Return the scores `(N,)` of one text or both; shares are of all together."""
+        share = 1 / len(sides) if kinds[name] == "shares" else 1.0
+        return [
+            share * score
+            for side, of in zip(sides, rows, strict=True)
+            for score in of[index, : side.encoded.length(index)].tolist()
+        ]
 
     made = []
-    for index, (text, value) in enumerate(zip(texts, values[:count].tolist(), strict=True)):
-        both = (index, index + count) if others else (index,)
+    for index, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
         place = int(reads[index]) if isinstance(reads, Tensor) else reads
-        ids, words = embedded.ids(*both), embedded.words(*both)
+        ids = [token for side in sides for token in side.ids(index)]
+        words = _words(sides, index)
+        unknown, ahead = [], 0
+        for side in sides:
+            own = find_unknown(side.ids(index), side.words(index), side.tokenizer.unk_token_id)
+            unknown += [ahead + token for token in own]
+            ahead += side.encoded.length(index)
         made.append(
             Explanation(
                 text=text,
@@ -124,23 +141,68 @@ def explain_embeddings(
                 against=None,
                 explained=value,
                 position=place if place == "mean" or not others else None,
-                tokens=embedded.tokens(*both),
-                scores={name: joined(rows, name, both) for name, rows in scores.items()},
+                tokens=[token for side in sides for token in side.tokens(index)],
+                scores={name: joined(rows, name, index) for name, rows in scores.items()},
                 kinds=kinds,
                 layers={
-                    name: [joined(rows[:, depth], name, both) for depth in range(rows.shape[1])]
+                    name: [
+                        joined(depth, name, index)
+                        for depth in zip(*(it.unbind(1) for it in rows), strict=True)
+                    ]
                     for name, rows in layers.items()
                 },
                 groups=words,
-                offsets=embedded.offsets(*both),
+                offsets=[
+                    place and place._replace(segment=segment)
+                    for segment, side in enumerate(sides)
+                    for place in side.offsets(index)
+                ],
                 model=whose,
                 settings=settings,
                 versions=versions(),
                 ids=ids,
-                unknown=find_unknown(ids, words, tokenizer.unk_token_id),
-                truncated=any(embedded.encoded.truncated[side] for side in both),
+                unknown=unknown,
+                truncated=any(side.encoded.truncated[index] for side in sides),
             )
         )
+    return made
+
+
+def _question(
+    side: Embedded, other: Embedded, options: Options, where: Tensor | Literal["mean"] | None
+) -> Question:
+    """Return the question about the texts of one side, while the embeddings of the other stay as they are."""
+    of = Explained(side.model, side.tokenizer, side.forward, side.alike, options.baseline, options.mixing)
+    rows = torch.arange(len(side.vectors), device=side.vectors.device)
+    return Question(of, side.encoded.batch, rows, (other.vectors,), where)
+
+
+def _common(
+    found: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], told: dict[str, None]
+) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Return the scores, and those of layers, of the methods that hold for every side, by method.
+
+    Raises:
+        ValueError: No method holds for both.
+    """
+    first, last = found[0], found[-1]
+    scores = {name: [it[0][name] for it in found] for name in first[0] if name in last[0]}
+    if not scores:
+        raise ValueError("no method holds for both the queries' and the documents' encoder")
+    layers = {name: [it[1][name] for it in found] for name in first[1] if name in last[1]}
+    for name in [name for name, rows in layers.items() if rows[0].shape[1] != rows[-1].shape[1]]:
+        del layers[name]
+        told[f"{name} has no scores of single layers: the two encoders have different numbers of them"] = None
+    return scores, layers
+
+
+def _words(sides: Sequence[Embedded], index: int) -> list[Word]:
+    """Return the words of a text, and of its pair after it, by the tokens of both together."""
+    made: list[Word] = []
+    ahead = 0
+    for side in sides:
+        made += [it._replace(tokens=tuple(ahead + token for token in it.tokens)) for it in side.words(index)]
+        ahead += side.encoded.length(index)
     return made
 
 
@@ -165,11 +227,11 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     """Share the similarity of two texts out among the pairs of their tokens, exactly.
 
     An embedding that is the mean of its tokens' vectors makes the similarity a sum over the other text's
-    tokens. Each term is explained by the tokens of the text, compared with the text all masked.
+    tokens. Each term is explained by the tokens of the text, compared with the fully masked text.
 
     Args:
-        text: A text.
-        other: What it is compared with.
+        text: A text; the query, of a model that has routes or prompts for retrieval.
+        other: The text that it is compared with; the document, of such a model.
         model: A SentenceTransformer that averages tokens.
 
     Raises:
@@ -188,25 +250,29 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     subject = subject_of(model, None)
     if not subject.embeds:
         raise TypeError(f"model is a {type(model).__name__}: pass a SentenceTransformer")
-    embedded = Embedded(subject, [text, other])
-    length = embedded.encoded.length(1)
-    ids, extra = embedded.forward.arguments(
-        {name: it[1:, :length] for name, it in embedded.encoded.batch.items()}
-    )
+    roles: tuple[Role | None, Role | None] = (None, None)
+    if encodes_roles(model):
+        roles = "query", "document"
+    own, its = Embedded(subject, [text], roles[0]), Embedded(subject, [other], roles[1])
+    ids, extra = its.forward.arguments(its.encoded.batch)
     with torch.no_grad():
-        vectors = EncoderForward(model, output="token_embeddings")(ids, *extra)
-    parts = vectors / length
+        vectors = EncoderForward(its.given, output="token_embeddings")(ids, *extra)
+    parts = vectors / vectors.shape[1]
     mean = parts.sum(1)
-    if embedded.alike.cosine:
+    if its.alike.cosine:
         parts, mean = parts / mean.norm(dim=-1, keepdim=True)[..., None], normalize(mean, dim=-1)
-    if not torch.allclose(mean, embedded.vectors[1:], rtol=1e-3, atol=1e-5):
+    if not torch.allclose(mean, its.vectors, rtol=1e-3, atol=1e-5):
         raise ValueError(
             "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
         )
-    one = {name: it[:1, : embedded.encoded.length(0)] for name, it in embedded.encoded.batch.items()}
-    ids, extra = embedded.forward.arguments(one)
-    blanks = embedded.forward.masked(one, subject.tokenizer)
-    method = TransformerDeepLift(embedded.alike, subject.model)
-    scores = cast(Tensor, method.attribute_classes(ids, blanks, (*extra, parts)))
-    value = float((embedded.vectors[0] * embedded.vectors[1]).sum())
-    return TokenMatrix(embedded.tokens(0), embedded.tokens(1), scores[0], value)
+    of = Explained(own.model, own.tokenizer, own.forward, own.alike)
+    only = torch.zeros(1, dtype=torch.long, device=parts.device)
+    question = Question(of, own.encoded.batch, only, (parts,))
+
+    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
+        found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
+        return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
+
+    scores = differences(question, over_pairs)
+    value = float((own.vectors * its.vectors).sum())
+    return TokenMatrix(own.tokens(0), its.tokens(0), scores[0], value)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "run_together", "subject_of"]
 
+UNSUPPORTED = ("MultiVectorEncoder", "SparseEncoder")
+"""Objects of sentence-transformers whose outputs are neither one vector nor one score of a text."""
+
 
 class Subject(NamedTuple):
     """A model of transformers, and what it was found in.
@@ -55,11 +58,17 @@ def subject_of(
     """Return a model and its tokenizer: of a pipeline, or of sentence-transformers' object, its own.
 
     Raises:
-        TypeError: There is no tokenizer, or one next to an own one, or something else than a model, or a
-            CrossEncoder of something else than a sequence classifier.
+        TypeError: There is no tokenizer, or a second one; `model` is no model; or it is an object of
+            sentence-transformers that is not supported.
     """
     found: Any = model
     kind = sentence_object(found)
+    for it in type(found).__mro__:
+        if it.__name__ in UNSUPPORTED and it.__module__.startswith("sentence_transformers."):
+            raise TypeError(
+                f"a {it.__name__} of sentence-transformers is not supported: pass a SentenceTransformer or a "
+                "CrossEncoder"
+            )
     # Pipelines are told by what they have: the module of their class imports all kinds of them.
     pipes = not isinstance(found, nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer")
     if pipes or kind:
@@ -70,9 +79,22 @@ def subject_of(
         if kind and (found is None or (kind == "CrossEncoder" and "Sequence" not in type(found).__name__)):
             raise TypeError(f"{what} of {type(found).__name__} is explained by its parts, not as a whole")
     if not isinstance(found, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        name = repr(model) if isinstance(model, str) else "name"
         raise TypeError(
-            f"model is a {type(model).__name__}: pass a model and its tokenizer, or a transformers pipeline"
+            f"model is {what}: pass a model and its tokenizer, or a transformers pipeline. A classifier is "
+            f"loaded by AutoModelForSequenceClassification.from_pretrained({name})"
+        )
+    if not hasattr(found, "config") or not hasattr(found, "get_input_embeddings"):
+        inside = " Pass model.module." if isinstance(getattr(found, "module", None), nn.Module) else ""
+        raise TypeError(
+            f"model is a {type(found).__name__}, not a model of transformers.{inside} For models of your own "
+            "there is TransformerDeepLift(forward_func, model).attribute(inputs, baselines)"
         )
     if tokenizer is None:
         raise TypeError("no tokenizer: pass explain(texts, model, tokenizer), or explain(texts, pipeline)")
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        text = isinstance(tokenizer, str)
+        what, name = ("string", repr(tokenizer)) if text else (type(tokenizer).__name__, "name")
+        raise TypeError(f"tokenizer is a {what}: pass AutoTokenizer.from_pretrained({name})")
     return Subject(found, tokenizer, model)  # type: ignore[arg-type]  # any module that is called as they are

@@ -8,43 +8,141 @@ from typing import NamedTuple
 
 from torch import nn
 
+from captum_globenc.forward import sentence_object
 from captum_globenc.texts.answering import ask_answers
 from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.classifying import ask_classes
 from captum_globenc.texts.filling import ask_masks
+from captum_globenc.texts.generation import ask_answer
+from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tagging import ask_entities
 
-__all__ = ["TASKS", "Task", "task_named", "task_of"]
+__all__ = ["SIMILARITY", "TASKS", "Task", "task_name", "task_named", "task_of"]
+
+SIMILARITY = "similarity"
+"""The name of the task of a SentenceTransformer, which is told by the object and not by a head."""
 
 
 class Task(NamedTuple):
     """A task.
 
     Attributes:
+        name: the name of its pipeline in transformers.
         heads: a regular expression for the names of the classes of models.
         auto: the class of transformers that loads such a model.
         ask: says what is explained, from what a model gave.
         output: the fields of the model's output that are looked at.
+        generates: whether the model generates text, so that texts are prompts.
     """
 
+    name: str
     heads: str
     auto: str
     ask: Callable[[Given], list[Asked]]
     output: str | Sequence[str] = "logits"
+    generates: bool = False
 
 
 TASKS: tuple[Task, ...] = (
-    Task(r"ForTokenClassification$", "AutoModelForTokenClassification", ask_entities),
+    Task("token-classification", r"ForTokenClassification$", "AutoModelForTokenClassification", ask_entities),
     Task(
+        "question-answering",
         r"ForQuestionAnswering(Simple)?$",
         "AutoModelForQuestionAnswering",
         ask_answers,
         ("start_logits", "end_logits"),
     ),
-    Task(r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", ask_masks),
-    Task(r"", "AutoModelForSequenceClassification", ask_classes),
+    Task("fill-mask", r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", ask_masks),
+    Task(
+        "text2text-generation",
+        r"(ForConditionalGeneration|^T5WithLMHeadModel)$",
+        "AutoModelForSeq2SeqLM",
+        ask_answer,
+        generates=True,
+    ),
+    Task(
+        "text-generation",
+        r"(ForCausalLM|LMHeadModel)$",
+        "AutoModelForCausalLM",
+        ask_answer,
+        generates=True,
+    ),
+    Task("text-classification", r"", "AutoModelForSequenceClassification", ask_classes),
 )
 """The tasks; the last takes what no other does."""
+
+
+SUPPORTED = (
+    "models for a task are, ...ForSequenceClassification, ...ForTokenClassification, "
+    "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM, ...ForConditionalGeneration, and those of "
+    "sentence-transformers (docs/tasks.md)."
+)
+"""Which models are explained, in error messages."""
+
+
+def other_task(names: Sequence[str]) -> str:
+    """Return the message for checkpoints whose head is for a task that is not explained; "" for others.
+
+    A head that is none of `TASKS` would be dropped, and a classification head with random weights put in its
+    place.
+
+    Args:
+        names: `architectures` of a config. A bare encoder, such as `BertModel`, has no head.
+
+    Example:
+        >>> other_task(["BertForMultipleChoice"]).partition(":")[0]
+        'BertForMultipleChoice is for a task that is not explained'
+        >>> other_task(["BertForSequenceClassification"]), other_task(["BertModel"])
+        ('', '')
+    """
+    if task_named(names) is not TASKS[-1]:
+        return ""
+    other = next(
+        (name for name in names if re.search(r"For(?!SequenceClassification$)[A-Z]\w*$", name)), None
+    )
+    return f"{other} is for a task that is not explained: {SUPPORTED}" if other else ""
+
+
+def check_task(subject: Subject, *, context: bool = False, generation: Sequence[str] = ()) -> None:
+    """Check that options of a single task are given to a model for this task.
+
+    Args:
+        subject: the model.
+        context: whether its second segments were passed as the context of questions.
+        generation: the names of the options of generated text that were passed.
+
+    Raises:
+        ValueError: the model is for another task.
+    """
+    name = type(subject.model).__name__
+    if context and (subject.embeds or task_of(subject.model).ask is not ask_answers):
+        raise ValueError(
+            f"context is for models that answer questions, and this is a {name}: for a second segment, "
+            "pass it as pair"
+        )
+    if generation and (subject.embeds or not task_of(subject.model).generates):
+        raise ValueError(
+            f"{', '.join(generation)}: for models that generate text (...ForCausalLM, "
+            f"...ForConditionalGeneration), and this is a {name}"
+        )
+
+
+def _class_names(model: nn.Module) -> list[str]:
+    return [kind.__name__ for kind in type(model).__mro__]
+
+
+def task_name(model: nn.Module) -> str:
+    """Return the name of a model's task: `SIMILARITY`, or the name of a row of `TASKS`.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8
+        ... )
+        >>> task_name(BertForMaskedLM(config))
+        'fill-mask'
+    """
+    return SIMILARITY if sentence_object(model) == "SentenceTransformer" else task_of(model).name
 
 
 def task_of(model: nn.Module) -> Task:
@@ -61,7 +159,7 @@ def task_of(model: nn.Module) -> Task:
         >>> task_of(BertForMaskedLM(config)).ask.__name__
         'ask_masks'
     """
-    return task_named([kind.__name__ for kind in type(model).__mro__])
+    return task_named(_class_names(model))
 
 
 def task_named(names: Sequence[str]) -> Task:

@@ -90,6 +90,8 @@ def encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     windows: int | None = None,
+    *,
+    special: bool = True,
 ) -> Encoded:
     """Tokenize, with padding on the right, and cut what is longer than the model takes.
 
@@ -100,6 +102,7 @@ def encode(
         tokenizer: Its tokenizer.
         windows: How many tokens neighbouring windows share, into which longer texts are cut, by the longer of
             their segments. Left out, such texts lose their end.
+        special: Whether the tokenizer adds its special tokens; a rendered chat has them already.
 
     Returns:
         The texts, on the model's device.
@@ -123,6 +126,7 @@ def encode(
     batch = tokenizer(
         list(texts),
         given or None,
+        add_special_tokens=special,
         padding=len(texts) > 1,  # which a tokenizer may have no token for
         padding_side="right",
         truncation=limit is not None and windows is None,

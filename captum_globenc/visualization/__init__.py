@@ -7,6 +7,7 @@ from captum_globenc.extras import on_demand
 if TYPE_CHECKING:
     from captum_globenc.drawing.numbers import strengths
     from captum_globenc.drawing.page import html_page
+    from captum_globenc.visualization.explained import plot_explanation
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
     from captum_globenc.visualization.media import draw_media
     from captum_globenc.visualization.pairs import plot_pairs
@@ -17,6 +18,7 @@ __all__ = [
     "draw_media",
     "html_page",
     "plot_comparison",
+    "plot_explanation",
     "plot_layers",
     "plot_mixing",
     "plot_pairs",
@@ -33,6 +35,7 @@ __getattr__, __dir__ = on_demand(
         "html_page": ".drawing.page",
         "plot_words": "words",
         "plot_comparison": "figures",
+        "plot_explanation": "explained",
         "plot_layers": "figures",
         "plot_mixing": "figures",
         "plot_pairs": "pairs",

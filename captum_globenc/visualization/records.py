@@ -8,21 +8,47 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from captum_globenc.drawing.numbers import strengths
 from captum_globenc.texts.scores import token_scores
 
 if TYPE_CHECKING:
+    from captum.attr import LLMAttributionResult
     from captum.attr._utils.visualization import VisualizationDataRecord
     from matplotlib.axes import Axes
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from captum_globenc.results.explanation import Explanation
     from captum_globenc.texts.words import Source
 
 
-__all__ = ["visualization_records", "visualize_image"]
+__all__ = ["llm_result", "visualization_records", "visualize_image"]
+
+
+def llm_result(explanation: Explanation, method: str | None = None) -> LLMAttributionResult:
+    """Return an explanation of generated text as Captum's result; see `Explanation.to_captum`."""
+    import torch
+    from captum.attr import LLMAttributionResult
+
+    answer, name = explanation.answer, explanation.chosen(method)
+    if answer is None:
+        raise ValueError(
+            "to_captum() is for generated text: visualization_records of captum_globenc.visualization makes "
+            "Captum's records of classified texts"
+        )
+    rows = explanation.answer_scores.get(name)
+    made: dict[str, Any] = {
+        "input_tokens": list(explanation.tokens),
+        "output_tokens": list(answer.tokens),
+        "seq_attr": torch.tensor(explanation.scores[name]),
+        "token_attr": None if rows is None else torch.tensor(rows),
+    }
+    if "output_probs" in signature(LLMAttributionResult).parameters:  # from Captum 0.9 on
+        made["output_probs"] = torch.tensor(answer.log_probabilities).exp()
+    return LLMAttributionResult(**made)
 
 
 def visualization_records(

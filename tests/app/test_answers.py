@@ -1,20 +1,26 @@
 import re
-from html import unescape
+from html import escape, unescape
 
 import pytest
+import torch
+import transformers
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
 )
 
 from captum_globenc.app.answers import FILES, answer, shown
 from captum_globenc.app.form import LONGEST_TEXT, Form
+from captum_globenc.app.layout import TASKS, describe, example_of
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.texts import explain
-from captum_globenc.texts.loading import Classifier, LoadingError
-from checkpoints import LIMIT
+from captum_globenc.texts import explain, tasks
+from captum_globenc.texts.default import encoder_folder
+from captum_globenc.texts.loading import Classifier, LoadingError, load_model
+from captum_globenc.texts.tasks import SIMILARITY
+from checkpoints import LIMIT, VOCABULARY
 
 HOSTILE = "<script> unhappy </b>"
 
@@ -84,7 +90,7 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     [
         ({"target": "<b>"}, "target &#x27;&lt;b&gt;&#x27; is none of the model&#x27;s: NEGATIVE, POSITIVE"),
         ({"target": "0", "against": "negative"}, "NEGATIVE is held against itself"),
-        ({"baseline": "none"}, "no baseline none; known: mask, pad, zero"),
+        ({"baseline": "none"}, "no baseline none; known: mask, mean, pad, zero"),
         ({"methods": ("magic",)}, "no method magic; known: globenc"),
     ],
 )
@@ -163,7 +169,10 @@ def test_a_head_without_weights_and_a_cut_text_are_told_of(classifier):
     assert f"only its first {LIMIT} tokens are read, up to “… {'bad ' * 9}bad”." in found.prediction
     assert "The last 153 of its 240 characters are not." in found.prediction
     pair = answer(Form("bad " * 60, "good"), lambda _: classifier)
-    assert f"only its first {LIMIT} tokens are read.<" in pair.prediction
+    assert f"only its first {LIMIT} tokens are read. Tick Windows" in pair.prediction
+    whole = answer(Form("bad " * 60, windows=True), lambda _: classifier)
+    assert whole.messages == ()
+    assert len(whole.explanation.tokens) == 62
 
 
 @pytest.mark.parametrize(("layer", "shows"), [(0, 0), (1, 1), (2, 0), (7, 0)])
@@ -179,9 +188,9 @@ def test_what_is_too_long_is_refused_and_not_cut_in_silence(ask, name):
 
 
 def test_files_hold_the_explanation(ask, tmp_path):
-    found = ask("unhappy film").explanation
+    (found,) = kept = ask("unhappy film").explanations
     for end, write in FILES.items():
-        write(found, tmp_path / f"it.{end}")
+        write(kept, tmp_path / f"it.{end}")
     assert [*Explanations.load(tmp_path / "it.jsonl")] == [found]
     assert (tmp_path / "it.html").read_text(encoding="utf-8") == found.to_html()
     head, *rows = (tmp_path / "it.csv").read_text(encoding="utf-8").splitlines()
@@ -192,3 +201,80 @@ def test_files_hold_the_explanation(ask, tmp_path):
 def test_no_surrogate_is_a_text(ask):
     for form in (Form("good \ud83d"), Form("good", "\ud83d")):
         assert "not valid UTF-8" in ask(*form).prediction
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture
+def model_of(classifier):
+    """Make a model of a class, with random weights and the classifier's tokenizer."""
+
+    def make(kind, **config):
+        torch.manual_seed(0)
+        shape = BertConfig(vocab_size=len(VOCABULARY), initializer_range=0.6, **SIZES, **config)
+        return Classifier(getattr(transformers, kind)(shape).eval(), classifier.tokenizer)
+
+    return make
+
+
+ENTITIES = {"id2label": {0: "B-PER", 1: "B-LOC"}, "label2id": {"B-PER": 0, "B-LOC": 1}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "form"),
+    [
+        ("BertForTokenClassification", ENTITIES, Form("the plot is bad")),
+        ("BertForMaskedLM", {}, Form("the [MASK] is [MASK]")),
+        ("BertForQuestionAnswering", {}, Form("is the plot good ?", "The plot: bad!")),
+        ("BertForSequenceClassification", {}, Form("the plot", "the film")),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1, 9])
+def test_every_task_is_explained_as_explain_explains_it(model_of, kind, config, form, number):
+    model = model_of(kind, **config)
+    expected = explain([form.text], *model[:2], pair=form.pair or None, layers=True)
+    found = answer(form._replace(result=number), lambda _: model)
+    assert [*found.explanations] == [*expected]
+    shows = number if number < len(expected) else 0
+    assert found.explanation == expected[shows]
+    assert (len(expected) > 1) == (kind in ("BertForTokenClassification", "BertForMaskedLM"))
+    assert escape(expected[shows].headline) in found.prediction
+
+
+def test_a_text_without_entities_is_said_to_have_none(model_of):
+    nothing = model_of("BertForTokenClassification", id2label={0: "O", 1: "B-X"}, label2id={"O": 0, "B-X": 1})
+    with torch.no_grad():
+        nothing.model.classifier.bias[:] = torch.tensor([99.0, -99.0])
+    found = answer(Form("the plot"), lambda _: nothing)
+    assert found.explanation is None
+    assert "no entity" in found.prediction or "no entities" in found.prediction
+
+
+def test_similarity_is_explained_and_has_no_windows():
+    pytest.importorskip("sentence_transformers")
+    embedder = load_model(str(encoder_folder()))
+    found = answer(example_of(embedder), lambda _: embedder)
+    assert found.explanation.headline.startswith("similarity = ")
+    cut = answer(Form("cat " * 400, "dog"), lambda _: embedder)
+    assert "too long for this model" in cut.prediction
+    assert "Windows" not in cut.prediction
+
+
+def test_the_page_has_texts_for_every_task():
+    assert TASKS.keys() == {SIMILARITY, *(task.name for task in tasks.TASKS)}
+
+
+def test_the_description_and_the_example_are_those_of_the_model(model_of, classifier):
+    said = describe(classifier, "me/<b>")
+    assert said.startswith("The model me/&lt;b&gt; (BertForSequenceClassification) classifies texts")
+    assert "Its classes are NEGATIVE, POSITIVE." in said
+    assert f"It reads at most {LIMIT} tokens." in said
+    labels = {"id2label": dict(enumerate("abcdefghijk")), "label2id": {}}
+    assert "a, b, c, d, e, f, g, h and 3 more." in describe(
+        model_of("BertForSequenceClassification", **labels), "many"
+    )
+    assert "finds the answer to a question" in describe(model_of("BertForQuestionAnswering"), "qa")
+    entailing = model_of("BertForSequenceClassification", id2label={0: "ENTAILMENT", 1: "x"}, label2id={})
+    assert example_of(entailing).pair
+    assert "[MASK]" in example_of(model_of("BertForMaskedLM")).text

@@ -38,10 +38,10 @@ def test_the_names_are_those_of_what_they_name(name):
 
 
 COMPLETED = {
-    "explain --method transf": ["transformer-deep-lift", "transformer-deep-lift/2"],
+    "explain --method transf": [name for name in COMPARED if name.startswith("transf")],
     "explain --method lime,fea": ["lime,feature-ablation"],
     "explain --mixing N-R": ["N-Res", "N-ResLN"],
-    "explain --baseline ": ["mask", "pad", "zero"],
+    "explain --baseline ": ["mask", "mean", "pad", "zero"],
     "evaluate --metrics acc": ["accuracy"],
     "evaluate --removal d": ["delete"],
     "attribute --methods d": ["decompx"],
@@ -92,7 +92,7 @@ def test_the_help_has_examples_that_parse(command):
 MISTAKES = [
     ("explain good --method magic", "no method magic; known: globenc, transformer-deep-lift,"),
     ("explain good --mixing magic", "no mixing magic; known: W, "),
-    ("explain good --baseline magic", "no baseline magic; known: mask, pad, zero"),
+    ("explain good --baseline magic", "no baseline magic; known: mask, mean, pad, zero"),
     ("explain good --top 0", "--top"),
     ("explain good --method lime --baseline pad", "lime compare with the text all masked"),
     ("explain good --method lime --against 1", "lime cannot hold a class against another"),

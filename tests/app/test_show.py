@@ -14,13 +14,13 @@ TEXTS = ("the plot is bad", "unhappy but [red] good , great")
 @pytest.mark.parametrize("name", ["saved.jsonl", "saved.jsonl.gz"])
 def test_a_saved_file_is_drawn_again_as_it_was(run, folder, tmp_path, name):
     saved, page = tmp_path / name, tmp_path / "page.html"
-    out, err = run(
-        "explain", *TEXTS, "--model", folder, "--layers", "--pair", "a film", "--save", saved, "--html", page
-    )
-    assert err == ""
+    command = ("explain", *TEXTS, "--model", folder, "--layers", "--pair", "a film")
+    out, err = run(*command, "--save", saved)
+    assert err == f"wrote {saved}\n"
     assert run("show", saved) == (out, "")
+    assert run(*command, "--html", page)[1] == f"wrote {page}\n"
     again = tmp_path / "again.html"
-    assert run("show", saved, "--html", again) == ("", "")
+    assert run("show", saved, "--html", again) == ("", f"wrote {again}\n")
     assert again.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
 
 

@@ -58,6 +58,8 @@ def inputs(texts, padded):
 def test_kernels_do_not_grow_with_the_texts(model, padded):
     globenc = GlobEnc(EncoderForward(model))
     counts = []
+    ids, extra = inputs(8, padded)
+    globenc.attribute(ids, 1, extra)  # runs the encoder twice, to check it
     for texts in (8, 64):
         ids, extra = inputs(texts, padded)
         with Dispatched() as seen:
@@ -71,6 +73,7 @@ def test_kernels_do_not_grow_with_the_texts(model, padded):
 def test_nothing_waits_before_the_pass_is_over_and_three_times_after(model, position, monkeypatch):
     forward = EncoderForward(model)
     ids, extra = inputs(8, padded=True)
+    GlobEnc(forward).attribute(ids, None, extra, position=0)  # waits, to check the model
     read = []
     monkeypatch.setattr(
         torch.Tensor, "tolist", lambda self, own=torch.Tensor.tolist: read.append(1) or own(self)

@@ -364,8 +364,10 @@ class TestErrors:
             GlobEnc(forward).attribute(inputs, 1, extra, baselines=0)
 
     def test_modules_that_hooks_cannot_see_into(self, classifier, batch):
+        parallel = nn.DataParallel(classifier)
+        parallel.device_ids = [0, 1]
         with pytest.raises(ValueError, match="DataParallel.*\\.module"):
-            GlobEnc(nn.DataParallel(classifier))
+            GlobEnc(parallel)
         traced = torch.jit.trace(EncoderForward(classifier.bert, output="pooler_output"), batch["input_ids"])
         with pytest.raises(ValueError, match="traced"):
             GlobEnc(traced)

@@ -11,7 +11,7 @@ from captum.attr import NoiseTunnel
 from captum.attr import visualization as viz
 from captum.metrics import infidelity
 
-from captum_globenc import EncoderForward, GlobEnc
+from captum_globenc import DecompX, EncoderForward, GlobEnc
 from captum_globenc.encoders import find_encoder
 from captum_globenc.recording.recorder import record
 from families import AUDIO, BERT, CLIP_TEXT, FAMILIES, SQUARE, VISION, noise, scramble, sounds
@@ -348,16 +348,19 @@ def test_whisper_scores_two_frames_for_each_token():
     torch.testing.assert_close(scores.unfold(2, 2, 2).sum((1, 3)), tokens)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("method", [GlobEnc, DecompX])
 @pytest.mark.parametrize("label", ["wav2vec2", "wav2vec2, pre-LN with adapters", "hubert", "hubert, pre-LN"])
-def test_sound_in_a_batch_is_scored_as_it_is_alone(label):
-    batch = sounds("right")
-    globenc = GlobEnc(EncoderForward(classifier(label), ("attention_mask",)))
-    scores = globenc.attribute(batch.inputs, additional_forward_args=batch.extra)
+def test_sound_in_a_batch_is_scored_as_it_is_alone(label, method, attention):
+    batch, model = sounds("right"), classifier(label)
+    model.set_attn_implementation(attention)
+    explainer = method(EncoderForward(model, ("attention_mask",)))
+    scores = explainer.attribute(batch.inputs, target=0, additional_forward_args=batch.extra)
     for together, (alone, extra) in zip(scores, batch.singles, strict=True):
         length = alone.shape[1]
         assert (together[length:] == 0).all()
-        expected = globenc.attribute(alone, additional_forward_args=extra)[0]
-        torch.testing.assert_close(together[:length], expected, rtol=1e-10, atol=1e-14)
+        expected = explainer.attribute(alone, target=0, additional_forward_args=extra)[0]
+        torch.testing.assert_close(together[:length], expected, rtol=1e-10, atol=1e-13)
 
 
 def test_inputs_that_are_resized_on_the_way_are_refused():

@@ -5,13 +5,21 @@ import math
 import os
 import re
 import shutil
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from captum_globenc.datasets import Attributor, Counts, attribute_files, load_attributions, summarize
+from captum_globenc.datasets import (
+    Attributor,
+    Counts,
+    attribute_files,
+    load_attributions,
+    load_explanations,
+    summarize,
+)
 from captum_globenc.datasets import run as runs
 from captum_globenc.datasets.reading import Source
 from captum_globenc.datasets.shards import read_about
@@ -92,6 +100,33 @@ def test_labels_are_kept_in_the_one_type_that_holds_all(labels, kept, folder, tm
     path = write_rows(tmp_path / "texts.jsonl", {"text": ["good", "bad"], "label": labels})
     attribute_files(Attributor(folder), path, tmp_path / "out")
     assert load(tmp_path / "out")["label"][:] == kept
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        (["007", "12"], ["007", "12"]),
+        (["+1", "2"], ["+1", "2"]),
+        (["-0", "0"], ["-0", "0"]),
+        (["1.0", "2"], ["1.0", "2"]),
+        (["1e3", "2"], ["1e3", "2"]),
+        (["true", "NA"], ["true", "NA"]),
+        (["2024-01-02", "null"], ["2024-01-02", "null"]),
+        (["0", "-12"], [0, -12]),
+        (["9" * 19, "1"], ["9" * 19, "1"]),
+    ],
+)
+def test_labels_and_texts_of_tables_are_what_is_written_there(suffix, labels, kept, folder, tmp_path, load):
+    rows = [("text", "pair", "label"), *zip(["007", "1.0"], ["NA", "00"], labels, strict=True)]
+    path = tmp_path / f"texts{suffix}"
+    path.write_text("".join({".csv": ",", ".tsv": "\t"}[suffix].join(row) + "\n" for row in rows))
+    attribute_files(Attributor(folder), path, tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found["label"][:] == kept
+    assert (found["text"][:], found["pair"][:]) == (["007", "1.0"], ["NA", "00"])
+    # Written as text, the labels are those of the file.
+    assert list(map(str, found["label"][:])) == labels
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".CSV"])
@@ -178,6 +213,17 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(folder, data, tmp_p
     assert list(out.glob("*.part")) == []
 
 
+def test_shards_of_versions_without_a_checksum_are_read(folder, data, tmp_path, monkeypatch, load):
+    first = attribute_files(Attributor(folder), data, tmp_path / "out")
+    path = tmp_path / "out" / "000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="zstd")
+    assert b"captum_globenc.sha256" not in pq.read_metadata(path).metadata
+    assert load(tmp_path / "out").num_rows == first.rows
+    monkeypatch.setattr(Attributor, "explain", lambda *_: pytest.fail("it ran again"))
+    assert attribute_files(Attributor(folder), data, tmp_path / "out") == first
+
+
 def test_a_run_that_is_done_runs_nothing(folder, data, tmp_path, monkeypatch):
     first = attribute_files(Attributor(folder), data, tmp_path / "out")
     monkeypatch.setattr(Attributor, "explain", lambda *_: pytest.fail("it ran again"))
@@ -185,12 +231,34 @@ def test_a_run_that_is_done_runs_nothing(folder, data, tmp_path, monkeypatch):
     assert read_about(tmp_path / "out")["finished"]["rows"] == 25
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda _: b"", lambda _: b"PAR1PAR1"])
+def flipped(place):
+    """Flip a byte, `place` of the way through a file."""
+
+    def damage(content):
+        at = int(len(content) * place)
+        return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:100],
+        lambda _: b"",
+        lambda _: b"PAR1PAR1",
+        *map(flipped, (0.01, 0.1, 0.2, 0.3, 0.4)),
+        lambda content: content[:1000] + content[1001:],
+    ],
+)
 def test_a_damaged_shard_is_made_again(damage, folder, data, tmp_path):
     attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=10)
     before = contents(tmp_path / "out")
     path = tmp_path / "out" / "000001.parquet"
     path.write_bytes(damage(path.read_bytes()))
+    for read in (load_attributions, load_explanations, partial(summarize, min_count=1)):
+        with pytest.raises(ValueError, match=r"000001\.parquet is damaged: run the command .* again"):
+            read(tmp_path / "out")
     attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=10)
     assert contents(tmp_path / "out") == before
 

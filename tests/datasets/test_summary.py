@@ -91,6 +91,18 @@ def test_little_memory_is_enough(attributed):
     assert summarize(attributed, memory="100MB") == summarize(attributed)
 
 
+def test_memory_does_not_grow_with_the_length_of_a_text(classifier, tmp_path):
+    long = "good film " * 50_000  # its tokens fill the model's limit: 500 kB for each would be 20 MB a row
+    texts = ["bad film", "good plot"] * 5 + [long] * 20
+    data = write_rows(tmp_path / "texts.jsonl", {"text": texts})
+    methods = ["globenc", "transformer-deep-lift"]
+    attribute_files(Attributor(*classifier, methods=methods), data, tmp_path / "out")
+    for method in methods:
+        found = summarize(tmp_path / "out", method, min_count=1, memory="100MB")
+        assert {it.word for it in found} == {"bad", "film", "good", "plot"}
+        assert long in {example.text for it in found for example in it.examples}
+
+
 def test_a_table_holds_the_numbers_and_the_rows(attributed, tmp_path):
     weights = summarize(attributed, top=2, min_count=2)
     write_csv(weights, tmp_path / "words.csv")

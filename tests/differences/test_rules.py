@@ -314,8 +314,8 @@ def test_a_maximum_credits_what_changed_it():
     assert both.contributions(both.output)[0].tolist() == [0.0, 2.0, 0.0]
 
 
-ELSEWHERE = {"scaled_dot_product_attention", "multi_head_attention_forward"}
-"""Tested in test_attention.py."""
+ELSEWHERE = {"scaled_dot_product_attention", "multi_head_attention_forward", "topk"}
+"""Tested in test_attention.py and test_ties.py."""
 
 
 def test_every_name_with_a_rule_of_its_own_is_tested():

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.encoders import BERT, find_encoder, registry
 from captum_globenc.encoders.paths import parts
-from captum_globenc.encoders.refused import UnsupportedEncoderError
+from captum_globenc.errors import UnsupportedModelError
 from models import SMALL, randomize
 
 
@@ -35,7 +35,7 @@ def test_an_alternative_that_is_there_in_part_is_not_taken():
 
 
 def test_where_none_is_there_all_are_named():
-    with pytest.raises(UnsupportedEncoderError, match="'x' does not fit: ModuleDict has no 'a.b' or 'c' in"):
+    with pytest.raises(UnsupportedModelError, match="'x' does not fit: ModuleDict has no 'a.b' or 'c' in"):
         parts(tree(a=nn.Identity()), "a.b|c", "x")
 
 

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from captum_globenc import explain
-from captum_globenc.evaluation import METHODS, Example, Subject
+from captum_globenc.evaluation import METHODS, METRICS, Example, Subject
 from captum_globenc.evaluation.explaining import MIXED, explain_by
 from captum_globenc.evaluation.methods import attribute
 from captum_globenc.texts import load_classifier
@@ -114,25 +114,32 @@ def test_padding_changes_nothing_of_a_text_beside_a_longer_one(decoder, mask_tok
         assert max(map(abs, alone.scores[name])) > 1e-3
 
 
-def test_a_blank_that_is_padding_does_not_end_the_text(decoder):
-    """By hand: what the model says of its last token where a word has the embedding of padding."""
+@pytest.mark.parametrize("text", [TEXTS[0], "the zebra is bad"])
+@pytest.mark.parametrize("pad_token", ["[PAD]", None])
+def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_token):
+    """By hand: the model's answer at its last token where words, unknown ones too, have the mean."""
     model, tokenizer = decoder
-    tokenizer.mask_token = None
+    tokenizer.mask_token, tokenizer.pad_token = None, pad_token
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types of tokens
-    (found,) = explain(TEXTS[:1], model, tokenizer, methods=["transformer-deep-lift"])
-    (it,) = explain_by(BLANKS, [found], model, tokenizer)
-    table, ids = model.get_input_embeddings().weight, tokenizer(TEXTS[0], return_tensors="pt")["input_ids"][0]
+    (found,) = explain([text], model, tokenizer, methods=["transformer-deep-lift", "integrated-gradients"])
+    (it,) = explain_by([*BLANKS, "integrated-gradients"], [found], model, tokenizer)
+    table, ids = model.get_input_embeddings().weight, tokenizer(text, return_tensors="pt")["input_ids"][0]
     target = list(found.probabilities).index(found.target)
 
     def value(*blanked):
         rows = table[ids].clone()
-        rows[list(blanked)] = table[0]
+        rows[list(blanked)] = table.mean(0)
         return model(inputs_embeds=rows[None]).logits[0, target].item()
 
     inside = range(1, len(ids) - 1)
     losses = [value() - value(place) for place in inside]
     assert it.scores["feature-ablation"] == pytest.approx([0, *losses, 0], abs=1e-6)
     assert sum(it.scores["transformer-deep-lift/2"]) == pytest.approx(value() - value(*inside), abs=1e-3)
+    assert it.scores["integrated-gradients"] == pytest.approx(found.scores["integrated-gradients"], abs=1e-6)
+    subject = Subject(model, tokenizer, target=target)
+    batch = subject.batch(0, [Example(0, text, None)])
+    scores = attribute("transformer-deep-lift", subject, batch)
+    assert METRICS["completeness-error"].measure(subject, batch, scores).item() < 1e-3
 
 
 def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from captum_globenc.evaluation import Example, evaluate, read_examples
+from captum_globenc.evaluation.labels import classes_of
 from captum_globenc.texts import load_classifier
 
 ROWS = [("Café noir, très bon.", "good"), ("Zwei\nZeilen", "bad"), ("ein Wort", "good")]
@@ -203,3 +204,23 @@ def test_json_that_is_none_is_told_with_its_line(tmp_path, name, content, messag
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_examples(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize(
+    "labels", [["007", "7"], ["1.0", "2.0"], ["+1", "-0"], ["NA", "null"], ["1e3", "true"]]
+)
+def test_labels_of_tables_are_what_is_written_there(tmp_path, suffix, labels):
+    path, mark = tmp_path / f"a{suffix}", "\t" if suffix == ".tsv" else ","
+    rows = [("text", "text_pair", "label"), *(("01", "1.0", it) for it in labels)]
+    path.write_text("".join(mark.join(row) + "\n" for row in rows))
+    examples = read_examples(path)
+    assert [(it.text, it.pair, it.label) for it in examples] == [("01", "1.0", it) for it in labels]
+    # Classes that are called so are these.
+    assert [classes_of(it.label, labels, "single_label_classification") for it in examples] == [(0,), (1,)]
+
+
+def test_a_number_that_is_no_index_names_no_class():
+    assert classes_of("1.0", ["bad", "good"], "single_label_classification") == (1,)
+    with pytest.raises(ValueError, match="'01' is none of the model's: bad, good"):
+        classes_of("01", ["bad", "good"], "single_label_classification")

@@ -87,6 +87,44 @@ def test_parts_are_measured_kept_and_not_taken_for_those_of_other_code(bench, tm
         leaderboard.begin(tmp_path, leaderboard.Options("abd", 4, 32))
 
 
+def test_random_parts_are_measured_with_three_seeds(bench, monkeypatch):
+    leaderboard, page = bench("leaderboard"), bench("leaderboard_page")
+    restore = "transformer-deep-lift/restore-2"
+    options = leaderboard.Options("abc", 4, None, ("globenc", restore))
+    assert options.chosen() == ["globenc", restore]
+    asked = []
+
+    def again(methods, seed):
+        asked.append((methods, seed))
+        return {name: {"a": torch.tensor([1.0, 2.0]) + seed} for name in methods}
+
+    rows = {name: {"a": torch.tensor([0.0, 1.0])} for name in ("globenc", restore)}
+    found = leaderboard.over_seeds(rows, "a", again, options)
+    assert found == {restore: [0.5, 2.5, 3.5]}
+    assert asked == [([restore], 1), ([restore], 2)]
+    outcome = page.Outcome(2, rows, 60, seeds=found)
+    assert page.seeds_column(outcome) == {"seeds": {restore: "0.500, 2.500, 3.500"}}
+    assert leaderboard.over_seeds(rows, "a", again, leaderboard.Options("abc", 4, None, ("globenc",))) == {}
+
+
+def test_some_methods_on_some_models_have_a_page_of_their_own(bench):
+    page = bench("leaderboard_page")
+    values = torch.tensor([0.0, 1.0])
+    measures = ["most less least", "most", "least", "completeness error", "distance to Shapley"]
+    methods = ["integrated-gradients", "transformer-deep-lift", "transformer-deep-lift/restore-2", "globenc"]
+    rows = {method: dict.fromkeys(measures, values) for method in methods}
+    made = page.Outcome(2, rows, 60, dict.fromkeys(methods, 3.0))
+    lines = list(page.lines({"embedded": made}, "abc"))
+    text = "\n".join(lines)
+    assert "### embedded" in text
+    assert "### masked" not in text
+    assert "Sanity checks" not in text
+    assert "- `transformer-deep-lift/restore-2` loses to another method on none of the models." in text
+    (row,) = [line for line in lines if line.startswith("| globenc")]
+    # Its scores are no parts of a logit.
+    assert row.endswith("|  |  | 3.0 |")
+
+
 def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, monkeypatch):
     shortcuts = bench("shortcuts")
     texts = shortcuts.planted("pair", 40)

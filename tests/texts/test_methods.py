@@ -5,18 +5,26 @@ import re
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BartConfig,
     BartForSequenceClassification,
+    EsmConfig,
+    EsmForSequenceClassification,
+    EsmTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     LongformerConfig,
     LongformerForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
 )
 
 from captum_globenc.texts import METHODS, explain
@@ -49,8 +57,10 @@ def logits(model, tokenizer, text, baseline=None, pair=None):
         return model(**batch).logits[0]
     ids = batch.pop("input_ids")
     special = torch.isin(ids, torch.tensor([2, 3]))
-    if baseline == "zero":
-        embeddings = model.get_input_embeddings()(ids) * special[..., None]
+    table = model.get_input_embeddings().weight
+    if baseline in ("zero", "mean"):
+        vector = table.mean(0) * (baseline == "mean")
+        embeddings = torch.where(special[..., None], table[ids], vector)
     else:
         blank = {"mask": tokenizer.mask_token_id, "pad": tokenizer.pad_token_id}[baseline]
         embeddings = model.get_input_embeddings()(torch.where(special, ids, blank))
@@ -62,7 +72,7 @@ def asked(values, target, against):
     return values.item()
 
 
-@pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
+@pytest.mark.parametrize("baseline", ["mask", "mean", "pad", "zero"])
 @pytest.mark.parametrize(
     ("target", "against"),
     [(None, None), ("POSITIVE", None), (0, None), ("negative", "POSITIVE"), ("POSITIVE", 0)],
@@ -272,7 +282,7 @@ def test_without_a_padding_token_the_baseline_pad_is_refused(classifier):
     model, tokenizer = classifier
     tokenizer.pad_token = None
     for name in SIGNED:
-        with pytest.raises(ValueError, match="no padding token: choose another baseline, mask or zero"):
+        with pytest.raises(ValueError, match="no padding token: choose another baseline, mask, mean or zero"):
             explain(TEXTS[:1], model, tokenizer, baseline="pad", methods=[name])
 
 
@@ -291,7 +301,7 @@ def llama(**config):
 
 @pytest.mark.parametrize(("make", "precision"), [(gpt2, 1e-5), (llama, 1e-3)])  # float32 in its norms
 @pytest.mark.parametrize("pad", [0, None])
-@pytest.mark.parametrize("baseline", ["mask", "zero", "pad"])
+@pytest.mark.parametrize("baseline", ["mask", "mean", "zero", "pad"])
 @pytest.mark.parametrize("mask_token", ["[MASK]", None])
 def test_what_globenc_refuses_has_exact_differences(tokenizer, make, precision, pad, baseline, mask_token):
     torch.manual_seed(0)
@@ -307,7 +317,8 @@ def test_what_globenc_refuses_has_exact_differences(tokenizer, make, precision, 
         assert explanation.prediction == NAMES[int(values.argmax())]
         assert explanation.explained == pytest.approx(values.max().item(), abs=1e-5)
         # Without padding, a model may be given embeddings.
-        shown = "pad" if baseline == "mask" and mask_token is None else baseline
+        shown = "mean" if baseline == "mask" and mask_token is None else baseline
+        assert explanation.settings["baseline"] == shown
         start = logits(model, tokenizer, explanation.text, shown)[int(values.argmax())].item()
         total = sum(explanation.scores["transformer-deep-lift"])
         assert total == pytest.approx(values.max().item() - start, abs=precision)
@@ -319,7 +330,7 @@ def test_what_globenc_refuses_has_exact_differences(tokenizer, make, precision, 
         explain(TEXTS, model, tokenizer, methods=["globenc", "transformer-deep-lift"])
 
 
-@pytest.mark.parametrize("baseline", ["mask", "pad", "zero"])
+@pytest.mark.parametrize("baseline", ["mask", "mean", "pad", "zero"])
 def test_padding_of_a_models_own_stays_where_it_is(tokenizer, baseline):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -328,7 +339,12 @@ def test_padding_of_a_models_own_stays_where_it_is(tokenizer, baseline):
     model = LongformerForSequenceClassification(config).eval().double()
     # In no text; the padding's own id would change positions as well.
     stand_in, table = len(VOCABULARY) - 1, model.get_input_embeddings().weight.data
-    table[stand_in] = {"mask": table[4], "pad": table[0], "zero": torch.zeros(16)}[baseline]
+    table[stand_in] = {
+        "mask": table[4],
+        "mean": table[:stand_in].mean(0),  # which leaves the mean as it is
+        "pad": table[0],
+        "zero": torch.zeros(16),
+    }[baseline]
     options = {"methods": ["transformer-deep-lift"], "baseline": baseline, "target": 1}
     for text, explanation in zip(TEXTS, explain(TEXTS, model, tokenizer, **options), strict=True):
         batch = tokenizer(text, return_tensors="pt")
@@ -337,6 +353,41 @@ def test_padding_of_a_models_own_stays_where_it_is(tokenizer, baseline):
         batch["input_ids"] = torch.where((ids == 2) | (ids == 3), ids, stand_in)
         start = model(**batch).logits[0, 1].item()
         assert sum(explanation.scores["transformer-deep-lift"]) == pytest.approx(end - start, abs=1e-5)
+
+
+BIAS_FREE = {
+    "llama": (LlamaConfig, LlamaForSequenceClassification),
+    "mistral": (MistralConfig, MistralForSequenceClassification),
+    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
+}
+
+
+@pytest.mark.parametrize("kind", BIAS_FREE)
+@pytest.mark.parametrize("special", [True, False])
+def test_without_a_mask_token_norms_without_a_bias_are_regular_at_the_default_baseline(
+    tokenizer, kind, special
+):
+    """In float32 and 12 layers deep. At zero, contributions are 1e8 times the difference or more."""
+    torch.manual_seed(0)
+    config, make = BIAS_FREE[kind]
+    shape = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 64}
+    shape |= {"head_dim": 8, "num_key_value_heads": 4, "pad_token_id": 0}
+    model = make(config(vocab_size=len(VOCABULARY), **shape, **LABELS)).eval()
+    tokenizer.mask_token = None
+    if not special:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B:1")
+    for it in explain(TEXTS, model, tokenizer, methods=SIGNED):
+        ids = tokenizer(it.text, return_tensors="pt")["input_ids"]
+        table = model.get_input_embeddings().weight
+        kept = torch.isin(ids, torch.tensor([2, 3]))[..., None]
+        with torch.no_grad():
+            whole = model(input_ids=ids).logits
+            start = model(inputs_embeds=torch.where(kept, table[ids], table.mean(0))).logits
+        change = (whole - start)[0, NAMES.index(it.target)].item()
+        exact, integrated = (it.scores[name] for name in SIGNED)
+        assert sum(exact) == pytest.approx(change, abs=1e-5)
+        assert sum(map(abs, exact)) < 100 * abs(change)
+        assert sum(integrated) == pytest.approx(change, abs=0.1 * abs(change) + 1e-3)
 
 
 @pytest.mark.parametrize("pad", [0, None])
@@ -421,3 +472,48 @@ def test_a_model_is_left_as_it_was_also_after_an_error(classifier):
         explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"], baseline="zero")
     model.bert.encoder.layer[0].intermediate.intermediate_act_fn = activation
     assert state() == before
+
+
+@pytest.fixture(scope="module")
+def protein(tmp_path_factory):
+    """An ESM-2 as it is published (token_dropout), of 4 classes."""
+    names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWC", "<mask>"]
+    path = tmp_path_factory.mktemp("esm") / "vocab.txt"
+    path.write_text("\n".join(names))
+    torch.manual_seed(0)
+    config = EsmConfig(
+        vocab_size=len(names), mask_token_id=len(names) - 1, pad_token_id=1, hidden_size=16,
+        num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, position_embedding_type="rotary",
+        token_dropout=True, num_labels=4, initializer_range=0.5,
+    )  # fmt: skip
+    return EsmForSequenceClassification(config).double().eval(), EsmTokenizer(str(path))
+
+
+@pytest.mark.parametrize("baseline", [{}, {"baseline": "mask"}, {"baseline": "zero"}, {"baseline": "pad"}])
+def test_esm_2_is_compared_with_embeddings_that_do_not_change_its_scale(protein, baseline):
+    model, tokenizer = protein
+    text, told = "MKTAYIAK", []
+    (it,) = explain([text], model, tokenizer, methods=SIGNED[:1], tell=told.append, **baseline)
+    pads = baseline == {"baseline": "pad"}
+    assert it.settings["baseline"] == ("pad" if pads else "zero")
+    assert told == [
+        "the baseline is 'zero': the model scales its embeddings by the number of mask tokens "
+        "(token_dropout), so 'mask' is none"
+    ] * (baseline.get("baseline", "mask") == "mask")
+    batch = tokenizer(text, return_tensors="pt")
+
+    def replaced(_module, _args, output):
+        output = output.clone()
+        output[:, 1:-1] = model.get_input_embeddings().weight[1] if pads else 0
+        return output
+
+    with torch.no_grad():
+        logits = model(**batch).logits[0]
+        handle = model.get_input_embeddings().register_forward_hook(replaced)
+        without = model(**batch).logits[0]
+        handle.remove()
+    best = int(logits.argmax())
+    change = (logits - without)[best].item()
+    assert abs(change) > 0.01
+    assert sum(it.scores[SIGNED[0]]) == pytest.approx(change, rel=1e-5)  # rotations are of float32
+    assert it.scores[SIGNED[0]][0] == it.scores[SIGNED[0]][-1] == 0

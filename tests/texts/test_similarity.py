@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Router, Transformer
 
 from captum_globenc import EncoderForward, GlobEnc, explain
 from captum_globenc.results.record import Span
 from captum_globenc.texts import similarity_matrix
 from captum_globenc.texts.default import encoder_folder
-from checkpoints import save_classifier
+from checkpoints import LIMIT, save_classifier
 
 TEXTS = ["A cat sleeps on the warm sofa.", "Stocks fell"]
 OTHERS = ["The kitten is taking a nap.", "The market lost three percent on Monday"]
@@ -34,6 +34,13 @@ def masked(model, text):
     batch["input_ids"][:, 1:-1] = model.tokenizer.mask_token_id
     with torch.no_grad():
         return model(dict(batch))["sentence_embedding"][0]
+
+
+def test_long_texts_are_truncated_with_a_warning(tmp_path):
+    model = tiny(tmp_path)
+    with pytest.warns(UserWarning, match=f"texts are truncated at {LIMIT} tokens, the most .* takes$"):
+        (found,) = explain(["good film"], model, pair=["bad " * 60])
+    assert found.headline.endswith(", text truncated")
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
@@ -113,6 +120,16 @@ def test_the_matrix_adds_up_over_the_tokens_of_each_text(model):
     assert (matrix.others[best[0]], matrix.tokens[best[1]]) == ("nap", "sleeps")
 
 
+@pytest.mark.parametrize("mask_token", ["[MASK]", None])
+def test_matrix_and_scores_have_the_same_baseline(tmp_path, mask_token):
+    model = tiny(tmp_path)
+    model.tokenizer.mask_token = mask_token
+    matrix = similarity_matrix("a good film", "the plot is bad", model)
+    (it,) = explain(["a good film"], model, pair=["the plot is bad"], methods=[SIGNED])
+    assert it.settings["baseline"] == ("mean" if mask_token is None else "mask")
+    assert matrix.scores.sum(0).tolist() == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
+
+
 def test_what_is_no_mean_has_no_matrix(tmp_path, model):
     first = tiny(tmp_path, pooling_mode="cls")
     with pytest.raises(ValueError, match="no means of its tokens' vectors"):
@@ -182,6 +199,147 @@ def test_what_changes_texts_or_embeddings_is_refused(tmp_path):
     model.similarity_fn_name = "cosine"
     model.truncate_dim = 4
     with pytest.raises(ValueError, match="changes texts or embeddings by its truncate_dim"):
+        explain(["a film"], model, pair="the plot")
+
+
+def parts(folder, mode="mean", seed=0, layers=2, **pooling):
+    """The modules of a tiny embedder."""
+    transformer = Transformer(str(save_classifier(folder, num_hidden_layers=layers)))
+    torch.manual_seed(seed)
+    for weight in transformer.parameters():
+        torch.nn.init.normal_(weight, std=0.5) if weight.dim() > 1 else None
+    return [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=mode, **pooling)]
+
+
+def routed(folder):
+    """Two encoders, of different depth and pooling."""
+    query = parts(folder / "query", "mean", 1, layers=1)
+    return SentenceTransformer(
+        modules=[Router.for_query_document(query, parts(folder / "document", "cls", 2))], device="cpu"
+    )
+
+
+def routed_later(folder):
+    """One encoder, and a linear map for queries or documents."""
+    maps = [Dense(16, 8, bias=True), Dense(16, 8, bias=True)]
+    router = Router.for_query_document([maps[0]], [maps[1]])
+    return SentenceTransformer(modules=[*parts(folder), router], device="cpu")
+
+
+def prompted(folder, prompts=None, **pooling):
+    model = SentenceTransformer(modules=parts(folder, **pooling), device="cpu")
+    model.prompts = prompts or {"query": "great plot: ", "passage": "script : "}
+    return model
+
+
+def without_prompt(folder):
+    """Prompts that the mean leaves out."""
+    return prompted(folder, include_prompt=False)
+
+
+def of_words_masked(model, text, role, prompt):
+    """The embedding of a text of which all but [CLS], [SEP] and the prompt is masked, by the model itself."""
+    features = model.preprocess([text], prompt=prompt, task=role)
+    count = len(model.tokenizer.tokenize(prompt))
+    features["input_ids"][:, 1 + count : -1] = model.tokenizer.mask_token_id
+    with torch.no_grad():
+        return model(features, task=role)["sentence_embedding"]
+
+
+RETRIEVERS = [routed, routed_later, prompted, without_prompt]
+QUERIES, DOCUMENTS = ["a good film", "the plot is bad"], ["great script !", "a unhappy plot but a great film"]
+
+
+@pytest.mark.parametrize("make", RETRIEVERS)
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_query_and_a_document_are_encoded_as_for_retrieval(tmp_path, make, similarity):
+    model = make(tmp_path)
+    model.similarity_fn_name = similarity
+    parts = dict(model.named_modules())
+    told = []
+    found = explain(QUERIES, model, pair=DOCUMENTS, layers=True, tell=told.append)
+    assert dict(model.named_modules()) == parts
+    queries = model.encode_query(QUERIES, convert_to_tensor=True)
+    documents = model.encode_document(DOCUMENTS, convert_to_tensor=True)
+    compare = model.similarity_pairwise
+    expected = compare(queries, documents)
+    assert [it.value for it in found] == pytest.approx(expected.tolist(), abs=1e-5)
+    prompts = ("", "") if make in (routed, routed_later) else ("great plot: ", "script : ")
+    for index, it in enumerate(found):
+        assert it.settings["encoded"] == "by encode_query and encode_document"
+        masked = [
+            of_words_masked(model, texts[index], role, prompt)
+            for texts, role, prompt in zip((QUERIES, DOCUMENTS), ("query", "document"), prompts, strict=True)
+        ]
+        without = [
+            compare(masked[0], documents[index : index + 1]).item(),
+            compare(queries[index : index + 1], masked[1]).item(),
+        ]
+        for side, base in enumerate(without):
+            places = [place for place, span in enumerate(it.offsets) if span and span.segment == side]
+            summed = sum(it.scores[SIGNED][place] for place in places)
+            assert summed == pytest.approx(it.value - base, abs=2e-5)
+        # The prompt is special: it scores nothing, and words are those of the texts alone.
+        words = [word for word in it.groups if not word.special]
+        assert [word.text for word in words] == [*QUERIES[index].split(), *DOCUMENTS[index].split()]
+        for word in words:
+            first, last = it.offsets[word.tokens[0]], it.offsets[word.tokens[-1]]
+            source = (QUERIES, DOCUMENTS)[first.segment][index]
+            assert source[first.start : last.stop] == word.text
+        special = [place for word in it.groups if word.special for place in word.tokens]
+        assert [it.scores[SIGNED][place] for place in special] == pytest.approx([0] * len(special), abs=1e-6)
+        prompt = [word.text for word in it.groups if word.special and not word.text.startswith("[")]
+        assert prompt == ["great", "plot", ":", "script", ":"] * (make not in (routed, routed_later))
+        assert ("globenc" in it.scores) == (make is not without_prompt)  # no mean of all tokens
+        assert sum(it.scores.get("globenc", [1])) == pytest.approx(1, abs=1e-5)
+    if make is routed:
+        assert "different numbers" in " ".join(told)
+        assert found[0].layers == {}
+    else:
+        assert found[0].layers[SIGNED][0] == pytest.approx(found[0].scores[SIGNED], abs=1e-5)
+        if make is not without_prompt:
+            assert found[0].layers["globenc"][-1] == pytest.approx(found[0].scores["globenc"], abs=1e-5)
+
+
+def test_a_model_without_roles_is_explained_as_encode(tmp_path):
+    model = prompted(tmp_path, {"sts": "great plot: "})
+    model.default_prompt_name = "sts"
+    (it,) = explain(QUERIES[:1], model, pair=DOCUMENTS[:1], methods=[SIGNED])
+    one, other = (model.encode(it[:1], convert_to_tensor=True) for it in (QUERIES, DOCUMENTS))
+    assert it.value == pytest.approx(model.similarity(one, other).item(), abs=1e-6)
+    assert "encoded" not in it.settings
+    (alone,) = explain(QUERIES[:1], routed(tmp_path), methods=["globenc"])  # by its default route
+    assert alone.value == pytest.approx(
+        routed(tmp_path).encode(QUERIES[0], convert_to_tensor=True).norm().item()
+    )
+
+
+def test_the_matrix_of_a_retriever_is_of_a_query_and_a_document(tmp_path):
+    model = prompted(tmp_path)
+    matrix = similarity_matrix(QUERIES[1], DOCUMENTS[0], model)
+    (it,) = explain(QUERIES[1:], model, pair=DOCUMENTS[:1], methods=[SIGNED])
+    assert matrix.tokens + matrix.others == it.tokens
+    assert matrix.similarity == pytest.approx(it.value, abs=1e-6)
+    assert matrix.scores.sum(0).tolist() == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
+
+
+def test_tokens_that_the_model_does_not_read_are_refused(tmp_path, monkeypatch):
+    model = prompted(tmp_path)
+    preprocess = Transformer.preprocess
+    monkeypatch.setattr(
+        Transformer,
+        "preprocess",
+        lambda self, texts, **options: preprocess(self, [f"great {it}" for it in texts], **options),
+    )
+    with pytest.raises(ValueError, match="encode_query gives the model other tokens than its tokenizer"):
+        explain(["a film"], model, pair="the plot")
+
+
+@pytest.mark.parametrize("kind", [MultiVectorEncoder, SparseEncoder])
+def test_encoders_of_other_kinds_are_not_supported(kind):
+    model = kind.__new__(kind)
+    torch.nn.Module.__init__(model)
+    with pytest.raises(TypeError, match=f"a {kind.__name__} of sentence-transformers is not supported: pass"):
         explain(["a film"], model, pair="the plot")
 
 

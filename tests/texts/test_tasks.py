@@ -338,6 +338,18 @@ def test_an_answer_is_the_pipelines_and_its_ends_add_up(answerer, target):
         assert it.scores["globenc"] == pytest.approx(expected.tolist(), rel=1e-9)
 
 
+def test_the_context_of_a_question_is_its_pair(answerer):
+    texts = [QUESTION, "the plot ?"]
+    expected = explain(texts, *answerer, pair=CONTEXT[:52])
+    assert explain(texts, *answerer, context=CONTEXT[:52]) == expected
+    assert explain([(it, CONTEXT[:52]) for it in texts], *answerer) == expected
+    assert explain(texts, *answerer, context=[CONTEXT[:52]] * 2) == expected
+    with pytest.raises(ValueError, match="context is pair by another name"):
+        explain(texts, *answerer, context=CONTEXT[:52], pair="a")
+    with pytest.raises(TypeError, match=r"context\[1\] is 3 \(int\)"):
+        explain(texts, *answerer, context=["a", 3])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,6 +6,7 @@ const entries = [...document.querySelectorAll("#contents li")];
 const found = "Highlight" in window ? new Highlight() : null; // where a browser marks what was found
 const MARKED = 2000;
 const noun = fields.count.value.split(" ").at(-1);
+let hits = []; // the matches in the first method that is shown of each text: every other one has the same
 let hit = -1;
 
 const measure = (article) => recordOf(article).probability ?? recordOf(article).value;
@@ -40,6 +41,7 @@ function choose() {
   });
   mark(wanted);
   const count = shownArticles().length;
+  say(wanted && !count ? `no match for “${fields.query.value.trim()}”` : "", true);
   fields.count.value = count === articles.length ? `${count} ${noun}` : `${count} of ${articles.length} ${noun}`;
 }
 
@@ -53,14 +55,18 @@ function sort() {
 /** Mark what was found, over pieces and what is between them. */
 function mark(wanted) {
   hit = -1;
+  hits = [];
   found?.clear();
-  if (!wanted || !found) return;
+  if (!wanted) return;
   for (const article of shownArticles()) {
+    const first = article.querySelector(".method:not([hidden])");
     for (const paragraph of article.querySelectorAll(".tokens")) {
-      if (found.size < MARKED) for (const range of rangesOf(paragraph, wanted)) found.add(range);
+      const ranges = rangesOf(paragraph, wanted);
+      if (first?.contains(paragraph)) hits.push(...ranges);
+      if (found && found.size < MARKED) for (const range of ranges) found.add(range);
     }
   }
-  CSS.highlights.set("found", found);
+  if (found) CSS.highlights.set("found", found);
 }
 
 /** Where a paragraph matches. */
@@ -88,13 +94,12 @@ function rangesOf(paragraph, wanted) {
 
 /** Go to the next of what was found. */
 function nextFound() {
-  const ranges = [...(found ?? [])].filter((it) => !it.startContainer.parentElement.closest(".method[hidden]"));
-  if (!ranges.length) return;
-  hit = (hit + 1) % ranges.length;
-  const element = ranges[hit].startContainer.parentElement;
+  if (!hits.length) return;
+  hit = (hit + 1) % hits.length;
+  const element = hits[hit].startContainer.parentElement;
   unfold(element);
   element.scrollIntoView({ block: "center" });
-  say(`match ${hit + 1} of ${ranges.length}`);
+  say(`match ${hit + 1} of ${hits.length}`);
 }
 
 /** Show some methods and not others, in every text. */
@@ -105,6 +110,7 @@ function showMethods() {
   }
   document.body.classList.toggle("without-special", !fields.special.checked);
   main.querySelectorAll(".shaded").forEach(keepReachable);
+  mark(pattern());
 }
 
 const CHANGES = { query: choose, label: choose, order: sort, method: showMethods, special: showMethods };

@@ -64,6 +64,15 @@ const named = (method) => `${method.name}, ${method.unit}`;
 /** Every depth of a method, or none. */
 const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
 
+/** The selected token of the answer of an article, if there is one. */
+const selected = new Map();
+
+/** The scores that a method is shaded by: the row of the selected answer token, or those of the whole answer. */
+function shownScores(article, name) {
+  const record = recordOf(article);
+  return record.answer_scores?.[name]?.[selected.get(article)] ?? record.scores[name];
+}
+
 /** A score as tables show it, in a unit. */
 function number(score, unit) {
   if (unit === SHARE) return (100 * score).toFixed(1);
@@ -125,7 +134,15 @@ function table(kind, heads, rows) {
   );
 }
 
-/** Tell the reader something, in words that are read out. */
-function say(message) {
+/** What scores are after each layer, in a unit. */
+const depthsNote = (unit) => DEPTHS[[SHARE, "share"].includes(unit) ? "shares" : "signed"];
+
+const SECONDS = 4;
+let hush = 0;
+
+/** Tell the reader something, in words that are read out; it goes away by itself unless it stays. */
+function say(message, stays = false) {
+  clearTimeout(hush);
   document.getElementById("said").textContent = message;
+  if (message && !stays) hush = setTimeout(() => say(""), 1000 * SECONDS);
 }

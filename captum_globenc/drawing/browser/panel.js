@@ -100,7 +100,8 @@ function courses(article, tokens) {
   const record = recordOf(article);
   return methodsOf(article).filter((it) => depthsOf(record, it).length).map((it) => {
     const row = depthsOf(record, it).map((scores) => total(scores, tokens));
-    return make("figure", {}, make("figcaption", {}, `${named(it)} after layer`), chart(row, it));
+    const note = make("figcaption", { class: "note" }, depthsNote(it.unit));
+    return make("figure", {}, make("figcaption", {}, `${named(it)} after layer`), chart(row, it), note);
   });
 }
 

@@ -7,7 +7,7 @@ document.body.append(tip);
 function numbersOf(article, tokens) {
   const record = recordOf(article);
   const methods = methodsOf(article);
-  const rows = [["score", ...methods.map((it) => number(total(record.scores[it.name], tokens), it.unit))]];
+  const rows = [["score", ...methods.map((it) => number(total(shownScores(article, it.name), tokens), it.unit))]];
   const last = Math.max(...methods.map((it) => it.first + depthsOf(record, it).length - 1));
   const deep = methods.some((it) => depthsOf(record, it).length);
   for (let layer = Math.min(...methods.map((it) => it.first)); deep && layer <= last; layer += 1) {
@@ -18,6 +18,16 @@ function numbersOf(article, tokens) {
     rows.push([`after layer ${layer}`, ...cells]);
   }
   return table("numbers", ["", ...methods.map(named)], rows);
+}
+
+/** What to say of tokens whose contributions end at 0: exactly 0, which no rounding gives. */
+function unread(article, tokens) {
+  const record = recordOf(article);
+  const ends = methodsOf(article).filter((it) => {
+    const last = depthsOf(record, it).at(-1);
+    return last && it.first === 0 && total(record.scores[it.name], tokens) !== 0 && total(last, tokens) === 0;
+  });
+  return ends.length ? [make("p", { class: "note" }, "0 after the last layer: the head does not read this position.")] : [];
 }
 
 /** The same piece as every method shows it. */
@@ -41,6 +51,7 @@ function showTip(piece, focused = false) {
     make("b", { dir: "auto" }, piece.textContent),
     ...(piece.dataset.note ? [make("p", { class: "note" }, piece.dataset.note)] : []),
     numbersOf(article, tokensOf(article)[placeOf(piece)]),
+    ...unread(article, tokensOf(article)[placeOf(piece)]),
   );
   tip.hidden = false;
   placeTip();

@@ -43,7 +43,8 @@ function heatMaps(article) {
       ...layers.map((row, layer) => make("td", shade(shades[layer][place], it.unit), number(row[place], it.unit))),
     ]);
     const heads = [`${it.unit} after layer`, ...layers.map((_, index) => String(index + it.first))];
-    return [make("h3", {}, it.name), scrolled(`Layers of ${it.name}`, table("heat", heads, rows))];
+    const note = make("p", { class: "note" }, depthsNote(it.unit));
+    return [make("h3", {}, it.name), note, scrolled(`Layers of ${it.name}`, table("heat", heads, rows))];
   });
   return [...said, ...maps];
 }

@@ -1,0 +1,87 @@
+"""What Captum requires of an attribution class, and the checks of the constructor's arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+from captum.attr import Attribution
+from torch import nn
+
+from captum_globenc.attr.parallel import reject_replicas
+from captum_globenc.encoders import find_encoder
+
+__all__ = ["EncoderAttribution", "ModelAttribution"]
+
+
+class ModelAttribution(Attribution):
+    """Base class of the methods.
+
+    A subclass defines `attribute`, wrapped by :func:`~captum_globenc.attr.logged.logged`, and overrides
+    `multiplies_by_inputs` and `has_convergence_delta` where they are not False, as Captum's own classes do.
+
+    Args:
+        forward_func: the forward function, as for every Captum method.
+        model: the module that `forward_func` runs. Defaults to `forward_func` if that is a module.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: `forward_func` or `model` holds an `nn.DataParallel` over several devices.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+        super().__init__(forward_func)
+        reject_replicas(forward_func, model)
+        if model is None and isinstance(forward_func, nn.Module):
+            model = forward_func
+        if model is not None and not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is a {type(model).__name__}, not a module: pass the model that forward_func calls, "
+                f"{self.get_name()}(forward_func, model)."
+            )
+        self.model = model
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the class name as it is written; Captum would insert spaces."""
+        return cls.__name__
+
+    def attribute_future(self) -> None:
+        """Not available.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"attribute_future is not implemented for {self.get_name()}")
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether scores are multipliers times inputs, or times differences from the baseline."""
+        return False
+
+    def has_convergence_delta(self) -> bool:
+        """Return whether `attribute` can return the sum of the scores minus the output's difference."""
+        return False
+
+
+class EncoderAttribution(ModelAttribution):
+    """Base class of the methods that need the model's encoder.
+
+    Args:
+        forward_func: as for :class:`ModelAttribution`.
+        model: the module that holds the encoder; required if `forward_func` is not a module.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: there is no model; or as :class:`ModelAttribution` raises.
+        UnsupportedModelError: the model has no supported encoder.
+    """
+
+    model: nn.Module
+
+    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+        super().__init__(forward_func, model)
+        if self.model is None:
+            raise ValueError(
+                "forward_func is not a module, so the encoder cannot be found in it: pass the module that "
+                f"holds it, {self.get_name()}(forward_func, model)."
+            )
+        find_encoder(self.model)

@@ -1,0 +1,113 @@
+"""Methods that run texts with some of their tokens: first-last, and paired KernelSHAP.
+
+Letters: B batch, K coalitions, N tokens, n tokens that may be masked.
+"""
+
+from collections.abc import Callable
+from math import comb
+
+import torch
+from torch import Tensor
+
+from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.metrics.removal import outputs_without
+
+TEXTS_AT_ONCE = 64
+"""Texts that run together, which bounds the memory."""
+
+Value = Callable[[Tensor], Tensor]
+"""The explained output `(K,)` of coalitions `(K, n)`, True at the features that are there."""
+
+
+def of_texts(subject: Subject, batch: Batch, method: Callable[[Value, int], Tensor]) -> Tensor:
+    """Return a method's scores `(B, N)`, text by text; masked tokens stand where others are absent."""
+    scores = torch.zeros(batch.mask.shape, dtype=batch.outputs.dtype, device=batch.mask.device)
+    for row, one in enumerate(batch.singles()):
+        places = one.mask[0].nonzero()[:, 0]
+        if len(places):
+            scores[row, places] = method(_value(subject, one, places), len(places)).to(scores.dtype)
+    return scores
+
+
+def _value(subject: Subject, one: Batch, places: Tensor) -> Value:
+    """Return the function of coalitions of a single text's tokens."""
+
+    def value(present: Tensor) -> Tensor:
+        gone = torch.zeros(1, len(present), one.inputs.shape[1], dtype=torch.bool, device=places.device)
+        gone[0, :, places] = ~present.to(places.device)
+        outputs = outputs_without(
+            subject.blanked,
+            one.inputs,
+            gone,
+            one.blanks,
+            subject.beside(one),
+            max_examples_per_batch=TEXTS_AT_ONCE,
+        )
+        values: Tensor = outputs[0, :, int(one.target)].double()
+        return values
+
+    return value
+
+
+def first_last(value: Value, features: int) -> Tensor:
+    """Return the mean of what each feature adds as the first and as the last one, `(n,)`.
+
+    Takes 2 n + 2 forward passes.
+
+    Args:
+        value: the explained output of coalitions.
+        features: n.
+
+    Example:
+        >>> first_last(lambda present: present[:, 0] * present[:, 1] + 3.0 * present[:, 2], 3)
+        tensor([0.5000, 0.5000, 3.0000])
+    """
+    alone = torch.eye(features, dtype=torch.bool)
+    ends = torch.stack([torch.zeros(features), torch.ones(features)]).bool()
+    values = value(torch.cat([ends, alone, ~alone]))
+    first, without = values[2:].chunk(2)
+    return (first - values[0] + values[1] - without) / 2
+
+
+def kernel_shap(value: Value, features: int, passes: int) -> Tensor:
+    """Return KernelSHAP with paired sampling, `(n,)`.
+
+    Lundberg & Lee (2017), section 4.1: Shapley values as a weighted linear regression, here with the sum of
+    the scores fixed. Coalitions are drawn by the kernel's weights, each with its complement (Covert & Lee
+    2021, section 3.2). Where all coalitions are not more than the passes, all are run, and the values are
+    exact. Of solutions that fit alike, the one whose scores are closest to each other is returned.
+
+    Args:
+        value: the explained output of coalitions.
+        features: n.
+        passes: the number of coalitions, an even number. The whole text and the empty one come on top.
+
+    Example:
+        >>> kernel_shap(lambda present: present[:, 0] * present[:, 1] + 3.0 * present[:, 2], 3, 16)
+        tensor([0.5000, 0.5000, 3.0000], dtype=torch.float64)
+    """
+    ends = torch.stack([torch.zeros(features), torch.ones(features)]).bool()
+    if features == 1:
+        return value(ends).double().diff()
+    sizes = torch.arange(1, features)
+    by_size = 1 / (sizes * (features - sizes)).double()  # the kernel's weight of all coalitions of a size
+    if 2**features - 2 <= passes:
+        numbers = torch.arange(1, 2**features - 1)
+        present = (numbers[:, None] >> torch.arange(features)) % 2 == 1
+        count = present.sum(1)
+        ways = torch.tensor([comb(features, size) for size in range(1, features)])
+        weights = (by_size / ways)[count - 1]
+    else:
+        drawn = sizes[by_size.multinomial(passes // 2, replacement=True)]
+        ranks = torch.rand(passes // 2, features).argsort(1)
+        half = ranks < drawn[:, None]
+        present = torch.cat([half, ~half])
+        weights = torch.ones(len(present), dtype=torch.double)
+    values = value(torch.cat([ends, present])).double().cpu()
+    none, change = values[0], values[1] - values[0]
+    share = present.double().mean(1)
+    # With scores = change / n + rest, the rest adds up to 0, which fixes the sum.
+    design = present.double() - share[:, None]
+    root = weights.sqrt()
+    rest: Tensor = torch.linalg.pinv(design * root[:, None]) @ ((values[2:] - none - share * change) * root)
+    return change / features + rest

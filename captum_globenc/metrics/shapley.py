@@ -1,0 +1,180 @@
+"""Exact Shapley values of short texts, and how far scores are from them.
+
+Letters: B batch, N tokens, n tokens that may be removed.
+"""
+
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_globenc.captum_api import TargetType, format_arguments
+from captum_globenc.metrics.calling import Removals, removal_metric
+from captum_globenc.metrics.curve import removable, token_scores
+from captum_globenc.metrics.removal import (
+    Activation,
+    Baseline,
+    Forward,
+    activated,
+    outputs_without,
+    selected,
+)
+
+MOST_FEATURES = 12
+"""The largest n, whose 4,096 subsets are all run."""
+
+
+def shapley_values(
+    forward_func: Forward,
+    inputs: Tensor,
+    baselines: Baseline = None,
+    additional_forward_args: object | None = None,
+    target: TargetType = None,
+    *,
+    mask: Tensor | None = None,
+    removal: str = "mask",
+    activation: str | Activation = "none",
+    attention_mask: int = 0,
+    max_examples_per_batch: int | None = 64,
+) -> Tensor:
+    """Return the exact Shapley values of tokens, from all `2 ** n` subsets of each text.
+
+    Shapley (1953): what a token adds to the output, averaged over all orders in which tokens may enter.
+
+    Args:
+        forward_func: the forward function, as for every Captum metric.
+        inputs: `(B, N)` ids or `(B, N, D)` embeddings.
+        baselines: what stands where a token was removed: a number, or a tensor that broadcasts to `inputs`.
+        additional_forward_args: further arguments of `forward_func`.
+        target: the output that is explained, as for every Captum metric. Left out, the class that
+            `forward_func` predicts on the whole input, where it gives `(B, C)` with C > 1.
+        mask: `(B, N)`, True at the tokens that may be removed, at most 12 of a text; left out, all.
+        removal: "mask", "delete" or "pad"; see :func:`outputs_without`.
+        activation: "none" explains what `forward_func` returns, "softmax" and "sigmoid" its probabilities.
+        attention_mask: which of `additional_forward_args` is the attention mask, for "delete" and "pad".
+        max_examples_per_batch: how many subsets run at once.
+
+    Returns:
+        `(B, N)`, 0 where `mask` is False.
+
+    Raises:
+        ValueError: a text has more than 12 tokens that may be removed, or shapes do not match.
+
+    Example:
+        >>> def forward(ids):
+        ...     return (ids[:, 0] * ids[:, 1] + ids[:, 2]).float()
+        >>> shapley_values(forward, torch.tensor([[2, 5, 3]]), 0)
+        tensor([[5., 5., 3.]])
+    """
+    there = removable(inputs, mask)
+    most = int(there.sum(1).max())
+    if most > MOST_FEATURES:
+        raise ValueError(
+            f"a text has {most} tokens that may be removed: its exact Shapley values take 2**{most} forward "
+            f"passes. At most {MOST_FEATURES} tokens are allowed."
+        )
+    extra = format_arguments(additional_forward_args)
+    rows = []
+    for row in range(len(inputs)):
+
+        def one(value: Any, row: int = row) -> Any:
+            per_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(inputs)
+            return value[row : row + 1] if per_example else value
+
+        same = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
+        places = there[row].nonzero()[:, 0]
+        present = _subsets(len(places), inputs.device)
+        gone = torch.zeros(1, len(present), inputs.shape[1], dtype=torch.bool, device=inputs.device)
+        gone[0, :, places] = ~present
+        raw = outputs_without(
+            forward_func,
+            one(inputs),
+            gone,
+            baselines if same else one(baselines),
+            tuple(one(it) for it in extra),
+            removal=removal,
+            attention_mask=attention_mask,
+            max_examples_per_batch=max_examples_per_batch,
+        )
+        outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
+        aim: Any = [target[row]] if isinstance(target, list) and len(target) == len(inputs) else one(target)
+        if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
+            aim = outputs[:, -1].argmax(dim=1)  # the last subset is the whole text
+        values = selected(outputs, aim)[0]
+        scores = values.new_zeros(inputs.shape[1])
+        scores[places] = _averaged(values.double(), present).to(values.dtype)
+        rows.append(scores)
+    return torch.stack(rows)
+
+
+@removal_metric
+def shapley_distance(removals: Removals) -> Tensor:
+    """The relative error of scores to the exact Shapley values; lower is better.
+
+    `|scores - exact| / |exact|`, Euclidean norms over the tokens that may be removed. NaN where a text has
+    more than 12 of them. The scores must be in units of the output: `activation` is "none" unless given.
+
+    Args:
+        removals: what was called.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ValueError: as :func:`shapley_values` does.
+
+    Example:
+        >>> def forward(ids):
+        ...     return (ids[:, 0] * ids[:, 1]).float()
+        >>> shapley_distance(forward, torch.tensor([[2, 4]]), torch.tensor([[4.0, 1.0]]), 0)
+        tensor([0.5303])
+    """
+    tensor: Any = removals.inputs[0] if isinstance(removals.inputs, tuple) else removals.inputs
+    given: Any = removals.attributions
+    scores = token_scores(given[0] if isinstance(given, tuple) else given, tensor)
+    blank: Any = removals.baselines[0] if isinstance(removals.baselines, tuple) else removals.baselines
+    short = removals.removable.sum(1) <= MOST_FEATURES
+    options: dict[str, Any] = {**removals.options, "mask": removals.removable & short[:, None]}
+    exact = shapley_values(
+        removals.forward_func,
+        tensor,
+        blank,
+        removals.additional_forward_args,
+        removals.target,
+        **options,
+    )
+    return relative_error(scores, exact, removals.removable).where(short, torch.nan)
+
+
+def relative_error(scores: Tensor, exact: Tensor, mask: Tensor) -> Tensor:
+    """Return `|scores - exact| / |exact|` over the tokens of a mask, `(B,)`.
+
+    Args:
+        scores: `(B, N)`.
+        exact: `(B, N)`.
+        mask: `(B, N)`.
+    """
+    off, size = (torch.linalg.vector_norm(it.double() * mask, dim=1) for it in (scores - exact, exact))
+    ratio: Tensor = off / size
+    return ratio.to(scores.dtype)
+
+
+def _subsets(count: int, device: torch.device) -> Tensor:
+    """Return which tokens each subset has, `(2 ** n, n)`, the empty one first and the whole last."""
+    numbers = torch.arange(2**count, device=device)
+    return (numbers[:, None] >> torch.arange(count, device=device)) % 2 == 1
+
+
+def _averaged(values: Tensor, present: Tensor) -> Tensor:
+    """Return Shapley values `(n,)` from the values of all subsets `(2 ** n,)`."""
+    count, sizes = present.shape[1], present.sum(1)
+    # Of a token's orders, how many have a certain set of others ahead of it: by the size of that set.
+    by_size = [1 / (count * comb(count - 1, size)) for size in range(count)]
+    weights = torch.tensor(by_size, dtype=values.dtype, device=values.device)
+    found = [values.new_zeros(0)]
+    for token in range(count):
+        there = present[:, token]
+        gains = values[there] - values[~there]  # in both, the other tokens come in the same order
+        found.append((weights[sizes[~there]] * gains).sum()[None])
+    return torch.cat(found)

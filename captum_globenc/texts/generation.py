@@ -1,0 +1,523 @@
+"""Generated text: the answer of a language model to a prompt, explained by its log-probability.
+
+Shapes: B prompts, N tokens of a prompt, T tokens of an answer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from textwrap import shorten
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from captum_globenc.forward import EncoderForward
+from captum_globenc.results.explanation import Explanation
+from captum_globenc.results.record import Answer
+from captum_globenc.texts.asked import Asked, Given, Picks
+from captum_globenc.texts.methods import DEFAULT_METHODS, differences
+from captum_globenc.texts.options import Options
+from captum_globenc.texts.pieces import readable_tokens
+from captum_globenc.texts.prompts import Prompt
+from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.subject import Subject
+from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
+
+__all__ = [
+    "GENERATION",
+    "AnswerForward",
+    "ask_answer",
+    "check_generation",
+    "contrasted",
+    "finish_answers",
+    "prepare_prompts",
+]
+
+NEW_TOKENS = 64
+"""How many tokens are generated at most, where neither the caller nor the model's config says."""
+
+ROWS_AT_ONCE = 16
+"""Answer tokens whose rows are computed together, which bounds the memory."""
+
+IGNORED = -100
+"""The label of padding, as in transformers."""
+
+_DEFAULTS: Any = cast("Any", GenerationConfig)()
+
+GENERATION = ({name for name in vars(_DEFAULTS) if not name.startswith("_")} | {"seed"}) - {
+    "max_length",
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "transformers_version",
+    "use_cache",
+}
+"""The names of options of generation; left out are those that would change what is returned."""
+
+METHOD = "transformer-deep-lift"
+"""The method whose rows are computed, one for each answer token."""
+
+
+class AnswerForward(EncoderForward):
+    """A forward function of prompts, which returns the log-probability of each token of an answer.
+
+    The answer is an argument: a decoder reads it after the prompt, an encoder-decoder in its decoder.
+
+    Args:
+        model: A model that generates text.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, ("attention_mask", "labels", "decoder_input_ids"))
+
+    def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
+        """Run the model without its cache.
+
+        Args:
+            inputs: Ids of prompts `(B, N)`; those of a decoder are padded on the left.
+            arguments: The attention mask `(B, N)`, labels `(B, T)`, padded on the right by -100; and for an
+                encoder-decoder the ids `(B, T)` that its decoder reads.
+
+        Returns:
+            Log-probabilities `(B, T)` in nats; those of padding mean nothing.
+        """
+        mask, labels, *others = arguments
+        read = signature(self.model.forward).parameters
+        named: dict[str, Any] = {"attention_mask": mask}
+        if others and others[0] is not None:
+            named["decoder_input_ids"] = others[0]
+        else:
+            steps = labels[:, :-1]
+            inputs = torch.cat([inputs, steps.clamp(min=0)], dim=1)
+            named["attention_mask"] = mask = torch.cat([mask, (steps != IGNORED).to(mask)], dim=1)
+            if "position_ids" in read:
+                named["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+            if "logits_to_keep" in read:
+                named["logits_to_keep"] = labels.shape[1]
+        if "use_cache" in read:
+            named["use_cache"] = False
+        logits = self._field(self.model(input_ids=inputs, **named), "logits")[:, -labels.shape[1] :]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])
+        return found.squeeze(-1)
+
+    def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Split a batch that `prepare_prompts` made into what `forward` takes."""
+        return batch["input_ids"], tuple(batch.get(name) for name in self.argument_names)
+
+
+def check_generation(
+    subject: Subject,
+    options: Options,
+    told: dict[str, None],
+    *,
+    answered: bool,
+    contrasted: bool,
+    paired: bool,
+) -> Options:
+    """Check that options hold for a model that generates text, and return them with methods that hold.
+
+    Args:
+        subject: The model.
+        options: The options.
+        told: Gets what is left out, and why.
+        answered: Whether answers are given.
+        contrasted: Whether other answers are given.
+        paired: Whether second segments are given.
+
+    Raises:
+        ValueError: One does not.
+    """
+    decoder, name = not _encoder_decoder(subject.model), type(subject.model).__name__
+    generation = options.generation
+    for option, given, instead in (
+        ("pair", paired, "a prompt has no second segment, write it into the prompt"),
+        ("target", options.target is not None, "pass the text that is explained as answer"),
+        ("windows", options.windows is not None, "a prompt is not cut into windows"),
+    ):
+        if given:
+            raise ValueError(f"{option} is not for models that generate text: {instead}")
+    if decoder and options.layers:
+        raise ValueError(
+            "layers is not for decoders: above the embeddings the tokens of the answer contribute as well"
+        )
+    if answered and generation:
+        raise ValueError(f"answer is given, so nothing is generated: leave {', '.join(generation)} out")
+    if options.per_token and contrasted:
+        raise ValueError("per_token has a row for each token of one answer: leave it or against out")
+    tokens = generation.get("max_new_tokens", 1)
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        raise ValueError(f"max_new_tokens is {tokens!r}: at least 1")
+    if generation.get("do_sample") and generation.get("seed") is None:
+        raise ValueError("do_sample=True draws another answer in every call: pass a seed as well, seed=0")
+    methods = DEFAULT_METHODS if options.methods is None else options.methods
+    if options.per_token and METHOD not in methods:
+        raise ValueError(f"per_token is for {METHOD}: add it to methods")
+    if decoder and "globenc" in methods:
+        message = f"it explains encoders, and {name} is a decoder"
+        if options.methods is not None:
+            raise ValueError(f"globenc does not hold: {message}")
+        told[f"globenc is left out: {message}"] = None
+        return replace(options, methods=[it for it in methods if it != "globenc"])
+    return options
+
+
+def prepare_prompts(
+    prompts: Sequence[Prompt], subject: Subject, options: Options
+) -> tuple[Encoded, AnswerForward]:
+    """Tokenize prompts and their answers; generate the answers that are not given.
+
+    Returns:
+        The prompts, with the labels and the decoder's ids of the answers in their batch; and the forward
+        function.
+
+    Raises:
+        ValueError: A prompt or its answer is longer than the model takes, an answer has no tokens, or the
+            model's tokens see later ones.
+    """
+    model, tokenizer = subject.model, subject.tokenizer
+    chat = prompts[0].messages is not None
+    texts = [it.text for it in prompts]
+    limit = token_limit(model, tokenizer)
+    for text, ids in zip(texts, _ids(texts, tokenizer, special=not chat), strict=True):
+        if limit is not None and len(ids) > limit:
+            raise ValueError(
+                f"the prompt {shorten(text, 40)!r} has {len(ids)} tokens, and the model takes {limit}: "
+                "shorten it"
+            )
+    encoded = encode(texts, [None] * len(texts), model, tokenizer, special=not chat)
+    batch = {**encoded.batch, "special_tokens_mask": _special(prompts, encoded)}
+    if not _encoder_decoder(model):
+        _check_causal(model, batch["input_ids"])
+        batch = _left_padded(batch)
+    if prompts[0].answer is None:
+        labels, steps = _generated(batch, subject, options, limit)
+    else:
+        labels, steps = _tokenized([str(it.answer) for it in prompts], subject)
+    for prompt, row, mask in zip(prompts, labels, batch["attention_mask"], strict=True):
+        if not any(_explained(row, tokenizer, model)):
+            raise ValueError(
+                f"the answer to {shorten(prompt.text, 40)!r} has no tokens: "
+                + (
+                    "the model ends its answer at once; pass answer="
+                    if prompt.answer is None
+                    else "pass a text"
+                )
+            )
+        prompt_tokens = 0 if _encoder_decoder(model) else int(mask.sum())
+        if limit is not None and prompt_tokens + len(row) > limit + (prompt_tokens > 0):
+            raise ValueError(
+                f"the prompt {shorten(prompt.text, 40)!r} has {int(mask.sum())} tokens and its answer "
+                f"{len(row)}, and the model takes {limit}: shorten one of the two"
+            )
+    batch["labels"] = _padded(labels, IGNORED).to(model.device)
+    if steps is not None:
+        batch["decoder_input_ids"] = _padded(steps, _pad(model, tokenizer)).to(model.device)
+    return replace(encoded, batch=batch), AnswerForward(model)
+
+
+def ask_answer(given: Given) -> list[Asked]:
+    """Ask why the model gives an answer: the sum of the log-probabilities of its tokens.
+
+    Args:
+        given: log-probabilities `(B, T)`.
+    """
+    made = []
+    for row, answer in enumerate(_answers(given)):
+        picks: Picks = {(place,): 1.0 for place in answer[0]}
+        value = given.sum_of([row], picks)
+        made.append(
+            Asked(
+                text=row,
+                rows=[row],
+                picks=picks,
+                prediction=answer[1].text,
+                probability=None,
+                value=value,
+                target=answer[1].text,
+                explained=value,
+            )
+        )
+    return made
+
+
+def finish_answers(made: Sequence[Explanation], given: Given, question: Question) -> list[Explanation]:
+    """Return explanations with their answers, passages and, where they are asked for, rows."""
+    answers = _answers(given)
+    rows = _rows(question, [places for places, _ in answers]) if given.options.per_token else []
+    finished = []
+    for index, (explanation, (_, answer), prompt) in enumerate(
+        zip(made, answers, given.prompts, strict=True)
+    ):
+        real = question.batch["attention_mask"][index].bool()
+        special = question.batch["special_tokens_mask"][index][real].bool().tolist()
+        finished.append(
+            replace(
+                explanation,
+                answer=answer,
+                answer_scores={METHOD: rows[index][:, real].tolist()} if rows else {},
+                passage_spans=list(prompt.passages),
+                groups=[
+                    word._replace(special=word.special or all(special[it] for it in word.tokens))
+                    for word in explanation.groups
+                ],
+            )
+        )
+    return finished
+
+
+def contrasted(one: Explanation, other: Explanation) -> Explanation:
+    """Return why one answer rather than another to the same prompt.
+
+    Contributions are linear in the explained output, so those to the difference of two log-probabilities are
+    the differences of the contributions. GlobEnc's shares know no answer.
+
+    Raises:
+        ValueError: The answers are the same.
+    """
+    if one.answer is None or other.answer is None or one.answer.ids == other.answer.ids:
+        raise ValueError(
+            f"against is the answer that is explained, {shorten(one.target, 40)!r}: pass another answer"
+        )
+
+    def minus(row: Sequence[float], its: Sequence[float], name: str) -> list[float]:
+        return list(row) if one.kinds[name] == "shares" else [a - b for a, b in zip(row, its, strict=True)]
+
+    return replace(
+        one,
+        scores={name: minus(row, other.scores[name], name) for name, row in one.scores.items()},
+        layers={
+            name: [minus(*pair, name) for pair in zip(rows, other.layers[name], strict=True)]
+            for name, rows in one.layers.items()
+        },
+        against=other.target,
+        explained=one.explained - other.explained,
+    )
+
+
+def _ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    return found
+
+
+def _encoder_decoder(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    known = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
+    return next(it for it in known if it is not None)
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+def _left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch with its padding moved from the right to the left."""
+    mask = batch["attention_mask"]
+    length = mask.shape[1]
+    places = torch.arange(length, device=mask.device)
+    index = (places - (length - mask.sum(-1, keepdim=True))) % length
+    return {name: values.gather(1, index) for name, values in batch.items()}
+
+
+def _special(prompts: Sequence[Prompt], encoded: Encoded) -> Tensor:
+    """Return which tokens are no part of a prompt, `(B, N)`: special tokens, and those of a chat template.
+
+    Raises:
+        ValueError: Where the tokens of a chat stand is not known.
+    """
+    special = encoded.batch["special_tokens_mask"].clone()
+    for row, prompt in enumerate(prompts):
+        if prompt.messages is None:
+            continue
+        if not encoded.whole.encodings:
+            raise ValueError("chats need a fast tokenizer, which tells where its tokens stand")
+        for token, (start, stop) in enumerate(encoded.whole.encodings[row].offsets):
+            inside = any(start < it.stop and it.start < stop for it in prompt.messages)
+            special[row, token] = 0 if inside and encoded.batch["attention_mask"][row, token] else 1
+    return special
+
+
+def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
+    """Check that no token sees a later one, of models whose config says that they are no decoders.
+
+    Raises:
+        ValueError: The first token sees the last.
+    """
+    if getattr(model.config, "is_decoder", None) is not False or ids.shape[1] < 2:
+        return
+    other = ids[:1].clone()
+    other[0, -1] = (other[0, -1] + 1) % model.config.vocab_size
+    with torch.no_grad():
+        first, changed = (model(input_ids=it).logits[0, 0] for it in (ids[:1], other))
+    if not torch.allclose(first, changed, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"the tokens of this {type(model).__name__} see later ones, so it cannot generate text: load it "
+            "with is_decoder=True, or as a model for another task"
+        )
+
+
+def _tokenized(answers: Sequence[str], subject: Subject) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Return the labels of answers, and of an encoder-decoder what its decoder reads."""
+    model, tokenizer = subject.model, subject.tokenizer
+    if not _encoder_decoder(model):
+        return _ids(answers, tokenizer, special=False), None
+    labels: list[list[int]] = tokenizer(text_target=list(answers), verbose=False)["input_ids"]
+    shifted = []
+    for row in labels:
+        ids = torch.tensor([row], dtype=torch.long)
+        made = cast("Any", model).prepare_decoder_input_ids_from_labels(labels=ids) if row else ids
+        steps = made[0].tolist()
+        # MBart's answers end in a language code, which it moves to the front; other tokens do not start one.
+        start = getattr(model.config, "decoder_start_token_id", None)
+        if steps and steps[0] not in tokenizer.all_special_ids and start is not None:
+            steps[0] = start
+        shifted.append(steps)
+    return labels, shifted
+
+
+def _generated(
+    batch: Mapping[str, Tensor], subject: Subject, options: Options, limit: int | None
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Generate answers; return their labels, and of an encoder-decoder what its decoder reads.
+
+    Raises:
+        ValueError: There is no room for an answer.
+    """
+    model = subject.model
+    encoder_decoder = _encoder_decoder(model)
+    chosen, seed = _generation(subject, options.generation), options.generation.get("seed")
+    length = batch["input_ids"].shape[1]
+    if limit is not None and not encoder_decoder:
+        room = limit - length + 1
+        if options.generation.get("max_new_tokens", 1) > room:
+            raise ValueError(
+                f"a prompt has {length} tokens and the model takes {limit}: "
+                f"pass max_new_tokens={room} or less"
+            )
+        chosen["max_new_tokens"] = min(chosen["max_new_tokens"], room)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices) if seed is not None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(seed)
+        written: Tensor = cast("Any", model).generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **chosen
+        )
+    ends = chosen.get("eos_token_id")
+    stops = {*(ends if isinstance(ends, list) else [ends])}
+    rows = written[:, 0 if encoder_decoder else length :].tolist()
+    if not encoder_decoder:
+        return [_ended(row, stops, chosen["pad_token_id"]) for row in rows], None
+    # The first token of a row starts the decoder.
+    labels = [_ended(row[1:], stops, chosen["pad_token_id"]) for row in rows]
+    return labels, [row[: len(own)] for row, own in zip(rows, labels, strict=True)]
+
+
+def _generation(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `generate`: the model's own options, but greedy unless others are given.
+
+    All are arguments, because some versions of transformers prefer the model's config to one that is passed.
+    """
+    pipeline, model = subject.pipeline, cast("Any", subject.model)
+    own = getattr(pipeline, "generation_config", None) or model.generation_config
+    chosen = {name: getattr(own, name, None) for name in GENERATION - {"seed"}}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    chosen |= {it: v for it, v in getattr(pipeline, "_forward_params", {}).items() if it in GENERATION}
+    chosen |= {"do_sample": False, "num_beams": 1}
+    if not given.get("do_sample"):
+        chosen |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p"))
+    if given.get("num_beams", 1) == 1:
+        chosen |= {"early_stopping": False, "length_penalty": 1.0}
+    # The default cache is made for one call; others stay with the model.
+    chosen |= {"cache_implementation": None, "num_return_sequences": 1, "return_dict_in_generate": False}
+    chosen.setdefault("max_new_tokens", NEW_TOKENS)
+    chosen |= {name: value for name, value in given.items() if name != "seed"}
+    if chosen.get("pad_token_id") is None:
+        chosen["pad_token_id"] = _pad(subject.model, subject.tokenizer)
+    if chosen.get("stop_strings"):
+        chosen["tokenizer"] = subject.tokenizer
+    return chosen
+
+
+def _ended(row: Sequence[int], stops: set[int], pad: int | None) -> list[int]:
+    """Return the generated ids up to the end of the answer, without what ends it.
+
+    Example:
+        >>> _ended([7, 8, 2, 0], {2}, 0), _ended([7, 8, 0], {2}, 0)
+        ([7, 8], [7, 8])
+    """
+    ended = [*row[: next((place for place, it in enumerate(row) if it in stops), len(row))]]
+    while ended and ended[-1] == pad:
+        ended.pop()
+    return ended
+
+
+def _explained(row: Sequence[int], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[bool]:
+    """Return which labels are tokens of the answer: an encoder-decoder's begin or end with special tokens."""
+    if not _encoder_decoder(model):
+        return [it != IGNORED for it in row]
+    special = {it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id}
+    return [it != IGNORED and it not in special for it in row]
+
+
+def _answers(given: Given) -> list[tuple[list[int], Answer]]:
+    """Return the answer to each prompt, and the positions of its tokens among the labels."""
+    model, tokenizer = given.subject.model, given.subject.tokenizer
+    made = []
+    rows = given.encoded.batch["labels"].tolist()
+    for row, values, prompt in zip(rows, given.outputs.tolist(), given.prompts, strict=True):
+        places = [place for place, it in enumerate(_explained(row, tokenizer, model)) if it]
+        ids = [row[place] for place in places]
+        text = (
+            prompt.answer
+            if prompt.answer is not None
+            else str(tokenizer.decode(ids, skip_special_tokens=True))
+        )
+        tokens = readable_tokens(tokenizer.convert_ids_to_tokens(ids), tokenizer)
+        made.append((places, Answer(text, tokens, ids, [values[place] for place in places])))
+    return made
+
+
+def _rows(question: Question, places: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the contributions to the log-probability of each answer token, `(T, N)` for each prompt."""
+    of = question.of
+    every = _EachToken(of.forward)
+    each = Explained(of.model, of.tokenizer, of.forward, every, of.baseline, of.mixing)
+    longest = max(map(len, places))
+    blocks = []
+    for start in range(0, longest, ROWS_AT_ONCE):
+        # Of shorter answers the last token stands in, and is dropped below.
+        chosen = [
+            [row[min(it, len(row) - 1)] for it in range(start, min(start + ROWS_AT_ONCE, longest))]
+            for row in places
+        ]
+        asked = torch.tensor(chosen, device=question.rows.device)[..., None]
+        part = Question(each, question.batch, question.rows, (asked,))
+        blocks.append(differences(part, partial(_by_token, each)))
+    rows = torch.cat(blocks, dim=1)
+    return [row[: len(own)] for row, own in zip(rows, places, strict=True)]
+
+
+def _by_token(of: Explained, inputs: Tensor, baselines: Tensor, _: None, arguments: Any) -> Tensor:
+    found: Tensor = of.exact_differences.attribute_classes(inputs, baselines, arguments)
+    return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (B, T, N, D)
+
+
+class _EachToken(torch.nn.Module):
+    """A forward function of the log-probabilities of chosen answer tokens."""
+
+    def __init__(self, forward: AnswerForward | EncoderForward) -> None:
+        super().__init__()
+        self.function = forward
+
+    def forward(self, *arguments: Any) -> Tensor:
+        *others, places = arguments
+        return cast(Tensor, self.function(*others).gather(1, places.squeeze(-1)))

@@ -1,0 +1,69 @@
+"""A running demo bounds what it is sent and what it keeps, whoever sends it."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from test_load import demo_load  # noqa: F401  (a fixture)
+
+pytest.importorskip("gradio")
+httpx = pytest.importorskip("httpx")
+
+from captum_globenc.app.demo import KEPT_RESULTS, MOST_BYTES, _drop_unfetched  # noqa: E402
+from captum_globenc.app.form import LONGEST_TEXT  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def server(demo_load):  # noqa: F811
+    with demo_load.demo() as (address, process):
+        yield demo_load, address, process
+
+
+def chunks(count):
+    for _ in range(count):
+        yield b" " * (1 << 16)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/x"])
+def test_a_body_that_is_too_large_is_refused(server, path, declared):
+    _, address, _ = server
+    body = b" " * (MOST_BYTES + 1) if declared else chunks(MOST_BYTES // (1 << 16) + 1)
+    found = httpx.post(address + path, content=body, headers={"content-type": "application/json"})
+    assert found.status_code == 413
+    assert "content-security-policy" in found.headers
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/upload", "/gradio_api/upload/"])
+def test_nothing_can_be_uploaded(server, path):
+    _, address, _ = server
+    assert httpx.post(address + path, files={"files": ("a.txt", b"some text")}).status_code == 404
+
+
+def test_a_page_still_answers_within_the_bounds(server):
+    demo_load, address, _ = server  # noqa: F811
+    function, (pair, model, mixing, _, *others) = demo_load.button(address)
+    with httpx.Client(base_url=address, timeout=60) as http:
+        text = "dull " * (LONGEST_TEXT // 5)
+        for words in (text, "dull"):
+            shown = demo_load.answer(http, function, [words, pair, model, mixing, ["globenc"], *others])
+            assert "NEGATIVE" in shown[0]
+
+
+def test_results_that_nobody_fetches_are_dropped_the_oldest_first():
+    def messages(*kinds):
+        queue = asyncio.Queue()
+        for kind in kinds:
+            queue.put_nowait(SimpleNamespace(msg=kind))
+        return queue
+
+    sessions = {
+        str(number): messages("estimation", "process_completed") for number in range(KEPT_RESULTS + 5)
+    }
+    sessions["waits"] = messages("estimation")
+    _drop_unfetched(SimpleNamespace(pending_messages_per_session=sessions))
+    left = [name for name, queue in sessions.items() if not queue.empty()]
+    assert left == [*map(str, range(5, KEPT_RESULTS + 5)), "waits"]
+    one = {"script": messages(*["process_completed"] * (KEPT_RESULTS + 1))}
+    _drop_unfetched(SimpleNamespace(pending_messages_per_session=one))
+    assert one["script"].empty()

@@ -1,0 +1,73 @@
+"""The command line explains what a language model generates for prompts and chats."""
+
+import json
+
+import pytest
+
+from captum_globenc import explain
+from language_models import language_model, word_tokenizer
+
+TEMPLATE = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}assistant :"
+CHAT = [{"role": "user", "content": "what is the colour ?"}]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The folder of a language model, and the model and its tokenizer."""
+
+    def save(family="llama"):
+        model, tokenizer = language_model(family), word_tokenizer()
+        tokenizer.chat_template = TEMPLATE
+        model.save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family, type(model).from_pretrained(tmp_path / family), tokenizer
+
+    return save
+
+
+def expected(prompts, model, tokenizer, **options):
+    found = explain(prompts, model, tokenizer, tell=lambda _: None, **options)
+    return json.loads(json.dumps(found.to_dict()))
+
+
+def printed(out):
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize(
+    "options", [{"answer": "red mat"}, {"answer": "red", "against": "blue"}, {"max_new_tokens": 3}]
+)
+def test_a_prompt_is_explained(run, saved, family, options):
+    folder, model, tokenizer = saved(family)
+    chosen = [part for name, it in options.items() for part in (f"--{name.replace('_', '-')}", str(it))]
+    out, err = run("explain", "the cat sat", "--model", folder, "--json", *chosen)
+    assert printed(out) == expected(["the cat sat"], model, tokenizer, **options)
+    assert ("globenc is left out: it explains encoders" in err) == (family == "llama")
+    out, _ = run("explain", "the cat sat", "--model", folder, *chosen)
+    assert "log-probability of the answer" in " ".join(out.split())
+
+
+def test_a_chat_comes_from_a_file(run, saved, tmp_path):
+    folder, model, tokenizer = saved()
+    file = tmp_path / "chat.json"
+    for chats in (CHAT, [CHAT, CHAT * 2]):
+        file.write_text(json.dumps(chats))
+        out, _ = run("explain", "--model", folder, "--chat", file, "--max-new-tokens", "3", "--json")
+        asked = [chats] if chats is CHAT else chats
+        assert printed(out) == expected(asked, model, tokenizer, max_new_tokens=3)
+
+
+def test_mistakes_are_told(failing, saved, tmp_path):
+    folder, _, _ = saved()
+    file = tmp_path / "chat.json"
+    file.write_text("{}")
+    assert "is no chat: a list of messages" in failing("explain", "--model", folder, "--chat", file)
+    file.write_text("[")
+    assert "no JSON" in failing("explain", "--model", folder, "--chat", file)
+    assert "leave one of the two out" in failing("explain", "a", "--model", folder, "--chat", file)
+    assert "No such file" in failing("explain", "--model", folder, "--chat", tmp_path / "none.json")
+    assert "answer: for models that generate text" in failing("explain", "good", "--answer", "x")
+    assert "explain no generated text" in failing(
+        "explain", "a", "--model", folder, "--answer", "red", "--method", "lime"
+    )
