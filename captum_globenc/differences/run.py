@@ -98,18 +98,11 @@ class Comparison:
         Raises:
             ValueError: the comparison was not asked to measure rounding.
         """
-        if self.trace.tensors is None:
+        if not self.trace.measured:
             raise ValueError("compare(..., measure_rounding=True) measures rounding")
-        tensors = dict(self.trace.tensors)  # a view or an identity may share its place with others
         self.trace.rounding.clear()
-        # nansum, because a masked score of -inf has a multiplier of 0.
-        total = [
-            2 * (one * saved.restore()).abs().nansum()
-            for one, saved in zip(self._gradients(output, list(tensors)), tensors.values(), strict=True)
-            if one is not None
-        ]
-        eps = torch.finfo(self.trace.lowest).eps
-        return eps * sum(float(it) for it in (*total, *self.trace.rounding))
+        self._gradients(output, [source.leaf for source in self.sources])
+        return torch.finfo(self.trace.lowest).eps * sum(map(float, self.trace.rounding))
 
 
 def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
@@ -269,7 +262,7 @@ def compare_path(
     trace, base = None, None
     for number, tensors in enumerate(points):
         last = number == len(points) - 1
-        record = None if last else Trace(tensors=[] if measure_rounding else None)
+        record = None if last else Trace(measured=measure_rounding)
         follower = None if route is None else Route(route.decisions, met=0)
         mode = DifferenceMode(
             trace, record, table, values[number] if values else None, precision=precision, route=follower

@@ -131,9 +131,9 @@ class Trace:
             its arguments.
         lowest: the dtype of the lowest precision that was computed in.
         rounded: lower precisions that the model asks for, and that the comparison does not compute in.
-        tensors: where rounding is measured, every tensor of the run at the input that depends on it, with its
-            place in the graph.
-        rounding: where it is measured, of every call, how much rounding of its arguments weighs.
+        measured: whether rounding is measured.
+        rounding: where it is measured, what a backward pass notes: how much the rounding of each tensor, and
+            of the arguments of each call, weighs.
         written: whether the run at the baseline wrote into tensors; only then constants are protected, too.
         route: how the run at the baseline followed decisions; None where it decided by itself.
     """
@@ -143,7 +143,7 @@ class Trace:
     operations: set[Any] = field(default_factory=set)
     lowest: torch.dtype = torch.float64
     rounded: set[torch.dtype] = field(default_factory=set)
-    tensors: list[tuple[GradientEdge, "SavedTensor"]] | None = None
+    measured: bool = False
     rounding: list[Tensor] = field(default_factory=list)
     route: Route | None = None
     written: bool = False
@@ -231,9 +231,15 @@ class Trace:
                 kept.protect(memory)
 
     def measure(self, tensor: Tensor) -> None:
-        """Take note of a tensor whose rounding counts, if rounding is measured."""
-        if self.tensors is not None and tensor.requires_grad:
-            self.tensors.append((get_gradient_edge(tensor), self.save(tensor)))
+        """Have every backward pass note how much rounding of a tensor weighs, if rounding is measured."""
+        if self.measured and tensor.requires_grad:
+            saved = self.save(tensor)
+
+            def note(grad: Tensor) -> None:
+                value = saved.restore()
+                self.rounding.append(_weight(grad, value, value))
+
+            tensor.register_hook(note)  # type: ignore[no-untyped-call]
 
     def check_unseen(self, tensor: Tensor) -> None:
         """Check that a tensor that is not known to depend on the input does not.
@@ -341,7 +347,7 @@ class AppliedRule:
             raise UnsupportedOperationError(
                 f"{spelt(call.function)} has no rule for exact differences here: {error}"
             ) from None
-        made = cls(call.function, call.pairs, constants, backward, None if trace.tensors is None else trace)
+        made = cls(call.function, call.pairs, constants, backward, trace if trace.measured else None)
         trace.keep(made)
         return made
 
@@ -369,8 +375,7 @@ class AppliedRule:
         if self.trace is not None:
             for pair in self.pairs:
                 if id(pair) in made:
-                    size = pair.value.abs() + pair.base.abs()
-                    self.trace.rounding.append((made[id(pair)].abs() * size).nansum())
+                    self.trace.rounding.append(_weight(made[id(pair)], pair.value, pair.base))
         return [made.get(id(pair)) for pair in self.pairs]
 
 
@@ -435,6 +440,11 @@ def _changed_later(function: str) -> UnsupportedOperationError:
         f"An argument of {function} was changed in place later, by something that is not a torch function: "
         "exact differences need it as it was."
     )
+
+
+def _weight(multiplier: Tensor, *values: Tensor) -> Tensor:
+    """Return sum |m| |y| over values; of a masked score, which may be infinite, m is 0."""
+    return torch.stack([(multiplier * value).abs().nansum() for value in values]).sum()
 
 
 def _lies_in(value: Any, memory: set[int]) -> bool:
