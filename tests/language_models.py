@@ -34,6 +34,8 @@ SEQ2SEQ = {
 OPT = {"ffn_dim": 24, "word_embed_proj_dim": 16}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
 
+ROUTED = {"num_experts_per_tok": 2}
+
 FAMILIES = {
     "gpt2": (
         "GPT2LMHeadModel",
@@ -58,12 +60,25 @@ FAMILIES = {
 }
 
 
+MIXTURES = {
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**GROUPED, **ROUTED, "num_local_experts": 4}),
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {**WIDE, **ROUTED, "num_experts": 4, "moe_intermediate_size": 12, "decoder_sparse_step": 1},
+    ),
+    "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", {**SIZES, **ROUTED, "num_experts": 4}),
+    "gpt-oss": ("GptOssForCausalLM", "GptOssConfig", {**WIDE, **ROUTED, "num_local_experts": 4}),
+}
+"""Mixtures of experts."""
+
+
 def language_model(family, seed=0):
     """A model in eval mode, in float32, whose weights are large enough that the prompt matters.
 
     It never generates a special token, so that its answers have tokens.
     """
-    model, config, settings = FAMILIES[family]
+    model, config, settings = {**FAMILIES, **MIXTURES}[family]
     torch.manual_seed(seed)
     made = getattr(hf, model)(getattr(hf, config)(**{**IDS, **settings})).eval()
     with torch.no_grad():

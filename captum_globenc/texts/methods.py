@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.embeddings import integrated_gradients
-from captum_globenc.texts.question import Question, resolve_baseline
+from captum_globenc.texts.question import Question, has_experts, resolve_baseline
 
 __all__ = ["DEFAULT_METHODS", "METHODS", "Method", "differences", "run_methods"]
 
@@ -159,6 +159,11 @@ def run_methods(
         told[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
             f"(token_dropout), so {question.of.baseline!r} is none"
+        ] = None
+    if "transformer-deep-lift" in found and has_experts(question.of.model):
+        told[
+            "the model routes tokens to experts: the baseline takes the decisions of the text, and "
+            "contributions sum to the difference along that route"
         ] = None
     told.update({f"{name} is left out: {error}": None for name, error in refused.items()})
     return found, depths

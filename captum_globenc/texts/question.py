@@ -29,6 +29,9 @@ The mask token (where the tokenizer has none, the mean), the mean of the word em
 or word embeddings of zero.
 """
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Names under which configs of transformers have the number of experts."""
+
 TOKENS_AT_ONCE = 1024
 """Tokens that go through a backward pass together, which bounds the memory."""
 
@@ -75,8 +78,14 @@ class Explained:
 
     @cached_property
     def exact_differences(self) -> TransformerDeepLift:
-        """Exact differences, which prove an operation once."""
-        return TransformerDeepLift(self.outputs if self.by_ids else self.over_embeddings)
+        """Exact differences, made once, so that each operation is checked once.
+
+        The baseline of a mixture of experts takes the router decisions of the text.
+        """
+        return TransformerDeepLift(
+            self.outputs if self.by_ids else self.over_embeddings,
+            decisions="follow" if has_experts(self.model) else "same",
+        )
 
     @cached_property
     def decompx(self) -> DecompX:
@@ -178,6 +187,21 @@ def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedToken
     if getattr(getattr(model, "config", None), "token_dropout", False):
         return "zero"
     return "mask" if tokenizer.mask_token_id is not None else "mean"
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Return whether a model of transformers routes tokens to experts, by its config.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> has_experts(LlamaForCausalLM(config))
+        False
+    """
+    config = getattr(model, "config", None)
+    config = getattr(config, "text_config", None) or config
+    counts = (getattr(config, name, None) for name in EXPERTS)
+    return any(isinstance(count, int) and count > 1 for count in counts)
 
 
 def _others(baseline: str) -> str:

@@ -10,7 +10,8 @@ import transformers as hf
 from captum.attr import LLMAttributionResult
 
 from captum_globenc import Explanation, Explanations, explain
-from language_models import FAMILIES, LIMIT, language_model, word_tokenizer
+from captum_globenc.differences import compare
+from language_models import FAMILIES, LIMIT, MIXTURES, language_model, word_tokenizer
 
 METHOD = "transformer-deep-lift"
 PROMPTS = ["the cat sat on the mat . what is the colour of the mat ?", "a dog ran"]
@@ -72,6 +73,31 @@ def test_contributions_sum_to_the_difference_of_log_probabilities(family):
         assert explanation.settings["baseline"] == "mean"
         expected = log_probabilities(model, tokenizer, explanation).tolist()
         assert explanation.answer.log_probabilities == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_mixtures_of_experts_are_explained_along_the_route_of_the_prompt(family):
+    model, tokenizer, told = language_model(family), word_tokenizer(), []
+    found = explain(PROMPTS, model, tokenizer, answer=ANSWER, per_token=True, tell=told.append)
+    assert any("routes tokens to experts" in it for it in told)
+    embed = model.get_input_embeddings()
+    for explanation in found:
+        ids = torch.tensor([explanation.ids + explanation.answer.ids])
+        prompt = ids.shape[1] - len(explanation.answer.ids)
+
+        def answered(words, ids=ids, prompt=prompt):
+            logits = model(inputs_embeds=words, use_cache=False).logits[0, prompt - 1 : -1]
+            return logits.log_softmax(-1).gather(-1, ids[0, prompt:, None]).sum()
+
+        inputs = embed(ids).detach()
+        baseline = inputs.clone()
+        baseline[:, :prompt] = embed.weight.detach().mean(0)
+        both = compare(answered, [inputs], [baseline], decisions="follow")
+        expected = both.contributions(both.output)[0].sum(-1)[0, :prompt].tolist()
+        assert explanation.scores[METHOD] == pytest.approx(expected, abs=1e-4)
+        assert explanation.explained == pytest.approx(both.output.item(), abs=1e-4)
+        rows = torch.tensor(explanation.answer_scores[METHOD], dtype=torch.float64)
+        assert rows.sum(0).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "bart", "mbart"])
