@@ -232,14 +232,17 @@ class Trace:
 
     def measure(self, tensor: Tensor) -> None:
         """Have every backward pass note how much rounding of a tensor weighs, if rounding is measured."""
-        if self.measured and tensor.requires_grad:
-            saved = self.save(tensor)
+        if not (self.measured and tensor.requires_grad):
+            return
+        # Hooks of the tensor would move along where it is written into.
+        saved, (node, place, *_) = self.save(tensor), get_gradient_edge(tensor)
 
-            def note(grad: Tensor) -> None:
+        def note(grads: Sequence[Tensor | None]) -> None:
+            if (grad := grads[place]) is not None:
                 value = saved.restore()
                 self.rounding.append(_weight(grad, value, value))
 
-            tensor.register_hook(note)  # type: ignore[no-untyped-call]
+        node.register_prehook(note)
 
     def check_unseen(self, tensor: Tensor) -> None:
         """Check that a tensor that is not known to depend on the input does not.

@@ -188,3 +188,12 @@ def test_what_is_made_of_a_value_anew_depends_on_it(run):
         run(lambda x: X.new_tensor(x * 2) * x)
     with pytest.raises(ValueError, match="new_tensor has no rule"):
         run(lambda x: x.new_tensor(x * 2) * x)
+
+
+@pytest.mark.parametrize("function", [result_changed, argument_changed, parts_changed, copied_then_changed])
+def test_rounding_is_that_of_the_values_as_they_were(function):
+    """The bound is about that of the function written out, which may compute a little more or less."""
+    found, expected = (compare(it, [X], [X0], measure_rounding=True) for it in (function, PLAIN[function]))
+    bounds = [it.rounding(it.output.sum()) for it in (found, expected)]
+    assert 0.5 < bounds[0] / bounds[1] < 2
+    assert found.rounding(found.output.sum()) == bounds[0]
