@@ -49,11 +49,7 @@ class Classifiers:
                 while len(self._kept) >= KEPT_MODELS:  # ahead of loading, so that no more are ever there
                     del self._kept[next(iter(self._kept))]
                 found = load_model(name or None)
-                if task_of(found.model).generates:
-                    raise LoadingError(
-                        f"{name} generates text, which the demo does not show: use captum-globenc explain "
-                        f"--model {name} --html page.html"
-                    )
+                check_shown(found, name)
             self._kept[name] = found
         return found
 
@@ -87,3 +83,16 @@ class Classifiers:
 
     def _full(self, name: str) -> str:
         return self.offered.get(name or self.first, name)
+
+
+def check_shown(found: Classifier, name: str) -> None:
+    """Check that the page can show the task of a model.
+
+    Raises:
+        LoadingError: The model generates text.
+    """
+    if task_of(found.model).generates:
+        raise LoadingError(
+            f"{name} generates text, which the demo does not show: use captum-globenc explain --model {name} "
+            "--html page.html"
+        )

@@ -15,12 +15,14 @@ from transformers import (
 from captum_globenc.app.answers import FILES, answer, shown
 from captum_globenc.app.form import LONGEST_TEXT, Form
 from captum_globenc.app.layout import TASKS, describe, example_of
+from captum_globenc.app.offered import check_shown
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, tasks
 from captum_globenc.texts.default import encoder_folder
 from captum_globenc.texts.loading import Classifier, LoadingError, load_model
 from captum_globenc.texts.tasks import SIMILARITY
 from checkpoints import LIMIT, VOCABULARY
+from language_models import language_model, word_tokenizer
 
 HOSTILE = "<script> unhappy </b>"
 
@@ -262,7 +264,14 @@ def test_similarity_is_explained_and_has_no_windows():
 
 
 def test_the_page_has_texts_for_every_task():
-    assert TASKS.keys() == {SIMILARITY, *(task.name for task in tasks.TASKS)}
+    shown = {task.name for task in tasks.TASKS if not task.generates}
+    assert TASKS.keys() == {SIMILARITY, *shown}
+
+
+def test_models_that_generate_text_are_rejected():
+    found = Classifier(language_model("gpt2"), word_tokenizer(), ())
+    with pytest.raises(LoadingError, match="generates text.*captum-globenc explain --model"):
+        check_shown(found, "gpt2")
 
 
 def test_the_description_and_the_example_are_those_of_the_model(model_of, classifier):

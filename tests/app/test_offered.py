@@ -32,6 +32,7 @@ def looked_up(monkeypatch):
         return name or "the embedded one"
 
     monkeypatch.setattr(offered_models, "load_model", load)
+    monkeypatch.setattr(offered_models, "check_shown", lambda found, name: None)
     return names
 
 
@@ -62,6 +63,7 @@ def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatc
         return name
 
     monkeypatch.setattr(offered_models, "load_model", load)
+    monkeypatch.setattr(offered_models, "check_shown", lambda found, name: None)
     classifiers = Classifiers((), any_model=True)
     for name in "abcabdea":
         classifiers(name)

@@ -314,8 +314,14 @@ def test_a_maximum_credits_what_changed_it():
     assert both.contributions(both.output)[0].tolist() == [0.0, 2.0, 0.0]
 
 
-ELSEWHERE = {"scaled_dot_product_attention", "multi_head_attention_forward", "topk"}
-"""Tested in test_attention.py and test_ties.py."""
+ELSEWHERE = {
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+    "topk",
+    "grouped_mm",
+    "_grouped_mm",
+}
+"""Tested in test_attention.py, test_ties.py and test_decisions.py."""
 
 
 def test_every_name_with_a_rule_of_its_own_is_tested():
