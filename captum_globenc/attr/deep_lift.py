@@ -31,10 +31,18 @@ from captum_globenc.captum_api import (
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import replaced
 from captum_globenc.differences.run import Comparison
+from captum_globenc.encoders.walk import every
+from captum_globenc.errors import ReconstructionError
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
 __all__ = ["TransformerDeepLift"]
+
+MASK_SCALE = (
+    "This model scales its embeddings by the share of mask tokens among the ids (token_dropout), so masked "
+    'ids are no baseline for it: take the ids of padding, or explain() with baseline="zero", which replaces '
+    "the word embeddings alone."
+)
 
 
 class TransformerDeepLift(ModelAttribution):
@@ -265,9 +273,14 @@ class TransformerDeepLift(ModelAttribution):
 
     def _scored(self, run: SegmentRun, target: TargetType) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the scores of a segment in the shapes of the inputs, and how far contributions are off."""
-        scores, delta = check_sum(
-            run.of_inputs(run.comparison, target), lambda: run.of_inputs(run.finer(), target)
-        )
+        try:
+            scores, delta = check_sum(
+                run.of_inputs(run.comparison, target), lambda: run.of_inputs(run.finer(), target)
+            )
+        except ReconstructionError as error:
+            if self.model is not None and any(map(_scales_by_masks, every(self.model))):
+                raise ReconstructionError(f"{error} {MASK_SCALE}") from None
+            raise
         return (scores if self._multiply_by_inputs else run.multipliers(target)), delta
 
     def _runs(
@@ -401,6 +414,10 @@ class TransformerDeepLift(ModelAttribution):
     def has_convergence_delta(self) -> bool:
         """Return True: :meth:`attribute` can return how far its sum is off."""
         return True
+
+
+def _scales_by_masks(module: nn.Module) -> bool:
+    return bool(getattr(getattr(module, "config", None), "token_dropout", False))
 
 
 def _item(items: Callable[[], Sequence[Scored]], number: int) -> Scored:

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from captum_globenc import TransformerDeepLift
+from captum_globenc import EncoderForward, TransformerDeepLift
 from captum_globenc.differences import LINEAR, compare
 from captum_globenc.differences.table import EXACT, Row
 from captum_globenc.errors import PrecisionWarning, ReconstructionError
@@ -234,3 +234,26 @@ def test_a_run_at_the_baseline_that_is_not_the_models_own_is_found(monkeypatch):
     nn.init.zeros_(model.value.bias)
     with pytest.raises((ReconstructionError, ValueError)):
         TransformerDeepLift(model).attribute(torch.randn(2, 4, 8), torch.zeros(2, 4, 8), 0)
+
+
+def test_esm_as_published_names_the_baselines_that_work():
+    torch.manual_seed(0)
+    config = transformers.EsmConfig(
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        position_embedding_type="rotary",
+        token_dropout=True,
+    )
+    model = transformers.EsmForSequenceClassification(config).double().eval()
+    forward, ids = EncoderForward(model, ("attention_mask",)), torch.tensor([[0, 5, 6, 7, 8, 9, 2]])
+    mask, base = torch.ones_like(ids), torch.tensor([[0, 1, 1, 1, 1, 1, 2]])
+    with pytest.raises(ReconstructionError, match='ids of padding, or .*baseline="zero"'):
+        TransformerDeepLift(forward).attribute(ids, torch.where(base == 1, 32, base), 0, (mask,))
+    scores = TransformerDeepLift(forward).attribute(ids, base, 0, (mask,))
+    change = (forward(ids, mask) - forward(base, mask))[0, 0].detach()
+    torch.testing.assert_close(scores.sum(), change, rtol=0, atol=1e-9)
