@@ -47,9 +47,10 @@ def test_a_head_for_another_task_is_rejected_and_not_replaced_by_a_random_one(he
         load_model(save(tmp_path, head))
 
 
-def test_a_model_that_generates_text_is_rejected(tmp_path):
-    with pytest.raises(LoadingError, match="BertLMHeadModel generates text"):
-        load_model(save(tmp_path, "BertLMHeadModel"))
+def test_a_model_that_generates_text_is_loaded_as_one(tmp_path):
+    found = load_model(save(tmp_path, "BertLMHeadModel"))
+    assert type(found.model).__name__ == "BertLMHeadModel"
+    assert task_name(found.model) == "text-generation"
 
 
 def test_a_sentence_transformer_is_loaded_as_one():
