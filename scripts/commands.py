@@ -76,14 +76,22 @@ def left_out(command: str, reasons: dict[str, str]) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """Put the files that the pages name into a folder: a classifier, texts, labelled texts, data sets."""
+    """Put the files that the pages name into a folder: models, texts, labeled texts, data sets."""
     import pyarrow as pa
+    import transformers as hf
     from pyarrow import csv, parquet
 
     from captum_globenc.texts import load_default
 
     for part in load_default():
         part.save_pretrained(folder / "my-classifier")
+    _, tokenizer = load_default()
+    small = hf.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    for part in (hf.LlamaForCausalLM(small), tokenizer):
+        part.save_pretrained(folder / "my-language-model")
     (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     table = pa.table({"text": TEXTS, "label": [1, 0, 1]})
     (folder / "reviews").mkdir()
