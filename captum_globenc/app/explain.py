@@ -51,7 +51,7 @@ captum-globenc explain "Not bad at all." --target NEGATIVE --against POSITIVE
 
 captum-globenc explain -m ./my-classifier --top 10 -o page.html < texts.txt
 
-captum-globenc explain -m ./my-language-model "The capital of France is" --answer " Paris"
+captum-globenc explain -m ./my-language-model "Paris is" --answer "big" --method transformer-deep-lift
 
 captum-globenc explain "Dull." --method globenc,feature-ablation,lime --no-special
 """

@@ -28,16 +28,16 @@ import os, signal, sys
 from captum_globenc.app.cli import main
 from captum_globenc.datasets import shards
 
-write, number, last = shards.pq.write_table, iter(range(9)), int(sys.argv.pop(1))
+open_writer, number, last = shards.pq.ParquetWriter, iter(range(9)), int(sys.argv.pop(1))
 
-def dying(table, file, **options):
+def dying(file, *args, **options):
     if next(number) == last:
         file.write(b"PAR1, and no more")
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    write(table, file, **options)
+    return open_writer(file, *args, **options)
 
-shards.pq.write_table = dying
+shards.pq.ParquetWriter = dying
 sys.exit(main(sys.argv[1:]))
 """
 """The command, killed while it writes a shard."""
