@@ -264,6 +264,7 @@ class TestDeepLiftClassification:
     @row(
         "deeplift_classification",
         "convolutions, max pools of one to three dimensions, near and far baselines",
+        "adds up, as Captum's test asks; a max pool shares out by the rule above",
     )
     @pytest.mark.parametrize("far", [20, 600])
     @pytest.mark.parametrize(
@@ -307,7 +308,11 @@ class TestIntegratedGradientsBasic:
     def test_one_variable(self, x):
         assert_same(attribute(basic.BasicModel(), of(x), of(0.0)), of(x))
 
-    @row("integrated_gradients_basic", "further arguments: tensors, numbers, lists")
+    @row(
+        "integrated_gradients_basic",
+        "further arguments: tensors, numbers, lists",
+        "the same sums; elements are those of IntegratedGradients with many segments (`n_steps`)",
+    )
     @pytest.mark.parametrize(
         ("model", "arguments"),
         [
@@ -375,7 +380,11 @@ class TestIntegratedGradientsBasic:
 
 
 class TestIntegratedGradientsClassification:
-    @row("integrated_gradients_classification", "sigmoid and softmax classifiers, alone and in NoiseTunnel")
+    @row(
+        "integrated_gradients_classification",
+        "sigmoid and softmax classifiers, alone and in NoiseTunnel",
+        "adds up, as Captum's test asks",
+    )
     @pytest.mark.parametrize("kind", [None, "smoothgrad", "smoothgrad_sq", "vargrad"])
     @pytest.mark.parametrize("name", ["sigmoid", "softmax", "softmax in place", "batch"])
     def test_classifiers(self, name, kind):
