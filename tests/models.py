@@ -13,6 +13,15 @@ SMALL = {
     "max_position_embeddings": 300,
 }
 
+SMALL_VIT = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
 
 def randomize(model):
     """Give every parameter a random value: fresh biases are 0 and norm weights 1, which hides errors."""

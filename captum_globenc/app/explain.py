@@ -130,7 +130,7 @@ def explain_texts(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The answer of a language model to explain. Left out, the one that it generates.",
+            help="The answer to explain, of a language model. By default the model generates one.",
         ),
     ] = None,
     max_new_tokens: Annotated[

@@ -6,8 +6,8 @@ from typing import Any
 from captum.attr import Attribution
 from torch import nn
 
-from captum_globenc.attr.parallel import reject_replicas
 from captum_globenc.encoders import find_encoder
+from captum_globenc.encoders.walk import every
 
 __all__ = ["EncoderAttribution", "ModelAttribution"]
 
@@ -19,7 +19,7 @@ class ModelAttribution(Attribution):
     `multiplies_by_inputs` and `has_convergence_delta` where they are not False, as Captum's own classes do.
 
     Args:
-        forward_func: the forward function, as for every Captum method.
+        forward_func: a module, or a function that runs one, which takes the inputs first.
         model: the module that `forward_func` runs. Defaults to `forward_func` if that is a module.
 
     Raises:
@@ -29,7 +29,7 @@ class ModelAttribution(Attribution):
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
         super().__init__(forward_func)
-        reject_replicas(forward_func, model)
+        _reject_replicas(forward_func, model)
         if model is None and isinstance(forward_func, nn.Module):
             model = forward_func
         if model is not None and not isinstance(model, nn.Module):
@@ -66,7 +66,7 @@ class EncoderAttribution(ModelAttribution):
     """Base class of the methods that need the model's encoder.
 
     Args:
-        forward_func: as for :class:`ModelAttribution`.
+        forward_func: a module, or a function that runs one, which takes the inputs first.
         model: the module that holds the encoder; required if `forward_func` is not a module.
 
     Raises:
@@ -85,3 +85,25 @@ class EncoderAttribution(ModelAttribution):
                 f"holds it, {self.get_name()}(forward_func, model)."
             )
         find_encoder(self.model)
+
+
+def _reject_replicas(*parts: object) -> None:
+    """Reject `nn.DataParallel` over more than one device.
+
+    It runs copies of its module in threads of their own, in which neither hooks nor torch functions of this
+    thread's pass are seen. Over one device, or none, it calls the module itself.
+
+    Args:
+        parts: forward functions and models; those that are no modules are not looked into.
+
+    Raises:
+        ValueError: one of them holds such a module.
+    """
+    for part in parts:
+        for module in every(part) if isinstance(part, nn.Module) else ():
+            if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+                raise ValueError(
+                    f"nn.DataParallel runs replicas of {type(module.module).__name__} in threads on "
+                    f"{len(module.device_ids)} devices, which cannot be recorded: pass the module that it "
+                    "wraps, model.module, in the forward function too"
+                )

@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode
 
 from captum_globenc.attr.base import EncoderAttribution
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof
+from captum_globenc.attr.proof import Proof, run_plainly
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.attr.selected import selected
 from captum_globenc.captum_api import (
@@ -25,7 +24,7 @@ from captum_globenc.captum_api import (
 )
 from captum_globenc.decomposition.attention import QueryKeyAttention
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
-from captum_globenc.differences.call import replaced
+from captum_globenc.differences.call import copied
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
@@ -149,12 +148,12 @@ class DecompX(EncoderAttribution):
         tensor = single_tensor(inputs, encoder)
         first = _First(encoder)
 
-        def own() -> Any:
-            return replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
-
         def function(*tensors: Tensor) -> Any:
+            return run_forward(self.forward_func, tensors, copied(arguments))
+
+        def watched(*tensors: Tensor) -> Any:
             with first.watched():
-                output = run_forward(self.forward_func, tensors, own())
+                output = function(*tensors)
             first.check()
             return output
 
@@ -162,14 +161,8 @@ class DecompX(EncoderAttribution):
         masks = MaskWatch(self.model, [tensor])
         with seen_into(self.model, self):
             with masks.watched():
-                run = freeze(function, [tensor.detach()])
-
-            def plain() -> Any:
-                # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
-                with numbers.again(), BaseTorchFunctionMode():
-                    return run_forward(self.forward_func, tensor.clone(), own())
-
-            self._proof.check(run, plain, self.model)
+                run = freeze(watched, [tensor.detach()])
+            self._proof.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]

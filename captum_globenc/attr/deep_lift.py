@@ -13,14 +13,13 @@ from typing import Any, Literal, cast
 import torch
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode
 
 from captum_globenc.attr.base import ModelAttribution
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
-from captum_globenc.attr.proof import Proof, Scored, check_sum
+from captum_globenc.attr.proof import Proof, Scored, check_sum, run_plainly
 from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs
 from captum_globenc.captum_api import (
     TargetType,
@@ -29,14 +28,14 @@ from captum_globenc.captum_api import (
     run_forward,
 )
 from captum_globenc.differences import RandomNumbers, compare_path
-from captum_globenc.differences.call import replaced
+from captum_globenc.differences.call import copied
 from captum_globenc.differences.run import Comparison
 from captum_globenc.encoders.walk import every
 from captum_globenc.errors import ReconstructionError
 from captum_globenc.recording.fused import seen_into
 from captum_globenc.recording.training import warn_of_dropout
 
-__all__ = ["TransformerDeepLift"]
+__all__ = ["TransformerDeepLift", "scales_by_masks"]
 
 MASK_SCALE = (
     "This model scales its embeddings by the share of mask tokens among the ids (token_dropout), so masked "
@@ -189,14 +188,14 @@ class TransformerDeepLift(ModelAttribution):
         """Share the differences of all classes out, from one run and a backward pass for each.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            baselines: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
-            n_steps: as for :meth:`attribute`.
-            path: as for :meth:`attribute`.
-            n_paths: as for :meth:`attribute`.
-            feature_mask: as for :meth:`attribute`.
-            seed: as for :meth:`attribute`.
+            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, pixels or sound; or a tuple of several.
+            baselines: the baselines, of the shape of the inputs. Ids need ids; numbers default to 0.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
+            n_steps: the number of segments of a straight path, or of parts of a restoring one.
+            path: "straight" for the line between both, "restore" for real inputs in between.
+            n_paths: the number of random orders of a restoring path.
+            feature_mask: integers that say which elements a restoring path restores together.
+            seed: the seed of the random orders.
 
         Returns:
             Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
@@ -235,15 +234,15 @@ class TransformerDeepLift(ModelAttribution):
         """Share the difference out among the tokens at every depth; each depth adds up to the same.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            baselines: as for :meth:`attribute`.
-            target: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
-            n_steps: as for :meth:`attribute`.
-            path: as for :meth:`attribute`.
-            n_paths: as for :meth:`attribute`.
-            feature_mask: as for :meth:`attribute`.
-            seed: as for :meth:`attribute`.
+            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, pixels or sound; or a tuple of several.
+            baselines: the baselines, of the shape of the inputs. Ids need ids; numbers default to 0.
+            target: the output that is explained, as Captum selects it.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
+            n_steps: the number of segments of a straight path, or of parts of a restoring one.
+            path: "straight" for the line between both, "restore" for real inputs in between.
+            n_paths: the number of random orders of a restoring path.
+            feature_mask: integers that say which elements a restoring path restores together.
+            seed: the seed of the random orders.
 
         Returns:
             `(B, L + 1, N)`: of what enters layer 1 to L, and of what leaves the last.
@@ -263,25 +262,31 @@ class TransformerDeepLift(ModelAttribution):
             finer = cache(partial(self._finer_layers, run, target))  # once for all layers
             totals = totals or [PathSum() for _ in firsts]
             for number, (total, first) in enumerate(zip(totals, firsts, strict=True)):
-                total.add(run, *check_sum(first, partial(_item, finer, number)))
+                total.add(run, *self._checked(first, partial(_item, finer, number)))
             del run
         return torch.stack([total.scores[0] for total in totals], dim=1)
 
     def _finer_layers(self, run: SegmentRun, target: TargetType) -> list[Scored]:
         depths = Depths(self.model)
-        return run.of_layers(run.finer(depths), depths, target)
+        found = run.finer(depths)
+        return run.of_layers(*((run.comparison, run.depths) if found is None else (found, depths)), target)
 
     def _scored(self, run: SegmentRun, target: TargetType) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the scores of a segment in the shapes of the inputs, and how far contributions are off."""
+        scores, delta = self._checked(
+            run.of_inputs(run.comparison, target),
+            lambda: run.of_inputs(run.finer() or run.comparison, target),
+        )
+        return (scores if self._multiply_by_inputs else run.multipliers(target)), delta
+
+    def _checked(self, first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Check a sum; an error names the baselines that work for the model, where these are known."""
         try:
-            scores, delta = check_sum(
-                run.of_inputs(run.comparison, target), lambda: run.of_inputs(run.finer(), target)
-            )
+            return check_sum(first, finer)
         except ReconstructionError as error:
-            if self.model is not None and any(map(_scales_by_masks, every(self.model))):
+            if self.model is not None and scales_by_masks(self.model):
                 raise ReconstructionError(f"{error} {MASK_SCALE}") from None
             raise
-        return (scores if self._multiply_by_inputs else run.multipliers(target)), delta
 
     def _runs(
         self,
@@ -348,8 +353,7 @@ class TransformerDeepLift(ModelAttribution):
 
         def function(*tensors: Tensor) -> Any:
             # A model may write into its arguments, but not into the caller's.
-            own = replaced(arguments, lambda it: it.detach().clone() if isinstance(it, Tensor) else it)
-            return run_forward(self.forward_func, tensors, own)
+            return run_forward(self.forward_func, tensors, copied(arguments))
 
         def steps(depths: Depths | None = None, **options: Any) -> Iterator[Comparison]:
             def watched(*tensors: Tensor) -> Any:
@@ -363,9 +367,8 @@ class TransformerDeepLift(ModelAttribution):
                 return next(islice(steps(depths, **options), number, None))
 
         def plain(tensors: Sequence[Tensor]) -> Any:
-            # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
-            with seen_into(self.model, self), numbers.again(), BaseTorchFunctionMode():
-                return function(*(tensor.clone() for tensor in tensors))
+            with seen_into(self.model, self):
+                return run_plainly(function, tensors, numbers)
 
         depths = Depths(self.model) if layers else None
         found = steps(depths)
@@ -416,8 +419,10 @@ class TransformerDeepLift(ModelAttribution):
         return True
 
 
-def _scales_by_masks(module: nn.Module) -> bool:
-    return bool(getattr(getattr(module, "config", None), "token_dropout", False))
+def scales_by_masks(model: nn.Module) -> bool:
+    """Return whether a model scales its embeddings by the share of mask tokens, as ESM-2 does."""
+    configs = (getattr(module, "config", None) for module in every(model))
+    return any(getattr(config, "token_dropout", False) for config in configs)
 
 
 def _item(items: Callable[[], Sequence[Scored]], number: int) -> Scored:

@@ -9,6 +9,7 @@ size.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -265,12 +266,12 @@ class SegmentRun:
     weight: float = 1.0
     length: float = 1.0
 
-    def finer(self, depths: Depths | None = None) -> Comparison:
-        """Compare in float64; where the model or the device does not admit that, as before."""
+    def finer(self, depths: Depths | None = None) -> Comparison | None:
+        """Compare in float64; return None where the model or the device does not admit that."""
         try:
             return self.again(depths, precision=torch.float64)
         except (UnsupportedOperationError, TypeError, RuntimeError):
-            return self.again(depths)
+            return None
 
     def of_inputs(self, comparison: Comparison, target: TargetType) -> Scored:
         """Return the contributions to the explained output, one tensor for each input, in its shape."""
@@ -311,9 +312,10 @@ class SegmentRun:
         target: TargetType,
     ) -> Scored:
         precision = comparison.trace.lowest
+        measured = cache(partial(self.again, precision=precision, measure_rounding=True))  # for all examples
 
         def rounding(example: int) -> float:
-            run = self.again(precision=precision, measure_rounding=True)
+            run = measured()
             return run.rounding(self._selected(run, target)[0][example])
 
         return Scored(contributions, output.detach(), base, precision, rounding)

@@ -1,17 +1,18 @@
 """Checks that keep a wrong number from leaving: contributions sum up, and the recorded model is the model."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
-from captum_globenc.differences import Comparison
+from captum_globenc.differences import Comparison, RandomNumbers
 from captum_globenc.errors import PrecisionError, PrecisionWarning, ReconstructionError
 
-__all__ = ["Proof", "ProofError", "Scored", "check_output", "check_sum"]
+__all__ = ["Proof", "ProofError", "Scored", "check_output", "check_sum", "run_plainly"]
 
 ProofError = ReconstructionError
 """The earlier name."""
@@ -58,7 +59,7 @@ class Proof:
             run: the run.
             plain: runs the same function at the inputs without being recorded, with the same random numbers.
             model: the model, whose dtype tells the precision.
-            plain_base: the same at the baseline; None where there is none.
+            plain_base: runs the function at the baseline without being recorded; None skips that check.
 
         Raises:
             TypeError: the output is not a tensor.
@@ -76,6 +77,19 @@ class Proof:
             if plain_base is not None:
                 check_output(run.base, plain_base(), model, run.trace.rounded, "baseline")
         self._proven |= run.trace.operations
+
+
+def run_plainly(function: Callable[..., Any], tensors: Sequence[Tensor], numbers: RandomNumbers) -> Any:
+    """Run a function as it runs when it is not recorded, with the random numbers of the recorded runs.
+
+    Args:
+        function: the function.
+        tensors: its inputs, which it gets copies of.
+        numbers: the random numbers.
+    """
+    # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+    with numbers.again(), BaseTorchFunctionMode():
+        return function(*(tensor.clone() for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,8 @@ class Scored:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return `(B,)`, the sum of contributions, and that of their sizes."""
         parts = [part.reshape(len(self.output), -1).to(self.output.device) for part in self.contributions]
-        return sum(part.sum(1) for part in parts), sum(part.abs().sum(1) for part in parts)  # type: ignore[return-value]
+        both = torch.stack([torch.stack([part.sum(1), part.abs().sum(1)]) for part in parts]).sum(0)
+        return both[0], both[1]
 
 
 def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -112,7 +127,7 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
 
     Args:
         first: contributions in the model's precision.
-        finer: computes them in float64, or in the model's precision once more.
+        finer: computes them in float64; where that cannot be, returns those in the model's precision.
 
     Returns:
         The contributions, and `(B,)`, their sum minus the difference.
@@ -131,9 +146,11 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
     sure = ((total - change).abs() <= close) & (size <= 1e3 * torch.maximum(change.abs(), both))
     if sure.all():
         return first.contributions, (total - change).detach()
-    better = finer()
+    better = first if first.lowest is torch.float64 else finer()
+    sums = torch.stack(better.sums()).tolist()
     for example in (~sure).nonzero().flatten().tolist():
-        _judge(example, better, torch.finfo(first.output.dtype).eps)
+        total_and_size = (sums[0][example], sums[1][example])
+        _judge(example, better, total_and_size, torch.finfo(first.output.dtype).eps)
     chosen = tuple(
         torch.where(sure.to(old.device).reshape(-1, *[1] * (old.dim() - 1)), old, new.to(old.dtype))
         for old, new in zip(first.contributions, better.contributions, strict=True)
@@ -142,15 +159,20 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
     return chosen, (total - change).detach()
 
 
-def _judge(example: int, scored: Scored, eps: float) -> None:
-    """Raise or warn where the sum of one example is not right; `check_sum` tells of the errors.
+def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) -> None:
+    """Raise or warn if the sum of one example is wrong or cancels.
 
     Args:
         example: its number.
         scored: contributions, the finer ones.
+        sums: of its contributions, and of their sizes.
         eps: the rounding of the model's own output.
+
+    Raises:
+        ReconstructionError: the sum is off by more than rounding.
+        PrecisionError: rounding is larger than the difference.
     """
-    total, size = (float(it[example]) for it in scored.sums())
+    total, size = sums
     output, base = (float(it[example]) for it in (scored.output, scored.base))
     change, delta = abs(output - base), abs(total - (output - base))
     resolution = eps * (abs(output) + abs(base))
@@ -177,7 +199,7 @@ def _judge(example: int, scored: Scored, eps: float) -> None:
             f"The contributions of example {example} cancel: their sizes sum to {size:.3g}, and its output "
             f"changes by {output - base:.3g}. {ADVICE}",
             PrecisionWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -203,7 +225,7 @@ def check_output(
     dtypes = {plain.dtype, *(it.dtype for it in (model.parameters() if model is not None else ())), *rounded}
     # A float64 model may compute parts of itself in float32.
     allowed = max(OUTPUT_TOLERANCE.get(dtype, 0.0) for dtype in {*dtypes, torch.float32})
-    finite = plain.isfinite()  # check_sum tells of what is not
+    finite = plain.isfinite()  # check_sum rejects other values
     largest = float(plain[finite].abs().max()) if finite.any() else 0.0
     off = float((recorded - plain)[finite].abs().max()) if finite.any() else 0.0
     if not off <= allowed * max(largest, 1e-3):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.inputs import as_tensors
 from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
+from captum_globenc.attr.sources import as_tensors
 from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.mixing import mix
 from captum_globenc.decomposition.mixture import Mixture

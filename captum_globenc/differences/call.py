@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "Rule",
     "bound",
+    "copied",
     "differentiable",
     "leaves",
     "no_view",
@@ -143,6 +144,11 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(tree, list):
         return items
     return type(tree)(items) if type(tree).__module__ == "torch.return_types" else tuple(items)
+
+
+def copied(tree: Any) -> Any:
+    """Return nested lists, tuples and mappings with copies of their tensors, without a graph."""
+    return replaced(tree, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def differentiable(leaf: Any) -> Any:

@@ -21,6 +21,7 @@ from captum_globenc.differences.call import (
     Call,
     Pair,
     Rule,
+    copied,
     differentiable,
     leaves,
     no_view,
@@ -109,7 +110,8 @@ class DifferenceMode(TorchFunctionMode):
         value = value.to(self._precision) if self._low(value.dtype) else value.clone()
         positions = None if index is None else index.places
         if self._record is not None:
-            self._record.sources.append(Source(value.clone(), value, index is not None, positions))
+            kept = value.detach()  # the model gets a copy, so nothing writes into it
+            self._record.sources.append(Source(kept, kept, index is not None, positions))
         if not self._at_input:
             return self._tagged(value.clone())
         if self._alone:
@@ -338,13 +340,14 @@ class DifferenceMode(TorchFunctionMode):
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
-        values = tuple(it.detach() for it in outputs)
+        # Without their graph; the run at the baseline has none.
+        values = tuple(it.detach() for it in outputs) if self._at_input else outputs
         indices = [it for it in leaves(output) if isinstance(it, Tensor) and not it.is_floating_point()]
         if indices and self._route is not None:
             followed = dict(zip(map(id, indices), self._route.decided(indices), strict=True))
             output = replaced(output, lambda leaf: followed.get(id(leaf), leaf))
         if self._record is not None:
-            kept = [it.detach() for it in dependents]
+            kept = [it.detach() for it in dependents] if self._at_input else dependents
             self._record.calls.append(RecordedCall(func, kept, list(values), indices))
         if not self._at_input:
             return self._noted(output)
@@ -375,8 +378,7 @@ class DifferenceMode(TorchFunctionMode):
             return self._route.decided(output)
         found = list(leaves(output))
         if self._record is not None:
-            kept = [it.detach().clone() if isinstance(it, Tensor) else it for it in found]
-            self._record.calls.append(RecordedCall(func, [], kept))
+            self._record.calls.append(RecordedCall(func, [], copied(found)))
         if not self._at_input:
             return output
         other = self._trace.recorded(func).outputs
@@ -437,7 +439,7 @@ class DifferenceMode(TorchFunctionMode):
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             return hasattr(leaf, TWIN)
         marks = leaf.__dict__
-        return TWIN in marks or PART in marks or hasattr(leaf.grad_fn, "_forward_cls")
+        return TWIN in marks or PART in marks or own_function(leaf.grad_fn) is not None
 
     def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
         """Return what an autograd function returned as a result of the torch functions that it called.

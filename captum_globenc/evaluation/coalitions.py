@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics.removal import outputs_without
+from captum_globenc.metrics.shapley import subsets
 
 TEXTS_AT_ONCE = 64
 """Texts that run together, which bounds the memory."""
@@ -92,8 +93,7 @@ def kernel_shap(value: Value, features: int, passes: int) -> Tensor:
     sizes = torch.arange(1, features)
     by_size = 1 / (sizes * (features - sizes)).double()  # the kernel's weight of all coalitions of a size
     if 2**features - 2 <= passes:
-        numbers = torch.arange(1, 2**features - 1)
-        present = (numbers[:, None] >> torch.arange(features)) % 2 == 1
+        present = subsets(features)[1:-1]
         count = present.sum(1)
         ways = torch.tensor([comb(features, size) for size in range(1, features)])
         weights = (by_size / ways)[count - 1]

@@ -84,7 +84,7 @@ def shapley_values(
 
         same = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
         places = there[row].nonzero()[:, 0]
-        present = _subsets(len(places), inputs.device)
+        present = subsets(len(places), inputs.device)
         gone = torch.zeros(1, len(present), inputs.shape[1], dtype=torch.bool, device=inputs.device)
         gone[0, :, places] = ~present
         raw = outputs_without(
@@ -160,7 +160,7 @@ def relative_error(scores: Tensor, exact: Tensor, mask: Tensor) -> Tensor:
     return ratio.to(scores.dtype)
 
 
-def _subsets(count: int, device: torch.device) -> Tensor:
+def subsets(count: int, device: torch.device | None = None) -> Tensor:
     """Return which tokens each subset has, `(2 ** n, n)`, the empty one first and the whole last."""
     numbers = torch.arange(2**count, device=device)
     return (numbers[:, None] >> torch.arange(count, device=device)) % 2 == 1

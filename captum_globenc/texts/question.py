@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from captum_globenc.attr.decompx import DecompX
-from captum_globenc.attr.deep_lift import TransformerDeepLift
+from captum_globenc.attr.deep_lift import TransformerDeepLift, scales_by_masks
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward, special_tokens
 from captum_globenc.texts.embeddings import OnEmbeddings
@@ -184,7 +184,7 @@ def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedToken
     """
     if baseline != "mask":
         return baseline
-    if getattr(getattr(model, "config", None), "token_dropout", False):
+    if scales_by_masks(model):
         return "zero"
     return "mask" if tokenizer.mask_token_id is not None else "mean"
 

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from captum_globenc import DecompX, EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.proofs import hidden_token_attribution
-from models import SMALL, randomize
+from models import SMALL, SMALL_VIT, randomize
 
 METHODS = {
     "attribute": lambda it, inputs: it.attribute(inputs, 1),
@@ -25,15 +25,7 @@ def cases():
     model = randomize(BertForSequenceClassification(BertConfig(**SMALL)))
     ids = torch.randint(5, 60, (2, 5))
     embedded = model.bert.embeddings.word_embeddings(ids).detach().requires_grad_()
-    config = ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=8,
-        patch_size=4,
-    )
-    vit = randomize(ViTForImageClassification(config))
+    vit = randomize(ViTForImageClassification(ViTConfig(**SMALL_VIT)))
     pixels = torch.randn(2, 3, 8, 8).requires_grad_()
 
     def with_gradients(ids):

@@ -6,7 +6,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from captum_globenc import GlobEnc
 from captum_globenc.encoders import find_encoder
-from models import attribute, randomize
+from models import SMALL_VIT, attribute, randomize
 
 
 def exchanged(hidden):
@@ -48,15 +48,7 @@ def test_a_hook_that_changes_what_a_layer_is_given_is_told(classifier, batch, ch
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_pre_norm_encoder_is_watched_as_well(layer):
-    config = ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=8,
-        patch_size=4,
-    )
-    model = randomize(ViTForImageClassification(config)).double().eval()
+    model = randomize(ViTForImageClassification(ViTConfig(**SMALL_VIT))).double().eval()
     pixels = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     globenc = GlobEnc(lambda x: model(x).logits, model)
     expected = globenc.attribute(pixels)
