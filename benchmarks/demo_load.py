@@ -52,6 +52,20 @@ class Report(NamedTuple):
     memory: list[float]
 
 
+class Button(NamedTuple):
+    """What the page's button does.
+
+    Attributes:
+        function: The number of the function that it runs.
+        values: What the fields hold at first, without the text.
+        outputs: The `elem_id` of each component that is filled.
+    """
+
+    function: int
+    values: list[Any]
+    outputs: list[str]
+
+
 @contextmanager
 def demo(*options: str) -> Iterator[tuple[str, int]]:
     """Run a demo on a free port of the loopback address; gives its address and process id."""
@@ -71,7 +85,7 @@ def demo(*options: str) -> Iterator[tuple[str, int]]:
 
 def load(address: str, process: int, clients: int, seconds: float) -> Report:
     """Let clients ask at once for some seconds, and wait for their last answers."""
-    function, fields = button(address)
+    explain = button(address)
     answered: list[float] = []
     refused: list[str] = []
     wrong: list[str] = []
@@ -95,17 +109,17 @@ def load(address: str, process: int, clients: int, seconds: float) -> Report:
                 )
                 start = time.monotonic()
                 try:
-                    found = answer(http, function, [text, *fields])
+                    found = answer(http, explain, [text, *explain.values])
                 except (httpx.HTTPError, RuntimeError) as error:
                     lost.append(f"{text}: {error!r}")
                     continue
                 if found is None:
                     refused.append(text)
                     time.sleep(0.5)
-                elif _tokens(found[1]) == text.split():
+                elif tokens(found["tokens"]) == text.split():
                     answered.append(time.monotonic() - start)
                 else:
-                    wrong.append(f"{text}: {found[:2]}")
+                    wrong.append(f"{text}: {found['prediction']} {found['tokens']}")
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     watcher = threading.Thread(target=watch)
@@ -118,24 +132,25 @@ def load(address: str, process: int, clients: int, seconds: float) -> Report:
     return Report(len(answered), len(refused), wrong, lost, answered, memory)
 
 
-def button(address: str) -> tuple[int, list[Any]]:
-    """Find in the page's description what its button runs, and what its fields hold but for the text."""
+def button(address: str) -> Button:
+    """Read the page's description of its button."""
     config = httpx.get(f"{address}/config").json()
-    components = {component["id"]: component for component in config["components"]}
-    (pressed,) = (index for index, it in components.items() if it["props"].get("elem_id") == "explain")
+    components = {component["id"]: component["props"] for component in config["components"]}
+    (pressed,) = (index for index, props in components.items() if props.get("elem_id") == "explain")
     (found,) = (
         dependency
         for dependency in config["dependencies"]
         if dependency["backend_fn"] and pressed in [index for index, _ in dependency["targets"]]
     )
-    values = [components[index]["props"].get("value") for index in found["inputs"]]
-    return found["id"], values[1:]
+    values = [components[index].get("value") for index in found["inputs"]]
+    outputs = [components[index].get("elem_id", str(index)) for index in found["outputs"]]
+    return Button(found["id"], values[1:], outputs)
 
 
-def answer(http: httpx.Client, function: int, data: list[Any]) -> list[Any] | None:
-    """Press the button; gives what the page shows then, or None where the queue is full."""
+def answer(http: httpx.Client, explain: Button, data: list[Any]) -> dict[str, Any] | None:
+    """Press the button; gives what the page shows then, by `elem_id`, or None where the queue is full."""
     session = uuid.uuid4().hex
-    body = {"data": data, "fn_index": function, "session_hash": session}
+    body = {"data": data, "fn_index": explain.function, "session_hash": session}
     joined = http.post("/gradio_api/queue/join", json=body)
     if joined.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return None
@@ -146,11 +161,11 @@ def answer(http: httpx.Client, function: int, data: list[Any]) -> list[Any] | No
             if event.get("msg") == "process_completed":
                 if not event["success"]:
                     raise RuntimeError(str(event["output"]))
-                return list(event["output"]["data"])
+                return dict(zip(explain.outputs, event["output"]["data"], strict=True))
     raise RuntimeError("the stream ended without an answer")
 
 
-def _tokens(html: str) -> list[str]:
+def tokens(html: str) -> list[str]:
     """Read the shaded tokens but for the special ones, which are the first and the last."""
     shaded = re.search(r'class="tokens".*?</(?:div|p)>', html, re.DOTALL)
     found = re.findall(r"<span[^>]*>(.*?)</span>", shaded[0]) if shaded else []

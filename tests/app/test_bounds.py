@@ -42,12 +42,13 @@ def test_nothing_can_be_uploaded(server, path):
 
 def test_a_page_still_answers_within_the_bounds(server):
     demo_load, address, _ = server  # noqa: F811
-    function, (pair, model, mixing, _, *others) = demo_load.button(address)
+    explain = demo_load.button(address)
+    pair, model, mixing, _, *others = explain.values
     with httpx.Client(base_url=address, timeout=60) as http:
         text = "dull " * (LONGEST_TEXT // 5)
         for words in (text, "dull"):
-            shown = demo_load.answer(http, function, [words, pair, model, mixing, ["globenc"], *others])
-            assert "NEGATIVE" in shown[0]
+            shown = demo_load.answer(http, explain, [words, pair, model, mixing, ["globenc"], *others])
+            assert "NEGATIVE" in shown["prediction"]
 
 
 def test_results_that_nobody_fetches_are_dropped_the_oldest_first():

@@ -29,10 +29,11 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_served(demo_l
         demo_load.demo("--seconds", "1") as (address, _),
         demo_load.httpx.Client(base_url=address, timeout=60) as http,
     ):
-        function, (pair, model, mixing, _, *others) = demo_load.button(address)
+        explain = demo_load.button(address)
+        pair, model, mixing, _, *others = explain.values
         methods = ["globenc", "integrated-gradients"]
-        shown = demo_load.answer(http, function, ["dull " * 500, pair, model, mixing, methods, *others])
-        assert "longer than 1 seconds" in shown[0]
-        assert shown[1] == ""
-        shown = demo_load.answer(http, function, ["dull", pair, model, mixing, ["globenc"], *others])
-        assert demo_load._tokens(shown[1]) == ["dull"]
+        shown = demo_load.answer(http, explain, ["dull " * 500, pair, model, mixing, methods, *others])
+        assert "longer than 1 seconds" in shown["prediction"]
+        assert shown["tokens"] == ""
+        shown = demo_load.answer(http, explain, ["dull", pair, model, mixing, ["globenc"], *others])
+        assert demo_load.tokens(shown["tokens"]) == ["dull"]
