@@ -68,9 +68,9 @@ def llama_rows(loaded: Loaded, examples: Sequence[Example]) -> tuple[Measured, f
     for number, start in enumerate(range(0, len(examples), BATCH)):
         batch = subject.batch(number, examples[start : start + BATCH])
         hits += [it in labels for it, labels in zip(batch.target.tolist(), batch.labels, strict=True)]
-        over = subject.over_embeddings
+        over = OnEmbeddings(subject.forward, subject.model)
         for name, scores, condition in explained(
-            over, loaded, batch.inputs, batch.blanks == batch.inputs, batch.target, batch.extra
+            over, loaded, batch.inputs, batch.request.kept, batch.target, batch.extra
         ):
             removal = comprehensiveness(
                 subject.forward, batch.inputs, scores, subject.blank, batch.extra,

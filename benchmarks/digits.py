@@ -19,10 +19,10 @@ from trained import PATCH, SIDE, blanked
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
-from captum_globenc.evaluation.coalitions import Value, first_last, kernel_shap
-from captum_globenc.evaluation.context import alti, value_zeroing
-from captum_globenc.evaluation.methods import LIME_SAMPLES, NOISE_SAMPLES, closeness
-from captum_globenc.evaluation.peers import fullgrad_plus, gradient_interactions, relevance
+from captum_globenc.texts.methods.backward import fullgrad_plus, gradient_interactions, relevance
+from captum_globenc.texts.methods.captums import LIME_SAMPLES, NOISE_SAMPLES, closeness
+from captum_globenc.texts.methods.coalitions import Value, first_last, kernel_shap
+from captum_globenc.texts.methods.context_mixing import alti, value_zeroing
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 

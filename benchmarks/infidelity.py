@@ -19,8 +19,8 @@ from comparison import REFERENCE, written
 from torch import Tensor
 
 from captum_globenc.evaluation import SENTENCES, Subject, read_examples, sample
-from captum_globenc.evaluation.methods import attribute
 from captum_globenc.evaluation.metrics import token_infidelity
+from captum_globenc.evaluation.subject import attribute
 from captum_globenc.texts import load_default
 
 METHODS = (
@@ -50,7 +50,7 @@ def measured(subject: Subject, methods: list[str], limit: int) -> dict[str, dict
     for number, start in enumerate(range(0, len(examples), BATCH)):
         batch = subject.batch(number, examples[start : start + BATCH])
         for method in methods:
-            scores = attribute(method, subject, batch)
+            scores = attribute(method, batch)
             for name, normalize in ((PLAIN, False), (SCALED, True)):
                 found = token_infidelity(
                     subject, batch, scores, samples=SAMPLES, normalize=normalize, seed=number

@@ -23,13 +23,13 @@ from torch import Tensor
 from captum_globenc import GlobEnc
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation import (
+    DEFAULT_METHODS,
     METHODS,
     SENTENCES,
     Batch,
     Example,
     Subject,
     evaluate,
-    methods,
     read_examples,
     sample,
 )
@@ -37,6 +37,7 @@ from captum_globenc.evaluation.report import draw
 from captum_globenc.metrics import spearman
 from captum_globenc.proofs.hidden import hidden_token_attribution
 from captum_globenc.texts import load_classifier
+from captum_globenc.texts.methods.captums import on_embeddings
 from captum_globenc.visualization.figures import plot_comparison
 
 PAPER = {
@@ -74,9 +75,9 @@ def rollout_against_saliency(subject: Subject, examples: Sequence[Example]) -> d
     found: dict[str, list[list[Tensor]]] = {kind: [[], [], [], []] for kind in KINDS}
     for batch in batches(subject, examples):
         real = batch.extra[0].bool()
-        gradient = METHODS["saliency"](subject, batch)
-        product = methods.on_embeddings(
-            subject, batch, InputXGradient, has_baseline=False, reduce=torch.linalg.vector_norm
+        gradient = METHODS["saliency"].scores(batch.request)
+        product = on_embeddings(
+            batch.request, InputXGradient, has_baseline=False, reduce=torch.linalg.vector_norm
         )
         for kind in KINDS:
             globenc = GlobEnc(subject.forward, mixing=kind)
@@ -205,7 +206,7 @@ def faithfulness_table(
     return evaluation.markdown()
 
 
-METHODS_OF_TABLE = ("globenc", *KINDS[:-1], "N-Enc/max-flow", *methods.DEFAULT_METHODS[4:])
+METHODS_OF_TABLE = ("globenc", *KINDS[:-1], "N-Enc/max-flow", *DEFAULT_METHODS[4:])
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from captum_globenc.app.command import (
     names,
     note,
     quiet,
+    show_methods,
     status,
 )
 from captum_globenc.errors import CaptumGlobencError
@@ -128,7 +129,7 @@ def attribute_data(
     that cannot be explained are written with their error and counted. Read the files with
     captum_globenc.datasets.load_attributions, or sum them up with captum-globenc summarize.
     """
-    chosen = names(methods, METHODS, ("globenc",))
+    chosen = names(methods, METHODS, ("globenc",), show_methods)
     check_names("method", chosen, METHODS)
     try:
         with status("Loading torch and transformers"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 __all__ = [
     "AGGREGATIONS",
     "BASELINES",
-    "COMPARED",
     "FILE_METHODS",
     "METHODS",
     "METRICS",
@@ -25,13 +24,10 @@ AGGREGATIONS = ("rollout", "max-flow")
 BASELINES = ("mask", "mean", "pad", "zero")
 """What a text is compared with."""
 
-METHODS = ("globenc", "transformer-deep-lift", "decompx", "integrated-gradients")
-"""Methods that texts and data sets are explained by."""
-
 FILE_METHODS = ("globenc", "transformer-deep-lift")
 """Those that images and sounds are explained by."""
 
-COMPARED = (
+METHODS = (
     "globenc",
     *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
     "transformer-deep-lift",
@@ -60,7 +56,7 @@ COMPARED = (
     "kernel-shap/64",
     "random",
 )
-"""Methods that an evaluation compares."""
+"""Methods that explain texts and data sets, and that an evaluation compares."""
 
 METRICS = (
     "comprehensiveness",

@@ -151,17 +151,29 @@ def load(model: str | None, *, any_task: bool = False) -> Classifier:
     return classifier
 
 
-def names(given: Sequence[str] | None, known: Iterable[str], default: Sequence[str]) -> list[str]:
+def names(
+    given: Sequence[str] | None,
+    known: Iterable[str],
+    default: Sequence[str],
+    show: Callable[[], None] | None = None,
+) -> list[str]:
     """Return the names that an option lists, separated by commas or given several times.
 
-    "all" stands for all that are known; "list" prints these and ends the command.
+    "all" stands for all known names; "list" prints them, or what `show` prints, and ends the command.
     """
     listed = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
     if "list" in listed:
-        typer.echo("\n".join(known))
+        (show or (lambda: typer.echo("\n".join(known))))()
         raise typer.Exit
     every = list(known) if "all" in listed else []
     return [*dict.fromkeys([*every, *(name for name in listed if name != "all")])] or list(default)
+
+
+def show_methods() -> None:
+    """Print the table of all methods: name, kind of scores, cost in forward passes, requirements."""
+    from captum_globenc.texts.methods import list_methods
+
+    typer.echo("\n".join(list_methods()))
 
 
 def completing(known: Sequence[str]) -> Callable[[str], list[str]]:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from captum_globenc.app.choices import COMPARED, METRICS, REMOVALS
+from captum_globenc.app.choices import METHODS, METRICS, REMOVALS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
@@ -19,6 +19,7 @@ from captum_globenc.app.command import (
     load,
     names,
     note,
+    show_methods,
     status,
 )
 from captum_globenc.errors import CaptumGlobencError
@@ -58,7 +59,7 @@ def evaluate_texts(
         typer.Option(
             metavar="NAME,...",
             help="Methods to compare; all takes every one, list shows them.",
-            autocompletion=completing(COMPARED),
+            autocompletion=completing(METHODS),
         ),
     ] = None,
     metrics: Annotated[
@@ -104,9 +105,9 @@ def evaluate_texts(
     Every method explains what the model predicts, or the class that is chosen. The metrics look at
     what becomes of it when tokens go, and at how far methods agree.
     """
-    chosen_methods = names(methods, COMPARED, ())
+    chosen_methods = names(methods, METHODS, (), show_methods)
     chosen_metrics = names(metrics, METRICS, ())
-    check_names("method", chosen_methods, COMPARED)
+    check_names("method", chosen_methods, METHODS)
     check_names("metric", chosen_metrics, METRICS)
     check_names("removal", [removal], REMOVALS)
     with status("Loading torch and transformers"):

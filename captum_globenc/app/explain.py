@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.choices import BASELINES, COMPARED, METHODS, MIXINGS
+from captum_globenc.app.choices import BASELINES, METHODS, MIXINGS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
@@ -27,6 +27,7 @@ from captum_globenc.app.command import (
     names,
     note,
     printing,
+    show_methods,
     status,
     write,
     wrote,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation
 
 BATCH = 8
-EVERY = (*METHODS, *(name for name in COMPARED if name not in METHODS))
-"""Methods that a text is explained by: those of texts, and those that are compared."""
 
 EXAMPLES = """Examples:
 
@@ -89,9 +88,8 @@ def explain_texts(
             "--methods",
             metavar="NAME,...",
             help="globenc (shares of what was used), transformer-deep-lift (for and against a class, adds "
-            "up), decompx, integrated-gradients, or any that captum-globenc evaluate compares; list shows "
-            "them. Left out, the first two.",
-            autocompletion=completing(EVERY),
+            "up), or others; list shows all of them. Left out, these two.",
+            autocompletion=completing(METHODS),
         ),
     ] = None,
     target: Annotated[
@@ -201,17 +199,10 @@ def explain_texts(
         found = explain_files(images, sounds, model, methods, target, picture)
         _give(found, len(images or sounds or ()), draw, save, html)
         return
-    chosen = names(methods, EVERY, ())
-    check_names("method", chosen, EVERY)
+    chosen = names(methods, METHODS, (), show_methods) or None
+    check_names("method", chosen or (), METHODS)
     check_names("mixing", [mixing], MIXINGS)
     check_names("baseline", [baseline], BASELINES)
-    others = [name for name in chosen if name not in METHODS]
-    if others and baseline != "mask":
-        raise CommandError(f"{', '.join(others)} compare with the text all masked: leave --baseline out")
-    if others and against is not None:
-        raise CommandError(f"{', '.join(others)} cannot hold a class against another: leave --against out")
-    if others and (answer, max_new_tokens, chat) != (None, None, None):
-        raise CommandError(f"{', '.join(others)} explain no generated text: choose of {', '.join(METHODS)}")
     if chat is not None and texts:
         raise CommandError("--chat is instead of TEXT: leave one of the two out")
     wanted: list[Any] = read_chats(chat) if chat is not None else list(read_texts(texts or ["-"]))
@@ -219,13 +210,12 @@ def explain_texts(
         from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
-        from captum_globenc.texts.tokenizing import find_long, token_limit
+        from captum_globenc.texts.tokenizing import token_ids, token_limit
 
-        own = [name for name in chosen if name in METHODS] or None
         try:
             where = parse_position(position or "")
             check_options(
-                own,
+                chosen,
                 mixing=mixing,
                 baseline=baseline,
                 target=target,
@@ -245,7 +235,7 @@ def explain_texts(
         position=where,
         mixing=mixing,
         layers=layers,
-        methods=own,
+        methods=chosen,
         target=target,
         against=against,
         baseline=baseline,
@@ -254,21 +244,13 @@ def explain_texts(
         max_new_tokens=max_new_tokens,
         tell=lambda message: told.setdefault(message),
     )
-
-    def run(texts: Sequence[Any]) -> Sequence[Explanation]:
-        found = explained(texts)
-        if not others:
-            return found
-        from captum_globenc.evaluation.explaining import explain_by
-
-        return [it.by(*chosen) for it in explain_by(others, found, classifier, tokenizer, position=where)]
-
-    _give(_explanations(wanted, run), len(wanted), draw, save, html)
-    for message in told if own or not others else ():
+    _give(_explanations(wanted, explained), len(wanted), draw, save, html)
+    for message in told:
         if not message.startswith(TRUNCATED):  # counted below, over all batches
             note(message)
     limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
-    cut = sum(find_long(wanted, None if pair is None else [pair] * len(wanted), tokenizer, limit))
+    pairs = None if pair is None else [pair] * len(wanted)
+    cut = limit and sum(len(ids) > limit for ids in token_ids(wanted, pairs, tokenizer))
     if cut:
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
 

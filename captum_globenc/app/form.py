@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
-from captum_globenc.texts.question import BASELINES
+from captum_globenc.texts.methods import DEFAULT_METHODS, MAIN_METHODS
+from captum_globenc.texts.request import BASELINES
 
 __all__ = ["LONGEST_LINK", "LONGEST_TEXT", "TYPED", "Form"]
 
@@ -31,7 +31,7 @@ class Form(NamedTuple):
         pair: Its second segment, or "".
         model: A folder or a hub name, or "" for the model that the demo was started with.
         mixing: GlobEnc's kind of mixing.
-        methods: Names of `captum_globenc.texts.METHODS`, those shown side by side.
+        methods: Names of `captum_globenc.texts.methods.MAIN_METHODS`, those shown side by side.
         words: Whether pieces are merged into words.
         special: Whether special tokens are shown.
         position: Which token is explained: its index, "mean", or "" for what the model's head reads.
@@ -98,7 +98,7 @@ class Form(NamedTuple):
             number = given.get(name, "")
             if number.isdecimal() and len(number) <= len(str(LARGEST)):
                 made[name] = int(number)
-        methods = tuple(name for name in METHODS if name in chosen)
+        methods = tuple(name for name in MAIN_METHODS if name in chosen)
         return cls(**made, methods=methods or DEFAULT_METHODS)
 
 

@@ -9,8 +9,8 @@ from captum_globenc.app.offered import Classifiers
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.classes import class_names
 from captum_globenc.texts.loading import Classifier
-from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.question import BASELINES
+from captum_globenc.texts.methods import MAIN_METHODS
+from captum_globenc.texts.request import BASELINES
 from captum_globenc.texts.tasks import SIMILARITY, task_name
 from captum_globenc.texts.tokenizing import token_limit
 
@@ -238,7 +238,7 @@ def lay_out(
             button = gr.Button("Explain", variant="primary", elem_id="explain")
             chips = gr.Column(visible=embedded)
             methods = gr.CheckboxGroup(
-                list(METHODS),
+                list(MAIN_METHODS),
                 value=list(plain.methods),
                 label="Methods",
                 info="globenc: the share of each token, without a class. The others: positive and negative "

@@ -18,8 +18,8 @@ from captum_globenc.datasets.rows import Text
 from captum_globenc.errors import UnsupportedModelError
 from captum_globenc.forward import EncoderForward
 from captum_globenc.texts.asked import Picked, Picks, picked_tensors
-from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.methods import METHODS, as_shown, attribute
+from captum_globenc.texts.request import AttributionRequest, Explainer
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["Passes", "Scored"]
@@ -88,9 +88,9 @@ class Passes:
         self._model, self._tokenizer = model, tokenizer
         self._target, self._position, self._tokens = target, position, tokens
         self._forward = Remembered(model)
-        self._asked = Explained(model, tokenizer, self._forward, Picked(self._forward))
+        self._asked = Explainer(model, tokenizer, self._forward, Picked(self._forward))
         # Those that know no class come first: their pass predicts what the others explain.
-        self._first = [name for name in methods if METHODS[name].kind == "shares"]
+        self._first = [name for name in methods if not METHODS[name].knows_class]
         self._second = [name for name in methods if name not in self._first]
 
     def __call__(self, texts: Sequence[Text], done: Done | None = None) -> list[Scored]:
@@ -166,10 +166,10 @@ class Passes:
     def _predicted(
         self, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        question = self._question(texts, pieces)
-        scores = {name: self._scores(name, question, texts, pieces) for name in self._first}
+        request = self._question(texts, pieces)
+        scores = {name: self._scores(name, request, texts, pieces) for name in self._first}
         if not scores:
-            inputs, extra = self._forward.arguments(question.batch)
+            inputs, extra = self._forward.arguments(request.batch)
             with torch.no_grad():
                 self._forward(inputs, *extra)
         logits = self._forward.last
@@ -185,8 +185,8 @@ class Passes:
     ) -> Mapping[str, list[NDArray[np.float64]]]:
         picks: list[Picks] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
         asked = picked_tensors(picks, torch.empty(1, 1, device=self._model.device))
-        question = self._question(texts, pieces, asked)
-        return {name: self._scores(name, question, texts, pieces) for name in self._second}
+        request = self._question(texts, pieces, asked)
+        return {name: self._scores(name, request, texts, pieces) for name in self._second}
 
     def explained(self, scored: Scored) -> int:
         """Return the class that is explained of a text which ran."""
@@ -194,18 +194,16 @@ class Passes:
         return int(scored.logits.argmax()) if self._target is None else self._target
 
     def _scores(
-        self, name: str, question: Question, texts: Sequence[Text], pieces: Sequence[Piece]
+        self, name: str, request: AttributionRequest, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> list[NDArray[np.float64]]:
-        scores = METHODS[name].scores(question).detach().cpu().double().numpy()
-        if not np.isfinite(scores).all():
-            raise ValueError(f"{name} gave scores that are NaN or infinite")
+        scores = as_shown(name, attribute(name, request), request).cpu().double().numpy()
         return [
             row[: len(texts[text].pieces[window])] for row, (text, window) in zip(scores, pieces, strict=True)
         ]
 
     def _question(
         self, texts: Sequence[Text], pieces: Sequence[Piece], asked: tuple[Tensor, ...] = ()
-    ) -> Question:
+    ) -> AttributionRequest:
         """Pad texts, or windows, on the right to the longest, and ask of each what `asked` says."""
         places = [texts[text].pieces[window] for text, window in pieces]
         width, device = max(map(len, places)), self._model.device
@@ -233,7 +231,7 @@ class Passes:
         else:
             position = self._position
         numbers = torch.arange(len(rows), device=device)
-        return Question(self._asked, filled, numbers, asked, position, together=True)
+        return AttributionRequest(self._asked, filled, numbers, asked, position, together=True)
 
     def _lay(
         self,
@@ -251,6 +249,7 @@ class Passes:
                     scored.logits = np.mean([row[name] for row in rows], axis=0)
                     continue
                 laid = lay_together(len(text.ids), text.pieces, [row[name] for row in rows])
-                if len(rows) > 1 and METHODS[name].kind == "shares":
-                    laid = laid / laid.sum()  # shares in the whole document
+                total = laid.sum()
+                if len(rows) > 1 and METHODS[name].kind in ("shares", "sizes") and total:
+                    laid = laid / total  # shares in the whole document
                 scored.scores[name] = laid

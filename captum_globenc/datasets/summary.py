@@ -126,7 +126,7 @@ def summarize(
     except ValueError as error:
         raise ValueError(f"cannot sum up {folder}: {error}") from error
     tokens = TOKENS.format(
-        label="prediction" if METHODS[method].kind == "shares" else "explained",
+        label="prediction" if not METHODS[method].knows_class else "explained",
         method=method,
         files=files,
     )

@@ -1,15 +1,14 @@
 """Attribution methods compared on a model and texts: `evaluate`, and the registries it chooses from."""
 
 from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sample
-from captum_globenc.evaluation.explaining import explain_by
-from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, Method, register_method
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric
 from captum_globenc.evaluation.planted import SHORTCUTS, plant, without
 from captum_globenc.evaluation.report import Evaluation
-from captum_globenc.evaluation.run import evaluate
+from captum_globenc.evaluation.run import DEFAULT_METHODS, evaluate
 from captum_globenc.evaluation.sanity import SanityChecks
 from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.evaluation.variants import redrawn, with_folded_gains, with_permuted_heads
+from captum_globenc.texts.methods import METHODS, Method, register_method
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -26,7 +25,6 @@ __all__ = [
     "SanityChecks",
     "Subject",
     "evaluate",
-    "explain_by",
     "plant",
     "read_examples",
     "redrawn",

@@ -13,14 +13,13 @@ from captum.metrics import infidelity
 from torch import Tensor
 
 from captum_globenc import metrics
-from captum_globenc.evaluation.coalitions import TEXTS_AT_ONCE
 from captum_globenc.evaluation.journal import COLUMNS
-from captum_globenc.evaluation.methods import attribute
-from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics.curve import fraction_counts, removal_curve
 from captum_globenc.metrics.faithfulness import FRACTIONS
 from captum_globenc.metrics.shapley import MOST_FEATURES, relative_error
 from captum_globenc.texts.classes import MULTI
+from captum_globenc.texts.methods.captums import TEXTS_AT_ONCE
 
 PERTURBATIONS = 10
 STEPS = 5
@@ -102,7 +101,7 @@ def agreement(
     subject: Subject, batch: Batch, scores: Tensor, statistic: Callable[..., Tensor], other: str
 ) -> Tensor:
     """Rank agreement with another method."""
-    return statistic(scores, attribute(other, subject, batch), batch.mask)
+    return statistic(scores, attribute(other, batch), batch.mask)
 
 
 def token_infidelity(
@@ -142,11 +141,7 @@ def completeness_error(subject: Subject, batch: Batch, scores: Tensor) -> Tensor
 
     0 for a method that adds up to it (Sundararajan et al. 2017, "completeness"); others need not.
     """
-    with torch.no_grad():
-        forward = subject.blanked if subject.keeps_ids else batch.forward
-        blank = forward(batch.blanks, *subject.beside(batch))
-    difference = (batch.outputs - blank).gather(1, batch.target[:, None])[:, 0]
-    return (scores.double().sum(dim=1) - difference).abs()
+    return (scores.double().sum(dim=1) - batch.difference).abs()
 
 
 def shapley_distance(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
@@ -157,15 +152,14 @@ def shapley_distance(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
     counts = batch.mask.sum(dim=1)
     if EXACT not in batch.scores:
         exact = torch.zeros_like(batch.mask, dtype=batch.outputs.dtype)
-        for row, one in enumerate(batch.singles()):
+        for row, one in enumerate(batch.request.singles()):
             if counts[row] <= MOST_FEATURES:
                 exact[row] = metrics.shapley_values(
-                    subject.blanked,
+                    one.of.blanked,
                     one.inputs,
-                    one.blanks,
-                    subject.beside(one),
-                    one.target,
-                    mask=one.mask,
+                    one.baselines,
+                    one.beside,
+                    mask=~one.special,
                     max_examples_per_batch=TEXTS_AT_ONCE,
                 )[0]
         batch.scores[EXACT] = exact

@@ -25,15 +25,34 @@ from captum_globenc.evaluation.journal import (
     Row,
     free_folder,
 )
-from captum_globenc.evaluation.methods import DEFAULT_METHODS, METHODS, attribute
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
-from captum_globenc.evaluation.subject import Batch, Subject
+from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.training import refuse_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.digest import config_text, content, digest, versions
+from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.position import resolve_position
+
+DEFAULT_METHODS = (
+    "globenc",
+    "N-Res",
+    "W-FixedRes",
+    "N-Enc/max-flow",
+    "transformer-deep-lift",
+    "transformer-deep-lift/2",
+    "decompx",
+    "integrated-gradients",
+    "input-x-gradient",
+    "saliency",
+    "gradient-shap",
+    "deep-lift",
+    "feature-ablation",
+    "lime",
+    "random",
+)
+"""Methods that are compared by default."""
 
 
 def evaluate(
@@ -193,7 +212,7 @@ def _rows(
     seconds = {}
     for number, method in enumerate(methods):
         start = time.perf_counter()
-        attribute(method, subject, batch)
+        attribute(method, batch)
         seconds[method] = (time.perf_counter() - start) / len(examples)
         step((number + 1) / (2 * len(methods) + 1))
     rows = []

@@ -12,8 +12,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.methods import attribute
-from captum_globenc.evaluation.subject import Batch, Remembering, Subject
+from captum_globenc.evaluation.subject import Batch, Remembering, Subject, attribute
 from captum_globenc.evaluation.variants import redrawn
 from captum_globenc.metrics import spearman
 
@@ -60,7 +59,7 @@ class SanityChecks:
         starts = range(0, len(examples), batch_size)
         self._texts = [examples[start : start + batch_size] for start in starts]
         self._batches = [self._subject.batch(index, some) for index, some in enumerate(self._texts)]
-        self._score(self._subject, self._batches)
+        self._score(self._batches)
 
     def randomization(self) -> Iterator[tuple[str, Found]]:
         """Compare scores with those after weights were drawn anew, part by part from the top.
@@ -113,23 +112,22 @@ class SanityChecks:
         """
         after = [_with_hidden(self._subject, batch, token) for batch in self._batches]
         self._check_outputs(after)
-        self._score(self._subject, after)
+        self._score(after)
         return self._compared(_change, after)
 
     def _of(self, model: PreTrainedModel) -> list[Batch]:
         """Return the batches with another model's scores, for the classes of the first."""
         subject = replace(self._subject, model=model)
         batches = [
-            replace(subject.batch(index, some), target=self._batches[index].target)
-            for index, some in enumerate(self._texts)
+            subject.batch(index, some, self._batches[index].target) for index, some in enumerate(self._texts)
         ]
-        self._score(subject, batches)
+        self._score(batches)
         return batches
 
-    def _score(self, subject: Subject, batches: Sequence[Batch]) -> None:
+    def _score(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             for method in self._methods:
-                attribute(method, subject, batch)
+                attribute(method, batch)
 
     def _compared(
         self, statistic: Callable[[Tensor, Tensor, Tensor], Tensor], after: Sequence[Batch]
@@ -162,14 +160,10 @@ def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
     def longer(rows: Tensor, value: int | bool) -> Tensor:
         return pad(rows, (0, 1), value=value)
 
-    mask, *others = batch.extra
-    inputs, extra = (
-        longer(batch.inputs, token),
-        (
-            longer(torch.ones_like(batch.inputs) if mask is None else mask, 0),
-            *(None if it is None else longer(it, 0) for it in others),
-        ),
-    )
+    fill = {"input_ids": token, "attention_mask": 0, "special_tokens_mask": 0}
+    longest = {name: longer(it, fill.get(name, 0)) for name, it in batch.request.batch.items()}
+    request = replace(batch.request, batch=longest)
+    inputs, extra = subject.forward.arguments(longest)
     with torch.no_grad():
         outputs = subject.forward(inputs, *extra)
     return replace(
@@ -178,7 +172,7 @@ def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
         extra=extra,
         outputs=outputs,
         mask=longer(batch.mask, True),
-        blanks=longer(batch.blanks, subject.baseline),
+        request=request,
         marked=longer(batch.marked, False),
         decoys=longer(batch.decoys, False),
         forward=Remembering(subject.forward),

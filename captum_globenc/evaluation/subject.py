@@ -1,44 +1,41 @@
-"""What is evaluated: a classifier and its tokenizer, and batches of texts made ready for it.
+"""The model under evaluation, and batches of texts for methods and metrics.
 
 Letters: B batch, N tokens, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
 from captum_globenc.evaluation.marks import marked_tokens
-from captum_globenc.forward import EncoderForward, blank_token, special_tokens
+from captum_globenc.forward import EncoderForward, blank_token
+from captum_globenc.texts.asked import Picked, picked_tensors
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
-from captum_globenc.texts.embeddings import OnEmbeddings
+from captum_globenc.texts.methods import attribute as run_method
 from captum_globenc.texts.position import resolve_position
-from captum_globenc.texts.question import resolve_baseline
-from captum_globenc.texts.tokenizing import find_long, token_limit
-
-NO_WORD = -1
-"""In ids of a baseline: the mean word embedding, where the tokenizer has no mask token."""
+from captum_globenc.texts.request import AttributionRequest, Explainer
+from captum_globenc.texts.tokenizing import encode, token_ids, token_limit
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A sequence classifier under evaluation, and how tokens are taken from it.
+    """A sequence classifier under evaluation.
 
     Args:
         model: the classifier, in eval mode.
         tokenizer: its tokenizer.
         removal: how the metrics remove tokens, a name of `captum_globenc.metrics.REMOVALS`.
         seed: of everything that is random.
-        target: the class that is explained, by name or index; left out, each text's highest.
+        target: the class that is explained, by name or index; by default the highest of each text.
         position: the token whose mixture GlobEnc explains: its index in every text, negative ones counting
-            from the text's own end, or "mean"; left out, what the model's head reads.
+            from the text's own end, or "mean"; by default the tokens that the model's head reads.
     """
 
     model: PreTrainedModel
@@ -54,49 +51,15 @@ class Subject:
         return EncoderForward(self.model)
 
     @cached_property
-    def exact_differences(self) -> TransformerDeepLift:
-        """One for all batches, so that it proves an operation once; over embeddings where ids are kept."""
-        return TransformerDeepLift(self.over_embeddings if self.keeps_ids else self.forward)
-
-    @cached_property
-    def over_embeddings(self) -> OnEmbeddings:
-        """The same of word embeddings and ids: see `OnEmbeddings`."""
-        return OnEmbeddings(self.forward, self.model)
-
-    @property
-    def keeps_ids(self) -> bool:
-        """Whether methods replace word embeddings, while the model keeps reading the ids of the text.
-
-        True where the tokenizer has no mask token, as in `explain`. A model whose decoder looks up the words
-        again takes ids: padding stands in for the mask.
-        """
-        reads_again = getattr(self.model.config, "is_encoder_decoder", False)
-        return resolve_baseline("mask", self.model, self.tokenizer) == "mean" and not reads_again
-
-    @cached_property
-    def blanked(self) -> nn.Module:
-        """The forward function for methods that blank some ids; `beside` makes its other arguments."""
-        return _Blanked(self) if self.keeps_ids else self.forward
-
-    def beside(self, batch: "Batch") -> tuple[Any, ...]:
-        """Return the arguments of `blanked` that follow ids some of which are blanked."""
-        return (batch.inputs, *batch.extra) if self.keeps_ids else batch.extra
+    def explainer(self) -> Explainer:
+        """The methods, for all batches, so that each checks an operation once."""
+        outputs = Picked(self.forward)
+        return Explainer(self.model, self.tokenizer, self.forward, outputs, seed=self.seed)
 
     @property
     def blank(self) -> int:
-        """The id that metrics put in a token's place, see :func:`~captum_globenc.forward.blank_token`."""
+        """The id with which metrics replace a token, see :func:`~captum_globenc.forward.blank_token`."""
         return blank_token(self.tokenizer)
-
-    @property
-    def baseline(self) -> int:
-        """The id that stands in for a token in the baseline of methods: `blank`, or `NO_WORD`."""
-        return NO_WORD if self.keeps_ids else self.blank
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, of which some may be `NO_WORD`."""
-        over, none = self.over_embeddings, ids == NO_WORD
-        found = over.embed(ids.masked_fill(none, 0))
-        return torch.where(none[..., None], over.mean.to(found), found) if self.keeps_ids else found
 
     @property
     def problem(self) -> str:
@@ -105,21 +68,17 @@ class Subject:
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of logits; "none" of a regression's values."""
+        """The function from logits to probabilities; "none" of a regression's values."""
         return ACTIVATIONS[self.problem]
 
-    def ids(self, example: Example) -> list[int]:
-        """Return the tokens of a text, and of its pair, as the model sees them."""
-        limit = self._limit
-        found: list[int] = self.tokenizer(
-            example.text, example.pair, truncation=limit is not None, max_length=limit
-        )["input_ids"]
-        return found
+    def ids(self, example: Example, *, whole: bool = False) -> list[int]:
+        """Return the ids of a text and its pair, truncated as the model reads them, or `whole`."""
+        pair = None if example.pair is None else [example.pair]
+        return token_ids([example.text], pair, self.tokenizer, None if whole else self._limit)[0]
 
     def is_cut(self, example: Example) -> bool:
-        """Tell whether a text, with its pair, is longer than the model takes."""
-        pair = None if example.pair is None else [example.pair]
-        return find_long([example.text], pair, self.tokenizer, self._limit)[0]
+        """Return whether a text, with its pair, is longer than the model takes."""
+        return self._limit is not None and len(self.ids(example, whole=True)) > self._limit
 
     @cached_property
     def names(self) -> list[str]:
@@ -132,7 +91,7 @@ class Subject:
 
     @cached_property
     def explained(self) -> int | None:
-        """The class that is explained of every text; None where it is each text's highest.
+        """The class that is explained of every text; None for the highest of each.
 
         Raises:
             ValueError: the model has no such class, or it gives several values and none is chosen.
@@ -146,24 +105,20 @@ class Subject:
             )
         return None
 
-    def batch(self, index: int, examples: Sequence[Example]) -> "Batch":
-        """Make a batch ready: tokens, predictions, and which tokens may be removed.
+    def batch(self, index: int, examples: Sequence[Example], target: Tensor | None = None) -> "Batch":
+        """Prepare a batch: tokens, predictions, and which tokens may be removed.
+
+        Args:
+            index: the number of the batch.
+            examples: B examples.
+            target: `(B,)` the classes to explain; by default `explained`, else the highest of each text.
 
         Raises:
             ValueError: the model gives no logits (B, C), or its output is not finite.
         """
-        encoded = self.tokenizer(
-            [example.text for example in examples],
-            [example.pair for example in examples] if examples[0].pair is not None else None,
-            padding=len(examples) > 1,  # which a tokenizer may have no token for
-            padding_side="right",
-            truncation=self._limit is not None,
-            max_length=self._limit,
-            return_attention_mask=True,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        ).to(self.model.device)
-        inputs, extra = self.forward.arguments(encoded)
+        texts = [example.text for example in examples]
+        encoded = encode(texts, [example.pair for example in examples], self.model, self.tokenizer)
+        inputs, extra = self.forward.arguments(encoded.batch)
         with torch.no_grad():
             logits = self.forward(inputs, *extra)
         if logits.ndim != 2 or logits.shape[1] != len(self.names):
@@ -173,10 +128,19 @@ class Subject:
             )
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
-        special = special_tokens(encoded, self.tokenizer)
-        highest, chosen, position = logits.argmax(dim=1), self.explained, self.position
-        texts = [example.text for example in examples]
-        lengths = encoded["attention_mask"].sum(dim=1)
+        if target is None:
+            target = logits.argmax(dim=1)
+            target = target if self.explained is None else torch.full_like(target, self.explained)
+        position = self.position
+        lengths = encoded.batch["attention_mask"].sum(dim=1)
+        request = AttributionRequest(
+            self.explainer,
+            encoded.batch,
+            torch.arange(len(examples), device=inputs.device),
+            picked_tensors([{(one,): 1.0} for one in target.tolist()], logits),
+            resolve_position(position, lengths, texts) if isinstance(position, int) else position,
+            together=True,
+        )
         return Batch(
             index=index,
             examples=tuple(examples),
@@ -184,13 +148,12 @@ class Subject:
             outputs=logits,
             inputs=inputs,
             extra=extra,
-            mask=encoded["attention_mask"].bool() & ~special,
-            target=highest if chosen is None else torch.full_like(highest, chosen),
-            position=resolve_position(position, lengths, texts) if isinstance(position, int) else position,
-            blanks=inputs.masked_fill(~special, self.baseline),
+            mask=~request.special,
+            target=target,
+            request=request,
             forward=Remembering(self.forward),
-            marked=marked_tokens(encoded, [example.marked for example in examples]),
-            decoys=marked_tokens(encoded, [example.decoys for example in examples]),
+            marked=marked_tokens(encoded.whole, [example.marked for example in examples]),
+            decoys=marked_tokens(encoded.whole, [example.decoys for example in examples]),
         )
 
     @cached_property
@@ -200,20 +163,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some texts, ready for methods and metrics.
+    """Some texts, prepared for methods and metrics.
 
     Args:
         index: the batch's number.
         examples: B examples.
-        labels: the classes that hold, for each example; None where it has no label, or a value.
+        labels: the true classes of each example; None where it has no label, or a value.
         outputs: `(B, C)`, the model's logits or values.
         inputs: `(B, N)` ids.
         extra: the forward function's other arguments.
         mask: `(B, N)`, True at the tokens that count, neither special nor padding.
-        target: `(B,)` the classes that are explained: the highest, or the one that was chosen.
-        position: `(B,)` tokens whose mixture GlobEnc explains, "mean", or None for what the head reads.
-        blanks: `(B, N)` ids, the baseline of methods: the text with all but its special tokens replaced by
-            `Subject.baseline`.
+        target: `(B,)` the classes that are explained.
+        request: the same for the methods.
         forward: the forward function for metrics, which never runs the same text twice.
         marked: `(B, N)`, True at tokens that are known to decide.
         decoys: `(B, N)`, True at tokens that are known to have no effect.
@@ -228,50 +189,39 @@ class Batch:
     extra: tuple[Any, ...]
     mask: Tensor
     target: Tensor
-    blanks: Tensor
+    request: AttributionRequest
     forward: "Remembering"
     marked: Tensor
     decoys: Tensor
-    position: Tensor | Literal["mean"] | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
 
-    def singles(self) -> Iterator["Batch"]:
-        """Yield each text as a batch of its own, its padding kept."""
-        for row, example in enumerate(self.examples):
-            one = slice(row, row + 1)
-            yield replace(
-                self,
-                examples=(example,),
-                labels=self.labels[one],
-                outputs=self.outputs[one],
-                inputs=self.inputs[one],
-                extra=tuple(None if argument is None else argument[one] for argument in self.extra),
-                mask=self.mask[one],
-                target=self.target[one],
-                blanks=self.blanks[one],
-                marked=self.marked[one],
-                decoys=self.decoys[one],
-                position=self.position[one] if isinstance(self.position, Tensor) else self.position,
-                scores={},
-            )
+    @cached_property
+    def difference(self) -> Tensor:
+        """`(B,)`, the explained output less that of the baseline, in logits."""
+        request = self.request
+        with torch.no_grad():
+            baseline = request.of.blanked(request.baselines, *request.beside)
+        found: Tensor = self.outputs.gather(1, self.target[:, None])[:, 0] - baseline
+        return found
 
 
-class _Blanked(nn.Module):
-    """A forward function of ids of which some are `NO_WORD`, and of the text's ids, which the model reads.
+def attribute(name: str, batch: Batch) -> Tensor:
+    """Return a method's scores, computed once for each batch.
 
     Args:
-        subject: whose forward function it is.
+        name: a name of `captum_globenc.evaluation.METHODS`.
+        batch: the texts.
+
+    Returns:
+        `(B, N)`, 0 at special tokens and padding, which are not compared.
+
+    Raises:
+        ValueError: the method gave another shape, or NaN.
     """
-
-    def __init__(self, subject: Subject) -> None:
-        super().__init__()
-        self.subject = subject
-        self.over = subject.over_embeddings
-
-    def forward(self, blanked: Tensor, ids: Tensor, *arguments: Any) -> Tensor:
-        """Run the model."""
-        logits: Tensor = self.over(self.subject.embed(blanked), ids, *arguments)
-        return logits
+    if name not in batch.scores:
+        scores = run_method(name, batch.request, batch.index)
+        batch.scores[name] = scores.masked_fill(~batch.mask, 0)
+    return batch.scores[name]
 
 
 class Remembering:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from captum_globenc.texts.loading import load_classifier
     from captum_globenc.texts.methods import METHODS
     from captum_globenc.texts.pieces import readable_tokens
-    from captum_globenc.texts.question import BASELINES
+    from captum_globenc.texts.request import BASELINES
     from captum_globenc.texts.scores import token_scores
     from captum_globenc.texts.similarity import TokenMatrix, similarity_matrix
     from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores

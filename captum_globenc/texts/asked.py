@@ -128,6 +128,11 @@ class Picked(nn.Module):
         super().__init__()
         self.function = forward_func
 
+    @property
+    def model(self) -> nn.Module:
+        """The model that the forward function runs."""
+        return cast("nn.Module", cast("Any", self.function).model)
+
     def forward(self, *arguments: Any) -> Tensor:
         """Run the forward function.
 

@@ -18,7 +18,7 @@ from captum_globenc.texts.asked import Asked, Given
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.origin import find_offsets, find_unknown
-from captum_globenc.texts.question import resolve_baseline
+from captum_globenc.texts.request import resolve_baseline
 from captum_globenc.texts.windows import lay_together
 
 __all__ = ["assemble", "beside"]
@@ -82,15 +82,16 @@ def beside(found: Sequence[Explanation]) -> Explanation:
     """Return explanations of one text for several classes as one, with scores by method and class.
 
     Args:
-        found: one for each class. Shares, which know no class, are kept once.
+        found: one for each class. Scores of methods that know no class are kept once.
     """
     first = found[0]
     made: dict[str, Any] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
     for name, kind in first.kinds.items():
-        for it in found[:1] if kind == "shares" else found:
-            key = name if kind == "shares" else f"{name}: {it.target}"
+        knows_class = METHODS[name].knows_class
+        for it in found if knows_class else found[:1]:
+            key = f"{name}: {it.target}" if knows_class else name
             made["scores"][key], made["kinds"][key] = it.scores[name], kind
-            if kind != "shares":
+            if knows_class:
                 made["outputs"][key] = (it.target, it.explained)
             if name in it.layers:
                 made["layers"][key] = it.layers[name]
@@ -119,7 +120,8 @@ class _Laid:
         if self._whole:
             return rows[0]
         laid = lay_together(self._count, self._windows, rows)
-        found: list[float] = (laid / laid.sum() if kind == "shares" else laid).tolist()
+        total = laid.sum() if kind in ("shares", "sizes") else 0
+        found: list[float] = (laid / total if total else laid).tolist()
         return found
 
 

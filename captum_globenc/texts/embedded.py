@@ -18,7 +18,7 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.record import Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.origin import find_offsets
-from captum_globenc.texts.question import in_parts
+from captum_globenc.texts.request import in_parts
 from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
@@ -92,6 +92,11 @@ class Alike(nn.Module):
         super().__init__()
         self.embed = embed
         self.cosine = cosine
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that `embed` runs."""
+        return cast("nn.Module", cast("Any", self.embed).model)
 
     def forward(self, *arguments: Any) -> Tensor:
         """Run the model.

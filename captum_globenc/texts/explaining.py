@@ -34,7 +34,7 @@ from captum_globenc.texts.methods import METHODS, run_methods
 from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
-from captum_globenc.texts.question import Explained, Question, in_parts
+from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts
 from captum_globenc.texts.similarity import explain_embeddings
 from captum_globenc.texts.subject import Subject, subject_of
 from captum_globenc.texts.tasks import check_task, task_of
@@ -76,7 +76,7 @@ def explain(
 
     What is explained depends on what the model is for, which its class says: the class of a sequence
     classifier, each likely label of a multi-label one, the value of a regression; each entity of a token
-    classifier, grouped as its pipeline groups them; the answer in `pair` to the question in a text; the word
+    classifier, grouped as its pipeline groups them; the answer in `pair` to the request in a text; the word
     that a masked language model fills in for each mask token; the answer that a language model generates for
     a prompt; the similarity that a SentenceTransformer finds between a text and its pair, or, where there is
     none, what its embedding is made of, by "globenc" alone.
@@ -91,7 +91,7 @@ def explain(
             SentenceTransformer or a CrossEncoder.
         tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
         pair: A second segment that goes with every text, or one for each. None where a text has none.
-        context: `pair` of a question: the passage that holds its answer. For models that answer questions.
+        context: `pair` of a request: the passage that holds its answer. For models that answer questions.
         position: The token whose mixture GlobEnc explains: its index in every text, negative ones
             counting from the text's own end, or "mean"; left out, what the model's head pools, or the tokens
             whose outputs are explained.
@@ -277,17 +277,17 @@ def _explained(
         if len(outputs) > len(texts):
             raise ValueError("windows have no position in common: leave one of the two out")
         where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)[rows]
-    question = Question(
-        Explained(model, tokenizer, forward, Picked(forward), options.baseline, options.mixing),
+    request = AttributionRequest(
+        Explainer(model, tokenizer, forward, Picked(forward), options.baseline, options.mixing),
         encoded.batch,
         rows,
         picked_tensors([it.picks for it in asked for _ in it.rows], outputs),
         _weights(asked, inputs) if where is None and asked[0].tokens else where,
     )
-    found, depths = run_methods(question, options.methods, options.layers, told)
+    found, depths = run_methods(request, options.methods, options.layers, told)
     head = where is None and not asked[0].tokens and "globenc" in found
     made = assemble(given, asked, found, depths, position=pooled_token(model) if head else where)
-    return finish_answers(made, given, question) if prompts else made
+    return finish_answers(made, given, request) if prompts else made
 
 
 def _truncated(subject: Subject) -> str:

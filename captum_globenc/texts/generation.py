@@ -21,11 +21,12 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
 from captum_globenc.texts.asked import Asked, Given, Picks
-from captum_globenc.texts.methods import DEFAULT_METHODS, differences
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
+from captum_globenc.texts.methods.ours import differences
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.pieces import readable_tokens
 from captum_globenc.texts.prompts import Prompt
-from captum_globenc.texts.question import Explained, Question
+from captum_globenc.texts.request import AttributionRequest, Explainer
 from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
 
@@ -156,6 +157,9 @@ def check_generation(
     if generation.get("do_sample") and generation.get("seed") is None:
         raise ValueError("do_sample=True draws another answer in every call: pass a seed as well, seed=0")
     methods = DEFAULT_METHODS if options.methods is None else options.methods
+    unsigned = [it for it in methods if METHODS[it].knows_class and METHODS[it].kind == "sizes"]
+    if contrasted and unsigned:
+        raise ValueError(f"{', '.join(unsigned)} has no sign: leave it or against out")
     if options.per_token and METHOD not in methods:
         raise ValueError(f"per_token is for {METHOD}: add it to methods")
     if decoder and "globenc" in methods:
@@ -246,16 +250,18 @@ def ask_answer(given: Given) -> list[Asked]:
     return made
 
 
-def finish_answers(made: Sequence[Explanation], given: Given, question: Question) -> list[Explanation]:
+def finish_answers(
+    made: Sequence[Explanation], given: Given, request: AttributionRequest
+) -> list[Explanation]:
     """Return explanations with their answers, passages and, where they are asked for, rows."""
     answers = _answers(given)
-    rows = _rows(question, [places for places, _ in answers]) if given.options.per_token else []
+    rows = _rows(request, [places for places, _ in answers]) if given.options.per_token else []
     finished = []
     for index, (explanation, (_, answer), prompt) in enumerate(
         zip(made, answers, given.prompts, strict=True)
     ):
-        real = question.batch["attention_mask"][index].bool()
-        special = question.batch["special_tokens_mask"][index][real].bool().tolist()
+        real = request.batch["attention_mask"][index].bool()
+        special = request.batch["special_tokens_mask"][index][real].bool().tolist()
         finished.append(
             replace(
                 explanation,
@@ -286,7 +292,7 @@ def contrasted(one: Explanation, other: Explanation) -> Explanation:
         )
 
     def minus(row: Sequence[float], its: Sequence[float], name: str) -> list[float]:
-        return list(row) if one.kinds[name] == "shares" else [a - b for a, b in zip(row, its, strict=True)]
+        return [a - b for a, b in zip(row, its, strict=True)] if METHODS[name].knows_class else list(row)
 
     return replace(
         one,
@@ -486,11 +492,11 @@ def _answers(given: Given) -> list[tuple[list[int], Answer]]:
     return made
 
 
-def _rows(question: Question, places: Sequence[Sequence[int]]) -> list[Tensor]:
+def _rows(request: AttributionRequest, places: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the contributions to the log-probability of each answer token, `(T, N)` for each prompt."""
-    of = question.of
+    of = request.of
     every = _EachToken(of.forward)
-    each = Explained(of.model, of.tokenizer, of.forward, every, of.baseline, of.mixing)
+    each = Explainer(of.model, of.tokenizer, of.forward, every, of.baseline, of.mixing)
     longest = max(map(len, places))
     blocks = []
     for start in range(0, longest, ROWS_AT_ONCE):
@@ -499,14 +505,14 @@ def _rows(question: Question, places: Sequence[Sequence[int]]) -> list[Tensor]:
             [row[min(it, len(row) - 1)] for it in range(start, min(start + ROWS_AT_ONCE, longest))]
             for row in places
         ]
-        asked = torch.tensor(chosen, device=question.rows.device)[..., None]
-        part = Question(each, question.batch, question.rows, (asked,))
+        asked = torch.tensor(chosen, device=request.rows.device)[..., None]
+        part = AttributionRequest(each, request.batch, request.rows, (asked,))
         blocks.append(differences(part, partial(_by_token, each)))
     rows = torch.cat(blocks, dim=1)
     return [row[: len(own)] for row, own in zip(rows, places, strict=True)]
 
 
-def _by_token(of: Explained, inputs: Tensor, baselines: Tensor, _: None, arguments: Any) -> Tensor:
+def _by_token(of: Explainer, inputs: Tensor, baselines: Tensor, _: None, arguments: Any) -> Tensor:
     found: Tensor = of.exact_differences.attribute_classes(inputs, baselines, arguments)
     return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (B, T, N, D)
 

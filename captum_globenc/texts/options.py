@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
 from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.question import BASELINES
+from captum_globenc.texts.request import BASELINES
 
 __all__ = ["ALL", "Options", "Target", "check_options", "chosen_classes", "several_classes"]
 

@@ -18,11 +18,12 @@ from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.digest import versions
 from captum_globenc.texts.embedded import Embedded, Role, encodes_roles
-from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, differences, run_methods
+from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
+from captum_globenc.texts.methods.ours import differences
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.question import Explained, Question, resolve_baseline
+from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline
 from captum_globenc.texts.subject import Subject, subject_of
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
@@ -112,7 +113,7 @@ def explain_embeddings(
 
     def joined(rows: Sequence[Tensor], name: str, index: int) -> list[float]:
         """Return the scores `(N,)` of one text or both; shares are of all together."""
-        share = 1 / len(sides) if kinds[name] == "shares" else 1.0
+        share = 1 / len(sides) if kinds[name] in ("shares", "sizes") else 1.0
         return [
             share * score
             for side, of in zip(sides, rows, strict=True)
@@ -170,11 +171,11 @@ def explain_embeddings(
 
 def _question(
     side: Embedded, other: Embedded, options: Options, where: Tensor | Literal["mean"] | None
-) -> Question:
-    """Return the question about the texts of one side, while the embeddings of the other stay as they are."""
-    of = Explained(side.model, side.tokenizer, side.forward, side.alike, options.baseline, options.mixing)
+) -> AttributionRequest:
+    """Return the request about the texts of one side, while the embeddings of the other stay as they are."""
+    of = Explainer(side.model, side.tokenizer, side.forward, side.alike, options.baseline, options.mixing)
     rows = torch.arange(len(side.vectors), device=side.vectors.device)
-    return Question(of, side.encoded.batch, rows, (other.vectors,), where)
+    return AttributionRequest(of, side.encoded.batch, rows, (other.vectors,), where)
 
 
 def _common(
@@ -213,7 +214,7 @@ def _without_class(methods: Sequence[str] | None, told: dict[str, None]) -> list
         ValueError: One that was chosen does not hold.
     """
     asked = DEFAULT_METHODS if methods is None else methods
-    kept = [name for name in asked if METHODS[name].kind == "shares"]
+    kept = [name for name in asked if not METHODS[name].knows_class]
     refused = ", ".join(name for name in asked if name not in kept)
     reason = "an embedding by itself has no class: pass pair, a text that it is compared with"
     if refused and methods is not None:
@@ -265,14 +266,14 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
         raise ValueError(
             "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
         )
-    of = Explained(own.model, own.tokenizer, own.forward, own.alike)
+    of = Explainer(own.model, own.tokenizer, own.forward, own.alike)
     only = torch.zeros(1, dtype=torch.long, device=parts.device)
-    question = Question(of, own.encoded.batch, only, (parts,))
+    request = AttributionRequest(of, own.encoded.batch, only, (parts,))
 
     def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
         found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
         return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
 
-    scores = differences(question, over_pairs)
+    scores = differences(request, over_pairs)
     value = float((own.vectors * its.vectors).sum())
     return TokenMatrix(own.tokens(0), its.tokens(0), scores[0], value)

@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.windows import cut_windows, find_segments
 
-__all__ = ["Encoded", "encode", "find_long", "token_limit"]
+__all__ = ["Encoded", "encode", "token_ids", "token_limit"]
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,17 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return limit if limit < 10**9 else None
 
 
-def find_long(
+def token_ids(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     tokenizer: PreTrainedTokenizerBase,
-    limit: int | None,
-) -> list[bool]:
-    """Tell which texts, with their pairs, have more tokens than a limit, if there is one."""
-    if limit is None:
-        return [False] * len(texts)
-    return [len(ids) > limit for ids in tokenizer(list(texts), pairs, verbose=False)["input_ids"]]
+    limit: int | None = None,
+) -> list[list[int]]:
+    """Return the ids of texts, with their pairs, truncated to a limit if there is one."""
+    found: list[list[int]] = tokenizer(
+        list(texts), pairs, truncation=limit is not None, max_length=limit, verbose=False
+    )["input_ids"]
+    return found
 
 
 def encode(
@@ -122,7 +123,7 @@ def encode(
             f"{len(given)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
     limit = token_limit(model, tokenizer)
-    long = find_long(texts, given or None, tokenizer, limit)
+    long = [limit is not None and len(ids) > limit for ids in token_ids(texts, given or None, tokenizer)]
     batch = tokenizer(
         list(texts),
         given or None,

@@ -10,10 +10,8 @@ from typer.testing import CliRunner
 
 from captum_globenc.app import choices
 from captum_globenc.app.cli import app
-from captum_globenc.app.explain import EVERY
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.evaluation import METHODS as COMPARED
 from captum_globenc.evaluation import METRICS
 from captum_globenc.media.explaining import METHODS as FILE_METHODS
 from captum_globenc.metrics import REMOVALS
@@ -23,7 +21,6 @@ from checkpoints import ENVIRONMENT
 LISTS = {
     "AGGREGATIONS": AGGREGATIONS,
     "BASELINES": BASELINES,
-    "COMPARED": COMPARED,
     "FILE_METHODS": FILE_METHODS,
     "METHODS": METHODS,
     "METRICS": METRICS,
@@ -38,13 +35,13 @@ def test_the_names_are_those_of_what_they_name(name):
 
 
 COMPLETED = {
-    "explain --method transf": [name for name in COMPARED if name.startswith("transf")],
+    "explain --method transf": [name for name in METHODS if name.startswith("transf")],
     "explain --method lime,fea": ["lime,feature-ablation"],
     "explain --mixing N-R": ["N-Res", "N-ResLN"],
     "explain --baseline ": ["mask", "mean", "pad", "zero"],
     "evaluate --metrics acc": ["accuracy"],
     "evaluate --removal d": ["delete"],
-    "attribute --methods d": ["decompx"],
+    "attribute --methods dee": ["deep-lift"],
     "explain --no-sp": ["--no-special"],
     "su": ["summarize"],
 }
@@ -122,4 +119,8 @@ def test_mistakes_are_told_before_torch_is_imported():
 
 
 def test_every_name_can_be_listed(run):
-    assert run("explain", "good", "--method", "list")[0].split() == list(EVERY)
+    for command in (("explain", "good", "--method"), ("evaluate", "--methods"), ("attribute", "--data", "x.csv", "--out", "y", "--methods")):
+        lines = run(*command, "list")[0].splitlines()
+        rows = [line.split() for line in lines if line.startswith("  ")]
+        assert [row[0] for row in rows] == sorted(METHODS, key=[row[0] for row in rows].index)
+        assert {row[0]: row[1] for row in rows} == {name: it.kind for name, it in METHODS.items()}

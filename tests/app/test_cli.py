@@ -141,7 +141,7 @@ def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monke
     def fail(*_, **__):
         raise ProofError("the contributions do not add up")
 
-    monkeypatch.setattr("captum_globenc.texts.question.TransformerDeepLift.attribute", fail)
+    monkeypatch.setattr("captum_globenc.texts.request.TransformerDeepLift.attribute", fail)
     error = failing("explain", "good", "--model", folder, "--method", "transformer-deep-lift")
     assert error == "error: the contributions do not add up\n"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from captum_globenc.evaluation import Example, Subject, evaluate
-from captum_globenc.evaluation.coalitions import first_last, kernel_shap
-from captum_globenc.evaluation.methods import attribute
+from captum_globenc.evaluation.subject import attribute
 from captum_globenc.metrics import shapley_values
 from captum_globenc.texts import load_classifier
+from captum_globenc.texts.methods.coalitions import first_last, kernel_shap
 from models import randomize
 
 TEXTS = [Example(0, "the plot is bad"), Example(1, "a great film but not good"), Example(2, "good")]
@@ -108,9 +108,9 @@ def subject(folder):
 def test_texts_of_four_tokens_get_their_shapley_values(subject):
     batch = subject.batch(0, TEXTS)
     exact = shapley_values(
-        subject.forward, batch.inputs, batch.blanks, batch.extra, batch.target, mask=batch.mask
+        subject.forward, batch.inputs, batch.request.baselines, batch.extra, batch.target, mask=batch.mask
     )
-    scores = attribute("kernel-shap/16", subject, batch)
+    scores = attribute("kernel-shap/16", batch)
     short = batch.mask.sum(1) <= 4
     assert short.sum() == 2
     torch.testing.assert_close(scores[short], exact[short], rtol=1e-7, atol=1e-9)
@@ -132,9 +132,9 @@ def test_the_distance_to_shapley_values_in_an_evaluation(subject):
     assert of[0, "random"] > 0.1
     batch = subject.batch(0, TEXTS)
     exact = shapley_values(
-        subject.forward, batch.inputs, batch.blanks, batch.extra, batch.target, mask=batch.mask
+        subject.forward, batch.inputs, batch.request.baselines, batch.extra, batch.target, mask=batch.mask
     )
-    scores = attribute("first-last", subject, batch)
+    scores = attribute("first-last", batch)
     off = (scores - exact).norm(dim=1) / exact.norm(dim=1)
     assert of[1, "first-last"] == pytest.approx(float(off[1]))
 
@@ -144,7 +144,7 @@ def test_random_parts_depend_on_the_seed(subject):
     scores = {}
     for seed in (0, 0, 1):
         one = Subject(subject.model, subject.tokenizer, seed=seed)
-        scores.setdefault(seed, []).append(attribute(method, one, one.batch(0, TEXTS)))
+        scores.setdefault(seed, []).append(attribute(method, one.batch(0, TEXTS)))
     assert torch.equal(*scores[0])
     assert not torch.equal(scores[0][0], scores[1][0])
     torch.testing.assert_close(scores[0][0].sum(1), scores[1][0].sum(1), rtol=1e-9, atol=1e-11)

@@ -25,20 +25,20 @@ from captum_globenc.evaluation import (
     METHODS,
     METRICS,
     SENTENCES,
-    Batch,
     Evaluation,
     Example,
+    Method,
     Metric,
     Subject,
     evaluate,
-    methods,
     read_examples,
     register_method,
     register_metric,
     sample,
 )
-from captum_globenc.evaluation.subject import Remembering
+from captum_globenc.evaluation.subject import Remembering, attribute
 from captum_globenc.texts import load_classifier, load_default
+from captum_globenc.texts.methods import captums
 from checkpoints import ENVIRONMENT, WORDS
 
 EXAMPLES = [
@@ -331,10 +331,10 @@ def test_progress_is_told_after_each_method_and_goes_up(loaded):
 
 
 def test_a_folder_in_which_nothing_was_measured_is_free(loaded, tmp_path):
-    def fail(subject, batch):
+    def fail(request):
         raise ValueError("no")
 
-    METHODS["failing"] = fail
+    METHODS["failing"] = Method(fail)
     try:
         with pytest.raises(ValueError, match="no"):
             evaluate(*loaded, EXAMPLES[:2], methods=["failing"], metrics=["accuracy"], out=tmp_path)
@@ -373,10 +373,9 @@ def test_the_random_streams_of_the_user_are_left_alone(loaded):
 
 
 def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
-    monkeypatch.setattr(methods, "METHODS", METHODS)
     for registry in (METHODS, METRICS):
         monkeypatch.delitem(registry, "mine", raising=False)
-    register_method("mine", lambda subject, batch: batch.inputs.double())
+    register_method("mine", Method(lambda request: request.inputs.double()))
     register_metric("mine", Metric(lambda subject, batch, scores: scores.amax(dim=1), "higher"))
     try:
         evaluation = evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
@@ -393,10 +392,10 @@ def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
         assert json.loads((tmp_path / "summary.json").read_text())["summary"]["mine"]["mine"]["mean"] is None
         with pytest.raises(ValueError, match="column 'seconds'"):
             register_metric("seconds", METRICS["mine"])
-        METHODS["mine"] = lambda subject, batch: batch.inputs[:, :1].double()
+        METHODS["mine"] = Method(lambda request: request.inputs[:, :1].double())
         with pytest.raises(ValueError, match="mine gave"):
             evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
-        METHODS["mine"] = lambda subject, batch: batch.inputs * math.nan
+        METHODS["mine"] = Method(lambda request: request.inputs * math.nan)
         with pytest.raises(ValueError, match="NaN"):
             evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
     finally:
@@ -406,10 +405,10 @@ def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
 def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
     subject = Subject(*loaded)
     batch = subject.batch(0, EXAMPLES)
-    scores = methods.attribute("integrated-gradients", subject, batch)
+    scores = attribute("integrated-gradients", batch)
     expected = LayerIntegratedGradients(subject.forward, loaded[0].get_input_embeddings()).attribute(
         batch.inputs,
-        baselines=batch.blanks,
+        baselines=batch.request.baselines,
         target=batch.target,
         additional_forward_args=batch.extra,
         n_steps=50,
@@ -422,7 +421,7 @@ def test_the_baseline_of_a_text_is_its_own_whatever_stands_beside_it(loaded):
     batch = subject.batch(0, EXAMPLES)
     for name in ("gradient-shap", "integrated-gradients", "deep-lift"):
         torch.manual_seed(0)
-        scores = METHODS[name](subject, batch)
+        scores = METHODS[name].scores(batch.request)
         # What is not masked in the baseline does not differ from it.
         assert scores.masked_fill(batch.mask, 0).abs().max() < 1e-6
         assert scores[batch.mask].abs().min() > 0
@@ -437,29 +436,27 @@ def test_every_method_takes_a_model_in_half_precision(loaded, dtype):
 
 
 def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
-    monkeypatch.setattr(methods, "LIME_SAMPLES", 400)
+    monkeypatch.setattr(captums, "LIME_SAMPLES", 400)
     ids = torch.tensor([[9, 4, 30, 11, 25, 9], [9, 8, 7, 9, 0, 0]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]).bool()
-    subject = SimpleNamespace(
-        blanked=lambda ids, scale: ids.sum(1, keepdim=True).double() * scale[:, None],
-        beside=lambda batch: batch.extra,
+    scale = torch.tensor([1.0, 2.0])
+    of = SimpleNamespace(
+        blanked=lambda ids, scale: ids.sum(1).double() * scale,
+        model=SimpleNamespace(config=SimpleNamespace(pad_token_id=0)),
     )
-    batch = Batch(
-        index=0,
-        examples=tuple(EXAMPLES[:2]),
-        labels=(None, None),
-        forward=None,
-        inputs=ids,
-        blanks=ids.masked_fill(mask, 0),
-        mask=mask,
-        marked=torch.zeros_like(mask),
-        decoys=torch.zeros_like(mask),
-        target=torch.zeros(2).long(),
-        outputs=torch.zeros(2, 1),
-        extra=(torch.tensor([1.0, 2.0]),),
-    )
+    texts = [
+        SimpleNamespace(
+            of=of,
+            inputs=ids[row : row + 1],
+            kept=~mask[row : row + 1],
+            baselines=ids.masked_fill(mask, 0)[row : row + 1],
+            beside=(scale[row : row + 1],),
+        )
+        for row in range(2)
+    ]
+    request = SimpleNamespace(of=of, singles=lambda: texts)
     torch.manual_seed(0)
-    scores = methods.lime(subject, batch)
+    scores = captums.lime(request)
     # Ridge regression shrinks a little.
     assert torch.allclose(
         scores[0, 1:5].double(), torch.tensor([4.0, 30, 11, 25]).double(), rtol=0.1, atol=0.5
@@ -578,9 +575,8 @@ def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkey
     assert 'pip install ".[evaluate]"' in line
 
 
-def test_the_names_are_listed(run):
-    for option, names in (("--methods", METHODS), ("--metrics", METRICS)):
-        assert run("evaluate", option, "list")[0].split() == list(names)
+def test_the_metrics_are_listed(run):
+    assert run("evaluate", "--metrics", "list")[0].split() == list(METRICS)
 
 
 def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Methods that are compared, shown on a text: the numbers of an evaluation, next to those of `explain`."""
+"""Methods that an evaluation compares explain texts, too, and give the same numbers there."""
 
 import math
 
@@ -13,8 +13,7 @@ from transformers import (
 
 from captum_globenc import explain
 from captum_globenc.evaluation import METHODS, METRICS, Example, Subject
-from captum_globenc.evaluation.explaining import MIXED, explain_by
-from captum_globenc.evaluation.methods import attribute
+from captum_globenc.evaluation.subject import attribute
 from captum_globenc.texts import load_classifier
 from checkpoints import VOCABULARY
 
@@ -26,27 +25,21 @@ def loaded(folder):
     return load_classifier(folder)[:2]
 
 
-@pytest.fixture(scope="module")
-def found(loaded):
-    methods = ["globenc", "transformer-deep-lift"]
-    return explain(TEXTS, *loaded, pair="a film", methods=methods, target="NEGATIVE")
-
-
-def test_every_method_gives_the_numbers_of_an_evaluation(loaded, found):
-    names = [name for name in METHODS if name not in found[0].scores]
-    more = explain_by(names, found, *loaded)
+def test_every_method_gives_the_numbers_of_an_evaluation(loaded):
+    names = list(METHODS)
+    found = explain(TEXTS, *loaded, pair="a film", methods=names, target="NEGATIVE")
     subject = Subject(*loaded, target="NEGATIVE")
     batch = subject.batch(0, [Example(i, text, None, "a film") for i, text in enumerate(TEXTS)])
-    for i, it in enumerate(more):
-        assert list(it.scores) == [*found[i].scores, *names]
+    for i, it in enumerate(found):
+        assert list(it.scores) == names
         kept = batch.mask[i][: len(it.tokens)]
         for name in names:
-            expected = attribute(name, subject, batch)[i][: len(it.tokens)].double()
+            expected = attribute(name, batch)[i][: len(it.tokens)].double()
             scores = torch.tensor(it.scores[name]).double()
             if it.kinds[name] == "sizes":
                 assert math.fsum(it.scores[name]) == pytest.approx(1)
                 assert min(it.scores[name]) >= 0
-            if name.partition("/")[0] not in MIXED:
+            if not METHODS[name].special:
                 assert set(scores[~kept].tolist()) == {0.0}
             scores, expected = scores[kept], expected[kept]
             if it.kinds[name] == "sizes":
@@ -54,30 +47,50 @@ def test_every_method_gives_the_numbers_of_an_evaluation(loaded, found):
             assert torch.allclose(scores, expected, atol=1e-6), name
 
 
-def test_what_has_no_sign_is_shown_as_shares(loaded, found):
-    (it, _) = explain_by(["saliency", "W/max-flow", "lime"], found, *loaded)
+def test_what_has_no_sign_is_shown_as_shares(loaded):
+    (it, _) = explain(TEXTS, *loaded, methods=["saliency", "W/max-flow", "lime"])
     assert [it.kinds[name] for name in ("saliency", "W/max-flow", "lime")] == ["sizes", "sizes", "signed"]
     assert it.units["saliency"] == "%"
     assert it.captions["saliency"] == "share of each token in the sum of all, for or against"
     assert it.difference(it).kinds["saliency"] == "difference"
 
 
-def test_some_methods_alone_in_their_order(loaded, found):
-    (it, _) = explain_by(["lime"], found, *loaded)
+def test_some_methods_alone_in_their_order(loaded):
+    (it, _) = explain(TEXTS, *loaded, methods=["globenc", "transformer-deep-lift", "lime"])
     assert list(it.by("lime", "globenc").scores) == ["lime", "globenc"]
     assert it.by("globenc").scores["globenc"] == it.scores["globenc"]
     with pytest.raises(ValueError, match="no scores of 'random'"):
         it.by("random")
 
 
-def test_what_does_not_go_together_is_refused(loaded, found):
-    with pytest.raises(ValueError, match="no method magic; known: globenc"):
-        explain_by(["magic"], found, *loaded)
-    with pytest.raises(ValueError, match="lime cannot hold a class against another"):
-        explain_by(["lime"], explain(TEXTS, *loaded, against="POSITIVE", target="NEGATIVE"), *loaded)
-    with pytest.raises(ValueError, match="of other tokens"):
-        explain_by(["lime"], [type(it)(**{**vars(it), "pair": "good"}) for it in found], *loaded)
-    assert list(explain_by(["lime"], [], *loaded)) == []
+@pytest.mark.parametrize("name", ["feature-ablation", "input-x-gradient", "transformer-deep-lift/2"])
+def test_a_contrast_is_the_difference_of_two_classes(loaded, name):
+    one, other = (
+        explain(TEXTS[:1], *loaded, methods=[name], target=target)[0].scores[name]
+        for target in ("POSITIVE", "NEGATIVE")
+    )
+    (both,) = explain(TEXTS[:1], *loaded, methods=[name], target="POSITIVE", against="NEGATIVE")
+    assert both.scores[name] == pytest.approx([a - b for a, b in zip(one, other, strict=True)], abs=1e-5)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero", "pad"])
+def test_ablation_replaces_words_by_the_baseline(loaded, baseline):
+    """By hand: the logit without a word, whose embedding is that of the baseline."""
+    model, tokenizer = loaded
+    name = "feature-ablation"
+    (it,) = explain(TEXTS[:1], model, tokenizer, methods=[name], target="NEGATIVE", baseline=baseline)
+    table = model.get_input_embeddings().weight.detach()
+    vector = {"mean": table.mean(0), "zero": 0 * table[0], "pad": table[tokenizer.pad_token_id]}[baseline]
+    ids = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"][0]
+
+    def logit(*replaced):
+        rows = table[ids].clone()
+        rows[list(replaced)] = vector
+        with torch.no_grad():
+            return model(inputs_embeds=rows[None]).logits[0, 0].item()
+
+    losses = [logit() - logit(place) for place in range(1, len(ids) - 1)]
+    assert it.scores[name] == pytest.approx([0, *losses, 0], abs=1e-5)
 
 
 def gpt2(**config):
@@ -106,9 +119,8 @@ def decoder(request, folder):
 def test_padding_changes_nothing_of_a_text_beside_a_longer_one(decoder, mask_token):
     model, tokenizer = decoder
     tokenizer.mask_token = mask_token
-    both = explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
     names = [*GRADIENTS, *BLANKS]
-    (beside, _), (alone,) = (explain_by(names, found, model, tokenizer) for found in (both, both[:1]))
+    (beside, _), (alone,) = (explain(texts, model, tokenizer, methods=names) for texts in (TEXTS, TEXTS[:1]))
     for name in names:
         assert beside.scores[name] == pytest.approx(alone.scores[name], abs=1e-6), name
         assert max(map(abs, alone.scores[name])) > 1e-3
@@ -121,10 +133,9 @@ def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_
     model, tokenizer = decoder
     tokenizer.mask_token, tokenizer.pad_token = None, pad_token
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types of tokens
-    (found,) = explain([text], model, tokenizer, methods=["transformer-deep-lift", "integrated-gradients"])
-    (it,) = explain_by([*BLANKS, "integrated-gradients"], [found], model, tokenizer)
+    (it,) = explain([text], model, tokenizer, methods=BLANKS)
     table, ids = model.get_input_embeddings().weight, tokenizer(text, return_tensors="pt")["input_ids"][0]
-    target = list(found.probabilities).index(found.target)
+    target = list(it.probabilities).index(it.target)
 
     def value(*blanked):
         rows = table[ids].clone()
@@ -135,10 +146,9 @@ def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_
     losses = [value() - value(place) for place in inside]
     assert it.scores["feature-ablation"] == pytest.approx([0, *losses, 0], abs=1e-6)
     assert sum(it.scores["transformer-deep-lift/2"]) == pytest.approx(value() - value(*inside), abs=1e-3)
-    assert it.scores["integrated-gradients"] == pytest.approx(found.scores["integrated-gradients"], abs=1e-6)
     subject = Subject(model, tokenizer, target=target)
     batch = subject.batch(0, [Example(0, text, None)])
-    scores = attribute("transformer-deep-lift", subject, batch)
+    scores = attribute("transformer-deep-lift", batch)
     assert METRICS["completeness-error"].measure(subject, batch, scores).item() < 1e-3
 
 
@@ -146,7 +156,7 @@ def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):
     torch.manual_seed(0)
     model, tokenizer = gpt2().eval().double(), load_classifier(folder).tokenizer
     tokenizer.pad_token = None
-    both = explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
-    found = explain_by(["saliency"], both, model, tokenizer)
-    (alone,) = explain_by(["saliency"], both[1:], model, tokenizer)
+    names = ["saliency", "feature-ablation", "lime"]
+    found = explain(TEXTS, model, tokenizer, methods=names)
+    (alone,) = explain(TEXTS[1:], model, tokenizer, methods=names)
     assert found[1] == alone

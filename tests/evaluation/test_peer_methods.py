@@ -13,8 +13,8 @@ from captum_globenc.differences import freeze
 from captum_globenc.differences.frozen import FROZEN
 from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
 from captum_globenc.encoders import find_encoder
-from captum_globenc.evaluation.context import alti, value_zeroing
-from captum_globenc.evaluation.peers import Biases, fullgrad_plus, gradient_interactions, relevance
+from captum_globenc.texts.methods.backward import Biases, fullgrad_plus, gradient_interactions, relevance
+from captum_globenc.texts.methods.context_mixing import alti, value_zeroing
 from families import FAMILIES
 from models import state_of
 from outsiders import OUTSIDERS

@@ -17,7 +17,7 @@ from captum_globenc.evaluation import (
     with_folded_gains,
     with_permuted_heads,
 )
-from captum_globenc.evaluation.methods import attribute
+from captum_globenc.evaluation.subject import attribute
 from captum_globenc.texts import load_classifier
 from checkpoints import VOCABULARY
 from models import SMALL, randomize, state_of
@@ -82,23 +82,23 @@ def bag(loaded):
 @pytest.mark.parametrize("method", [*COMPLETE, "feature-ablation", "gradient-shap", "input-x-gradient"])
 def test_what_adds_up_agrees_with_the_weights_of_a_bag_of_words(bag, method):
     subject, batch, truth = bag
-    scores = attribute(method, subject, batch)
+    scores = attribute(method, batch)
     assert torch.allclose(scores.double(), truth, atol=1e-6)
     assert METRICS["completeness-error"].measure(subject, batch, scores).max() < 1e-5
 
 
 def test_occlusion_is_the_mean_of_the_two_windows_over_a_token(bag):
-    subject, batch, truth = bag
+    _, batch, truth = bag
     # What two neighbours add; a token at either end lies in one window alone.
     windows = truth[:, 1:] + truth[:, :-1]
     expected = torch.cat([windows[:, :1], (windows[:, 1:] + windows[:, :-1]) / 2, windows[:, -1:]], dim=1)
-    scores = attribute("occlusion", subject, batch)
+    scores = attribute("occlusion", batch)
     assert torch.allclose(scores.double(), expected * batch.mask, atol=1e-6)
 
 
 def test_metrics_tell_the_truth_from_its_reverse_and_from_chance(bag, monkeypatch):
     subject, batch, truth = bag
-    chance = attribute("random", subject, batch)
+    chance = attribute("random", batch)
     batch.marked.copy_(truth == truth.masked_fill(~batch.mask, -torch.inf).amax(dim=1, keepdim=True))
     measured = {
         name: [METRICS[name].measure(subject, batch, scores) for scores in (truth, chance, -truth)]

@@ -197,7 +197,7 @@ def test_every_depth_of_exact_differences_adds_up_to_the_same(classifier):
 def test_texts_that_run_some_at_a_time_have_the_same_scores(classifier, monkeypatch, baseline):
     options = {"methods": METHODS, "layers": True, "baseline": baseline, "against": None, "target": 1}
     together = explain(TEXTS, *classifier, **options)
-    monkeypatch.setattr("captum_globenc.texts.question.TOKENS_AT_ONCE", 17)
+    monkeypatch.setattr("captum_globenc.texts.request.TOKENS_AT_ONCE", 17)
     for whole, part in zip(together, explain(TEXTS, *classifier, **options), strict=True):
         for name in METHODS:
             assert part.scores[name] == pytest.approx(whole.scores[name], abs=1e-9)
@@ -225,7 +225,7 @@ def test_nothing_that_knows_classes_runs_where_globenc_alone_is_asked_for(classi
     def fail(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("captum_globenc.texts.question.TransformerDeepLift", fail)
+    monkeypatch.setattr("captum_globenc.texts.request.TransformerDeepLift", fail)
     (explanation,) = explain(TEXTS[:1], *classifier, methods=["globenc"], layers=True)
     assert list(explanation.scores) == list(explanation.layers) == ["globenc"]
 

@@ -1,6 +1,6 @@
 """Methods that run texts with some of their tokens: first-last, and paired KernelSHAP.
 
-Letters: B batch, K coalitions, N tokens, n tokens that may be masked.
+Letters: A explained outputs, K coalitions, N tokens, n tokens that may be replaced.
 """
 
 from collections.abc import Callable
@@ -9,43 +9,44 @@ from math import comb
 import torch
 from torch import Tensor
 
-from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.metrics.removal import outputs_without
 from captum_globenc.metrics.shapley import subsets
-
-TEXTS_AT_ONCE = 64
-"""Texts that run together, which bounds the memory."""
+from captum_globenc.texts.methods.captums import TEXTS_AT_ONCE
+from captum_globenc.texts.request import AttributionRequest
 
 Value = Callable[[Tensor], Tensor]
-"""The explained output `(K,)` of coalitions `(K, n)`, True at the features that are there."""
+"""The explained output `(K,)` of coalitions `(K, n)`, True at the features that are present."""
 
 
-def of_texts(subject: Subject, batch: Batch, method: Callable[[Value, int], Tensor]) -> Tensor:
-    """Return a method's scores `(B, N)`, text by text; masked tokens stand where others are absent."""
-    scores = torch.zeros(batch.mask.shape, dtype=batch.outputs.dtype, device=batch.mask.device)
-    for row, one in enumerate(batch.singles()):
-        places = one.mask[0].nonzero()[:, 0]
+def of_coalitions(request: AttributionRequest, method: Callable[[Value, int], Tensor]) -> Tensor:
+    """Return a method's scores `(A, N)`, one text at a time; the baseline replaces absent tokens."""
+    rows = []
+    for one in request.singles():
+        places = (~one.kept)[0].nonzero()[:, 0]
+        row = torch.zeros(one.inputs.shape[1], dtype=torch.double, device=places.device)
         if len(places):
-            scores[row, places] = method(_value(subject, one, places), len(places)).to(scores.dtype)
-    return scores
+            row[places] = method(_value(one, places), len(places)).to(row)
+        rows.append(row)
+    scores = torch.stack(rows)
+    return scores if next(request.of.model.parameters()).dtype == torch.double else scores.float()
 
 
-def _value(subject: Subject, one: Batch, places: Tensor) -> Value:
+def _value(one: AttributionRequest, places: Tensor) -> Value:
     """Return the function of coalitions of a single text's tokens."""
 
     def value(present: Tensor) -> Tensor:
         gone = torch.zeros(1, len(present), one.inputs.shape[1], dtype=torch.bool, device=places.device)
         gone[0, :, places] = ~present.to(places.device)
-        outputs = outputs_without(
-            subject.blanked,
-            one.inputs,
-            gone,
-            one.blanks,
-            subject.beside(one),
-            max_examples_per_batch=TEXTS_AT_ONCE,
-        )
-        values: Tensor = outputs[0, :, int(one.target)].double()
-        return values
+        with torch.no_grad():
+            outputs = outputs_without(
+                one.of.blanked,
+                one.inputs,
+                gone,
+                one.baselines,
+                one.beside,
+                max_examples_per_batch=TEXTS_AT_ONCE,
+            )
+        return outputs[0].double()
 
     return value
 

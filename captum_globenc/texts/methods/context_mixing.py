@@ -1,4 +1,4 @@
-"""Peers' methods, from their papers' formulas, for comparison of ranks: what layers mix, rolled out.
+"""Other methods of context mixing, from the formulas of their papers: ALTI and Value Zeroing, rolled out.
 
 They know no class. B batch, N tokens, H heads, D hidden size.
 """

@@ -1,7 +1,7 @@
-"""Peers' methods, from their papers' formulas, for comparison: those of one backward pass.
+"""Other methods of one backward pass, from the formulas of their papers.
 
-Each takes a forward function, so that it does for images what it does for texts. B batch, N tokens of the
-encoder, D embedding size.
+Functions of a forward function work on images as well; functions of a request are those of the registry.
+B batch, N tokens of the encoder, D embedding size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,56 +18,66 @@ from captum_globenc.differences import Comparison, freeze
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.peers import gim
 from captum_globenc.differences.trace import Snapshot
-from captum_globenc.evaluation.context import with_whole_layers
-from captum_globenc.forward import EncoderForward
 from captum_globenc.recording.fused import seen_into
-from captum_globenc.texts.embeddings import OnEmbeddings
+from captum_globenc.texts.methods.context_mixing import with_whole_layers
+from captum_globenc.texts.request import AttributionRequest
 
-__all__ = ["fullgrad_plus", "gradient_interactions", "relevance"]
+__all__ = ["fullgrad_plus", "gim_of_request", "gradient_interactions", "of_request", "relevance"]
 
 
-def relevance(
-    forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], target: Any, rules: Rules
-) -> Tensor:
+def of_request(request: AttributionRequest, method: Callable[..., Tensor], **options: Any) -> Tensor:
+    """Return the scores `(A, N)` of `relevance` or `fullgrad_plus`."""
+    return method(request.of.outputs, request.inputs, request.extra, None, **options)
+
+
+def gim_of_request(request: AttributionRequest) -> Tensor:
+    """Return GIM's scores `(A, N)` over word embeddings."""
+    of, inputs = request.of, request.inputs
+    given, baselines = of.embed(inputs), of.embed(request.baselines)
+    scores = gradient_interactions(of.over_embeddings, given, baselines, (inputs, *request.extra), None)
+    return scores.sum(-1)
+
+
+def relevance(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any, rules: Rules) -> Tensor:
     """Multiplier times value of each token that enters the first layer, for one output.
 
     Args:
-        forward: the forward function.
-        inputs: what it takes first.
+        forward: a forward function with an attribute `model`.
+        inputs: its first argument.
         extra: its other arguments.
         target: the output that is explained, as for every Captum method.
-        rules: what multipliers go by.
+        rules: the rules of the backward pass.
 
     Returns:
         `(B, N)`.
 
     Raises:
         ValueError: an operation has no rule, or there are no layers that pass on the tokens.
-        ProofError: the output under watch is not the model's own.
+        ProofError: the recorded output is not the model's own.
     """
     depths = Depths(forward.model)
     run = _run(forward, inputs, extra, rules, depths.watched)
     return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].value])
 
 
-def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], target: Any) -> Tensor:
+def fullgrad_plus(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any) -> Tensor:
     """LibraGrad, Mehri et al. 2025 (arXiv 2411.16760): FullGrad+ (section 2.1) with balanced gradients (3.5).
 
     The sum over layers of multiplier times value of what enters it, and of multiplier times bias of all
     that it adds. Its balanced gradients are those of the frozen network.
 
     Args:
-        forward: as for :func:`relevance`.
-        inputs: likewise.
-        extra: likewise.
-        target: likewise.
+        forward: a forward function with an attribute `model`.
+        inputs: its first argument.
+        extra: its other arguments.
+        target: the output that is explained, as for every Captum method.
 
     Returns:
         `(B, N)`.
 
     Raises:
-        ValueError: as :func:`relevance`, or a layer adds a bias where it cannot be seen, or is no module.
-        ProofError: likewise.
+        ValueError: an operation has no rule, or a layer is no module or adds a bias where it cannot be seen.
+        ProofError: the recorded output is not the model's own.
     """
     encoder = with_whole_layers(forward.model)
     depths, biases = Depths(forward.model), Biases([layer.module for layer in encoder.layers])
@@ -89,7 +99,7 @@ def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any],
 
 
 def gradient_interactions(
-    forward: EncoderForward | OnEmbeddings,
+    forward: Any,
     inputs: Tensor,
     baselines: Tensor,
     extra: Sequence[Any],
@@ -99,11 +109,11 @@ def gradient_interactions(
     """GIM, Edin et al. 2025 (arXiv 2505.17630): its gradient times the difference from a baseline.
 
     Args:
-        forward: as for :func:`relevance`.
+        forward: a forward function with an attribute `model`.
         inputs: embeddings, or pixels.
-        baselines: what they are compared with, of their shape.
-        extra: as for :func:`relevance`.
-        target: likewise.
+        baselines: the baseline, of the same shape.
+        extra: the other arguments of the forward function.
+        target: the output that is explained, as for every Captum method.
         temperature: of the softmax in the backward pass.
 
     Returns:
@@ -111,7 +121,7 @@ def gradient_interactions(
 
     Raises:
         ValueError: an operation has no rule.
-        ProofError: as for :func:`relevance`.
+        ProofError: the recorded output is not the model's own.
     """
     run = _run(forward, inputs, extra, gim(temperature))
     (multiplier,) = run.multipliers(selected(run.output, target), [run.sources[0].leaf])
@@ -171,7 +181,7 @@ class Biases:
 
 
 def _run(
-    forward: EncoderForward | OnEmbeddings,
+    forward: Any,
     inputs: Tensor,
     extra: Sequence[Any],
     rules: Rules,

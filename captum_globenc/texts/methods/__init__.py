@@ -1,0 +1,269 @@
+"""The registry of attribution methods: every front end runs methods by these names.
+
+Shapes: A explained outputs, N tokens, L layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_globenc.decomposition.aggregation import AGGREGATIONS
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.differences.peers import ATTN_LRP, CONSERVATIVE
+from captum_globenc.errors import CaptumGlobencError
+from captum_globenc.results.record import Kind
+from captum_globenc.texts.methods import captums, ours
+from captum_globenc.texts.methods.backward import fullgrad_plus, gim_of_request, of_request, relevance
+from captum_globenc.texts.methods.coalitions import first_last, kernel_shap, of_coalitions
+from captum_globenc.texts.methods.context_mixing import alti, value_zeroing
+from captum_globenc.texts.request import AttributionRequest, has_experts
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "MAIN_METHODS",
+    "METHODS",
+    "Method",
+    "as_shown",
+    "attribute",
+    "list_methods",
+    "register_method",
+    "run_methods",
+]
+
+Scores = Callable[[AttributionRequest], Tensor]
+
+MIXING, BACKWARD = "context mixing", "backward passes"
+PERTURBATION, CHANCE = "perturbation", "chance"
+"""Groups of methods."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        scores: From a request to scores `(A, N)`.
+        kind: What the scores are, a name of `captum_globenc.results.record.KINDS`.
+        group: The heading under which it is listed. Those of `MIXING` know no class.
+        cost: About how many forward passes it takes, n the number of tokens.
+        layers: From a request to the scores at every depth, `(A, L, N)`, of a method that has them.
+        special: Whether scores of special tokens mean something; otherwise they are set to 0.
+        needs: What it requires beyond torch functions with a rule or a gradient.
+    """
+
+    scores: Scores
+    kind: Kind = "signed"
+    group: str = PERTURBATION
+    cost: str = ""
+    layers: Scores | None = None
+    special: bool = False
+    needs: str = ""
+
+    @property
+    def knows_class(self) -> bool:
+        """Whether the scores depend on which output is explained."""
+        return self.group != MIXING
+
+
+def _mixing(scores: Scores, cost: str, needs: str = "a supported encoder") -> Method:
+    return Method(scores, "sizes", MIXING, cost, special=True, needs=needs)
+
+
+def _backward(scores: Scores, cost: str, kind: Kind = "signed", needs: str = "") -> Method:
+    return Method(scores, kind, BACKWARD, cost, needs=needs)
+
+
+METHODS: dict[str, Method] = {
+    "globenc": Method(
+        ours.globenc, "shares", MIXING, "1.5", ours.globenc_layers, True, "a supported encoder"
+    ),
+    **{
+        mixing + ("" if aggregation == "rollout" else f"/{aggregation}"): _mixing(
+            partial(ours.globenc, mixing=mixing, aggregation=aggregation), "1.5"
+        )
+        for aggregation in AGGREGATIONS
+        for mixing in MIXINGS
+    },
+    "attention-rollout": _mixing(partial(ours.globenc, mixing="W-FixedRes"), "1.5"),
+    "value-zeroing": _mixing(partial(ours.mixtures, method=value_zeroing), "n"),
+    "alti": _mixing(partial(ours.mixtures, method=alti), "3"),
+    "transformer-deep-lift": Method(
+        ours.deep_lift, "contributions", BACKWARD, "4", ours.deep_lift_layers, True
+    ),
+    "transformer-deep-lift/2": _backward(partial(ours.deep_lift, n_steps=2), "11", "contributions"),
+    "transformer-deep-lift/restore-2": _backward(
+        partial(ours.deep_lift, n_steps=2, path="restore"), "13", "contributions"
+    ),
+    "transformer-deep-lift/restore-4": _backward(
+        partial(ours.deep_lift, n_steps=4, path="restore"), "26", "contributions"
+    ),
+    "decompx": Method(ours.decompx, "signed", BACKWARD, "2.5", special=True, needs="a supported encoder"),
+    "attn-lrp": _backward(partial(of_request, method=relevance, rules=ATTN_LRP), "3"),
+    "conservative-propagation": _backward(partial(of_request, method=relevance, rules=CONSERVATIVE), "3"),
+    "libragrad": _backward(partial(of_request, method=fullgrad_plus), "3", needs="layers that are modules"),
+    "gim": _backward(gim_of_request, "3"),
+    "integrated-gradients": Method(captums.integrated_gradients, "signed", BACKWARD, "100", special=True),
+    "input-x-gradient": _backward(captums.input_x_gradient, "2"),
+    "saliency": _backward(captums.saliency, "2", "sizes"),
+    "gradient-shap": _backward(captums.gradient_shap, "10"),
+    "deep-lift": _backward(captums.deep_lift, "4"),
+    "feature-ablation": Method(captums.feature_ablation, cost="n"),
+    "occlusion": Method(captums.occlusion, cost="n"),
+    "first-last": Method(partial(of_coalitions, method=first_last), cost="2 n"),
+    "lime": Method(captums.lime, cost="50", needs='the extra "evaluate"'),
+    **{
+        f"kernel-shap/{passes}": Method(
+            partial(of_coalitions, method=partial(kernel_shap, passes=passes)), cost=str(passes)
+        )
+        for passes in (16, 32, 64)
+    },
+    "random": Method(captums.random, "sizes", CHANCE, "0"),
+}
+"""The methods by name; :func:`register_method` adds to them."""
+
+DEFAULT_METHODS = ("globenc", "transformer-deep-lift")
+"""The methods that `explain` runs unless others are chosen."""
+
+MAIN_METHODS = (*DEFAULT_METHODS, "decompx", "integrated-gradients")
+"""The methods that a form offers."""
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method, to be chosen by its name in `explain`, `evaluate` and `attribute`.
+
+    Args:
+        name: The name.
+        method: The method.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"a method {name!r} is registered already")
+    METHODS[name] = method
+
+
+def list_methods() -> Iterator[str]:
+    """Yield the lines of a table of all methods: name, kind, cost in forward passes, requirements."""
+    for group in dict.fromkeys(it.group for it in METHODS.values()):
+        yield f"{group}:"
+        for name, it in METHODS.items():
+            if it.group == group:
+                yield f"  {name:32}{it.kind:14}{it.cost:>5}  {it.needs}".rstrip()
+
+
+def attribute(name: str, request: AttributionRequest, index: int = 0) -> Tensor:
+    """Run a method; what it draws at random depends on the seed, its name and the batch's number alone.
+
+    Args:
+        name: A name of `METHODS`.
+        request: The texts, and the outputs that are explained.
+        index: The number of the batch.
+
+    Returns:
+        `(A, N)`.
+
+    Raises:
+        ValueError: The scores have another shape, or are not finite.
+    """
+    with seeded(f"{request.of.seed} {name} {index}"):
+        scores = METHODS[name].scores(request).detach()
+    expected = (len(request.rows), request.batch["input_ids"].shape[1])
+    if scores.shape != expected:
+        raise ValueError(f"{name} gave {tuple(scores.shape)} for {expected} tokens")
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"{name} gave scores that are NaN or infinite")
+    return scores
+
+
+def as_shown(name: str, scores: Tensor, request: AttributionRequest) -> Tensor:
+    """Return the scores as explanations have them: without a sign as shares, and special tokens mostly at 0.
+
+    Args:
+        name: The method.
+        scores: `(A, N)`.
+        request: What the method was run on.
+    """
+    method = METHODS[name]
+    if not method.special:
+        scores = scores.masked_fill(request.special, 0)
+    if method.kind != "sizes":
+        return scores
+    total = scores.double().masked_fill(~request.each["attention_mask"].bool(), 0).sum(-1, keepdim=True)
+    return scores / total.where(total != 0, 1)
+
+
+def run_methods(
+    request: AttributionRequest, methods: Sequence[str] | None, layers: bool, told: dict[str, None]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Run methods for an explanation.
+
+    Args:
+        request: The texts, and the outputs that are explained.
+        methods: Names from `METHODS`; by default those of `DEFAULT_METHODS` that support the model.
+        layers: Whether to compute the scores at every depth as well.
+        told: Gets the notices: a method that is left out, and why.
+
+    Returns:
+        By method, scores `(A, N)`, and `(A, L, N)` at every depth of those that have them.
+
+    Raises:
+        ValueError: A chosen method does not support the model, none does, or scores are not finite.
+        RuntimeError: A check of the numbers failed.
+    """
+    found: dict[str, Tensor] = {}
+    depths: dict[str, Tensor] = {}
+    rejected: dict[str, Exception] = {}
+    for name in dict.fromkeys(DEFAULT_METHODS if methods is None else methods):
+        try:
+            found[name] = as_shown(name, attribute(name, request), request)
+        except CaptumGlobencError as error:
+            if methods is not None:
+                raise
+            rejected[name] = error
+            continue
+        of_layers = METHODS[name].layers
+        if layers and of_layers is not None:
+            try:
+                depths[name] = of_layers(request)
+            except CaptumGlobencError as error:  # such as that a decoder reads the text as well
+                told[f"{name} has no scores of single layers: {error}"] = None
+    if not found:
+        raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
+    used, exact = request.of.used_baseline, [name for name in found if name.startswith("transformer-deep")]
+    if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
+        told[
+            f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
+            f"(token_dropout), so {request.of.baseline!r} is none"
+        ] = None
+    if exact and has_experts(request.of.model):
+        told[
+            "the model routes tokens to experts: the baseline takes the decisions of the text, and "
+            "contributions sum to the difference along that route"
+        ] = None
+    told.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
+    return found, depths
+
+
+@contextmanager
+def seeded(key: str) -> Iterator[None]:
+    """Seed the random streams that methods draw from, and restore them."""
+    seed, state = zlib.crc32(key.encode()), np.random.get_state()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Captum's warnings about its own implementation are no news to who compares methods.
+        warnings.filterwarnings("ignore", module="captum[.]")
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

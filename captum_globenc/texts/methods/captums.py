@@ -1,0 +1,127 @@
+"""Captum's methods on a request.
+
+Shapes: A explained outputs, N tokens, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from captum.attr import (
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    Lime,
+    Occlusion,
+    Saliency,
+)
+from torch import Tensor
+
+from captum_globenc.captum_api import sklearn_ridge
+from captum_globenc.extras import optional
+from captum_globenc.texts import embeddings
+from captum_globenc.texts.request import AttributionRequest
+
+NOISE_SAMPLES = 5
+LIME_SAMPLES = 50
+TEXTS_AT_ONCE = 64
+"""Perturbed texts that run together, which bounds the memory."""
+
+
+def integrated_gradients(request: AttributionRequest) -> Tensor:
+    """Integrated Gradients from the baseline over word embeddings."""
+    of = request.of
+    baselines = of.embed(request.baselines)
+    return embeddings.integrated_gradients(
+        of.outputs, of.model, request.inputs, baselines, None, request.extra
+    )
+
+
+def on_embeddings(
+    request: AttributionRequest,
+    method: type[Any],
+    *,
+    has_baseline: bool = True,
+    reduce: Callable[..., Tensor] = torch.sum,
+    **options: Any,
+) -> Tensor:
+    """Run one of Captum's methods over word embeddings; the model still reads the ids."""
+    over = request.of.over_embeddings
+    if has_baseline:
+        options["baselines"] = request.of.embed(request.baselines)
+    inputs = request.inputs
+    scores = method(over).attribute(
+        over.embed(inputs), additional_forward_args=(inputs, *request.extra), **options
+    )
+    return reduce(scores, dim=-1)
+
+
+input_x_gradient = partial(on_embeddings, method=InputXGradient, has_baseline=False)
+saliency = partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm)
+deep_lift = partial(on_embeddings, method=DeepLift)
+
+
+def gradient_shap(request: AttributionRequest) -> Tensor:
+    """Gradient SHAP, one text at a time: Captum draws from the baselines of the whole batch."""
+    return torch.cat([on_embeddings(one, GradientShap, n_samples=NOISE_SAMPLES) for one in request.singles()])
+
+
+def feature_ablation(
+    request: AttributionRequest, method: type[Any] = FeatureAblation, **options: Any
+) -> Tensor:
+    """Leave one out: how much the output loses when a token is replaced; or neighboring tokens together."""
+    inputs = request.inputs
+    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if _pads(request) else 1
+    scores: Tensor = method(request.of.blanked).attribute(
+        inputs,
+        baselines=request.baselines,
+        additional_forward_args=request.beside,
+        perturbations_per_eval=min(at_once, inputs.shape[1]),
+        **options,
+    )
+    return scores
+
+
+occlusion = partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2,))
+
+
+def lime(request: AttributionRequest) -> Tensor:
+    """LIME: ridge regression on which tokens are present, weighted by closeness to the text."""
+    optional("sklearn.linear_model")
+    rows = []
+    for one in request.singles():
+        words = ~one.kept
+        # Special tokens and padding are their own baseline, so they may belong to the first feature.
+        features = (words.long().cumsum(dim=1) - 1).clamp(min=0) * words
+        method = Lime(one.of.blanked, interpretable_model=sklearn_ridge(alpha=1.0), similarity_func=closeness)
+        rows.append(
+            method.attribute(
+                one.inputs,
+                baselines=one.baselines,
+                additional_forward_args=one.beside,
+                feature_mask=features,
+                n_samples=LIME_SAMPLES,
+                perturbations_per_eval=LIME_SAMPLES if _pads(request) else 1,
+            )
+        )
+    return torch.cat(rows)
+
+
+def closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) -> Tensor:
+    """Ribeiro et al. (2016), section 3.4: exp(-d^2 / width^2), d the cosine distance of what is present."""
+    share = present.double().mean(dim=1)  # The squared cosine between `present` and all ones.
+    return torch.exp(-((1 - share.sqrt()) ** 2) / 0.25**2)
+
+
+def random(request: AttributionRequest) -> Tensor:
+    """Random scores, which every method should beat."""
+    return torch.rand(request.inputs.shape).to(request.rows.device)
+
+
+def _pads(request: AttributionRequest) -> bool:
+    """Return whether the model takes several texts at once: one that knows no padding may not."""
+    return getattr(getattr(request.of.model, "config", None), "pad_token_id", None) is not None
