@@ -10,7 +10,7 @@ from comparison import Measured, mean, table, written
 from shortcuts import said
 
 from captum_globenc.evaluation.journal import replace
-from captum_globenc.texts.digest import versions
+from captum_globenc.texts.provenance import versions
 
 EXACT = "transformer-deep-lift"
 OURS = ("globenc", EXACT, f"{EXACT}/restore-2", f"{EXACT}/restore-4")

@@ -17,8 +17,8 @@ from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.training import refuse_dropout
 from captum_globenc.texts.classes import class_names, class_of
-from captum_globenc.texts.digest import weights_digest
 from captum_globenc.texts.loading import load_classifier
+from captum_globenc.texts.provenance import weights_digest
 
 __all__ = ["COLUMNS", "Attributor"]
 

@@ -18,7 +18,7 @@ from captum_globenc.results.record import Kind, Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.origin import find_unknown
+from captum_globenc.texts.offsets import find_unknown
 
 __all__ = ["load_explanations"]
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.datasets.rows import Text
 from captum_globenc.errors import UnsupportedModelError
 from captum_globenc.forward import EncoderForward
-from captum_globenc.texts.asked import Picked, Picks, picked_tensors
 from captum_globenc.texts.methods import METHODS, as_shown, attribute
+from captum_globenc.texts.outputs import OutputSelector, OutputWeights, selector_tensors
 from captum_globenc.texts.request import AttributionRequest, Explainer
-from captum_globenc.texts.windows import lay_together
+from captum_globenc.texts.windows import merge_windows
 
 __all__ = ["Passes", "Scored"]
 
@@ -88,7 +88,7 @@ class Passes:
         self._model, self._tokenizer = model, tokenizer
         self._target, self._position, self._tokens = target, position, tokens
         self._forward = Remembered(model)
-        self._asked = Explainer(model, tokenizer, self._forward, Picked(self._forward))
+        self._asked = Explainer(model, tokenizer, self._forward, OutputSelector(self._forward))
         # Those that know no class come first: their pass predicts what the others explain.
         self._first = [name for name in methods if not METHODS[name].knows_class]
         self._second = [name for name in methods if name not in self._first]
@@ -183,8 +183,8 @@ class Passes:
     def _explained(
         self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        picks: list[Picks] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
-        asked = picked_tensors(picks, torch.empty(1, 1, device=self._model.device))
+        picks: list[OutputWeights] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
+        asked = selector_tensors(picks, torch.empty(1, 1, device=self._model.device))
         request = self._question(texts, pieces, asked)
         return {name: self._scores(name, request, texts, pieces) for name in self._second}
 
@@ -248,7 +248,7 @@ class Passes:
                 if not name:
                     scored.logits = np.mean([row[name] for row in rows], axis=0)
                     continue
-                laid = lay_together(len(text.ids), text.pieces, [row[name] for row in rows])
+                laid = merge_windows(len(text.ids), text.pieces, [row[name] for row in rows])
                 total = laid.sum()
                 if len(rows) > 1 and METHODS[name].kind in ("shares", "sizes") and total:
                     laid = laid / total  # shares in the whole document

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captum_globenc.extras import optional
-from captum_globenc.texts.digest import file_digest
+from captum_globenc.texts.provenance import file_digest
 
 __all__ = ["KINDS", "Block", "Source", "Survey"]
 

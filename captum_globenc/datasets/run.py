@@ -14,8 +14,8 @@ from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
 from captum_globenc.datasets.reading import Block, Source
 from captum_globenc.datasets.shards import Counts, Shards
 from captum_globenc.texts.classes import ACTIVATIONS, problem_of
-from captum_globenc.texts.digest import versions, weights_digest
 from captum_globenc.texts.position import pooled_token
+from captum_globenc.texts.provenance import versions, weights_digest
 
 __all__ = ["attribute_files"]
 

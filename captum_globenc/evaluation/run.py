@@ -31,9 +31,9 @@ from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.training import refuse_dropout
 from captum_globenc.texts.classes import VALUE
-from captum_globenc.texts.digest import config_text, content, digest, versions
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.position import resolve_position
+from captum_globenc.texts.provenance import config_text, content, digest, versions
 
 DEFAULT_METHODS = (
     "globenc",

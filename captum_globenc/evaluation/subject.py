@@ -16,9 +16,9 @@ from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
 from captum_globenc.evaluation.marks import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token
-from captum_globenc.texts.asked import Picked, picked_tensors
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
 from captum_globenc.texts.methods import attribute as run_method
+from captum_globenc.texts.outputs import OutputSelector, selector_tensors
 from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.request import AttributionRequest, Explainer
 from captum_globenc.texts.tokenizing import encode, token_ids, token_limit
@@ -53,7 +53,7 @@ class Subject:
     @cached_property
     def explainer(self) -> Explainer:
         """The methods, for all batches, so that each checks an operation once."""
-        outputs = Picked(self.forward)
+        outputs = OutputSelector(self.forward)
         return Explainer(self.model, self.tokenizer, self.forward, outputs, seed=self.seed)
 
     @property
@@ -137,7 +137,7 @@ class Subject:
             self.explainer,
             encoded.batch,
             torch.arange(len(examples), device=inputs.device),
-            picked_tensors([{(one,): 1.0} for one in target.tolist()], logits),
+            selector_tensors([{(one,): 1.0} for one in target.tolist()], logits),
             resolve_position(position, lengths, texts) if isinstance(position, int) else position,
             together=True,
         )

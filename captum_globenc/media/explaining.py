@@ -27,7 +27,7 @@ from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
-from captum_globenc.texts.digest import versions
+from captum_globenc.texts.provenance import versions
 
 __all__ = ["METHODS", "Method", "explain_file"]
 

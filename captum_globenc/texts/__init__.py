@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from captum_globenc.texts.pieces import readable_tokens
     from captum_globenc.texts.request import BASELINES
     from captum_globenc.texts.scores import token_scores
-    from captum_globenc.texts.similarity import TokenMatrix, similarity_matrix
+    from captum_globenc.texts.tasks.similarity import TokenMatrix, similarity_matrix
     from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
 
 __all__ = [
@@ -38,12 +38,12 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "BASELINES": "question",
+        "BASELINES": "request",
         "METHODS": "methods",
         "REDUCTIONS": "words",
         "Explanation": ".results.explanation",
         "Explanations": ".results.explanations",
-        "TokenMatrix": "similarity",
+        "TokenMatrix": "tasks.similarity",
         "Word": "words",
         "explain": "explaining",
         "find_words": "words",
@@ -51,7 +51,7 @@ __getattr__, __dir__ = on_demand(
         "load_default": "default",
         "merge_scores": "words",
         "readable_tokens": "pieces",
-        "similarity_matrix": "similarity",
+        "similarity_matrix": "tasks.similarity",
         "token_scores": "scores",
     },
 )

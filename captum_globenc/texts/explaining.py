@@ -1,15 +1,15 @@
-"""The explanation of texts: what a model predicts for them, and what every token had to do with it.
+"""`explain`: explain a model's predictions for texts.
 
-The front ends (command line, web page) draw what is computed here.
-
-Shapes: B texts, R rows, texts or windows of them, A asked rows, N tokens.
+Shapes: B texts, R rows (texts, or windows of texts), A explained outputs, N tokens, L layers.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -20,25 +20,28 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.names import unknown_names
-from captum_globenc.texts.asked import Asked, Given, Picked, picked_tensors
-from captum_globenc.texts.assembling import assemble
-from captum_globenc.texts.generation import (
+from captum_globenc.results.record import Kind
+from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
+from captum_globenc.texts.methods import METHODS, run_methods
+from captum_globenc.texts.model import LoadedModel, as_loaded_model
+from captum_globenc.texts.offsets import find_offsets, find_unknown
+from captum_globenc.texts.options import Options, Target
+from captum_globenc.texts.outputs import ExplainedOutput, OutputSelector, Predictions, selector_tensors
+from captum_globenc.texts.position import pooled_token, resolve_position
+from captum_globenc.texts.provenance import versions
+from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts, resolve_baseline
+from captum_globenc.texts.tasks import check_task, task_of
+from captum_globenc.texts.tasks.generation import (
     GENERATION,
     check_generation,
     contrasted,
     finish_answers,
     prepare_prompts,
 )
-from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
-from captum_globenc.texts.methods import METHODS, run_methods
-from captum_globenc.texts.options import Options, Target
-from captum_globenc.texts.position import pooled_token, resolve_position
-from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
-from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts
-from captum_globenc.texts.similarity import explain_embeddings
-from captum_globenc.texts.subject import Subject, subject_of
-from captum_globenc.texts.tasks import check_task, task_of
+from captum_globenc.texts.tasks.prompts import Passages, Prompt, read_prompts
+from captum_globenc.texts.tasks.similarity import explain_embeddings
 from captum_globenc.texts.tokenizing import encode, token_limit
+from captum_globenc.texts.windows import merge_windows
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -161,13 +164,13 @@ def explain(
     unknown = [] if isinstance(methods, str) else [it for it in methods or () if it not in METHODS]
     if unknown:
         raise ValueError(unknown_names("method", unknown, [*METHODS]))
-    subject = subject_of(model, tokenizer)
+    loaded = as_loaded_model(model, tokenizer)
     if max_new_tokens is not None:
         generation["max_new_tokens"] = max_new_tokens
     given = {"answer": answer, "per_token": per_token or None, "passages": passages, **generation}
     own = [name for name, value in given.items() if value is not None]
-    check_task(subject, context=context is not None, generation=own)
-    generates = not subject.embeds and task_of(subject.model).generates
+    check_task(loaded, context=context is not None, generation=own)
+    generates = not loaded.embeds and task_of(loaded.model).generates
     options = Options(
         methods,
         position,
@@ -181,33 +184,36 @@ def explain(
         per_token,
         generation,
     )
-    told: dict[str, None] = {}
+    notices: dict[str, None] = {}
     if generates:
         options = check_generation(
-            subject,
+            loaded,
             options,
-            told,
+            notices,
             answered=answer is not None,
             contrasted=against is not None,
             paired=pair is not None,
         )
-        made = _answers(read_prompts(texts, subject.tokenizer, answer, passages), subject, options, told)
+        made = _answers(read_prompts(texts, loaded.tokenizer, answer, passages), loaded, options, notices)
         if against is not None:
-            contrasts = read_prompts(texts, subject.tokenizer, against, name="against")
-            others = _answers(contrasts, subject, options, told)
+            contrasts = read_prompts(texts, loaded.tokenizer, against, name="against")
+            others = _answers(contrasts, loaded, options, notices)
             made = [contrasted(one, other) for one, other in zip(made, others, strict=True)]
     else:
         strings, pairs = texts_and_pairs(cast("Texts", texts), pair, context)
         run = partial(
-            explain_embeddings if subject.embeds else _explained, subject=subject, options=options, told=told
+            explain_embeddings if loaded.embeds else _explain_batch,
+            loaded=loaded,
+            options=options,
+            notices=notices,
         )
-        if len(strings) > 1 and not subject.pads:
+        if len(strings) > 1 and not loaded.pads:
             made = [it for text, other in zip(strings, pairs, strict=True) for it in run([text], [other])]
         else:
             made = run(strings, pairs) if strings else []
-    if subject.embeds and any(it.truncated for it in made):
-        told[_truncated(subject)] = None
-    for message in told:
+    if loaded.embeds and any(it.truncated for it in made):
+        notices[_truncated(loaded)] = None
+    for message in notices:
         if tell is None:
             warnings.warn(message, stacklevel=2)
         else:
@@ -216,89 +222,91 @@ def explain(
 
 
 def _answers(
-    prompts: Sequence[Prompt], subject: Subject, options: Options, told: dict[str, None]
+    prompts: Sequence[Prompt], loaded: LoadedModel, options: Options, notices: dict[str, None]
 ) -> list[Explanation]:
     """Explain the answers to prompts, all together or, without padding, one by one."""
-    parts = [prompts] if subject.pads and prompts else [[it] for it in prompts]
+    parts = [prompts] if loaded.pads and prompts else [[it] for it in prompts]
     return [
         it
         for part in parts
-        for it in _explained(
+        for it in _explain_batch(
             [it.text for it in part],
             [None] * len(part),
-            subject=subject,
+            loaded=loaded,
             options=options,
-            told=told,
+            notices=notices,
             prompts=part,
         )
     ]
 
 
-def _explained(
+def _explain_batch(
     texts: Sequence[str],
     pairs: Sequence[str | None],
     *,
-    subject: Subject,
+    loaded: LoadedModel,
     options: Options,
-    told: dict[str, None],
+    notices: dict[str, None],
     prompts: Sequence[Prompt] = (),
 ) -> list[Explanation]:
-    """Explain one batch; what is left out goes to `told`."""
-    model, tokenizer, position = subject.model, subject.tokenizer, options.position
+    """Explain one batch; notices are added to `notices`."""
+    model, tokenizer, position = loaded.model, loaded.tokenizer, options.position
     task = task_of(model)
     forward: EncoderForward
     if prompts:
-        encoded, forward = prepare_prompts(prompts, subject, options)
+        encoded, forward = prepare_prompts(prompts, loaded, options)
         position = "mean" if position is None else position  # of the encoder of an encoder-decoder
     else:
         encoded = encode(texts, pairs, model, tokenizer, options.windows)
         forward = EncoderForward(model, output=task.output)
     if any(encoded.truncated):
-        told[f"{_truncated(subject)}; windows=16 explains them whole, in windows that share 16 tokens"] = None
+        notices[f"{_truncated(loaded)}; windows=16 explains them whole, in windows that share 16 tokens"] = (
+            None
+        )
     inputs, extra = forward.arguments(encoded.batch)
     with torch.no_grad():
         outputs = _checked(in_parts(forward, model, inputs, *extra))
-    given = Given(
+    predictions = Predictions(
         texts,
         pairs,
         encoded,
         outputs,
-        subject,
+        loaded,
         options,
-        lambda message: told.update({message: None}),
+        lambda message: notices.update({message: None}),
         prompts,
     )
-    asked = task.ask(given)
-    if not asked:
+    explained = task.select(predictions)
+    if not explained:
         return []
-    rows = torch.tensor([row for it in asked for row in it.rows], device=inputs.device)
+    rows = torch.tensor([row for it in explained for row in it.rows], device=inputs.device)
     where: Tensor | Literal["mean"] | None = None if isinstance(position, int) else position
     if isinstance(position, int):
         if len(outputs) > len(texts):
             raise ValueError("windows have no position in common: leave one of the two out")
         where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)[rows]
     request = AttributionRequest(
-        Explainer(model, tokenizer, forward, Picked(forward), options.baseline, options.mixing),
+        Explainer(model, tokenizer, forward, OutputSelector(forward), options.baseline, options.mixing),
         encoded.batch,
         rows,
-        picked_tensors([it.picks for it in asked for _ in it.rows], outputs),
-        _weights(asked, inputs) if where is None and asked[0].tokens else where,
+        selector_tensors([it.terms for it in explained for _ in it.rows], outputs),
+        _weights(explained, inputs) if where is None and explained[0].tokens else where,
     )
-    found, depths = run_methods(request, options.methods, options.layers, told)
-    head = where is None and not asked[0].tokens and "globenc" in found
-    made = assemble(given, asked, found, depths, position=pooled_token(model) if head else where)
-    return finish_answers(made, given, request) if prompts else made
+    found, depths = run_methods(request, options.methods, options.layers, notices)
+    head = where is None and not explained[0].tokens and "globenc" in found
+    made = _assemble(predictions, explained, found, depths, position=pooled_token(model) if head else where)
+    return finish_answers(made, predictions, request) if prompts else made
 
 
-def _truncated(subject: Subject) -> str:
-    limit = token_limit(subject.model, subject.tokenizer)
+def _truncated(loaded: LoadedModel) -> str:
+    limit = token_limit(loaded.model, loaded.tokenizer)
     return f"{TRUNCATED} {limit} tokens, the most that this model takes"
 
 
-def _weights(asked: Sequence[Asked], inputs: Tensor) -> Tensor:
-    """Return how much of each token's mixture GlobEnc explains, `(A, N)`, of outputs that tokens have."""
-    weights = torch.zeros(len(asked), inputs.shape[1], device=inputs.device)
-    for row, it in enumerate(asked):
+def _weights(explained: Sequence[ExplainedOutput], inputs: Tensor) -> Tensor:
+    """Return the weights `(A, N)` of the tokens whose mixture GlobEnc explains, for outputs of tokens."""
+    weights = torch.zeros(len(explained), inputs.shape[1], device=inputs.device)
+    for row, it in enumerate(explained):
         weights[row, list(it.tokens)] = 1 / len(it.tokens)
     return weights
 
@@ -307,3 +315,149 @@ def _checked(outputs: Tensor) -> Tensor:
     if not outputs.isfinite().all():
         raise ValueError("the model's output is NaN or infinite")
     return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _assemble(
+    predictions: Predictions,
+    explained: Sequence[ExplainedOutput],
+    scores: Mapping[str, Tensor],
+    layers: Mapping[str, Tensor],
+    *,
+    position: Tensor | Literal["mean"] | int | None,
+) -> list[Explanation]:
+    """Return an explanation of each output, or one of all outputs that are shown side by side.
+
+    The scores of windows are merged over their text, and are 0 where no explained window is. Averages over
+    several windows do not sum to a difference, so their kind is "signed".
+
+    Args:
+        predictions: The texts and the model's predictions.
+        explained: The explained outputs.
+        scores: By method, `(A, N)`, the rows of one output after the other.
+        layers: By method that has them, `(A, L, N)`.
+        position: The token that GlobEnc explained: `(A,)` indices, "mean", an index into all texts, or None
+            if it is no single token.
+    """
+    made = []
+    for it, rows in _spans(explained):
+        merged = _MergedWindows(predictions, it)
+        kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
+        if len(it.rows) > 1:
+            kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
+        made.append(
+            Explanation(
+                text=predictions.texts[it.text],
+                pair=predictions.pairs[it.text],
+                prediction=it.prediction,
+                probability=it.probability,
+                value=it.value,
+                probabilities=it.probabilities,
+                target=it.target,
+                against=it.against,
+                explained=it.explained,
+                position=_place(predictions, it, rows.start, position) if "globenc" in scores else None,
+                scores={name: merged.row(values[rows], kinds[name]) for name, values in scores.items()},
+                kinds=kinds,
+                layers={
+                    name: [merged.row(values[rows, depth], kinds[name]) for depth in range(values.shape[1])]
+                    for name, values in layers.items()
+                },
+                span=it.span,
+                **_of_text(predictions, it.text),
+            )
+        )
+    together = groupby(zip(explained, made, strict=True), key=lambda pair: (pair[0].text, pair[0].beside))
+    groups = [([explanation for _, explanation in group], key[1]) for key, group in together]
+    return [it for group, joined in groups for it in ([beside(group)] if joined else group)]
+
+
+def beside(found: Sequence[Explanation]) -> Explanation:
+    """Join explanations of one text for several classes to one, with scores by method and class.
+
+    Args:
+        found: One explanation for each class. Scores of methods that know no class are kept once.
+    """
+    first = found[0]
+    made: dict[str, Any] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
+    for name, kind in first.kinds.items():
+        knows_class = METHODS[name].knows_class
+        for it in found if knows_class else found[:1]:
+            key = f"{name}: {it.target}" if knows_class else name
+            made["scores"][key], made["kinds"][key] = it.scores[name], kind
+            if knows_class:
+                made["outputs"][key] = (it.target, it.explained)
+            if name in it.layers:
+                made["layers"][key] = it.layers[name]
+    return replace(first, **made, target=first.prediction, explained=first.value)
+
+
+class _MergedWindows:
+    """Merges the scores of the rows of a text.
+
+    Args:
+        predictions: The texts.
+        explained: The output that the rows explain.
+    """
+
+    def __init__(self, predictions: Predictions, explained: ExplainedOutput) -> None:
+        self._windows = [predictions.encoded.places[row] for row in explained.rows]
+        self._real = [
+            predictions.encoded.batch["attention_mask"][row].bool().tolist() for row in explained.rows
+        ]
+        self._whole = len(predictions.encoded.rows[explained.text]) == 1
+        self._count = predictions.encoded.length(explained.text)
+
+    def row(self, values: Tensor, kind: Kind) -> list[float]:
+        """Return the scores of the text's tokens, from those of its rows, `(rows, N)`."""
+        rows: list[list[float]] = [
+            list(compress(row.tolist(), real)) for row, real in zip(values, self._real, strict=True)
+        ]
+        if self._whole:
+            return rows[0]
+        merged = merge_windows(self._count, self._windows, rows)
+        total = merged.sum() if kind in ("shares", "sizes") else 0
+        found: list[float] = (merged / total if total else merged).tolist()
+        return found
+
+
+def _spans(explained: Sequence[ExplainedOutput]) -> Iterator[tuple[ExplainedOutput, slice]]:
+    """Yield each output, and the slice of A that its rows are."""
+    start = 0
+    for it in explained:
+        yield it, slice(start, start + len(it.rows))
+        start += len(it.rows)
+
+
+def _place(
+    predictions: Predictions,
+    explained: ExplainedOutput,
+    row: int,
+    position: Tensor | Literal["mean"] | int | None,
+) -> Literal["mean"] | int | None:
+    """Return the index in its text of the token that GlobEnc explained, or "mean"; None for several."""
+    if isinstance(position, Tensor):
+        return int(position[row])
+    if position is None and len(explained.tokens) == 1:
+        return predictions.encoded.places[explained.rows[0]][explained.tokens[0]]
+    return position
+
+
+def _of_text(predictions: Predictions, text: int) -> dict[str, Any]:
+    """Return the fields of an explanation that are the same for every output of a text."""
+    whole, model = predictions.encoded.whole, predictions.loaded.model
+    baseline = resolve_baseline(predictions.options.baseline, model, predictions.loaded.tokenizer)
+    settings = {"mixing": predictions.options.mixing, "baseline": baseline}
+    if len(predictions.encoded.rows[text]) > 1:
+        settings["windows"] = str(predictions.options.windows)
+    ids = whole["input_ids"][text, : predictions.encoded.length(text)].tolist()
+    return {
+        "tokens": [str(token) for token in predictions.loaded.tokenizer.convert_ids_to_tokens(ids)],
+        "groups": predictions.words[text],
+        "offsets": find_offsets(whole, text),
+        "model": {"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
+        "settings": settings,
+        "versions": versions(),
+        "truncated": predictions.encoded.truncated[text],
+        "ids": ids,
+        "unknown": find_unknown(ids, predictions.words[text], predictions.loaded.tokenizer.unk_token_id),
+    }

@@ -151,5 +151,5 @@ def in_one_line(error: Exception) -> str:
         ("no number in 'size': a list", 'KeyError')
     """
     first, *others = str(error).strip().splitlines() or [""]
-    told = " ".join([first, *others[:1]]) if first.endswith(":") else first
-    return shorten(told, 200, placeholder=" ...") or type(error).__name__
+    line = " ".join([first, *others[:1]]) if first.endswith(":") else first
+    return shorten(line, 200, placeholder=" ...") or type(error).__name__

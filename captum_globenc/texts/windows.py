@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cut_windows", "find_segments", "lay_together"]
+__all__ = ["cut_windows", "find_segments", "merge_windows"]
 
 
 def find_segments(batch: Mapping[str, Any], row: int, *, paired: bool) -> list[int | None]:
@@ -77,7 +77,7 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
     return [sorted([*around, *inside[start : start + room]]) for start in starts]
 
 
-def lay_together(
+def merge_windows(
     count: int, windows: Sequence[Sequence[int]], scores: Sequence[Sequence[float] | NDArray[np.floating]]
 ) -> NDArray[np.float64]:
     """Score the tokens of a document by the average over the windows that hold them.
@@ -95,7 +95,7 @@ def lay_together(
         N scores.
 
     Example:
-        >>> lay_together(4, [[0, 1, 2], [0, 2, 3]], [[0.5, 1.0, 2.0], [0.5, 4.0, 8.0]]).tolist()
+        >>> merge_windows(4, [[0, 1, 2], [0, 2, 3]], [[0.5, 1.0, 2.0], [0.5, 4.0, 8.0]]).tolist()
         [0.5, 1.0, 3.0, 8.0]
     """
     total, held = np.zeros(count), np.zeros(count)

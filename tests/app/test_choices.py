@@ -119,7 +119,11 @@ def test_mistakes_are_told_before_torch_is_imported():
 
 
 def test_every_name_can_be_listed(run):
-    for command in (("explain", "good", "--method"), ("evaluate", "--methods"), ("attribute", "--data", "x.csv", "--out", "y", "--methods")):
+    for command in (
+        ("explain", "good", "--method"),
+        ("evaluate", "--methods"),
+        ("attribute", "--data", "x.csv", "--out", "y", "--methods"),
+    ):
         lines = run(*command, "list")[0].splitlines()
         rows = [line.split() for line in lines if line.startswith("  ")]
         assert [row[0] for row in rows] == sorted(METHODS, key=[row[0] for row in rows].index)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift, explain
 from captum_globenc.datasets import Attributor
 from captum_globenc.texts import load_classifier
-from captum_globenc.texts.windows import cut_windows, lay_together
+from captum_globenc.texts.windows import cut_windows, merge_windows
 from checkpoints import LIMIT
 from sentences import sentences
 
@@ -42,7 +42,7 @@ def test_what_leaves_no_room_is_told():
 
 
 def test_scores_are_averages_over_the_windows_that_hold_a_token():
-    laid = lay_together(5, [[0, 1, 2, 4], [0, 2, 3, 4]], [[1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 7.0, 0.0]])
+    laid = merge_windows(5, [[0, 1, 2, 4], [0, 2, 3, 4]], [[1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 7.0, 0.0]])
     assert laid.tolist() == [2.0, 2.0, 4.0, 7.0, 2.0]
 
 

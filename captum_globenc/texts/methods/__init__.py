@@ -203,7 +203,7 @@ def as_shown(name: str, scores: Tensor, request: AttributionRequest) -> Tensor:
 
 
 def run_methods(
-    request: AttributionRequest, methods: Sequence[str] | None, layers: bool, told: dict[str, None]
+    request: AttributionRequest, methods: Sequence[str] | None, layers: bool, notices: dict[str, None]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Run methods for an explanation.
 
@@ -211,7 +211,7 @@ def run_methods(
         request: The texts, and the outputs that are explained.
         methods: Names from `METHODS`; by default those of `DEFAULT_METHODS` that support the model.
         layers: Whether to compute the scores at every depth as well.
-        told: Gets the notices: a method that is left out, and why.
+        notices: Gets the notices: a method that is left out, and why.
 
     Returns:
         By method, scores `(A, N)`, and `(A, L, N)` at every depth of those that have them.
@@ -236,21 +236,21 @@ def run_methods(
             try:
                 depths[name] = of_layers(request)
             except CaptumGlobencError as error:  # such as that a decoder reads the text as well
-                told[f"{name} has no scores of single layers: {error}"] = None
+                notices[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
     used, exact = request.of.used_baseline, [name for name in found if name.startswith("transformer-deep")]
     if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
-        told[
+        notices[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
             f"(token_dropout), so {request.of.baseline!r} is none"
         ] = None
     if exact and has_experts(request.of.model):
-        told[
+        notices[
             "the model routes tokens to experts: the baseline takes the decisions of the text, and "
             "contributions sum to the difference along that route"
         ] = None
-    told.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
+    notices.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
     return found, depths
 
 

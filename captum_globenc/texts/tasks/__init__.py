@@ -1,4 +1,4 @@
-"""The tasks that texts are explained for: a row each, told by the name of the model's class."""
+"""The tasks of text models, one row each. The name of a model's class says which task it is for."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import NamedTuple
 from torch import nn
 
 from captum_globenc.forward import sentence_object
-from captum_globenc.texts.answering import ask_answers
-from captum_globenc.texts.asked import Asked, Given
-from captum_globenc.texts.classifying import ask_classes
-from captum_globenc.texts.filling import ask_masks
-from captum_globenc.texts.generation import ask_answer
-from captum_globenc.texts.subject import Subject
-from captum_globenc.texts.tagging import ask_entities
+from captum_globenc.texts.model import LoadedModel
+from captum_globenc.texts.outputs import ExplainedOutput, Predictions
+from captum_globenc.texts.tasks.generation import select_generated
+from captum_globenc.texts.tasks.masked_lm import select_masks
+from captum_globenc.texts.tasks.question_answering import select_answers
+from captum_globenc.texts.tasks.text_classification import select_classes
+from captum_globenc.texts.tasks.token_classification import select_entities
 
 __all__ = ["SIMILARITY", "TASKS", "Task", "task_name", "task_named", "task_of"]
 
 SIMILARITY = "similarity"
-"""The name of the task of a SentenceTransformer, which is told by the object and not by a head."""
+"""The task of a SentenceTransformer, known by the object instead of a head."""
 
 
 class Task(NamedTuple):
@@ -30,7 +30,7 @@ class Task(NamedTuple):
         name: the name of its pipeline in transformers.
         heads: a regular expression for the names of the classes of models.
         auto: the class of transformers that loads such a model.
-        ask: says what is explained, from what a model gave.
+        select: Selects the outputs to explain, from the predictions of a batch.
         output: the fields of the model's output that are looked at.
         generates: whether the model generates text, so that texts are prompts.
     """
@@ -38,36 +38,38 @@ class Task(NamedTuple):
     name: str
     heads: str
     auto: str
-    ask: Callable[[Given], list[Asked]]
+    select: Callable[[Predictions], list[ExplainedOutput]]
     output: str | Sequence[str] = "logits"
     generates: bool = False
 
 
 TASKS: tuple[Task, ...] = (
-    Task("token-classification", r"ForTokenClassification$", "AutoModelForTokenClassification", ask_entities),
+    Task(
+        "token-classification", r"ForTokenClassification$", "AutoModelForTokenClassification", select_entities
+    ),
     Task(
         "question-answering",
         r"ForQuestionAnswering(Simple)?$",
         "AutoModelForQuestionAnswering",
-        ask_answers,
+        select_answers,
         ("start_logits", "end_logits"),
     ),
-    Task("fill-mask", r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", ask_masks),
+    Task("fill-mask", r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", select_masks),
     Task(
         "text2text-generation",
         r"(ForConditionalGeneration|^T5WithLMHeadModel)$",
         "AutoModelForSeq2SeqLM",
-        ask_answer,
+        select_generated,
         generates=True,
     ),
     Task(
         "text-generation",
         r"(ForCausalLM|LMHeadModel)$",
         "AutoModelForCausalLM",
-        ask_answer,
+        select_generated,
         generates=True,
     ),
-    Task("text-classification", r"", "AutoModelForSequenceClassification", ask_classes),
+    Task("text-classification", r"", "AutoModelForSequenceClassification", select_classes),
 )
 """The tasks; the last takes what no other does."""
 
@@ -103,24 +105,24 @@ def other_task(names: Sequence[str]) -> str:
     return f"{other} is for a task that is not explained: {SUPPORTED}" if other else ""
 
 
-def check_task(subject: Subject, *, context: bool = False, generation: Sequence[str] = ()) -> None:
+def check_task(loaded: LoadedModel, *, context: bool = False, generation: Sequence[str] = ()) -> None:
     """Check that options of a single task are given to a model for this task.
 
     Args:
-        subject: the model.
+        loaded: the model.
         context: whether its second segments were passed as the context of questions.
         generation: the names of the options of generated text that were passed.
 
     Raises:
         ValueError: the model is for another task.
     """
-    name = type(subject.model).__name__
-    if context and (subject.embeds or task_of(subject.model).ask is not ask_answers):
+    name = type(loaded.model).__name__
+    if context and (loaded.embeds or task_of(loaded.model).select is not select_answers):
         raise ValueError(
             f"context is for models that answer questions, and this is a {name}: for a second segment, "
             "pass it as pair"
         )
-    if generation and (subject.embeds or not task_of(subject.model).generates):
+    if generation and (loaded.embeds or not task_of(loaded.model).generates):
         raise ValueError(
             f"{', '.join(generation)}: for models that generate text (...ForCausalLM, "
             f"...ForConditionalGeneration), and this is a {name}"
@@ -156,8 +158,8 @@ def task_of(model: nn.Module) -> Task:
         >>> config = BertConfig(
         ...     vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8
         ... )
-        >>> task_of(BertForMaskedLM(config)).ask.__name__
-        'ask_masks'
+        >>> task_of(BertForMaskedLM(config)).select.__name__
+        'select_masks'
     """
     return task_named(_class_names(model))
 

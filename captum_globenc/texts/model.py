@@ -12,13 +12,13 @@ from captum_globenc.forward import sentence_object
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["Subject", "run_together", "subject_of"]
+__all__ = ["LoadedModel", "as_loaded_model", "run_together"]
 
 UNSUPPORTED = ("MultiVectorEncoder", "SparseEncoder")
 """Objects of sentence-transformers whose outputs are neither one vector nor one score of a text."""
 
 
-class Subject(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model of transformers, and what it was found in.
 
     Attributes:
@@ -52,9 +52,9 @@ def run_together(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return None not in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
 
 
-def subject_of(
+def as_loaded_model(
     model: PreTrainedModel | Pipeline | nn.Module, tokenizer: PreTrainedTokenizerBase | None
-) -> Subject:
+) -> LoadedModel:
     """Return a model and its tokenizer: of a pipeline, or of sentence-transformers' object, its own.
 
     Raises:
@@ -97,4 +97,4 @@ def subject_of(
         text = isinstance(tokenizer, str)
         what, name = ("string", repr(tokenizer)) if text else (type(tokenizer).__name__, "name")
         raise TypeError(f"tokenizer is a {what}: pass AutoTokenizer.from_pretrained({name})")
-    return Subject(found, tokenizer, model)  # type: ignore[arg-type]  # any module that is called as they are
+    return LoadedModel(found, tokenizer, model)  # type: ignore[arg-type]  # any module that is called as they are

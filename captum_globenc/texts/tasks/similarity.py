@@ -16,15 +16,15 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
-from captum_globenc.texts.digest import versions
-from captum_globenc.texts.embedded import Embedded, Role, encodes_roles
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
 from captum_globenc.texts.methods.ours import differences
+from captum_globenc.texts.model import LoadedModel, as_loaded_model
+from captum_globenc.texts.offsets import find_unknown
 from captum_globenc.texts.options import Options
-from captum_globenc.texts.origin import find_unknown
 from captum_globenc.texts.position import pooled_token, resolve_position
+from captum_globenc.texts.provenance import versions
 from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline
-from captum_globenc.texts.subject import Subject, subject_of
+from captum_globenc.texts.tasks.embedded import Embedded, Role, encodes_roles
 
 __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
 
@@ -49,9 +49,9 @@ def explain_embeddings(
     texts: Sequence[str],
     pairs: Sequence[str | None],
     *,
-    subject: Subject,
+    loaded: LoadedModel,
     options: Options,
-    told: dict[str, None],
+    notices: dict[str, None],
 ) -> list[Explanation]:
     """Explain embeddings, or the similarities of pairs, by tokens; see `captum_globenc.explain`.
 
@@ -62,9 +62,9 @@ def explain_embeddings(
     Args:
         texts: B texts.
         pairs: The text that each is compared with, or None of all: then by "globenc" alone.
-        subject: A SentenceTransformer.
+        loaded: A SentenceTransformer.
         options: What is asked for.
-        told: Gets what is left out, and why.
+        notices: Gets what is left out, and why.
 
     Raises:
         ValueError: Some texts have a pair and others none, the model's similarity is neither the cosine nor
@@ -79,23 +79,23 @@ def explain_embeddings(
     for name in ("target", "against", "windows", *(("position",) if others else ())):
         if getattr(options, name) is not None:
             raise ValueError(f"{what}: leave {name} out")
-    methods = options.methods if others else _without_class(options.methods, told)
+    methods = options.methods if others else _without_class(options.methods, notices)
     roles: tuple[Role | None, Role | None] = (None, None)
-    if others and encodes_roles(subject.given):
+    if others and encodes_roles(loaded.given):
         roles = "query", "document"
-    sides = [Embedded(subject, texts, roles[0], compared=bool(others))]
+    sides = [Embedded(loaded, texts, roles[0], compared=bool(others))]
     if others:
-        sides.append(Embedded(subject, others, roles[1]))
+        sides.append(Embedded(loaded, others, roles[1]))
     where: Tensor | Literal["mean"] | None = None
     if isinstance(options.position, int):
         where = resolve_position(options.position, sides[0].encoded.whole["attention_mask"].sum(-1), texts)
     else:
         where = options.position
     found = [
-        run_methods(_question(side, other, options, where), methods, options.layers, told)
+        run_methods(_question(side, other, options, where), methods, options.layers, notices)
         for side, other in zip(sides, reversed(sides), strict=True)
     ]
-    scores, layers = _common(found, told)
+    scores, layers = _common(found, notices)
     values = (sides[0].vectors * sides[1].vectors).sum(-1) if others else sides[0].norms
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
     # Those of each text add up, to another difference each.
@@ -104,7 +104,7 @@ def explain_embeddings(
     settings = {"mixing": options.mixing, "baseline": baseline}
     if roles[0]:
         settings["encoded"] = "by encode_query and encode_document"
-    whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(subject.given).__name__}
+    whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(loaded.given).__name__}
     reads: Tensor | int | Literal["mean"] | None = where
     if where is None and "globenc" in scores:
         pooled = {pooled_token(side.given) for side in sides}
@@ -179,7 +179,7 @@ def _question(
 
 
 def _common(
-    found: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], told: dict[str, None]
+    found: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], notices: dict[str, None]
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
     """Return the scores, and those of layers, of the methods that hold for every side, by method.
 
@@ -193,7 +193,9 @@ def _common(
     layers = {name: [it[1][name] for it in found] for name in first[1] if name in last[1]}
     for name in [name for name, rows in layers.items() if rows[0].shape[1] != rows[-1].shape[1]]:
         del layers[name]
-        told[f"{name} has no scores of single layers: the two encoders have different numbers of them"] = None
+        notices[f"{name} has no scores of single layers: the two encoders have different numbers of them"] = (
+            None
+        )
     return scores, layers
 
 
@@ -207,8 +209,8 @@ def _words(sides: Sequence[Embedded], index: int) -> list[Word]:
     return made
 
 
-def _without_class(methods: Sequence[str] | None, told: dict[str, None]) -> list[str]:
-    """Return the methods that hold for an embedding by itself; what is left out goes to `told`.
+def _without_class(methods: Sequence[str] | None, notices: dict[str, None]) -> list[str]:
+    """Return the methods that hold for an embedding by itself; what is left out goes to `notices`.
 
     Raises:
         ValueError: One that was chosen does not hold.
@@ -220,7 +222,7 @@ def _without_class(methods: Sequence[str] | None, told: dict[str, None]) -> list
     if refused and methods is not None:
         raise ValueError(f"{refused} does not hold: {reason}, or take globenc alone")
     if refused:
-        told[f"{refused} is left out: {reason}"] = None
+        notices[f"{refused} is left out: {reason}"] = None
     return kept
 
 
@@ -248,13 +250,13 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
         >>> matrix.tokens[2], matrix.others[2], tuple(matrix.scores.shape)
         ('cat', 'kitten', (7, 6))
     """
-    subject = subject_of(model, None)
-    if not subject.embeds:
+    loaded = as_loaded_model(model, None)
+    if not loaded.embeds:
         raise TypeError(f"model is a {type(model).__name__}: pass a SentenceTransformer")
     roles: tuple[Role | None, Role | None] = (None, None)
     if encodes_roles(model):
         roles = "query", "document"
-    own, its = Embedded(subject, [text], roles[0]), Embedded(subject, [other], roles[1])
+    own, its = Embedded(loaded, [text], roles[0]), Embedded(loaded, [other], roles[1])
     ids, extra = its.forward.arguments(its.encoded.batch)
     with torch.no_grad():
         vectors = EncoderForward(its.given, output="token_embeddings")(ids, *extra)

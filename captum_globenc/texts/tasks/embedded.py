@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.record import Span
 from captum_globenc.results.words import Word
-from captum_globenc.texts.origin import find_offsets
+from captum_globenc.texts.model import LoadedModel
+from captum_globenc.texts.offsets import find_offsets
 from captum_globenc.texts.request import in_parts
-from captum_globenc.texts.subject import Subject
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
 
@@ -121,7 +121,7 @@ class Embedded:
     character offsets are those in the text alone.
 
     Args:
-        subject: A SentenceTransformer.
+        loaded: A SentenceTransformer.
         texts: B texts.
         role: "query" or "document", encoded as `encode_query` and `encode_document` do; None, as `encode`.
         compared: Whether their embeddings are compared.
@@ -143,9 +143,9 @@ class Embedded:
     """
 
     def __init__(
-        self, subject: Subject, texts: Sequence[str], role: Role | None = None, *, compared: bool = True
+        self, loaded: LoadedModel, texts: Sequence[str], role: Role | None = None, *, compared: bool = True
     ) -> None:
-        whole = subject.given
+        whole = loaded.given
         kind = getattr(whole, "similarity_fn_name", None) or "cosine"
         if compared and kind not in ("cosine", "dot"):
             raise ValueError(f"the model's similarity is {kind!r}: only cosine and dot product add up")

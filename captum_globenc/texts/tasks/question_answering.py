@@ -1,4 +1,4 @@
-"""What is asked of a model that answers questions: the answer that its pipeline would find, start and end.
+"""Select the outputs of a question answering model: start and end of the answer that its pipeline finds.
 
 Letters: R rows, N tokens.
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from captum_globenc.results.record import Span
-from captum_globenc.texts.asked import Asked, Given, Picks
+from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 
-__all__ = ["ask_answers"]
+__all__ = ["select_answers"]
 
 LONGEST = 15
 """How many tokens an answer has at most, as in the pipeline of transformers."""
@@ -48,73 +48,73 @@ class _Answer(NamedTuple):
     text: str
 
 
-def ask_answers(given: Given) -> list[Asked]:
-    """Ask why a passage answers a question: the outputs for its start and for its end, added up.
+def select_answers(predictions: Predictions) -> list[ExplainedOutput]:
+    """Select the sum of the start and end logits of the answer to each question.
 
     Args:
-        given: outputs `(R, N, 2)` for start and end. A text is a question, and its pair holds the answer.
+        predictions: outputs `(R, N, 2)` for start and end. A text is a question, and its pair holds the answer.
 
     Returns:
-        One for each text: of its windows, the likeliest answer.
+        One for each text: the most likely answer of all its windows.
 
     Raises:
-        ValueError: a question comes without a text, `target` is none of "start" and "end", or there is
-            something to hold it against.
+        ValueError: a question has no context, `target` is neither "start" nor "end", or there is a contrast
+            class.
     """
-    if given.options.against is not None:
+    if predictions.options.against is not None:
         raise ValueError("an answer has no class to hold against another: leave against out")
-    if given.options.single not in (None, *ENDS):
-        raise ValueError(f"target {given.options.single!r} is none of an answer's: {', '.join(ENDS)}")
-    return [_asked(given, text, rows) for text, rows in enumerate(given.encoded.rows)]
+    if predictions.options.single not in (None, *ENDS):
+        raise ValueError(f"target {predictions.options.single!r} is none of an answer's: {', '.join(ENDS)}")
+    return [_explained_output(predictions, text, rows) for text, rows in enumerate(predictions.encoded.rows)]
 
 
-def _asked(given: Given, text: int, rows: Sequence[int]) -> Asked:
-    best = max((_best(given, text, row) for row in rows), key=lambda it: it.probability)
-    ends: dict[str, Picks] = {"start": {(best.start, 0): 1.0}, "end": {(best.end, 1): 1.0}}
+def _explained_output(predictions: Predictions, text: int, rows: Sequence[int]) -> ExplainedOutput:
+    best = max((_best(predictions, text, row) for row in rows), key=lambda it: it.probability)
+    ends: dict[str, OutputWeights] = {"start": {(best.start, 0): 1.0}, "end": {(best.end, 1): 1.0}}
     both = {**ends["start"], **ends["end"]}
-    one = str(given.options.single or "")
-    picks = ends.get(one, both)
-    return Asked(
+    one = str(predictions.options.single or "")
+    terms = ends.get(one, both)
+    return ExplainedOutput(
         text=text,
         rows=[best.row],
-        picks=picks,
+        terms=terms,
         prediction=best.text.strip(),
         probability=best.probability,
-        value=given.sum_of([best.row], both),
+        value=predictions.sum_of([best.row], both),
         target=f"the {one} of {best.text.strip()}" if one else best.text.strip(),
-        explained=given.sum_of([best.row], picks),
-        tokens=list(dict.fromkeys(place for place, _ in picks)),
+        explained=predictions.sum_of([best.row], terms),
+        tokens=list(dict.fromkeys(place for place, _ in terms)),
         span=best.span,
     )
 
 
-def _best(given: Given, text: int, row: int) -> _Answer:
+def _best(predictions: Predictions, text: int, row: int) -> _Answer:
     """Return the likeliest answer of a row."""
     by_text: dict[str, list[_Answer]] = {}
-    for probability, start, end in _stretches(given, row):
-        span = _words(given, text, row, start, end)
-        read = str(given.pairs[text])[span.start : span.stop]
+    for probability, start, end in _stretches(predictions, row):
+        span = _words(predictions, text, row, start, end)
+        read = str(predictions.pairs[text])[span.start : span.stop]
         by_text.setdefault(read.lower(), []).append(_Answer(probability, row, start, end, span, read))
     if not by_text:
-        raise ValueError(f"the model finds no answer at all in {shorten(str(given.pairs[text]), 40)!r}")
+        raise ValueError(f"the model finds no answer at all in {shorten(str(predictions.pairs[text]), 40)!r}")
     chances = {read: math.fsum(it.probability for it in alike) for read, alike in by_text.items()}
     best = max(chances, key=lambda read: chances[read])
     return by_text[best][0]._replace(probability=chances[best])
 
 
-def _stretches(given: Given, row: int) -> list[tuple[float, int, int]]:
+def _stretches(predictions: Predictions, row: int) -> list[tuple[float, int, int]]:
     """Return the likeliest stretches of the second segment, the first the likeliest: tokens from, up to.
 
     What takes part in the softmax next to that segment is the token that stands for no answer, [CLS].
     """
-    places = given.spans(row)
+    places = predictions.spans(row)
     inside = torch.tensor([it.segment == 1 for it in places])
     if not inside.any():
         raise ValueError("a question needs a text that holds the answer: pass it as pair or context")
-    counted, none = inside, given.subject.tokenizer.cls_token_id
+    counted, none = inside, predictions.loaded.tokenizer.cls_token_id
     if none is not None:
-        counted = inside | (given.encoded.batch["input_ids"][row, : len(places)].cpu() == none)
-    outputs = given.outputs[row, : len(places)].double().cpu()
+        counted = inside | (predictions.encoded.batch["input_ids"][row, : len(places)].cpu() == none)
+    outputs = predictions.outputs[row, : len(places)].double().cpu()
     chances = outputs.masked_fill(~counted[:, None], -torch.inf).softmax(0).masked_fill(~inside[:, None], 0)
     likely: Tensor = (chances[:, :1] * chances[:, 1]).triu().tril(LONGEST - 1).flatten()
     best = likely.topk(min(CANDIDATES, len(likely)))
@@ -122,12 +122,12 @@ def _stretches(given: Given, row: int) -> list[tuple[float, int, int]]:
     return [(chance, *divmod(index, len(places))) for chance, index in found if chance > 0]
 
 
-def _words(given: Given, text: int, row: int, start: int, end: int) -> Span:
+def _words(predictions: Predictions, text: int, row: int, start: int, end: int) -> Span:
     """Return where the words stand that a stretch of tokens is part of."""
-    encoding: Any = (given.encoded.whole.encodings or [])[text]
-    tokens, told = given.encoded.places[row], given.spans(row)
+    encoding: Any = (predictions.encoded.whole.encodings or [])[text]
+    tokens, told = predictions.encoded.places[row], predictions.spans(row)
     ends = []
     for token in (start, end):
         word = encoding.token_to_word(tokens[token])
-        ends.append(told[token] if word is None else Span(*encoding.word_to_chars(word, 1)))
+        ends.append(notices[token] if word is None else Span(*encoding.word_to_chars(word, 1)))
     return Span(ends[0].start, ends[1].stop, 1)

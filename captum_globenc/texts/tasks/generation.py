@@ -20,24 +20,24 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
-from captum_globenc.texts.asked import Asked, Given, Picks
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
 from captum_globenc.texts.methods.ours import differences
+from captum_globenc.texts.model import LoadedModel
 from captum_globenc.texts.options import Options
+from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 from captum_globenc.texts.pieces import readable_tokens
-from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.request import AttributionRequest, Explainer
-from captum_globenc.texts.subject import Subject
+from captum_globenc.texts.tasks.prompts import Prompt
 from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
 
 __all__ = [
     "GENERATION",
     "AnswerForward",
-    "ask_answer",
     "check_generation",
     "contrasted",
     "finish_answers",
     "prepare_prompts",
+    "select_generated",
 ]
 
 NEW_TOKENS = 64
@@ -113,9 +113,9 @@ class AnswerForward(EncoderForward):
 
 
 def check_generation(
-    subject: Subject,
+    loaded: LoadedModel,
     options: Options,
-    told: dict[str, None],
+    notices: dict[str, None],
     *,
     answered: bool,
     contrasted: bool,
@@ -124,9 +124,9 @@ def check_generation(
     """Check that options hold for a model that generates text, and return them with methods that hold.
 
     Args:
-        subject: The model.
+        loaded: The model.
         options: The options.
-        told: Gets what is left out, and why.
+        notices: Gets what is left out, and why.
         answered: Whether answers are given.
         contrasted: Whether other answers are given.
         paired: Whether second segments are given.
@@ -134,7 +134,7 @@ def check_generation(
     Raises:
         ValueError: One does not.
     """
-    decoder, name = not _encoder_decoder(subject.model), type(subject.model).__name__
+    decoder, name = not _encoder_decoder(loaded.model), type(loaded.model).__name__
     generation = options.generation
     for option, given, instead in (
         ("pair", paired, "a prompt has no second segment, write it into the prompt"),
@@ -166,13 +166,13 @@ def check_generation(
         message = f"it explains encoders, and {name} is a decoder"
         if options.methods is not None:
             raise ValueError(f"globenc does not hold: {message}")
-        told[f"globenc is left out: {message}"] = None
+        notices[f"globenc is left out: {message}"] = None
         return replace(options, methods=[it for it in methods if it != "globenc"])
     return options
 
 
 def prepare_prompts(
-    prompts: Sequence[Prompt], subject: Subject, options: Options
+    prompts: Sequence[Prompt], loaded: LoadedModel, options: Options
 ) -> tuple[Encoded, AnswerForward]:
     """Tokenize prompts and their answers; generate the answers that are not given.
 
@@ -184,7 +184,7 @@ def prepare_prompts(
         ValueError: A prompt or its answer is longer than the model takes, an answer has no tokens, or the
             model's tokens see later ones.
     """
-    model, tokenizer = subject.model, subject.tokenizer
+    model, tokenizer = loaded.model, loaded.tokenizer
     chat = prompts[0].messages is not None
     texts = [it.text for it in prompts]
     limit = token_limit(model, tokenizer)
@@ -200,9 +200,9 @@ def prepare_prompts(
         _check_causal(model, batch["input_ids"])
         batch = _left_padded(batch)
     if prompts[0].answer is None:
-        labels, steps = _generated(batch, subject, options, limit)
+        labels, steps = _generated(batch, loaded, options, limit)
     else:
-        labels, steps = _tokenized([str(it.answer) for it in prompts], subject)
+        labels, steps = _tokenized([str(it.answer) for it in prompts], loaded)
     for prompt, row, mask in zip(prompts, labels, batch["attention_mask"], strict=True):
         if not any(_explained(row, tokenizer, model)):
             raise ValueError(
@@ -225,21 +225,21 @@ def prepare_prompts(
     return replace(encoded, batch=batch), AnswerForward(model)
 
 
-def ask_answer(given: Given) -> list[Asked]:
-    """Ask why the model gives an answer: the sum of the log-probabilities of its tokens.
+def select_generated(predictions: Predictions) -> list[ExplainedOutput]:
+    """Select the log-probability of each answer: the sum over its tokens.
 
     Args:
-        given: log-probabilities `(B, T)`.
+        predictions: log-probabilities `(B, T)`.
     """
     made = []
-    for row, answer in enumerate(_answers(given)):
-        picks: Picks = {(place,): 1.0 for place in answer[0]}
-        value = given.sum_of([row], picks)
+    for row, answer in enumerate(_answers(predictions)):
+        terms: OutputWeights = {(place,): 1.0 for place in answer[0]}
+        value = predictions.sum_of([row], terms)
         made.append(
-            Asked(
+            ExplainedOutput(
                 text=row,
                 rows=[row],
-                picks=picks,
+                terms=terms,
                 prediction=answer[1].text,
                 probability=None,
                 value=value,
@@ -251,14 +251,14 @@ def ask_answer(given: Given) -> list[Asked]:
 
 
 def finish_answers(
-    made: Sequence[Explanation], given: Given, request: AttributionRequest
+    made: Sequence[Explanation], predictions: Predictions, request: AttributionRequest
 ) -> list[Explanation]:
     """Return explanations with their answers, passages and, where they are asked for, rows."""
-    answers = _answers(given)
-    rows = _rows(request, [places for places, _ in answers]) if given.options.per_token else []
+    answers = _answers(predictions)
+    rows = _rows(request, [places for places, _ in answers]) if predictions.options.per_token else []
     finished = []
     for index, (explanation, (_, answer), prompt) in enumerate(
-        zip(made, answers, given.prompts, strict=True)
+        zip(made, answers, predictions.prompts, strict=True)
     ):
         real = request.batch["attention_mask"][index].bool()
         special = request.batch["special_tokens_mask"][index][real].bool().tolist()
@@ -371,9 +371,9 @@ def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
         )
 
 
-def _tokenized(answers: Sequence[str], subject: Subject) -> tuple[list[list[int]], list[list[int]] | None]:
+def _tokenized(answers: Sequence[str], loaded: LoadedModel) -> tuple[list[list[int]], list[list[int]] | None]:
     """Return the labels of answers, and of an encoder-decoder what its decoder reads."""
-    model, tokenizer = subject.model, subject.tokenizer
+    model, tokenizer = loaded.model, loaded.tokenizer
     if not _encoder_decoder(model):
         return _ids(answers, tokenizer, special=False), None
     labels: list[list[int]] = tokenizer(text_target=list(answers), verbose=False)["input_ids"]
@@ -391,16 +391,16 @@ def _tokenized(answers: Sequence[str], subject: Subject) -> tuple[list[list[int]
 
 
 def _generated(
-    batch: Mapping[str, Tensor], subject: Subject, options: Options, limit: int | None
+    batch: Mapping[str, Tensor], loaded: LoadedModel, options: Options, limit: int | None
 ) -> tuple[list[list[int]], list[list[int]] | None]:
     """Generate answers; return their labels, and of an encoder-decoder what its decoder reads.
 
     Raises:
         ValueError: There is no room for an answer.
     """
-    model = subject.model
+    model = loaded.model
     encoder_decoder = _encoder_decoder(model)
-    chosen, seed = _generation(subject, options.generation), options.generation.get("seed")
+    chosen, seed = _generation(loaded, options.generation), options.generation.get("seed")
     length = batch["input_ids"].shape[1]
     if limit is not None and not encoder_decoder:
         room = limit - length + 1
@@ -427,12 +427,12 @@ def _generated(
     return labels, [row[: len(own)] for row, own in zip(rows, labels, strict=True)]
 
 
-def _generation(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
+def _generation(loaded: LoadedModel, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `generate`: the model's own options, but greedy unless others are given.
 
     All are arguments, because some versions of transformers prefer the model's config to one that is passed.
     """
-    pipeline, model = subject.pipeline, cast("Any", subject.model)
+    pipeline, model = loaded.pipeline, cast("Any", loaded.model)
     own = getattr(pipeline, "generation_config", None) or model.generation_config
     chosen = {name: getattr(own, name, None) for name in GENERATION - {"seed"}}
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -447,9 +447,9 @@ def _generation(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen.setdefault("max_new_tokens", NEW_TOKENS)
     chosen |= {name: value for name, value in given.items() if name != "seed"}
     if chosen.get("pad_token_id") is None:
-        chosen["pad_token_id"] = _pad(subject.model, subject.tokenizer)
+        chosen["pad_token_id"] = _pad(loaded.model, loaded.tokenizer)
     if chosen.get("stop_strings"):
-        chosen["tokenizer"] = subject.tokenizer
+        chosen["tokenizer"] = loaded.tokenizer
     return chosen
 
 
@@ -474,12 +474,12 @@ def _explained(row: Sequence[int], tokenizer: PreTrainedTokenizerBase, model: Pr
     return [it != IGNORED and it not in special for it in row]
 
 
-def _answers(given: Given) -> list[tuple[list[int], Answer]]:
+def _answers(predictions: Predictions) -> list[tuple[list[int], Answer]]:
     """Return the answer to each prompt, and the positions of its tokens among the labels."""
-    model, tokenizer = given.subject.model, given.subject.tokenizer
+    model, tokenizer = predictions.loaded.model, predictions.loaded.tokenizer
     made = []
-    rows = given.encoded.batch["labels"].tolist()
-    for row, values, prompt in zip(rows, given.outputs.tolist(), given.prompts, strict=True):
+    rows = predictions.encoded.batch["labels"].tolist()
+    for row, values, prompt in zip(rows, predictions.outputs.tolist(), predictions.prompts, strict=True):
         places = [place for place, it in enumerate(_explained(row, tokenizer, model)) if it]
         ids = [row[place] for place in places]
         text = (

@@ -1,0 +1,112 @@
+"""Select the outputs of a masked language model: the word that it predicts for each mask token of a text.
+
+Letters: R rows, N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import shorten
+
+from transformers import PreTrainedTokenizerBase
+
+from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
+
+__all__ = ["select_masks"]
+
+SHOWN = 5
+"""Of how many tokens, the likeliest, the probabilities are told, as by the pipeline of transformers."""
+
+
+def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
+    """Select the logit of the predicted word, or of the target, for each mask token.
+
+    In a text of several windows, the window with the most context on both sides predicts a mask token.
+
+    Args:
+        predictions: logits `(R, N, V)`.
+
+    Returns:
+        One for each mask token of each text, in their order.
+
+    Raises:
+        ValueError: the outputs are not (R, N, V), a text has no mask token, or the target is not one token.
+    """
+    if predictions.outputs.dim() != 3:
+        raise ValueError(
+            f"a masked language model gives (B, N, V), this model gives {tuple(predictions.outputs.shape)}"
+        )
+    mask = predictions.loaded.tokenizer.mask_token_id
+    explained = []
+    for text, rows in enumerate(predictions.encoded.rows):
+        ids = predictions.encoded.whole["input_ids"][text].tolist()
+        masked = [place for place, it in enumerate(ids) if it == mask and mask is not None]
+        found = [_explained_output(predictions, text, rows, place) for place in masked]
+        if not found:
+            raise ValueError(
+                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}, which is "
+                "what a masked language model fills in"
+            )
+        explained += found
+    return explained
+
+
+def _explained_output(
+    predictions: Predictions, text: int, rows: Sequence[int], place: int
+) -> ExplainedOutput:
+    found = {
+        row: predictions.encoded.places[row].index(place)
+        for row in rows
+        if place in predictions.encoded.places[row]
+    }
+    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.places[it]) - 1 - found[it]))
+    token = found[row]
+    logits = predictions.outputs[row, token]
+    shares = logits.softmax(-1)
+    best = int(logits.argmax())
+    one = (
+        best
+        if predictions.options.single is None
+        else _token(predictions.options.single, predictions.loaded.tokenizer)
+    )
+    terms: OutputWeights = {(token, one): 1.0}
+    if predictions.options.against is not None:
+        other = _token(predictions.options.against, predictions.loaded.tokenizer)
+        if other == one:
+            raise ValueError(f"{predictions.options.against} is held against itself: choose two words")
+        terms = {**terms, (token, other): -1.0}
+    offsets = predictions.offsets(row)
+    likely = shares.topk(min(SHOWN, len(shares)))
+    probabilities: dict[str, float] = {}
+    for it, share in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+        # Of tokens that read alike, as one at the beginning of a word and one within may, the likeliest.
+        probabilities.setdefault(_read(it, predictions.loaded.tokenizer), share)
+    return ExplainedOutput(
+        text=text,
+        rows=[row],
+        terms=terms,
+        prediction=_read(best, predictions.loaded.tokenizer),
+        probability=shares[best].item(),
+        value=logits[best].item(),
+        probabilities=probabilities,
+        target=_read(one, predictions.loaded.tokenizer),
+        against=None if predictions.options.against is None else _read(other, predictions.loaded.tokenizer),
+        explained=predictions.sum_of([row], terms),
+        tokens=[token],
+        span=offsets[token] if offsets else None,
+    )
+
+
+def _token(word: str | int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of a word: the token of that name, or the one that the tokenizer makes of it."""
+    if isinstance(word, int) and 0 <= word < len(tokenizer):
+        return word
+    known = tokenizer.get_vocab().get(str(word))
+    ids = [known] if known is not None else tokenizer(str(word), add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ValueError(f"{word!r} is no single token of the model's, and so nothing that it fills in")
+    return int(ids[0])
+
+
+def _read(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.decode([token])).strip() or str(tokenizer.convert_ids_to_tokens(token))
