@@ -28,6 +28,7 @@ from captum_globenc.texts.offsets import find_offsets, find_unknown
 from captum_globenc.texts.options import Options, Target
 from captum_globenc.texts.outputs import ExplainedOutput, OutputSelector, Predictions, selector_tensors
 from captum_globenc.texts.position import pooled_token, resolve_position
+from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
 from captum_globenc.texts.provenance import versions
 from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts, resolve_baseline
 from captum_globenc.texts.tasks import check_task, task_of
@@ -38,7 +39,6 @@ from captum_globenc.texts.tasks.generation import (
     finish_answers,
     prepare_prompts,
 )
-from captum_globenc.texts.tasks.prompts import Passages, Prompt, read_prompts
 from captum_globenc.texts.tasks.similarity import explain_embeddings
 from captum_globenc.texts.tokenizing import encode, token_limit
 from captum_globenc.texts.windows import merge_windows

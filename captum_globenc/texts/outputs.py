@@ -17,7 +17,7 @@ from captum_globenc.results.record import Span
 from captum_globenc.texts.model import LoadedModel
 from captum_globenc.texts.offsets import find_offsets
 from captum_globenc.texts.options import Options
-from captum_globenc.texts.tasks.prompts import Prompt
+from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.tokenizing import Encoded
 from captum_globenc.texts.words import Word, find_words
 
@@ -101,10 +101,8 @@ class Predictions:
         if not encodings:
             raise ValueError("this tokenizer has no character offsets: use a fast tokenizer")
         encoding = encodings[self.encoded.text_of(row)]
-        return [
-            Span(*encoding.offsets[place], encoding.sequence_ids[place] or 0)
-            for place in self.encoded.places[row]
-        ]
+        offsets, segments = encoding.offsets, encoding.sequence_ids
+        return [Span(*offsets[place], segments[place] or 0) for place in self.encoded.places[row]]
 
     @cached_property
     def words(self) -> list[list[Word]]:
@@ -161,7 +159,8 @@ def selector_tensors(terms: Sequence[OutputWeights], outputs: Tensor) -> tuple[T
         `(A, P, 1)` indices, and `(A, P)` weights. The last dimension keeps them from being taken for ids.
 
     Example:
-        >>> places, weights = selector_tensors([{(1, 0): 1.0}, {(0, 1): 0.5, (1, 1): 0.5}], torch.ones(1, 2, 3))
+        >>> terms = [{(1, 0): 1.0}, {(0, 1): 0.5, (1, 1): 0.5}]
+        >>> places, weights = selector_tensors(terms, torch.ones(1, 2, 3))
         >>> places[..., 0].tolist(), weights.tolist()
         ([[3, 0], [1, 4]], [[1.0, 0.0], [0.5, 0.5]])
     """

@@ -10,6 +10,7 @@ from captum_globenc.evaluation import (
     SENTENCES,
     SHORTCUTS,
     Example,
+    Method,
     Subject,
     evaluate,
     plant,
@@ -121,7 +122,8 @@ def test_a_tokenizer_that_does_not_tell_where_tokens_lie_is_refused(folder, monk
 def test_an_evaluation_measures_marks_by_score_and_by_size(folder, monkeypatch):
     # the plot is bad, scored 1 -5 3 2: "is" and "bad" lead by score, "plot" and "is" by size.
     scores = torch.tensor([[9.0, 1, -5, 3, 2, 9]])
-    monkeypatch.setitem(METHODS, "fixed", lambda subject, batch: scores.expand(batch.inputs.shape).clone())
+    fixed = Method(lambda request: scores.expand(request.inputs.shape).clone())
+    monkeypatch.setitem(METHODS, "fixed", fixed)
     text = Example(0, "the plot is bad", marked=((4, 8), (9, 11)), decoys=((12, 15),))
     metrics = ["marked-precision", "marked-rank", "decoy-named"]
     names = [*metrics, *(f"{name}/size" for name in metrics)]

@@ -11,6 +11,7 @@ from captum_globenc.evaluation import (
     METHODS,
     METRICS,
     Example,
+    Method,
     SanityChecks,
     Subject,
     redrawn,
@@ -138,10 +139,10 @@ def test_every_parameter_is_drawn_anew_once_and_the_model_is_left_alone(loaded):
 
 def test_scores_that_do_not_look_at_a_part_stay_and_others_change(loaded, monkeypatch):
     def by_sign(parameter):
-        def method(subject, batch):
-            return batch.inputs * subject.model.get_parameter(parameter).detach().flatten()[0].sign()
+        def scores(request):
+            return request.inputs * request.of.model.get_parameter(parameter).detach().flatten()[0].sign()
 
-        return method
+        return Method(scores)
 
     head, first = "classifier.weight", "bert.encoder.layer.0.output.dense.bias"
     for name in (head, first):
@@ -173,9 +174,8 @@ def test_scores_of_methods_change_when_all_is_drawn_anew(loaded):
 def test_two_equal_functions_score_alike_and_a_method_that_reads_weights_does_not(loaded, monkeypatch):
     model, tokenizer = loaded
     weight = "bert.encoder.layer.0.attention.self.query.weight"
-    monkeypatch.setitem(
-        METHODS, "a-weight", lambda subject, batch: batch.inputs * subject.model.get_parameter(weight)[0, 0]
-    )
+    of_weight = Method(lambda request: request.inputs * request.of.model.get_parameter(weight)[0, 0])
+    monkeypatch.setitem(METHODS, "a-weight", of_weight)
     same = with_permuted_heads(model, seed=1)
     checks = SanityChecks(model, tokenizer, TEXTS, [*DETERMINISTIC, "lime", "a-weight"], batch_size=2)
     found = checks.invariance(same)
@@ -222,6 +222,7 @@ def test_models_that_do_not_compute_the_same_are_refused(loaded):
 def test_a_token_without_effect_gets_nothing_and_changes_nothing(loaded, monkeypatch):
     monkeypatch.setitem(
         METHODS,
+        Method,
         "spread",
         lambda subject, batch: torch.full(batch.inputs.shape, 1 / batch.inputs.shape[1]).double(),
     )

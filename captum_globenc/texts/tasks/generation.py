@@ -26,8 +26,8 @@ from captum_globenc.texts.model import LoadedModel
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 from captum_globenc.texts.pieces import readable_tokens
+from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.request import AttributionRequest, Explainer
-from captum_globenc.texts.tasks.prompts import Prompt
 from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
 
 __all__ = [

@@ -44,8 +44,8 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
         found = [_explained_output(predictions, text, rows, place) for place in masked]
         if not found:
             raise ValueError(
-                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}, which is "
-                "what a masked language model fills in"
+                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}, "
+                "which is what a masked language model fills in"
             )
         explained += found
     return explained

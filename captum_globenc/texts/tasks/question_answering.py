@@ -52,7 +52,7 @@ def select_answers(predictions: Predictions) -> list[ExplainedOutput]:
     """Select the sum of the start and end logits of the answer to each question.
 
     Args:
-        predictions: outputs `(R, N, 2)` for start and end. A text is a question, and its pair holds the answer.
+        predictions: start and end logits `(R, N, 2)`. Texts are questions, and their pairs the contexts.
 
     Returns:
         One for each text: the most likely answer of all its windows.
@@ -125,9 +125,9 @@ def _stretches(predictions: Predictions, row: int) -> list[tuple[float, int, int
 def _words(predictions: Predictions, text: int, row: int, start: int, end: int) -> Span:
     """Return where the words stand that a stretch of tokens is part of."""
     encoding: Any = (predictions.encoded.whole.encodings or [])[text]
-    tokens, told = predictions.encoded.places[row], predictions.spans(row)
+    tokens, spans = predictions.encoded.places[row], predictions.spans(row)
     ends = []
     for token in (start, end):
         word = encoding.token_to_word(tokens[token])
-        ends.append(notices[token] if word is None else Span(*encoding.word_to_chars(word, 1)))
+        ends.append(spans[token] if word is None else Span(*encoding.word_to_chars(word, 1)))
     return Span(ends[0].start, ends[1].stop, 1)
