@@ -53,6 +53,39 @@ PositionOption = Annotated[
 ]
 """The option `--position` of every command that explains."""
 
+FILES = (
+    "a .csv, .tsv, .jsonl or .json file, also packed as .gz, a .parquet file, or a folder of such files, "
+    "with the columns text and, if there are any, label and pair"
+)
+"""What `--data` takes, in the help of the commands that read data sets."""
+
+TextColumnOption = Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")]
+"""The options of these commands that name columns, and the encoding."""
+
+PairColumnOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The column of second segments. Left out, pair or text_pair, if there is one.",
+        show_default=False,
+    ),
+]
+
+LabelColumnOption = Annotated[str, typer.Option(metavar="NAME", help="The column of the labels.")]
+
+IdColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A column of ids, to be found again in the results.")
+]
+
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The encoding of text files, such as latin-1. Left out, UTF-8, or UTF-16 "
+        "and UTF-32 by their first bytes.",
+    ),
+]
+
 WordsOption = Annotated[
     bool,
     typer.Option("--words/--tokens", help="Show whole words, or the model's tokens with their ids."),
