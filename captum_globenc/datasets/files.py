@@ -24,9 +24,6 @@ from captum_globenc.extras import optional
 
 __all__ = [
     "FORMATS",
-    "NAME_ENCODING",
-    "NOT_JSON",
-    "NO_OBJECT",
     "WHOLE",
     "Row",
     "ending",
@@ -68,11 +65,8 @@ READ_ROWS = 1024
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 """Text that becomes a whole number and is written back as it was: not 007, which is a code."""
 
-NOT_JSON, NO_OBJECT = "is not valid JSON", "is no JSON object"
-"""Problems of rows; the other one is that of bytes that are not valid in the encoding."""
-
-NAME_ENCODING = ": name the file's encoding (--encoding latin-1, say)"
-"""What a message says of such bytes."""
+HINT = ": name the file's encoding (--encoding latin-1, say)"
+"""What messages say of bytes that are not valid in the encoding."""
 
 UNDECODED = re.compile("[\udc80-\udcff]")
 """Bytes that are not valid in the file's encoding, as Python's `surrogateescape` keeps them."""
@@ -89,6 +83,7 @@ class Row(NamedTuple):
         values: the columns that were asked for and exist, by role.
         cells: columns by name, other ones too.
         problem: why the row cannot be read, such as "is not valid JSON"; "" if it can.
+        hint: what to do about it, to follow `problem`; "" if there is nothing.
         unit: what `number` counts: "line" or "row".
     """
 
@@ -96,6 +91,7 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
     cells: Mapping[str, Any] = {}
     problem: str = ""
+    hint: str = ""
     unit: str = "line"
 
     @property
@@ -118,13 +114,11 @@ def find_files(data: Any) -> list[Any]:
     path = Path(data)
     if path.is_dir():
         formats = [it for it in FORMATS if it != ".json"]
-        files = [it for it in sorted(path.iterdir()) if ending(it) in formats and not it.name.startswith(".")]
-        files = [
-            it for it in files if not it.is_dir() and (not _is_packed(it) or it.with_suffix("") not in files)
-        ]
+        visible = (it for it in sorted(path.iterdir()) if not it.name.startswith(".") and not it.is_dir())
+        files = [it for it in visible if ending(it) in formats]
         if not files:
             raise ValueError(f"{path} holds no file of {', '.join(formats)}")
-        return files
+        return [it for it in files if not _is_packed(it) or it.with_suffix("") not in files]
     if not path.exists():
         raise ValueError(f"cannot read {path}: no such file or folder")
     if ending(path) not in FORMATS:
@@ -182,7 +176,7 @@ def read_rows(
             with open_text(data, encoding, newline=lines, errors="surrogateescape") as file:
                 yield from _TEXT_FORMATS[ending(data)](file, wanted)
     except (OSError, ValueError, csv.Error) as error:
-        said = (getattr(error, "strerror", None) or str(error)) if isinstance(error, OSError) else str(error)
+        said = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"cannot read {name_of(data)}: {' '.join(said.split())[:300]}") from error
 
 
@@ -212,14 +206,15 @@ def open_text(
     except LookupError:
         raise ValueError(f"no encoding is called {encoding!r}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not valid {error.encoding}{NAME_ENCODING}") from error
+        raise ValueError(f"it is not valid {error.encoding}{HINT}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError("it is no gzip file, or a damaged one") from error
 
 
-def _undecoded(file: TextIO) -> str:
+def _undecoded(file: TextIO, number: int, values: Mapping[str, Any] | None = None) -> Row:
+    """Return a row with bytes that are not valid in the encoding."""
     name = "UTF-8" if file.encoding == "utf-8-sig" else file.encoding
-    return f"is not valid {name}"
+    return Row(number, values or {}, problem=f"is not valid {name}", hint=HINT)
 
 
 def required_columns(wanted: Wanted) -> list[str]:
@@ -281,7 +276,8 @@ def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
     while (cells := _next(reader)) is not None:
         if not names and any(map(str.strip, cells)):
             if UNDECODED.search("".join(cells)):
-                raise ValueError(f"line {begins} {_undecoded(file)}{NAME_ENCODING}")
+                row = _undecoded(file, begins)
+                raise ValueError(f"{row.place} {row.problem}{row.hint}")
             names, found = cells, _find_all(cells, wanted)
             places = {role: names.index(column) for role, column in found.items()}
         elif names and cells:
@@ -290,7 +286,7 @@ def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
                 raise ValueError(f"line {begins} has {more} fields than the head of the table")
             values = {role: cells[place] for role, place in places.items()}
             if UNDECODED.search("".join(values.values())):
-                yield Row(begins, dict.fromkeys(values), problem=_undecoded(file))
+                yield _undecoded(file, begins, dict.fromkeys(values))
             else:
                 yield Row(begins, values, dict(zip(names, cells, strict=True)))
         begins = reader.line_num + 1
@@ -324,12 +320,12 @@ def _next(reader: Any) -> list[str] | None:
 def _json_lines(file: TextIO, wanted: Wanted) -> Iterator[Row]:
     for number, line in enumerate(file, start=1):
         if UNDECODED.search(line):
-            yield Row(number, {}, problem=_undecoded(file))
+            yield _undecoded(file, number)
         elif line.strip():
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError):  # nested deeper than Python reads
-                yield Row(number, {}, problem=NOT_JSON)
+                yield Row(number, {}, problem="is not valid JSON")
             else:
                 yield _object(number, entry, wanted)
 
@@ -348,7 +344,7 @@ def _json_array(file: TextIO, wanted: Wanted) -> Iterator[Row]:
         except RecursionError:
             raise ValueError(f"line {line} is nested too deep") from None
         if UNDECODED.search(text, counted, at):
-            yield Row(line, {}, problem=_undecoded(file))
+            yield _undecoded(file, line)
         else:
             yield _object(line, entry, wanted)
         at = _past_space(text, at)
@@ -366,8 +362,12 @@ def _past_space(text: str, at: int) -> int:
 
 def _object(number: int, entry: Any, wanted: Wanted) -> Row:
     if not isinstance(entry, dict):
-        return Row(number, {}, problem=NO_OBJECT)
-    return Row(number, {role: entry[name] for role, name in _find(entry, wanted).items()}, entry)
+        return Row(number, {}, problem="is no JSON object")
+    try:
+        found = _find(entry, wanted)
+    except ValueError as error:
+        return Row(number, {}, entry, f"cannot be read: {error}")
+    return Row(number, {role: entry[name] for role, name in found.items()}, entry)
 
 
 def _objects(read: Callable[[TextIO, Wanted], Iterator[Row]], file: TextIO, wanted: Wanted) -> Iterator[Row]:
@@ -418,7 +418,7 @@ def _frame(table: Any, wanted: Wanted, whole: bool) -> Iterator[Row]:
             for part in parts
         )
         yield from _of_columns(columns, found)
-    elif hasattr(table, "select_columns") and hasattr(table, "__len__"):
+    elif hasattr(table, "features") and hasattr(table, "__len__"):
 
         def batches(names: list[str]) -> Iterable[Any]:
             yield from table.select_columns(names).with_format("arrow").iter(READ_ROWS)

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.datasets.files import (
-    NAME_ENCODING,
-    NO_OBJECT,
-    NOT_JSON,
     WHOLE,
     Row,
     find_files,
@@ -158,8 +155,7 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
         ValueError: the row holds none; the message says where it is.
     """
     if row.problem:
-        hint = "" if row.problem in (NOT_JSON, NO_OBJECT) else NAME_ENCODING
-        raise ValueError(f"{row.place} {row.problem}{hint}")
+        raise ValueError(f"{row.place} {row.problem}{row.hint}")
     for role in required_columns(wanted):
         if role not in row.values:
             raise ValueError(

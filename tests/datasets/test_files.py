@@ -209,6 +209,8 @@ def test_missing_values_of_tables_in_memory_are_none(read):
     else:
         with pytest.raises(ValueError, match="cannot read the DataFrame: row 2 has no second segment"):
             read(frame)
+    with pytest.raises(TypeError, match="data is a DatasetDict: pass a path, a DataFrame or a datasets"):
+        read(datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["good"]})}))
     with pytest.raises(TypeError, match="data is a list: pass a path, a DataFrame or a datasets.Dataset"):
         read(["good"])
 
@@ -268,6 +270,7 @@ BOTH = [
     ("a.json", '[{"text": "a"}\n {"text": "b"}]', "line 1 .*neither , nor ]"),
     ("a.json", '[{"text": "a"},\n' + "[" * 100_000, "line 2 is nested too deep"),
     ("a.json", '{"text": "a"}', "no JSON array"),
+    ("a.jsonl", '{"text": "a"}\n{"Text": 1, "TEXT": 2}', "line 2 .*several columns are called Text, TEXT"),
     ("a.json", "[]", "holds no texts|no rows in"),
     ("a.jsonl", "", "holds no texts|no rows in"),
     ("a.csv", "", "cannot read .*a.csv: it holds no texts"),
