@@ -59,31 +59,16 @@ FILES = (
 )
 """What `--data` takes, in the help of the commands that read data sets."""
 
-TextColumnOption = Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")]
-"""The options of these commands that name columns, and the encoding."""
-
+_named = partial(typer.Option, metavar="NAME")
+TextColumnOption = Annotated[str, _named(help="The column of the texts.")]
+"""The options of these commands that name columns and the encoding of files."""
 PairColumnOption = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="The column of second segments. Left out, pair or text_pair, if there is one.",
-        show_default=False,
-    ),
+    str, _named(help="The column of second segments. Left out, pair or text_pair.", show_default=False)
 ]
-
-LabelColumnOption = Annotated[str, typer.Option(metavar="NAME", help="The column of the labels.")]
-
-IdColumnOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A column of ids, to be found again in the results.")
-]
-
+LabelColumnOption = Annotated[str, _named(help="The column of the labels.")]
+IdColumnOption = Annotated[str | None, _named(help="A column of ids, to find rows again in the results.")]
 EncodingOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="The encoding of text files, such as latin-1. Left out, UTF-8, or UTF-16 "
-        "and UTF-32 by their first bytes.",
-    ),
+    str | None, _named(help="The encoding of text files, such as latin-1. Left out, UTF-8, UTF-16 or UTF-32.")
 ]
 
 WordsOption = Annotated[

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captum_globenc.datasets.files import WHOLE, Row, ending, find_files, name_of, read_rows
+from captum_globenc.datasets.files import WHOLE, Row, ending, find_files, name_of, read_rows, reading
 from captum_globenc.texts.digest import digest, file_digest
 
 __all__ = ["Block", "Source", "Survey"]
@@ -19,15 +19,13 @@ class Survey(NamedTuple):
 
     Attributes:
         rows: how many there are.
-        label: what labels are: "int64", "float64" or "string"; "" where there are none.
-        id: what ids are, likewise.
+        types: what "label" and "id" are: "int64", "float64" or "string"; "" where there are none.
         pairs: whether there are second segments.
         files: name, rows and digest of each file.
     """
 
     rows: int
-    label: str
-    id: str
+    types: Mapping[str, str]
     pairs: bool
     files: list[dict[str, Any]]
 
@@ -54,33 +52,17 @@ class Source:
     """The rows of a file, of all files of a folder in the order of their names, or of a table in memory.
 
     Args:
-        data: a file or folder, a pandas DataFrame or a `datasets.Dataset`;
-            see :func:`captum_globenc.datasets.files.read_rows`.
-        text: the column of the texts.
-        pair: the column of second segments, or None. The usual name is used where there is such a column,
-            another has to be there.
-        label: the column of labels, likewise.
-        ids: the column of ids, or None.
+        data: as :func:`captum_globenc.datasets.files.find_files` takes it.
+        columns: names of columns by role, "text", "pair", "label" and "id"; None where one is not wanted.
         encoding: of text files.
 
     Raises:
         ValueError: there is no such file, or it has no known format.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        *,
-        text: str = "text",
-        pair: str | None = "pair",
-        label: str | None = "label",
-        ids: str | None = None,
-        encoding: str | None = None,
-    ) -> None:
-        wanted = {"text": text, "pair": pair, "label": label, "id": ids}
-        self._wanted = {role: column for role, column in wanted.items() if column}
-        self._files = find_files(data)
-        self._encoding = encoding
+    def __init__(self, data: Any, columns: Mapping[str, str | None], encoding: str | None = None) -> None:
+        self._wanted = {role: column for role, column in columns.items() if column}
+        self._files, self._encoding = find_files(data), encoding
 
     def survey(self) -> Survey:
         """Read all rows through once: how many, what kind of labels and ids."""
@@ -107,21 +89,21 @@ class Source:
         total = sum(file["rows"] for file in files)
         if not total:
             raise ValueError(f"there are no rows in {', '.join(map(name_of, self._files))}")
-        widest = {
-            role: next((it for it in ("string", "float64", "int64") if it in found), "string")
+        types = {
+            role: next(
+                (it for it in ("string", "float64", "int64") if it in found), "string" * (role in seen)
+            )
             for role, found in kinds.items()
         }
-        label, ids = (widest[role] if role in seen else "" for role in ("label", "id"))
-        return Survey(total, label, ids, "pair" in seen, files)
+        return Survey(total, types, "pair" in seen, files)
 
-    def blocks(self, size: int, survey: Survey) -> Iterator[Block]:
+    def blocks(self, size: int, types: Mapping[str, str]) -> Iterator[Block]:
         """Yield all rows, so many at a time.
 
         Args:
             size: how many.
-            survey: what labels and ids become.
+            types: what labels and ids become, as the survey has it.
         """
-        types = {"label": survey.label, "id": survey.id}
         block = self._empty(0)
         for data in self._files:
             for row in self._rows(data):
@@ -140,7 +122,8 @@ class Source:
         return Block(start, {role: [] for role in self._wanted})
 
     def _rows(self, data: Any) -> Iterator[Row]:
-        return read_rows(data, self._wanted, encoding=self._encoding)
+        with reading(data):
+            yield from read_rows(data, self._wanted, encoding=self._encoding)
 
 
 def _kind(value: Any, by_text: bool) -> str:

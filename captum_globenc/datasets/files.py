@@ -12,27 +12,17 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from captum_globenc.extras import optional
 
-__all__ = [
-    "FORMATS",
-    "WHOLE",
-    "Row",
-    "ending",
-    "find_files",
-    "name_of",
-    "open_text",
-    "read_rows",
-    "required_columns",
-]
+__all__ = ["Row", "ending", "find_files", "name_of", "open_text", "read_rows", "reading", "required_columns"]
 
 USUAL: Mapping[str, tuple[str, ...]] = {
     "pair": ("pair", "text_pair"),
@@ -71,6 +61,7 @@ HINT = ": name the file's encoding (--encoding latin-1, say)"
 UNDECODED = re.compile("[\udc80-\udcff]")
 """Bytes that are not valid in the file's encoding, as Python's `surrogateescape` keeps them."""
 
+T = TypeVar("T", bound=Container[str])
 Wanted = Mapping[str, str]
 """Names of columns by role: "text", and any of "pair", "label", "id", "marked", "decoys"."""
 
@@ -143,7 +134,7 @@ def _is_packed(path: Path) -> bool:
 
 def name_of(data: Any) -> str:
     """Return what messages call a file or table."""
-    return str(data) if isinstance(data, Path) else f"the {type(data).__name__}"
+    return str(data) if isinstance(data, str | PathLike) else f"the {type(data).__name__}"
 
 
 def read_rows(
@@ -162,22 +153,29 @@ def read_rows(
             hold them.
 
     Raises:
-        ValueError: the file cannot be read, or a column is missing, is ambiguous or holds no texts.
+        ValueError: the content is not of the format, or a column is missing, is ambiguous or holds no texts.
+        OSError: the file cannot be read; csv.Error, it is no table. Read within :func:`reading`.
         ImportError: pyarrow is not installed, and the file is .parquet.
         TypeError: `data` is none of these.
     """
+    if not isinstance(data, Path):
+        yield from _frame(data, wanted, whole)
+    elif ending(data) == ".parquet":
+        yield from _parquet(data, wanted, whole)
+    else:
+        lines = "\n" if ending(data) == ".jsonl" else ""
+        with open_text(data, encoding, newline=lines, errors="surrogateescape") as file:
+            yield from _TEXT_FORMATS[ending(data)](file, wanted)
+
+
+@contextmanager
+def reading(data: Any) -> Iterator[None]:
+    """Raise errors of reading as ValueError, in one line that begins with the name of the file."""
     try:
-        if not isinstance(data, Path):
-            yield from _frame(data, wanted, whole)
-        elif ending(data) == ".parquet":
-            yield from _parquet(data, wanted, whole)
-        else:
-            lines = "\n" if ending(data) == ".jsonl" else ""
-            with open_text(data, encoding, newline=lines, errors="surrogateescape") as file:
-                yield from _TEXT_FORMATS[ending(data)](file, wanted)
+        yield
     except (OSError, ValueError, csv.Error) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"cannot read {name_of(data)}: {' '.join(said.split())[:300]}") from error
+        said = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise ValueError(f"cannot read {name_of(data)}: {said[:300]}") from error
 
 
 @contextmanager
@@ -197,14 +195,16 @@ def open_text(
         OSError: the file cannot be read.
     """
     try:
+        "".encode(encoding or "utf-8")
+    except LookupError:
+        raise ValueError(f"no encoding is called {encoding!r}") from None
+    try:
         with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
             start = file.peek(4)[:4]
             told = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8")
             name = codecs.lookup(encoding or told).name
             name = "utf-8-sig" if name == "utf-8" else name
             yield io.TextIOWrapper(file, name, errors=errors, newline=newline)
-    except LookupError:
-        raise ValueError(f"no encoding is called {encoding!r}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not valid {error.encoding}{HINT}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -224,12 +224,11 @@ def required_columns(wanted: Wanted) -> list[str]:
 
 def _find(names: Iterable[str], wanted: Wanted) -> dict[str, str]:
     """Return the columns that exist, by role."""
-    names = list(names)
     found = {}
     for role, column in wanted.items():
         usual = USUAL.get(role, ())
-        others = [it for it in usual if it != column] if column in usual else []
-        called = next(filter(None, (_called(names, it) for it in (column, *others))), [])
+        tried = (column, *usual) if column in usual else (column,)
+        called = next(filter(None, (_called(names, it) for it in tried)), [])
         if len(called) > 1:
             raise ValueError(f"several columns are called {', '.join(called)}")
         if called:
@@ -237,49 +236,40 @@ def _find(names: Iterable[str], wanted: Wanted) -> dict[str, str]:
     return found
 
 
-def _find_all(names: Iterable[str], wanted: Wanted) -> dict[str, str]:
-    """Return the columns of a table, by role; reject a table that lacks one which must exist."""
-    names = list(names)
-    found = _find(names, wanted)
-    _check(found, names, wanted)
-    return found
-
-
-def _called(names: Sequence[str], column: str) -> list[str]:
+def _called(names: Iterable[str], column: str) -> list[str]:
     """Return the names that are a column's exactly, or else in any case."""
     plain = column.strip().lower()
     return [it for it in names if it == column] or [it for it in names if it.strip().lower() == plain]
 
 
-def _check(found: Iterable[str], names: Iterable[str], wanted: Wanted) -> None:
-    """Reject a file that lacks columns."""
+def _checked(found: T, names: Iterable[str], wanted: Wanted) -> T:
+    """Return the columns that exist, unless one is missing that must."""
     missing = [wanted[role] for role in required_columns(wanted) if role not in found]
     if missing:
         raise ValueError(f"it has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+    return found
 
 
 def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
     """Yield the rows of a table with a head. The delimiter is the ending's, or one that the head tells."""
-    before = []
-    for line in file:
-        before.append(line)
-        if line.strip():
-            break
-    begins, names, found = 1, list[str](), dict[str, str]()
+    head, begins, names = file.readline(), 1, list[str]()
 
     def lines() -> Iterator[str]:
-        yield from chain(before, file)
+        yield from chain([head], file)
         if reader.line_num >= begins:  # more is asked for in the middle of a row
             raise ValueError(f"line {begins} opens a quote that is never closed")
 
-    reader = csv.reader(lines(), **_dialect(before[-1] if before else "", wanted["text"], kind))
+    reader = csv.reader(lines(), **_dialect(head, wanted["text"], kind))
     while (cells := _next(reader)) is not None:
         if not names and any(map(str.strip, cells)):
             if UNDECODED.search("".join(cells)):
                 row = _undecoded(file, begins)
                 raise ValueError(f"{row.place} {row.problem}{row.hint}")
-            names, found = cells, _find_all(cells, wanted)
-            places = {role: names.index(column) for role, column in found.items()}
+            names = cells
+            places = {
+                role: names.index(column)
+                for role, column in _checked(_find(names, wanted), names, wanted).items()
+            }
         elif names and cells:
             if len(cells) != len(names):
                 more = "more" if len(cells) > len(names) else "fewer"
@@ -378,7 +368,7 @@ def _objects(read: Callable[[TextIO, Wanted], Iterator[Row]], file: TextIO, want
         found |= row.values.keys()
         yield row
     if row is not None:
-        _check(found, names, wanted)
+        _checked(found, names, wanted)
 
 
 def _parquet(path: Path, wanted: Wanted, whole: bool) -> Iterator[Row]:
@@ -394,7 +384,7 @@ def _arrow(
     """Yield the rows of a table of Arrow, of which no other columns are read than those that are needed."""
     types = optional("pyarrow", "datasets").types
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
-    found = _find_all(schema.names, wanted)
+    found = _checked(_find(schema.names, wanted), schema.names, wanted)
     for role in found.keys() & {"text", "pair"}:
         kind = schema.field(found[role]).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
@@ -411,7 +401,8 @@ def _arrow(
 def _frame(table: Any, wanted: Wanted, whole: bool) -> Iterator[Row]:
     """Yield the rows of a pandas DataFrame, missing values as None, or of a `datasets.Dataset`."""
     if hasattr(table, "iloc"):
-        found = _find_all(map(str, table.columns), wanted)
+        names = list(map(str, table.columns))
+        found = _checked(_find(names, wanted), names, wanted)
         parts = (table.iloc[at : at + READ_ROWS] for at in range(0, len(table), READ_ROWS))
         columns = (
             part.rename(columns=str).astype(object).where(part.notna().to_numpy(), None).to_dict("list")

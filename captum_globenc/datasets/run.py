@@ -90,20 +90,19 @@ def attribute_files(
     chosen = LAYOUTS[layout]
     chosen.check(Plan(attributor.methods, dtype, (), id=id_column or ""))
     settings = attributor.settings
-    columns = {"text": settings.text_column, "pair": settings.pair_column, "label": label_column}
+    columns = {
+        "text": settings.text_column,
+        "pair": settings.pair_column,
+        "label": label_column,
+        "id": id_column,
+    }
     if isinstance(data, str | PathLike) and Path(data).resolve() == Path(out).resolve():
         raise ValueError(f"{out} holds the data: choose another folder for the attributions")
-    source = Source(
-        data,
-        text=settings.text_column,
-        pair=settings.pair_column,
-        label=label_column,
-        ids=id_column,
-        encoding=encoding,
-    )
+    source = Source(data, columns, encoding)
     survey = source.survey()
     attributor.check()
-    plan = Plan(attributor.methods, dtype, tuple(attributor.labels), survey.label, survey.pairs, survey.id)
+    label, ids = survey.types["label"], survey.types["id"]
+    plan = Plan(attributor.methods, dtype, tuple(attributor.labels), label, survey.pairs, ids)
     about = {
         "model": {
             "name": attributor.name,
@@ -124,10 +123,10 @@ def attribute_files(
             "methods": list(plan.methods),
             "dtype": dtype,
             "layout": layout,
-            "columns": {**columns, "id": id_column},
+            "columns": columns,
             "encoding": encoding,
         },
-        "data": {"label": survey.label, "files": survey.files},
+        "data": {"label": label, "files": survey.files},
     }
     shards = Shards(Path(out), about, survey.rows, rows_per_shard)
     finished = shards.done()
@@ -141,7 +140,7 @@ def attribute_files(
 
     done(0)
     if len(finished) < len(shards):
-        blocks = _missing(source.blocks(rows_per_shard, survey), finished)
+        blocks = _missing(source.blocks(rows_per_shard, survey.types), finished)
         for number, block, made in ENGINES[engine](attributor, blocks, workers, done):
             rows = chosen.columns(_rows(block, made, plan), plan)
             counts[number] = _counts(made, rows["error"])

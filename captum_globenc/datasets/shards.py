@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 from captum_globenc.datasets.store import check_settings, read_settings, replace, replacing
 from captum_globenc.extras import optional
 
-__all__ = ["ABOUT", "Counts", "Shards", "check_shard", "finished", "read_about", "shard_files"]
+__all__ = ["ABOUT", "Counts", "Shards", "check_shard", "read_about", "shard_files"]
 
 pq: Any = optional("pyarrow.parquet", "datasets")
 
@@ -166,12 +166,6 @@ def shard_files(folder: Path) -> list[Path]:
             f"{folder} holds {there} of {count} shards: the command that began it goes on when run again"
         )
     return paths
-
-
-def finished(folder: Path) -> Counts | None:
-    """Return what came out of a run, None where it is not done."""
-    counts = read_about(folder).get("finished")
-    return None if counts is None else Counts(**counts)
 
 
 def check_shard(path: Path) -> Path:

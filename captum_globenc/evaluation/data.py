@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captum_globenc.datasets.files import (
-    WHOLE,
-    Row,
-    find_files,
-    name_of,
-    read_rows,
-    required_columns,
-)
+from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
 from captum_globenc.evaluation.labels import Label
 from captum_globenc.evaluation.marks import Span, check_spans, read_spans
 from captum_globenc.texts.classes import Name
@@ -100,31 +93,30 @@ def read_examples(
         wanted["id"] = id_column
     files = find_files(data)
     examples: list[Example] = []
-    places, ids = list[str](), list[Any]()
+    ids: dict[str, str] = {}  # with the places of their rows
     marks: list[str] | None = None  # the columns that look like labels in every row that has none
     for file in files:
-        for row in read_rows(file, wanted, encoding=encoding, whole=True):
-            try:
+        within = "" if len(files) == 1 else f" of {file.name}"
+        with reading(file):
+            for row in read_rows(file, wanted, encoding=encoding, whole=True):
                 example = _example(row, wanted, len(examples))
-            except ValueError as error:
-                raise ValueError(f"cannot read {name_of(file)}: {error}") from error
-            within = "" if len(files) == 1 else f" of {file.name}"
-            examples.append(replace(example, line=f"{row.number}{within}") if within else example)
-            places.append(row.place + within)
-            ids.append(row.values.get("id"))
-            cells = {} if "label" in row.values else row.cells
-            marked = [name for name, value in cells.items() if _is_mark(name, value)]
-            marks = marked if marks is None else [name for name in marks if name in marked]
-    try:
+                examples.append(replace(example, line=f"{row.number}{within}") if within else example)
+                if (example.pair is None) != (examples[0].pair is None):
+                    number = examples[-1 if example.pair is None else 0].line
+                    raise ValueError(f"{row.unit} {number} has no second segment, and others have")
+                if id_column is not None:
+                    _add_id(ids, row.values["id"], row.place + within)
+                cells = {} if "label" in row.values else row.cells
+                marked = [name for name, value in cells.items() if _is_mark(name, value)]
+                marks = marked if marks is None else [name for name in marks if name in marked]
+    with reading(data):
         if not examples:
             raise ValueError("it holds no texts")
         _check_unlabelled(marks or ())
-        paired = [example.pair is not None for example in examples]
-        if any(paired) and not all(paired):
-            raise ValueError(f"{places[paired.index(False)]} has no second segment, and others have")
-        return examples if id_column is None else _with_ids(examples, ids, places)
-    except ValueError as error:
-        raise ValueError(f"cannot read {', '.join(map(name_of, files))}: {error}") from error
+    if id_column is None:
+        return examples
+    whole = all(map(WHOLE.fullmatch, ids))
+    return [replace(it, number=int(its) if whole else its) for it, its in zip(examples, ids, strict=True)]
 
 
 def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> list[Example]:
@@ -175,20 +167,14 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
         raise ValueError(f"{row.place}: {error}") from error
 
 
-def _with_ids(examples: Sequence[Example], ids: Sequence[Any], places: Sequence[str]) -> list[Example]:
-    """Number examples by their ids: whole numbers where all are, or else text."""
-    written = [str(int(it) if isinstance(it, float) and it.is_integer() else it).strip() for it in ids]
-    first: dict[str, str] = {}
-    for it, text, place in zip(ids, written, places, strict=True):
-        if it is None or not text:
-            raise ValueError(f"{place} has no id")
-        if text in first:
-            raise ValueError(f"{first[text]} and {place} have the same id, {text}")
-        first[text] = place
-    whole = all(map(WHOLE.fullmatch, written))
-    return [
-        replace(it, number=int(text) if whole else text) for it, text in zip(examples, written, strict=True)
-    ]
+def _add_id(ids: dict[str, str], value: Any, place: str) -> None:
+    """Add the id of a row, which no other row may have."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    if value is None or not text:
+        raise ValueError(f"{place} has no id")
+    if text in ids:
+        raise ValueError(f"{ids[text]} and {place} have the same id, {text}")
+    ids[text] = place
 
 
 def _is_mark(name: str, value: Any) -> bool:

@@ -28,11 +28,11 @@ def evaluated(data, **options):
 
 
 def attributed(data, text_column="text", pair_column="pair", label_column="label", **others):
-    names = {"text": text_column, "pair": pair_column, "label": label_column, "ids": others.get("id_column")}
-    source = Source(data, **names, encoding=others.get("encoding"))
+    names = {"text": text_column, "pair": pair_column, "label": label_column, "id": others.get("id_column")}
+    source = Source(data, names, others.get("encoding"))
     survey = source.survey()
     found = []
-    for block in source.blocks(2, survey):
+    for block in source.blocks(2, survey.types):
         assert len(block) <= 2
         for place in range(len(block)):
             if place in block.problems:
