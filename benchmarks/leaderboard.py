@@ -32,6 +32,7 @@ from leaderboard_page import Outcome, write
 from shortcuts import MODELS, naming, planted, reliance
 from trained import Loaded, digits_vit, masked_minilm, pre_ln, split
 
+from captum_globenc.datasets.store import replace
 from captum_globenc.evaluation import (
     METHODS,
     Evaluation,
@@ -42,7 +43,7 @@ from captum_globenc.evaluation import (
     with_folded_gains,
     with_permuted_heads,
 )
-from captum_globenc.evaluation.journal import METHOD, SECONDS, replace
+from captum_globenc.evaluation.journal import METHOD, SECONDS
 from captum_globenc.texts import load_default
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import torch
 from comparison import Measured, mean, table, written
 from shortcuts import said
 
-from captum_globenc.evaluation.journal import replace
+from captum_globenc.datasets.store import replace
 from captum_globenc.texts.provenance import versions
 
 EXACT = "transformer-deep-lift"

@@ -20,9 +20,15 @@ from rich.text import Text
 
 from captum_globenc.app.choices import METHODS
 from captum_globenc.app.command import (
+    FILES,
     CommandError,
+    EncodingOption,
+    IdColumnOption,
+    LabelColumnOption,
     ModelOption,
+    PairColumnOption,
     PositionOption,
+    TextColumnOption,
     check_names,
     completing,
     names,
@@ -50,7 +56,7 @@ def attribute_data(
         Path,
         typer.Option(
             metavar="FILE|FOLDER",
-            help="Texts: .parquet, .csv, .tsv or .jsonl, or a folder of such files, by their names.",
+            help=f"Texts to explain: {FILES}. Labels are copied to the output.",
         ),
     ],
     out: Annotated[
@@ -87,13 +93,11 @@ def attribute_data(
     cut: Annotated[
         bool, typer.Option("--cut/--no-cut", help="Cut such texts, or write an error in their place.")
     ] = True,
-    text_column: Annotated[str, typer.Option(metavar="NAME", help="The column of the texts.")] = "text",
-    pair_column: Annotated[
-        str, typer.Option(metavar="NAME", help="The column of second segments, if there are any.")
-    ] = "pair",
-    label_column: Annotated[
-        str, typer.Option(metavar="NAME", help="The column of labels, if there are any; they are handed on.")
-    ] = "label",
+    text_column: TextColumnOption = "text",
+    pair_column: PairColumnOption = "pair",
+    label_column: LabelColumnOption = "label",
+    id_column: IdColumnOption = None,
+    encoding: EncodingOption = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="local: this process. ray: workers of Ray.")
     ] = "local",
@@ -180,6 +184,8 @@ def attribute_data(
             data,
             out,
             label_column=label_column,
+            id_column=id_column,
+            encoding=encoding,
             rows_per_shard=rows_per_shard,
             dtype=dtype,
             layout=layout,

@@ -53,6 +53,24 @@ PositionOption = Annotated[
 ]
 """The option `--position` of every command that explains."""
 
+FILES = (
+    "a .csv, .tsv, .jsonl or .json file, also packed as .gz, a .parquet file, or a folder of such files, "
+    "with the columns text and, if there are any, label and pair"
+)
+"""What `--data` takes, in the help of the commands that read data sets."""
+
+_named = partial(typer.Option, metavar="NAME")
+TextColumnOption = Annotated[str, _named(help="The column of the texts.")]
+"""The options of these commands that name columns and the encoding of files."""
+PairColumnOption = Annotated[
+    str, _named(help="The column of second segments. Left out, pair or text_pair.", show_default=False)
+]
+LabelColumnOption = Annotated[str, _named(help="The column of the labels.")]
+IdColumnOption = Annotated[str | None, _named(help="A column of ids, to find rows again in the results.")]
+EncodingOption = Annotated[
+    str | None, _named(help="The encoding of text files, such as latin-1. Left out, UTF-8, UTF-16 or UTF-32.")
+]
+
 WordsOption = Annotated[
     bool,
     typer.Option("--words/--tokens", help="Show whole words, or the model's tokens with their ids."),

@@ -11,9 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from captum_globenc.app.choices import METHODS, METRICS, REMOVALS
 from captum_globenc.app.command import (
+    FILES,
     CommandError,
+    EncodingOption,
+    IdColumnOption,
+    LabelColumnOption,
     ModelOption,
+    PairColumnOption,
     PositionOption,
+    TextColumnOption,
     check_names,
     completing,
     load,
@@ -40,20 +46,15 @@ def evaluate_texts(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Texts to evaluate on: .csv, .tsv, .jsonl or .json, as it is or with .gz, with the fields "
-            "text, label and, for pairs, text_pair. Left out, 3,000 English review sentences.",
+            metavar="FILE|FOLDER",
+            help=f"Texts to evaluate on: {FILES}. Left out, 3,000 English review sentences.",
         ),
     ] = None,
-    text_column: Annotated[str, typer.Option(metavar="NAME", help="The field of the texts.")] = "text",
-    label_column: Annotated[str, typer.Option(metavar="NAME", help="The field of the labels.")] = "label",
-    pair_column: Annotated[
-        str, typer.Option(metavar="NAME", help="The field of second segments.")
-    ] = "text_pair",
-    encoding: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of the file, such as latin-1; left out, UTF-8 or what it tells."),
-    ] = None,
+    text_column: TextColumnOption = "text",
+    pair_column: PairColumnOption = "text_pair",
+    label_column: LabelColumnOption = "label",
+    id_column: IdColumnOption = None,
+    encoding: EncodingOption = None,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,10 +128,11 @@ def evaluate_texts(
             text_column=text_column,
             label_column=label_column,
             pair_column=pair_column,
+            id_column=id_column,
             encoding=encoding,
         )
         examples = sample(read, limit, seed)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
     with status(f"Loading {model or 'the embedded model'}"):
         classifier = load(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.app.command import CommandError, note
+from captum_globenc.datasets.files import open_text
 
 
 def read_texts(arguments: Iterable[str]) -> Iterator[str]:
@@ -29,7 +30,8 @@ def read_chats(path: Path) -> list[list[dict[str, Any]]]:
         CommandError: The file cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            found = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or f"no JSON: {error}"
         raise CommandError(f"cannot read {path}: {reason}") from error

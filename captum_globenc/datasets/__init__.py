@@ -6,8 +6,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.datasets.attributor import Attributor
-    from captum_globenc.datasets.explanations import load_explanations
-    from captum_globenc.datasets.loading import load_attributions
+    from captum_globenc.datasets.explanations import load_attributions, load_explanations
     from captum_globenc.datasets.run import attribute_files
     from captum_globenc.datasets.shards import Counts
     from captum_globenc.datasets.summary import WordWeight, summarize
@@ -32,7 +31,7 @@ __getattr__, __dir__ = on_demand(
         "Counts": "shards",
         "WordWeight": "summary",
         "attribute_files": "run",
-        "load_attributions": "loading",
+        "load_attributions": "explanations",
         "load_explanations": "explanations",
         "summarize": "summary",
     },

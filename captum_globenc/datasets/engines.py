@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from captum_globenc.datasets.attributor import Attributor
-from captum_globenc.datasets.reading import Block
+from captum_globenc.datasets.blocks import Block
 from captum_globenc.errors import EngineError
 from captum_globenc.extras import optional
 

@@ -1,12 +1,13 @@
-"""Attributions of a data set as explanations, which can be shown, compared and saved as any others."""
+"""Attributions of a data set read back: as a `datasets.Dataset`, or as explanations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from glob import escape
 from itertools import islice
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +21,35 @@ from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.offsets import find_unknown
 
-__all__ = ["load_explanations"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load_attributions", "load_explanations"]
+
+
+def load_attributions(
+    folder: str | PathLike[str], *, cache_dir: str | PathLike[str] | None = None
+) -> Dataset:
+    """Read the attributions of a finished run.
+
+    Args:
+        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to.
+        cache_dir: where `datasets` keeps the Arrow file that it maps into memory; left out, its own folder.
+
+    Returns:
+        A `datasets.Dataset` with a row for each of the input, in its order.
+
+    Raises:
+        ValueError: the folder holds no attributions, or not all of them yet, or a file is damaged.
+        ImportError: the extra `datasets` is not installed.
+    """
+    datasets: Any = optional("datasets", "datasets")
+    # What it takes for patterns are names here.
+    files = [escape(str(check_shard(path))) for path in shard_files(Path(folder))]
+    dataset: Dataset = datasets.Dataset.from_parquet(
+        files, cache_dir=None if cache_dir is None else fspath(cache_dir)
+    )
+    return dataset
 
 
 def load_explanations(

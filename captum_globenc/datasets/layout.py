@@ -34,6 +34,7 @@ class Plan(NamedTuple):
         labels: the names of the model's classes.
         label: of the data's labels, a name of `LABELS`; "" where there are none.
         pairs: whether there are second segments.
+        id: of the data's ids, a name of `LABELS`; "" where there are none.
     """
 
     methods: tuple[str, ...]
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     labels: tuple[str, ...]
     label: str = ""
     pairs: bool = False
+    id: str = ""
 
 
 class Layout(NamedTuple):
@@ -123,6 +125,8 @@ def _array(values: Sequence[Any], kind: Any) -> Any:
 
 def _full_schema(plan: Plan) -> Any:
     given = [("idx", pa.int64()), ("text", pa.string())]
+    if plan.id:
+        given.insert(1, ("id", LABELS[plan.id]))
     if plan.pairs:
         given.append(("pair", pa.string()))
     if plan.label:
@@ -178,16 +182,18 @@ def _class_index(label: Any, names: Sequence[str]) -> int | None:
     return number if number == float(label) and 0 <= number < len(names) else None
 
 
-def _one_method(plan: Plan) -> None:
+def _check_thermostat(plan: Plan) -> None:
     if len(plan.methods) > 1:
         raise ValueError(
             f"the layout thermostat holds one method, and {len(plan.methods)} are chosen: "
             f"{', '.join(plan.methods)}"
         )
+    if plan.id:
+        raise ValueError("the layout thermostat has no column for ids: leave id_column out, or use full")
 
 
 LAYOUTS: Mapping[str, Layout] = {
     "full": Layout(_full_schema, lambda columns, _: columns, lambda _: None),
-    "thermostat": Layout(_thermostat_schema, _thermostat_columns, _one_method),
+    "thermostat": Layout(_thermostat_schema, _thermostat_columns, _check_thermostat),
 }
 """Ways to write rows by name: all that is known, with a column for each method; or thermostat's columns."""

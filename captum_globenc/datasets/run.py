@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from captum_globenc.datasets.attributor import Attributor
+from captum_globenc.datasets.blocks import Block, Source
 from captum_globenc.datasets.engines import ENGINES, check_engine
 from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
-from captum_globenc.datasets.reading import Block, Source
 from captum_globenc.datasets.shards import Counts, Shards
 from captum_globenc.texts.classes import ACTIVATIONS, problem_of
 from captum_globenc.texts.position import pooled_token
@@ -25,10 +26,12 @@ Progress = Callable[[float, int], None]
 
 def attribute_files(
     attributor: Attributor,
-    data: Path | str,
+    data: Any,
     out: Path | str,
     *,
     label_column: str | None = "label",
+    id_column: str | None = None,
+    encoding: str | None = None,
     rows_per_shard: int = 1000,
     dtype: str = "float32",
     layout: str = "full",
@@ -45,10 +48,13 @@ def attribute_files(
 
     Args:
         attributor: what explains them; it names the columns of texts and of second segments.
-        data: a file, .parquet, .csv, .tsv or .jsonl, or a folder of such, read in the order of their names.
+        data: a file, .csv, .tsv, .jsonl or .json, also with .gz, or .parquet; a folder of such, read in the
+            order of their names; a pandas DataFrame; or a `datasets.Dataset`.
         out: the folder, which gets the shards and `attributions.json`, a description.
-        label_column: the column of labels, which are handed on, or None. "label" and "pair" are used where
-            there are such columns; columns of other names have to be there.
+        label_column: the column of labels, which are copied to the output, or None. "label", and "pair" or
+            "text_pair", are used if they exist; columns of other names must exist.
+        id_column: the column of ids, copied to the output as `id`.
+        encoding: of text files; left out, that of their byte order mark, or else UTF-8.
         rows_per_shard: how many rows a shard has.
         dtype: of the scores, "float32" or "float16".
         layout: "full", or "thermostat": `idx`, `input_ids`, `attributions`, `label`, `predictions` of one
@@ -82,15 +88,21 @@ def attribute_files(
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}: at least one is needed")
     chosen = LAYOUTS[layout]
-    chosen.check(Plan(attributor.methods, dtype, ()))
+    chosen.check(Plan(attributor.methods, dtype, (), id=id_column or ""))
     settings = attributor.settings
-    columns = {"text": settings.text_column, "pair": settings.pair_column, "label": label_column}
-    if Path(data).resolve() == Path(out).resolve():
+    columns = {
+        "text": settings.text_column,
+        "pair": settings.pair_column,
+        "label": label_column,
+        "id": id_column,
+    }
+    if isinstance(data, str | PathLike) and Path(data).resolve() == Path(out).resolve():
         raise ValueError(f"{out} holds the data: choose another folder for the attributions")
-    source = Source(Path(data), text=settings.text_column, pair=settings.pair_column, label=label_column)
+    source = Source(data, columns, encoding)
     survey = source.survey()
     attributor.check()
-    plan = Plan(attributor.methods, dtype, tuple(attributor.labels), survey.label, survey.pairs)
+    label, ids = survey.types["label"], survey.types["id"]
+    plan = Plan(attributor.methods, dtype, tuple(attributor.labels), label, survey.pairs, ids)
     about = {
         "model": {
             "name": attributor.name,
@@ -112,8 +124,9 @@ def attribute_files(
             "dtype": dtype,
             "layout": layout,
             "columns": columns,
+            "encoding": encoding,
         },
-        "data": {"label": survey.label, "files": survey.files},
+        "data": {"label": label, "files": survey.files},
     }
     shards = Shards(Path(out), about, survey.rows, rows_per_shard)
     finished = shards.done()
@@ -127,7 +140,7 @@ def attribute_files(
 
     done(0)
     if len(finished) < len(shards):
-        blocks = _missing(source.blocks(rows_per_shard, survey.label), finished)
+        blocks = _missing(source.blocks(rows_per_shard, survey.types), finished)
         for number, block, made in ENGINES[engine](attributor, blocks, workers, done):
             rows = chosen.columns(_rows(block, made, plan), plan)
             counts[number] = _counts(made, rows["error"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from captum_globenc.datasets.store import check_settings, read_settings, replace, replacing
 from captum_globenc.extras import optional
 
-__all__ = ["ABOUT", "Counts", "Shards", "check_shard", "finished", "read_about", "shard_files"]
+__all__ = ["ABOUT", "Counts", "Shards", "check_shard", "read_about", "shard_files"]
 
 pq: Any = optional("pyarrow.parquet", "datasets")
 
@@ -75,7 +75,9 @@ class Shards:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / ABOUT).exists():
-                _refuse_another(folder, read_about(folder), self._about)
+                # A model may have moved: its weights tell whether it is the same.
+                moved = ("model.name", "finished")
+                check_settings(folder, "attributions", read_about(folder), self._about, moved)
             elif any(folder.glob("*.parquet")):
                 raise ValueError(f"{folder} holds files of something else: choose another folder")
             else:
@@ -96,7 +98,7 @@ class Shards:
         return found
 
     def write(self, number: int, table: Any, counts: Counts) -> None:
-        """Write a shard under a temporary name, make sure that it is on the disk, and give it its own.
+        """Write a shard.
 
         Args:
             number: the shard's, from 0.
@@ -107,22 +109,15 @@ class Shards:
             ValueError: it cannot be written.
         """
         path = self._path(number)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         table = table.replace_schema_metadata(
             {**(table.schema.metadata or {}), COUNTS: json.dumps(counts._asdict())}
         )
         try:
-            with part.open("w+b") as file:
-                with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
-                    writer.write_table(table)
-                    file.flush()
-                    writer.add_key_value_metadata({DIGEST: _digest(file, file.tell())})
+            with replacing(path) as file, pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+                writer.write_table(table)
                 file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+                writer.add_key_value_metadata({DIGEST: _digest(file, file.tell())})
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
 
     def finish(self, counts: Counts) -> None:
@@ -138,12 +133,7 @@ class Shards:
         return self._folder / f"{number:06d}.parquet"
 
     def _write_about(self, more: Mapping[str, Any]) -> None:
-        part = self._folder / f"{ABOUT}.{os.getpid()}.part"
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({**self._about, **more}, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._folder / ABOUT)
+        replace(self._folder / ABOUT, json.dumps({**self._about, **more}, indent=2) + "\n")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -153,15 +143,10 @@ def read_about(folder: Path) -> dict[str, Any]:
         ValueError: it says nothing, or what cannot be read.
     """
     path = folder / ABOUT
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no attributions: there is no {ABOUT}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT or not about.keys() >= NEEDED:
+    if not path.exists():
+        raise ValueError(f"{folder} holds no attributions: there is no {ABOUT}")
+    about = read_settings(path)
+    if about.get("format") != FORMAT or not about.keys() >= NEEDED:
         raise ValueError(f"{path} is of something else, or of another version")
     return about
 
@@ -181,12 +166,6 @@ def shard_files(folder: Path) -> list[Path]:
             f"{folder} holds {there} of {count} shards: the command that began it goes on when run again"
         )
     return paths
-
-
-def finished(folder: Path) -> Counts | None:
-    """Return what came out of a run, None where it is not done."""
-    counts = read_about(folder).get("finished")
-    return None if counts is None else Counts(**counts)
 
 
 def check_shard(path: Path) -> Path:
@@ -235,38 +214,3 @@ def _counts(path: Path) -> Counts | None:
         return Counts(**json.loads(metadata[COUNTS])) if _is_whole(path, metadata) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _refuse_another(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix attributions; the message says in words what differs."""
-    old, new = dict(_flat(before)), dict(_flat(now))
-    for name in dict.fromkeys([*new, *old]):
-        # A model may have moved: its weights tell whether it is the same.
-        if name == "model.name" or name.startswith("finished") or old.get(name) == new.get(name):
-            continue
-        last = name.rpartition(".")[2]
-        if last == "weights":
-            raise ValueError(
-                f"{folder} holds attributions of a model with other weights: choose another folder"
-            )
-        if last == "sha256":
-            raise ValueError(f"{folder} holds attributions of other texts: choose another folder")
-        was, wanted = (_brief(values.get(name)) for values in (old, new))
-        raise ValueError(
-            f"{folder} holds attributions with {last} {was}, not {wanted}: choose another folder"
-        )
-
-
-def _flat(values: Mapping[str, Any], ahead: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{ahead}{name}.")
-        elif isinstance(value, list) and any(isinstance(it, dict) for it in value):
-            yield from _flat({str(place): it for place, it in enumerate(value)}, f"{ahead}{name}.")
-        else:
-            yield f"{ahead}{name}", value
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:56] + " ..."

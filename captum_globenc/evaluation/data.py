@@ -1,13 +1,12 @@
 """Labelled texts of a data set, as files hold them."""
 
-import csv
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captum_globenc.evaluation.files import read_rows
+from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
 from captum_globenc.evaluation.labels import Label
 from captum_globenc.evaluation.marks import Span, check_spans, read_spans
 from captum_globenc.texts.classes import Name
@@ -15,9 +14,8 @@ from captum_globenc.texts.classes import Name
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; its README says whose they are."""
 
-TEXT, LABEL, PAIR = "text", "label", "text_pair"
-MARKED, DECOYS = "marked_spans", "decoy_spans"
-"""The columns that are read; others may be named in the place of the first three."""
+MARKS = {"marked": "marked_spans", "decoys": "decoy_spans"}
+"""The columns of marks, by role."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,13 @@ class Example:
     """One text of a data set.
 
     Args:
-        number: its row in the file, from 0; what `results.csv` calls it.
+        number: its row in the file, from 0, or its id; what `results.csv` calls it.
         text: the text.
         label: a class's index or name, a list of the classes that hold, or the value that a regression
             should give; None where it has none.
         pair: its second segment, or None where it has none.
-        line: the line of the file that it begins on, from 1; None where it came from no file.
+        line: the line of the file that it begins on, or its row in Parquet and tables, from 1; in a folder,
+            with the file's name; None where it came from no file.
         marked: stretches of `text` that are known to decide, each the first character and the one behind
             the last.
         decoys: stretches that are known to have no effect.
@@ -39,11 +38,11 @@ class Example:
         ValueError: what is marked is no stretch of the text.
     """
 
-    number: int
+    number: int | str
     text: str
     label: Label = None
     pair: str | None = None
-    line: int | None = None
+    line: int | str | None = None
     marked: tuple[Span, ...] = ()
     decoys: tuple[Span, ...] = ()
 
@@ -52,73 +51,72 @@ class Example:
 
 
 def read_examples(
-    path: Path,
+    data: Any,
     *,
-    text_column: str = TEXT,
-    label_column: str = LABEL,
-    pair_column: str = PAIR,
+    text_column: str = "text",
+    label_column: str = "label",
+    pair_column: str = "text_pair",
+    id_column: str | None = None,
     encoding: str | None = None,
 ) -> list[Example]:
-    """Read texts and labels from a file, and what is marked in them.
+    """Read texts and labels from a file or table, and what is marked in them.
 
     Columns `marked_spans` and `decoy_spans` hold pairs of a first character and the one behind the last, in
-    tables as JSON: `[[0, 4], [9, 12]]`.
+    .csv and .tsv as JSON: `[[0, 4], [9, 12]]`. The formats are those of
+    :func:`captum_globenc.datasets.attribute_files`.
 
     Args:
-        path: `.csv` or `.tsv` with a header, `.jsonl`, or a `.json` array of objects, as it is or with
-            `.gz`.
-        text_column: the column of the texts, in any case; other columns are passed over.
-        label_column: that of the labels. A file need not have the usual one, `label`, but is refused
-            where other columns look like labels: `labels`, or several of only 0 and 1.
-        pair_column: that of second segments. A file need not have the usual one, `text_pair`.
-        encoding: of the file; left out, what its first bytes tell, or else UTF-8.
+        data: a file, .csv, .tsv, .jsonl or .json, also with .gz, or .parquet; a folder of such, read in the
+            order of their names; a pandas DataFrame; or a `datasets.Dataset`.
+        text_column: the column of the texts; other columns are passed over. Names match in any case.
+        label_column: that of the labels. "label" need not exist, but the data is refused where other
+            columns look like labels: `labels`, or several of only 0 and 1.
+        pair_column: that of second segments. Where there is no "text_pair", "pair" is used; neither need
+            exist.
+        id_column: that of ids, which become the examples' numbers; left out, these are counted.
+        encoding: of text files; left out, that of their byte order mark, or else UTF-8.
 
     Returns:
-        The examples, in the order of the file.
+        The examples, in the order of the data.
 
     Raises:
-        ValueError: the file cannot be read, lacks a column that was named, or holds an empty text; the
-            message is one line, and names the line of the file.
+        ValueError: the data cannot be read, lacks a column that was named, or holds an empty text; the
+            message is one line, and names the line or row.
+        ImportError: pyarrow is not installed, and a file is .parquet.
 
     Example:
         >>> len(read_examples(SENTENCES)), read_examples(SENTENCES)[3].text
         (3000, 'Very little music or anything to speak of.')
     """
-    given = {TEXT: text_column, LABEL: label_column, PAIR: pair_column}
-    columns = [name.strip().lower() for name in given.values()]
-    needed = sorted({name for usual, name in given.items() if usual == TEXT or name != usual})
+    wanted = {"text": text_column, "label": label_column, "pair": pair_column, **MARKS}
+    if id_column is not None:
+        wanted["id"] = id_column
+    files = find_files(data)
     examples: list[Example] = []
+    ids: dict[str, str] = {}  # with the places of their rows
     marks: list[str] | None = None  # the columns that look like labels in every row that has none
-    try:
-        for number, (line, row) in enumerate(read_rows(path, encoding)):
-            named = {str(name).strip().lower(): value for name, value in row.items()}
-            for name in needed:
-                if name.strip().lower() not in named:
-                    raise ValueError(f"line {line} has no column {name}, only {', '.join(map(str, row))}")
-            text, label, pair = map(named.get, columns)
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"line {line} has no text")
-            if pair is not None and not isinstance(pair, str):
-                raise ValueError(f"the second segment of line {line} is no text")
-            known = _label(label, line)
-            try:
-                (text + (pair or "")).encode()  # a lone surrogate is no text
-                spans = [read_spans(named.get(name)) for name in (MARKED, DECOYS)]
-                examples.append(Example(number, text, known, pair or None, line, *spans))
-            except ValueError as error:
-                raise ValueError(f"line {line}: {error}") from error
-            marked = [] if columns[1] in named else [it for it, value in named.items() if _is_mark(it, value)]
-            marks = marked if marks is None else [name for name in marks if name in marked]
-        _check_unlabelled(marks or [])
-    except (OSError, ValueError, csv.Error, EOFError) as error:
-        reason = (error.strerror or error) if isinstance(error, OSError) else error
-        raise ValueError(f"cannot read {path}: {reason}") from error
-    if not examples:
-        raise ValueError(f"cannot read {path}: it holds no texts")
-    if len({example.pair is None for example in examples}) > 1:
-        alone = next(example for example in examples if example.pair is None)
-        raise ValueError(f"cannot read {path}: line {alone.line} has no second segment, and others have")
-    return examples
+    for file in files:
+        within = "" if len(files) == 1 else f" of {file.name}"
+        with reading(file):
+            for row in read_rows(file, wanted, encoding=encoding, whole=True):
+                example = _example(row, wanted, len(examples))
+                examples.append(replace(example, line=f"{row.number}{within}") if within else example)
+                if (example.pair is None) != (examples[0].pair is None):
+                    number = examples[-1 if example.pair is None else 0].line
+                    raise ValueError(f"{row.unit} {number} has no second segment, and others have")
+                if id_column is not None:
+                    _add_id(ids, row.values["id"], row.place + within)
+                cells = {} if "label" in row.values else row.cells
+                marked = [name for name, value in cells.items() if _is_mark(name, value)]
+                marks = marked if marks is None else [name for name in marks if name in marked]
+    with reading(data):
+        if not examples:
+            raise ValueError("it holds no texts")
+        _check_unlabelled(marks or ())
+    if id_column is None:
+        return examples
+    whole = all(map(WHOLE.fullmatch, ids))
+    return [replace(it, number=int(its) if whole else its) for it, its in zip(examples, ids, strict=True)]
 
 
 def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> list[Example]:
@@ -139,16 +137,53 @@ def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> lis
         return list(examples)
     if limit < 1:
         raise ValueError(f"limit is {limit}; at least one text is needed")
-    return sorted(random.Random(seed).sample(list(examples), limit), key=lambda example: example.number)
+    return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+
+
+def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
+    """Return the example of a row.
+
+    Raises:
+        ValueError: the row holds none; the message says where it is.
+    """
+    if row.problem:
+        raise ValueError(f"{row.place} {row.problem}{row.hint}")
+    for role in required_columns(wanted):
+        if role not in row.values:
+            raise ValueError(
+                f"{row.place} has no column {wanted[role]}; it has {', '.join(row.cells) or 'none'}"
+            )
+    text, pair = row.values["text"], row.values.get("pair")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{row.place} has no text")
+    if pair is not None and not isinstance(pair, str):
+        raise ValueError(f"the second segment of {row.place} is no text")
+    label = _label(row.values.get("label"), row.place)
+    try:
+        (text + (pair or "")).encode()  # a lone surrogate is no text
+        marked, decoys = (read_spans(row.values.get(role)) for role in MARKS)
+        return Example(number, text, label, pair or None, row.number, marked, decoys)
+    except ValueError as error:
+        raise ValueError(f"{row.place}: {error}") from error
+
+
+def _add_id(ids: dict[str, str], value: Any, place: str) -> None:
+    """Add the id of a row, which no other row may have."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    if value is None or not text:
+        raise ValueError(f"{place} has no id")
+    if text in ids:
+        raise ValueError(f"{ids[text]} and {place} have the same id, {text}")
+    ids[text] = place
 
 
 def _is_mark(name: str, value: Any) -> bool:
-    return name == "labels" or str(value).strip() in ("0", "1")
+    return name.strip().lower() == "labels" or str(value).strip() in ("0", "1")
 
 
 def _check_unlabelled(marks: Sequence[str]) -> None:
     """Refuse to take for unlabelled what has labels of another kind, in columns that hold 0 and 1 alone."""
-    if "labels" in marks:
+    if "labels" in (name.strip().lower() for name in marks):
         raise ValueError(
             "it has a column labels and none called label: name it (label_column, --label-column)"
         )
@@ -159,26 +194,26 @@ def _check_unlabelled(marks: Sequence[str]) -> None:
         )
 
 
-def _label(label: Any, line: int) -> Label:
+def _label(label: Any, place: str) -> Label:
     """Return a label as a name or a number, or a list of these; None where a text has none."""
     if not isinstance(label, list):
-        return _name(label, line)
-    names = [name for name in (_name(each, line) for each in label) if name is not None]
+        return _name(label, place)
+    names = [name for name in (_name(each, place) for each in label) if name is not None]
     if len(names) < len(label):
-        raise _bad_label(line)
+        raise _bad_label(place)
     return names
 
 
-def _name(label: Any, line: int) -> Name | None:
+def _name(label: Any, place: str) -> Name | None:
     """Return a label as a name, as it is written, or a number; None where there is none."""
     if isinstance(label, str | bool):
         return str(label).strip() or None
     if isinstance(label, float) and label.is_integer():
         return int(label)
     if not isinstance(label, int | float | None):
-        raise _bad_label(line)
+        raise _bad_label(place)
     return label
 
 
-def _bad_label(line: int) -> ValueError:
-    return ValueError(f"the label of line {line} is neither a name nor a number, nor a list of these")
+def _bad_label(place: str) -> ValueError:
+    return ValueError(f"the label of {place} is neither a name nor a number, nor a list of these")

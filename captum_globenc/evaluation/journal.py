@@ -9,19 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from captum_globenc.datasets.files import WHOLE
+from captum_globenc.datasets.store import check_settings, read_settings, replace
+
 RESULTS, SETTINGS = "results.csv", "settings.json"
 BATCH, EXAMPLE, SECONDS = "batch", "example", "seconds"
 METHOD, LABEL, PREDICTION = TEXTS = ("method", "label", "prediction")
 COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
 """What stands in results beside the metrics: numbers of the batch and of the example, names, and the time."""
-
-DIFFERENT = {
-    "data": "of other texts",
-    "tokens": "of texts that were tokenized otherwise",
-    "config": "of a model with another config",
-    "weights": "of a model with other weights",
-}
-"""What is said of settings that are digests, which tell nobody anything."""
 
 Row = dict[str, Any]
 
@@ -48,11 +43,12 @@ class Journal:
     ) -> None:
         self.rows: list[Row] = []
         self._read: dict[str, Callable[[str], Any]] = {
-            **dict.fromkeys((BATCH, EXAMPLE), int),
+            BATCH: int,
+            EXAMPLE: lambda text: int(text) if WHOLE.fullmatch(text) else text,
             **dict.fromkeys(TEXTS, str),
             **dict.fromkeys((*metrics, SECONDS), float),
         }
-        self._sizes = batch_sizes
+        self._sizes, self._methods = batch_sizes, len(settings["methods"])
         self._path = None if folder is None else folder / RESULTS
         self._written = 0
         if folder is not None:
@@ -75,7 +71,7 @@ class Journal:
         Raises:
             ValueError: the file cannot be written, or another evaluation has written to it.
         """
-        self.rows.extend(rows)
+        self.rows = _same_type([*self.rows, *rows])
         if self._path is None:
             return
         content = self._lines(rows).encode()
@@ -93,27 +89,15 @@ class Journal:
     def _check(self, path: Path, settings: Mapping[str, Any]) -> bool:
         """Tell whether the folder holds rows of these settings; refuse rows of others."""
         results = path.parent / RESULTS
-        if not path.exists():
-            if results.exists():
-                raise ValueError(f"{path.parent} holds a {RESULTS} of something else: choose another folder")
-            replace(path, json.dumps(settings, indent=2) + "\n")
-            return False
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
-        if not isinstance(before, dict):
-            raise ValueError(f"{path} is of something else: choose another folder")
+        if not path.exists() and results.exists():
+            raise ValueError(f"{path.parent} holds a {RESULTS} of something else: choose another folder")
+        before = read_settings(path) if path.exists() else {}
         if not _holds_rows(results):
             # Nothing was measured: whoever began it found out that it could not be.
             replace(path, json.dumps(settings, indent=2) + "\n")
             results.unlink(missing_ok=True)
             return False
-        for name in dict.fromkeys([*settings, *before]):
-            if settings.get(name) != before.get(name):
-                was, now = (_brief(values.get(name)) for values in (before, settings))
-                what = DIFFERENT.get(name, f"with {name} {was}, not {now}")
-                raise ValueError(f"{path.parent} holds an evaluation {what}: choose another folder")
+        check_settings(path.parent, "an evaluation", before, settings)
         return True
 
     def _load(self, path: Path, known: bool) -> None:
@@ -127,8 +111,11 @@ class Journal:
             except (KeyError, TypeError, ValueError):
                 break
         count = Counter(row[BATCH] for row in found)
-        done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size}
-        self.rows = [row for row in found if row[BATCH] in done]
+        # A text without all of its methods has a damaged row.
+        texts = Counter((row[BATCH], row[EXAMPLE]) for row in found)
+        damaged = {batch for (batch, _), rows in texts.items() if rows % self._methods}
+        done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size} - damaged
+        self.rows = _same_type([row for row in found if row[BATCH] in done])
         whole = ",".join(self._read) + "\n" + self._lines(self.rows)
         if whole != text:
             replace(path, whole)
@@ -139,6 +126,13 @@ class Journal:
         # The shortest decimal that gives the number back: what is read again is what was measured.
         csv.DictWriter(file, self._read, lineterminator="\n").writerows(rows)
         return file.getvalue()
+
+
+def _same_type(rows: list[Row]) -> list[Row]:
+    """Return rows of which all have text as ids if some do: 12 and b2 become "12" and "b2"."""
+    if any(isinstance(row[EXAMPLE], str) for row in rows):
+        return [{**row, EXAMPLE: str(row[EXAMPLE])} for row in rows]
+    return rows
 
 
 def free_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
@@ -171,23 +165,3 @@ def _is_free(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 def _holds_rows(results: Path) -> bool:
     return results.exists() and results.read_bytes().count(b"\n") > 1
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or as it was before.
-
-    Args:
-        path: the file.
-        text: its content.
-    """
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:56] + " ..."

@@ -15,7 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.evaluation.journal import METHOD, SECONDS, Row, replace
+from captum_globenc.datasets.store import replace
+from captum_globenc.evaluation.journal import METHOD, SECONDS, Row
 from captum_globenc.evaluation.metrics import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓"}

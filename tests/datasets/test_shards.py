@@ -21,7 +21,6 @@ from captum_globenc.datasets import (
     summarize,
 )
 from captum_globenc.datasets import run as runs
-from captum_globenc.datasets.reading import Source
 from captum_globenc.datasets.shards import read_about
 from captum_globenc.texts import load_classifier
 from checkpoints import LIMIT, save_classifier
@@ -63,19 +62,6 @@ def test_rows_of_every_kind_of_file_are_those_of_the_attributor(suffix, folder, 
     for name in ("logits", "globenc", "transformer-deep-lift"):
         for one, other in zip(found[name][:], expected[name], strict=True):
             assert one == pytest.approx(other, abs=1e-5)
-
-
-def test_a_folder_is_all_its_files_by_their_names(folder, tmp_path, load):
-    texts = tmp_path / "texts"
-    texts.mkdir()
-    write_rows(texts / "b.csv", {"text": ["bad"], "label": [3]})
-    write_rows(texts / "a.parquet", {"text": ["good", "great"], "label": [1, 2]})
-    write_rows(texts / "c.jsonl", {"text": ["red"]})
-    (texts / "README.md").write_text("not a table")
-    attribute_files(Attributor(folder), texts, tmp_path / "out", rows_per_shard=2)
-    found = load(tmp_path / "out")
-    assert found["text"][:] == ["good", "great", "bad", "red"]
-    assert found["label"][:] == [1, 2, 3, None]
 
 
 def test_texts_of_csv_have_quotes_commas_and_lines(folder, tmp_path, load):
@@ -169,7 +155,7 @@ def test_a_row_of_csv_that_is_not_utf8_costs_itself_alone(folder, tmp_path, load
     (tmp_path / "texts.csv").write_bytes(b"text,label\ngood,1\nb\xe4d,0\nred,1\n")
     attribute_files(Attributor(folder), tmp_path / "texts.csv", tmp_path / "out")
     found = load(tmp_path / "out")
-    assert found["error"][:] == ["", "the row is not valid UTF-8", ""]
+    assert found["error"][:] == ["", "line 3 of texts.csv is not valid UTF-8", ""]
     assert found["label"][:] == [1, None, 1]
 
 
@@ -370,46 +356,19 @@ def test_thermostats_columns(folder, tmp_path, load):
         ({"layout": "round"}, "no layout 'round'; known: full, thermostat"),
         ({"rows_per_shard": 0}, "rows_per_shard is 0"),
         ({"layout": "thermostat"}, "the layout thermostat holds one method, and 2 are chosen"),
-        ({"label_column": "stars"}, "texts.jsonl has no column stars; it has text"),
+        (
+            {"layout": "thermostat", "methods": ["globenc"], "id_column": "id"},
+            "the layout thermostat has no column for ids: leave id_column out, or use full",
+        ),
+        ({"label_column": "stars"}, "texts.jsonl: it has no column stars; it has text"),
     ],
 )
 def test_options_and_data_are_checked_before_a_model_is_loaded(options, message, data, tmp_path):
-    attribute = Attributor("no/such/model", methods=["globenc", "decompx"])
+    options = {"methods": ["globenc", "decompx"], **options}
+    attribute = Attributor("no/such/model", methods=options.pop("methods"))
     with pytest.raises(ValueError, match=re.escape(message)):
         attribute_files(attribute, data, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("nowhere.csv", None, "no such file or folder"),
-        ("texts.txt", b"good", "is none of .parquet, .csv, .tsv, .jsonl, and no folder of such files"),
-        ("texts.csv", b"review,label\ngood,1\n", "has no column text; it has review, label"),
-        ("texts.csv", b"", "cannot read"),
-        ("texts.csv", b"text,label\n", "there are no rows in"),
-        ("texts.csv", b"text,label\ngood,1,2,3\n", "cannot read"),
-        ("texts.jsonl", b'{"review": "good"}\n', "has no column text; it has none"),
-        ("texts.jsonl", b"", "there are no rows in"),
-        ("texts.parquet", b"PAR1 but no more", "cannot read"),
-    ],
-)
-def test_data_that_cannot_be_read_is_told(name, content, message, tmp_path):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Source(tmp_path / name).survey()
-
-
-def test_a_column_that_holds_no_texts_is_told(tmp_path):
-    path = write_rows(tmp_path / "texts.parquet", {"text": [1, 2]})
-    with pytest.raises(ValueError, match=r"column text of .*texts.parquet holds int64, not texts"):
-        Source(path).survey()
-
-
-def test_a_folder_without_tables_is_told(tmp_path):
-    with pytest.raises(ValueError, match="holds no file of .parquet, .csv, .tsv, .jsonl"):
-        Source(tmp_path)
 
 
 def test_progress_ends_with_all_rows(folder, data, tmp_path):

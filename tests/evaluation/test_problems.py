@@ -226,28 +226,49 @@ def test_indices_are_told_from_one_hot_rows():
     assert classes_of(["0", "1"], ["0", "1"], MULTI) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "text,toxic,insult\na,0,1\nb,0,0\n", "columns toxic, insult hold only 0 and 1, as one-hot"),
-        ("a.jsonl", '{"text": "a", "toxic": 0, "insult": 1}', "one-hot"),
-        ("a.jsonl", '{"text": "a", "labels": [0, 1]}', "column labels and none called label"),
-    ],
-)
-def test_labels_in_other_columns_are_not_taken_for_none(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_examples(tmp_path / name)
+def test_a_number_that_is_no_index_names_no_class():
+    assert classes_of("1.0", ["bad", "good"], "single_label_classification") == (1,)
+    with pytest.raises(ValueError, match="'01' is none of the model's: bad, good"):
+        classes_of("01", ["bad", "good"], "single_label_classification")
 
 
-def test_lists_of_labels_are_read_and_columns_that_are_no_labels_passed_over(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a", "label": ["x", 1.0]}\n{"text": "b", "label": []}\n')
-    assert [example.label for example in read_examples(path)] == [["x", 1], []]
-    path.write_text('{"text": "a", "labels": ["x"], "id": 1}\n')
-    assert [example.label for example in read_examples(path, label_column="labels")] == [["x"]]
-    (tmp_path / "b.csv").write_text("text,id,seen\na,0,1\nb,1,1\nc,2,1\n")
-    assert [example.label for example in read_examples(tmp_path / "b.csv")] == [None] * 3
+@pytest.mark.parametrize("written", ["True,False", "true,false", "TRUE,FALSE"])
+def test_true_and_false_are_classes(tmp_path, folder, written):
+    yes, no = written.split(",")
+    (tmp_path / "a.csv").write_text(f"text,label\na good film,{yes}\na bad film,{no}\n")
+    model, tokenizer, _ = load_classifier(folder)
+    evaluation = evaluate(
+        model, tokenizer, read_examples(tmp_path / "a.csv"), methods=["random"], metrics=["accuracy"]
+    )
+    assert [row["label"] for row in evaluation.rows] == ["POSITIVE", "NEGATIVE"]
+
+
+def test_a_label_that_the_model_has_not_is_told_with_its_line(tmp_path, folder):
+    (tmp_path / "a.csv").write_text("text,label\na film,POSITIVE\na plot,MIXED\n")
+    model, tokenizer, _ = load_classifier(folder)
+    examples = read_examples(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="line 3: label 'MIXED' is none of the model's"):
+        evaluate(model, tokenizer, examples, methods=["random"], metrics=["accuracy"])
+
+
+@pytest.mark.parametrize("method", ["globenc", "integrated-gradients", "feature-ablation"])
+def test_the_second_segment_is_evaluated_too(folder, method):
+    """As the tokenizer itself lays the pair out, and not as the first segment alone."""
+    model, tokenizer, _ = load_classifier(folder)
+    metrics = ["comprehensiveness", "sufficiency"]
+    alone = [Example(0, "a good film", None), Example(1, "the plot is bad", None)]
+    pairs = [Example(0, "a good film", None, "bad script"), Example(1, "the plot is bad", None, "good b")]
+    rows = [
+        evaluate(model, tokenizer, examples, methods=[method], metrics=metrics).rows
+        for examples in (alone, pairs)
+    ]
+    encoded = tokenizer("a good film", "bad script", return_tensors="pt")
+    predicted = model.config.id2label[int(model(**encoded).logits.argmax())]
+    assert rows[1][0]["prediction"] == predicted
+    for metric in metrics:
+        assert abs(rows[0][0][metric] - rows[1][0][metric]) > 1e-6
+    with pytest.raises(ValueError, match="some texts have a second segment and others none"):
+        evaluate(model, tokenizer, [alone[0], pairs[1]], methods=[method], metrics=metrics)
 
 
 EOS = VOCABULARY["[SEP]"]

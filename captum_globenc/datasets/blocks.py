@@ -1,0 +1,144 @@
+"""Rows of data in blocks of one size, labels and ids in one type each; counts and types come first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captum_globenc.datasets.files import WHOLE, Row, ending, find_files, name_of, read_rows, reading
+from captum_globenc.texts.provenance import digest, file_digest
+
+__all__ = ["Block", "Source", "Survey"]
+
+
+class Survey(NamedTuple):
+    """What is known of a source once it was read through.
+
+    Attributes:
+        rows: how many there are.
+        types: what "label" and "id" are: "int64", "float64" or "string"; "" where there are none.
+        pairs: whether there are second segments.
+        files: name, rows and digest of each file.
+    """
+
+    rows: int
+    types: Mapping[str, str]
+    pairs: bool
+    files: list[dict[str, Any]]
+
+
+@dataclass
+class Block:
+    """Some rows in their order.
+
+    Attributes:
+        start: the number of the first.
+        columns: `text`, and `pair`, `label` and `id` where there are any.
+        problems: what is wrong with rows that could not be read, by their place in the block.
+    """
+
+    start: int
+    columns: dict[str, list[Any]]
+    problems: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["text"])
+
+
+class Source:
+    """The rows of a file, of all files of a folder in the order of their names, or of a table in memory.
+
+    Args:
+        data: as :func:`captum_globenc.datasets.files.find_files` takes it.
+        columns: names of columns by role, "text", "pair", "label" and "id"; None where one is not wanted.
+        encoding: of text files.
+
+    Raises:
+        ValueError: there is no such file, or it has no known format.
+    """
+
+    def __init__(self, data: Any, columns: Mapping[str, str | None], encoding: str | None = None) -> None:
+        self._wanted = {role: column for role, column in columns.items() if column}
+        self._files, self._encoding = find_files(data), encoding
+
+    def survey(self) -> Survey:
+        """Read all rows through once: how many, what kind of labels and ids."""
+        files: list[dict[str, Any]] = []
+        kinds: dict[str, set[str]] = {"label": set(), "id": set()}
+        seen = set[str]()
+        for data in self._files:
+            on_disk = isinstance(data, Path)
+            # Tables on disk write numbers as text, JSON and tables in memory do not.
+            by_text = on_disk and ending(data) not in (".jsonl", ".json")
+            rows = 0
+            for row in self._rows(data):
+                rows += 1
+                seen |= row.values.keys()
+                for role, found in kinds.items():
+                    if row.values.get(role) not in (None, ""):
+                        found.add(_kind(row.values[role], by_text))
+            made = (
+                file_digest(data) if on_disk else digest(repr(it.values).encode() for it in self._rows(data))
+            )
+            files.append(
+                {"name": data.name if on_disk else type(data).__name__, "rows": rows, "sha256": made}
+            )
+        total = sum(file["rows"] for file in files)
+        if not total:
+            raise ValueError(f"there are no rows in {', '.join(map(name_of, self._files))}")
+        types = {
+            role: next(
+                (it for it in ("string", "float64", "int64") if it in found), "string" * (role in seen)
+            )
+            for role, found in kinds.items()
+        }
+        return Survey(total, types, "pair" in seen, files)
+
+    def blocks(self, size: int, types: Mapping[str, str]) -> Iterator[Block]:
+        """Yield all rows, so many at a time.
+
+        Args:
+            size: how many.
+            types: what labels and ids become, as the survey has it.
+        """
+        block = self._empty(0)
+        for data in self._files:
+            for row in self._rows(data):
+                if row.problem:
+                    block.problems[len(block)] = f"{row.place} of {data.name} {row.problem}"
+                for role, column in block.columns.items():
+                    value = row.values.get(role)
+                    column.append(_typed(value, types[role]) if role in types else value)
+                if len(block) == size:
+                    yield block
+                    block = self._empty(block.start + size)
+        if len(block):
+            yield block
+
+    def _empty(self, start: int) -> Block:
+        return Block(start, {role: [] for role in self._wanted})
+
+    def _rows(self, data: Any) -> Iterator[Row]:
+        with reading(data):
+            yield from read_rows(data, self._wanted, encoding=self._encoding)
+
+
+def _kind(value: Any, by_text: bool) -> str:
+    if isinstance(value, str) and by_text and WHOLE.fullmatch(value):
+        return "int64"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "string"
+    if isinstance(value, float):
+        return "float64"
+    return "int64" if abs(value) < 1 << 63 else "string"
+
+
+def _typed(value: Any, kind: str) -> Any:
+    if value is None or value == "":
+        return None
+    if kind == "string":
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    return int(value) if kind == "int64" else float(value)
