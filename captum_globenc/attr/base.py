@@ -7,7 +7,7 @@ from captum.attr import Attribution
 from torch import nn
 
 from captum_globenc.encoders import find_encoder
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 
 __all__ = ["EncoderAttribution", "ModelAttribution"]
 
@@ -100,7 +100,7 @@ def _reject_replicas(*parts: object) -> None:
         ValueError: one of them holds such a module.
     """
     for part in parts:
-        for module in every(part) if isinstance(part, nn.Module) else ():
+        for module in submodules(part) if isinstance(part, nn.Module) else ():
             if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
                 raise ValueError(
                     f"nn.DataParallel runs replicas of {type(module.module).__name__} in threads on "

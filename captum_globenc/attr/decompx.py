@@ -29,9 +29,9 @@ from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import Grid, spread
-from captum_globenc.recording.calls import bound_arguments, in_this_thread
-from captum_globenc.recording.fused import seen_into
-from captum_globenc.recording.training import warn_of_dropout
+from captum_globenc.recording.attention import observable_attention
+from captum_globenc.recording.dropout import warn_of_dropout
+from captum_globenc.recording.hooks import bound_arguments, in_this_thread
 
 __all__ = ["DecompX", "value_map"]
 
@@ -159,7 +159,7 @@ class DecompX(EncoderAttribution):
 
         numbers = RandomNumbers([tensor])
         masks = MaskWatch(self.model, [tensor])
-        with seen_into(self.model, self):
+        with observable_attention(self.model, self):
             with masks.watched():
                 run = freeze(watched, [tensor.detach()])
             self._proof.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)

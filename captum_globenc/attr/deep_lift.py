@@ -30,10 +30,10 @@ from captum_globenc.captum_api import (
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import copied
 from captum_globenc.differences.run import Comparison
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import ReconstructionError
-from captum_globenc.recording.fused import seen_into
-from captum_globenc.recording.training import warn_of_dropout
+from captum_globenc.recording.attention import observable_attention
+from captum_globenc.recording.dropout import warn_of_dropout
 
 __all__ = ["TransformerDeepLift", "scales_by_masks"]
 
@@ -363,18 +363,18 @@ class TransformerDeepLift(ModelAttribution):
             return compare_path(watched, points, values=values, decisions=self.decisions, **options)
 
         def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
-            with seen_into(self.model, self), numbers.again():
+            with observable_attention(self.model, self), numbers.again():
                 return next(islice(steps(depths, **options), number, None))
 
         def plain(tensors: Sequence[Tensor]) -> Any:
-            with seen_into(self.model, self):
+            with observable_attention(self.model, self):
                 return run_plainly(function, tensors, numbers)
 
         depths = Depths(self.model) if layers else None
         found = steps(depths)
         for number in range(len(points) - 1):
             with (
-                seen_into(self.model, self),
+                observable_attention(self.model, self),
                 masks.watched() if masks else nullcontext(),
                 numbers.again() if again else nullcontext(),
             ):
@@ -421,7 +421,7 @@ class TransformerDeepLift(ModelAttribution):
 
 def scales_by_masks(model: nn.Module) -> bool:
     """Return whether a model scales its embeddings by the share of mask tokens, as ESM-2 does."""
-    configs = (getattr(module, "config", None) for module in every(model))
+    configs = (getattr(module, "config", None) for module in submodules(model))
     return any(getattr(config, "token_dropout", False) for config in configs)
 
 

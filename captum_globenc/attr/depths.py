@@ -12,7 +12,7 @@ from torch import nn
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.errors import NoLayersError, UnsupportedModelError
-from captum_globenc.recording.calls import in_this_thread
+from captum_globenc.recording.hooks import in_this_thread
 
 __all__ = ["Depths"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from captum_globenc.encoders.walk import every
-from captum_globenc.recording.calls import bound_arguments, copied_as_before, in_this_thread
+from captum_globenc.encoders.search import submodules
+from captum_globenc.recording.hooks import bound_arguments, hidden_from_copies, in_this_thread
 
 __all__ = ["MaskWatch", "unmasked_padding", "warn_of_padding"]
 
@@ -45,7 +45,7 @@ def unmasked_padding(
     Returns:
         `(B, N)`, True where the padding token is in rows with such padding; None where there is none.
     """
-    configs = (getattr(it, "config", None) for it in every(model))
+    configs = (getattr(it, "config", None) for it in submodules(model))
     named = (it for it in configs if isinstance(it, PretrainedConfig))
     config: Any = next((it for it in named if isinstance(getattr(it, "pad_token_id", None), int)), None)
     if config is None or config.model_type.startswith(TRAINED_ON_PADDING):
@@ -96,7 +96,7 @@ class MaskWatch:
         if self._model is None or not self._ids:
             yield
             return
-        models = [it for it in every(self._model) if isinstance(it, PreTrainedModel)]
+        models = [it for it in submodules(self._model) if isinstance(it, PreTrainedModel)]
         ours: set[int] = set()
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -105,7 +105,7 @@ class MaskWatch:
             self._masked = self._masked or _masked(module, args, kwargs)
 
         with ExitStack() as handles:
-            handles.enter_context(copied_as_before(models, ours))
+            handles.enter_context(hidden_from_copies(models, ours))
             for module in models:
                 handle = module.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True)
                 ours.add(handle.id)
@@ -134,5 +134,5 @@ def _masked(module: nn.Module, args: Any, kwargs: Any) -> bool:
 
 def _causal(model: nn.Module) -> bool:
     """Whether no token sees a later one, in whatever attends."""
-    said = (vars(it)["is_causal"] for it in every(model) if "is_causal" in vars(it))
+    said = (vars(it)["is_causal"] for it in submodules(model) if "is_causal" in vars(it))
     return next(said, False) is True and all(it is True for it in said)

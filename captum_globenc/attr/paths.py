@@ -23,9 +23,9 @@ from captum_globenc.attr.sources import on_inputs
 from captum_globenc.captum_api import TargetType, expand_target, format_inputs
 from captum_globenc.differences import Comparison
 from captum_globenc.differences.trace import Source
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import UnsupportedOperationError
-from captum_globenc.recording.training import drops_at_random
+from captum_globenc.recording.dropout import has_active_dropout
 
 __all__ = ["Path", "PathSum", "SegmentRun", "batched", "repeated", "restored", "segments_at_once"]
 
@@ -209,9 +209,9 @@ def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None, argument
     given = arguments if isinstance(arguments, tuple) else (arguments,)
     if not all(it is None or isinstance(it, Tensor | int | float | str) for it in given):
         return 1
-    if model is None or any(map(drops_at_random, every(model))):
+    if model is None or any(map(has_active_dropout, submodules(model))):
         return 1
-    configs = (getattr(module, "config", None) for module in every(model))
+    configs = (getattr(module, "config", None) for module in submodules(model))
     if len(inputs[0]) == 1 and any(getattr(config, "pad_token_id", 0) is None for config in configs):
         return 1
     positions = sum(

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
 from captum_globenc.attr.sources import as_tensors
 from captum_globenc.captum_api import run_forward
-from captum_globenc.decomposition.mixing import mix
-from captum_globenc.decomposition.mixture import Mixture
+from captum_globenc.decomposition.mixing import Mixture, mix
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.encoders.search import pooled_by
 from captum_globenc.encoders.tokens import Grid
-from captum_globenc.recording.recorder import not_finite, record
+from captum_globenc.recording.checks import not_finite
+from captum_globenc.recording.recorder import record
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run(
     def decompose(layer: LayerRecord) -> None:
         # The last layer's tiles are left to be made, for the receivers that are explained.
         if mixtures:
-            mixtures[-1].settle()
+            mixtures[-1].materialize()
         mixtures.append(mix(layer, mixing, workspace))
         padding.append(layer.real)
 
@@ -90,7 +90,7 @@ def run(
         lambda: run_forward(forward_func, tensor, additional_forward_args),
         encoder,
         decompose,
-        again=True,
+        check_tokens=True,
     )
     first = mixtures[0]
     real = (

@@ -20,7 +20,7 @@ from captum_globenc.differences.peers import gim
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.evaluation.context import with_whole_layers
 from captum_globenc.forward import EncoderForward
-from captum_globenc.recording.fused import seen_into
+from captum_globenc.recording.attention import observable_attention
 from captum_globenc.texts.embeddings import OnEmbeddings
 
 __all__ = ["fullgrad_plus", "gradient_interactions", "relevance"]
@@ -184,7 +184,7 @@ def _run(
             output: Tensor = forward(tensor, *extra)
         return output
 
-    with seen_into(forward.model, forward):
+    with observable_attention(forward.model, forward):
         run = freeze(function, [inputs], rules)
         with torch.no_grad():
             check_output(run.output.detach(), forward(inputs, *extra), forward.model)

@@ -19,7 +19,7 @@ from captum_globenc.encoders import (
     registry,
     supported_encoders,
 )
-from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.registry import UNSUPPORTED
 from checkpoints import save_classifier
 from families import TEXT
 
@@ -112,20 +112,22 @@ def test_a_spec_that_does_not_fit_names_the_path_and_the_version(known, role, pa
         find_encoder(family("bert").make())
 
 
-@pytest.mark.parametrize("model_type", sorted(REFUSED))
-def test_a_refused_family_says_why_and_lists_the_supported(model_type):
+@pytest.mark.parametrize("model_type", sorted(UNSUPPORTED))
+def test_an_unsupported_family_says_why_and_lists_the_supported(model_type):
     config = hf.AutoConfig.for_model(model_type)
     kinds = hf.AutoModel._model_mapping[type(config)]
     with torch.device("meta"):
         model = (kinds[0] if isinstance(kinds, tuple) else kinds)(config)
-    with pytest.raises(ValueError, match=f"{model_type} is refused, because {REFUSED[model_type]}") as error:
+    with pytest.raises(
+        ValueError, match=f"{model_type} is unsupported, because {UNSUPPORTED[model_type]}"
+    ) as error:
         find_encoder(model)
     for name in SUPPORTED:
         assert name in str(error.value)
 
 
-def test_no_family_is_both_refused_and_supported():
-    assert not set(REFUSED) & set(supported_encoders())
+def test_no_family_is_both_unsupported_and_supported():
+    assert not set(UNSUPPORTED) & set(supported_encoders())
 
 
 @pytest.mark.parametrize(
@@ -137,14 +139,16 @@ def test_no_family_is_both_refused_and_supported():
         ("flaubert", {"pre_norm": True}, "pre-LN"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_refused_with_its_reason(model_type, settings, reason):
+def test_an_unsupported_setting_is_rejected_with_its_reason(model_type, settings, reason):
     model = family(model_type).make(**settings)
     name = next(iter(settings))
-    with pytest.raises(ValueError, match=rf"{model_type} with config\.{name} = .* is refused, .*{reason}"):
+    with pytest.raises(
+        ValueError, match=rf"{model_type} with config\.{name} = .* is unsupported, .*{reason}"
+    ):
         find_encoder(model)
 
 
-def test_a_decoder_is_refused_as_one():
+def test_a_decoder_is_rejected_as_one():
     model = hf.BertLMHeadModel(hf.BertConfig(**family("bert").sizes, is_decoder=True))
     with pytest.raises(ValueError, match="its bert is a decoder"):
         find_encoder(model)
@@ -215,7 +219,7 @@ def test_other_packages_offer_families(known, monkeypatch):
 )
 def test_a_broken_entry_point_is_left_out_with_one_warning(known, monkeypatch, value, reason):
     offer(monkeypatch, broken=value, fine="test_encoders:OFFERED")
-    with pytest.warns(UserWarning, match=f"Entry point 'broken' = '{value}' .* is left out: .*{reason}"):
+    with pytest.warns(UserWarning, match=f"Entry point 'broken' = '{value}' .* is ignored: .*{reason}"):
         assert "offered" in supported_encoders()
     assert find_encoder(family("bert").make()).spec is BERT
 

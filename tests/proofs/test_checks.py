@@ -34,14 +34,14 @@ def test_every_family_passes(row):
 
 
 WRONG = [
-    ("bert", {"out": "output.dense"}, "do not add up|size|shape"),
-    ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not add up"),
-    ("bert", {"order": "pre-LN"}, "do not add up"),
+    ("bert", {"out": "output.dense"}, "do not sum|size|shape"),
+    ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not sum"),
+    ("bert", {"order": "pre-LN"}, "do not sum"),
     ("bert", {"centred": False}, "centred"),
-    ("rembert", {"out": "output.dense"}, "do not add up|size|shape"),
+    ("rembert", {"out": "output.dense"}, "do not sum|size|shape"),
     ("t5", {"centred": True}, "centred"),
-    ("modernbert", {"norm2": "attn_norm"}, "do not add up"),
-    ("deberta", {"norm1": "output.LayerNorm", "norm2": "attention.output.LayerNorm"}, "do not add up"),
+    ("modernbert", {"norm2": "attn_norm"}, "do not sum"),
+    ("deberta", {"norm1": "output.LayerNorm", "norm2": "attention.output.LayerNorm"}, "do not sum"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_a_spec_that_is_wrong_is_told_what_is_off(model_type, changes, message):
 
 def test_all_that_is_off_is_listed():
     spec = replace(BERT, centred=False, norm1=BERT.norm2, norm2=BERT.norm1)
-    with pytest.raises(ValueError, match="do not add up.*; the norms do not return"):
+    with pytest.raises(ValueError, match="do not sum.*; the norms do not return"):
         check(family("bert"), spec)
 
 

@@ -11,8 +11,8 @@ from captum_globenc import GlobEnc, reconstruction_error
 from captum_globenc.decomposition import workspace
 from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
 from captum_globenc.encoders import find_encoder, supported_encoders
+from captum_globenc.recording.dropout import DROPOUT_RATES
 from captum_globenc.recording.recorder import record
-from captum_globenc.recording.training import DROPOUT_RATES
 from families import ABSENT, FAMILIES, NEWER, ROWS
 from reference import probabilities, reference_mixing
 
@@ -23,7 +23,7 @@ DEPTHS = (2, 3)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Let short inputs span several tiles, the last of them cut."""
-    monkeypatch.setattr(workspace, "CPU", workspace.Room(cells=1, receivers=4, sources=4, waits=False))
+    monkeypatch.setattr(workspace, "CPU", workspace.TileBudget(cells=1, receivers=4, sources=4, syncs=False))
 
 
 @pytest.fixture(autouse=True)

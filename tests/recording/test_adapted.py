@@ -7,7 +7,7 @@ from torch import nn
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder
-from captum_globenc.proofs.reconstruction import layer_error
+from captum_globenc.proofs.checks import layer_error
 from captum_globenc.recording.linear import linear_map, linearized_norm
 from captum_globenc.recording.recorder import record
 from families import TEXT

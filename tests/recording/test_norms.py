@@ -58,7 +58,7 @@ def test_a_hook_that_changes_what_a_norm_returns_is_told(classifier, batch, path
     try:
         assert torch.equal(attribute(classifier, batch), expected)
         changes.append(1)
-        with pytest.raises(RuntimeError, match="does not return|does not add up"):
+        with pytest.raises(RuntimeError, match="does not return|does not sum"):
             attribute(classifier, batch)
     finally:
         handle.remove()

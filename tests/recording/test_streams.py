@@ -32,7 +32,7 @@ def test_a_hook_that_changes_what_a_layer_returns_is_told(classifier, batch, lay
         return change(output) if torch.is_tensor(output) else (change(output[0]), *output[1:])
 
     classifier.bert.encoder.layer[layer].register_forward_hook(hook)
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"), gradients():
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"), gradients():
         attribute(classifier, batch)
 
 
@@ -42,7 +42,7 @@ def test_a_hook_that_changes_what_a_layer_is_given_is_told(classifier, batch, ch
         return change(args[0]), *args[1:]
 
     classifier.bert.encoder.layer[1].register_forward_pre_hook(hook)
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"):
         attribute(classifier, batch)
 
 
@@ -54,7 +54,7 @@ def test_a_pre_norm_encoder_is_watched_as_well(layer):
     expected = globenc.attribute(pixels)
     module = find_encoder(model).layers[layer].module
     handle = module.register_forward_hook(lambda module, args, output: exchanged(output))
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"):
         globenc.attribute(pixels)
     handle.remove()
     assert torch.equal(globenc.attribute(pixels), expected)

@@ -15,7 +15,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder, registry
-from captum_globenc.recording.fused import FUSED
+from captum_globenc.recording.attention import FUSED
 from models import attribute, state_of
 
 HEAD = 1
@@ -140,8 +140,8 @@ def linear_attention(module, query, key, value, mask, **kwargs):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (output_without_head, "layer 0, example 0, .* does not add up"),
-        (linear_attention, "without showing its attention.*set_attn_implementation"),
+        (output_without_head, "layer 0, example 0, .* does not sum"),
+        (linear_attention, "was not recorded.*set_attn_implementation"),
     ],
 )
 def test_an_attention_function_that_cannot_be_followed_is_refused(
@@ -200,7 +200,7 @@ def test_a_head_that_a_hook_switches_off_is_told(classifier, batch, implementati
 
     classifier.bert.encoder.layer[1].attention.self.register_forward_hook(switch_off)
     before = state_of(classifier)
-    with pytest.raises(RuntimeError, match="encoder layer 1, example ., .* does not add up"):
+    with pytest.raises(RuntimeError, match="encoder layer 1, example ., .* does not sum"):
         attribute(classifier, batch, mixing=mixing)
     assert state_of(classifier) == before
 
@@ -255,7 +255,7 @@ def test_a_row_that_is_wrong_is_told_in_the_pass_itself(monkeypatch, model_type,
     globenc.mixing_matrices(data.inputs, data.extra)
     spec = replace(registry._REGISTRY[model_type], **changes)
     monkeypatch.setitem(registry._REGISTRY, model_type, spec)
-    with pytest.raises(RuntimeError, match="does not add up"):
+    with pytest.raises(RuntimeError, match="does not sum"):
         globenc.mixing_matrices(data.inputs, data.extra)
 
 
