@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.attr.arguments import selected
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.proof import check_output
-from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, freeze
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.peers import gim
@@ -74,7 +74,7 @@ def fullgrad_plus(forward: EncoderForward, inputs: Tensor, extra: Sequence[Any],
 
     @contextmanager
     def watched() -> Iterator[None]:
-        with depths.watched(), biases.watched():
+        with depths.recorded(), biases.watched():
             yield
 
     run = _run(forward, inputs, extra, FROZEN, watched)

@@ -351,8 +351,8 @@ class Recorder:
             return
         if layer.attention is None or layer.value is None:
             raise RecordingError(
-                f"The attention of {type(layer.layer.attention).__name__} was not recorded: it called neither "
-                "scaled_dot_product_attention nor a softmax whose result is multiplied with the values. "
+                f"The attention of {type(layer.layer.attention).__name__} was not recorded: it called "
+                "neither scaled_dot_product_attention nor a softmax whose result is multiplied with the values. "
                 'Choose another attention: model.set_attn_implementation("sdpa").'
             )
         if self._index == 0:

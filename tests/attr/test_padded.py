@@ -160,7 +160,7 @@ def test_embeddings_are_not_looked_at(model):
 
 def test_a_copy_that_is_made_meanwhile_is_not_watched(model):
     watch = MaskWatch(model, [IDS])
-    with watch.watched():
+    with watch.recorded():
         made = copy.deepcopy(model)
         assert model._forward_pre_hooks
     assert not any(module._forward_pre_hooks for module in made.modules())

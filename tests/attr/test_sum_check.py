@@ -167,7 +167,7 @@ def test_contributions_that_nearly_cancel_are_warned_of():
         return 1e6 * (x[:, 0] - x[:, 1])
 
     x = torch.tensor([[1.0, 1.00001]])
-    with pytest.warns(PrecisionWarning, match="cancel: their sizes sum to 2e"):
+    with pytest.warns(PrecisionWarning, match="cancel: their absolute values sum to 2e"):
         TransformerDeepLift(steep).attribute(x)
 
 

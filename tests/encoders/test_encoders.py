@@ -63,9 +63,9 @@ def known(monkeypatch):
     """The registry, put back afterwards, with entry points not yet loaded."""
     specs = dict(registry._REGISTRY)
     monkeypatch.setattr(registry, "_REGISTRY", specs)
-    registry._offered.cache_clear()
+    registry._provided.cache_clear()
     yield specs
-    registry._offered.cache_clear()
+    registry._provided.cache_clear()
 
 
 def family(model_type):
@@ -203,7 +203,7 @@ OFFERED_MORE = [replace(BERT, model_type="offered-a"), replace(BERT, model_type=
 NOT_A_SPEC = "bert"
 
 
-def test_other_packages_offer_families(known, monkeypatch):
+def test_other_packages_provide_families(known, monkeypatch):
     offer(monkeypatch, one="test_encoders:OFFERED", several="test_encoders:OFFERED_MORE")
     assert {"offered", "offered-a", "offered-b"} <= set(supported_encoders())
 
@@ -217,7 +217,7 @@ def test_other_packages_offer_families(known, monkeypatch):
         ("captum_globenc.encoders:BERT", "'bert' is registered already"),
     ],
 )
-def test_a_broken_entry_point_is_left_out_with_one_warning(known, monkeypatch, value, reason):
+def test_a_broken_entry_point_is_ignored_with_one_warning(known, monkeypatch, value, reason):
     offer(monkeypatch, broken=value, fine="test_encoders:OFFERED")
     with pytest.warns(UserWarning, match=f"Entry point 'broken' = '{value}' .* is ignored: .*{reason}"):
         assert "offered" in supported_encoders()
