@@ -47,8 +47,9 @@ class DecompX(EncoderAttribution):
     the paper's variant without biases, a linear network. So one backward pass gives the scores that the
     authors' code computes with a vector for every pair of tokens. As in their code, the value vectors of the
     first layer keep their biases. The variant that distributes all biases by absolute dot products needs
-    these vectors and is not available, so scores do not sum to the output (`TransformerDeepLift`'s do). Products of
-    two values that depend on the input, such as gates, do not occur in the paper; each factor gets half.
+    these vectors and is not available, so scores do not sum to the output (`TransformerDeepLift`'s do).
+    Products of two values that depend on the input, such as gates, do not occur in the paper; each factor
+    gets half.
 
     Args:
         forward_func: the forward function, as in Captum; it runs the encoder once.

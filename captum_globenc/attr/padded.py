@@ -68,8 +68,8 @@ def warn_of_padding() -> None:
     """Warn that padding is read as text, and say what to pass."""
     warnings.warn(
         "ids begin or end in the padding token and there is no attention mask: the model reads padding as "
-        "text, and padding gets scores. Pass the tokenizer's mask, additional_forward_args=(attention_mask,), "
-        "as EncoderForward.arguments(batch) does.",
+        "text, and padding gets scores. Pass the tokenizer's mask, "
+        "additional_forward_args=(attention_mask,), as EncoderForward.arguments(batch) does.",
         UserWarning,
         stacklevel=2,
     )

@@ -11,8 +11,8 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
+    from captum_globenc.differences.rules import register_rule
     from captum_globenc.differences.run import Comparison, RandomNumbers, compare, compare_path, freeze
-    from captum_globenc.differences.table import register_rule
 
 __all__ = [
     "CONSTANT",
@@ -43,6 +43,6 @@ __getattr__, __dir__ = on_demand(
             ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
         ),
         **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "compare_path", "freeze"), "run"),
-        "register_rule": "table",
+        "register_rule": "rules",
     },
 )

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Pair
-from captum_globenc.differences.compositions import absorbing
+from captum_globenc.differences.decompositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
-
-__all__ = ["fused_attention"]
 
 TILE = 1 << 18
 """Scores that are worked on at a time: a few matrices of them fit a cache."""

@@ -10,22 +10,6 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-__all__ = [
-    "CONSTANT",
-    "LINEAR",
-    "QUADRATIC",
-    "Backward",
-    "Call",
-    "Pair",
-    "Rule",
-    "bound",
-    "copied",
-    "differentiable",
-    "leaves",
-    "no_view",
-    "replaced",
-]
-
 
 @dataclass(eq=False)
 class Pair:

@@ -24,10 +24,15 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import differentiable, leaves, replaced
-from captum_globenc.differences.kinds import ARRANGING, COUNTING, ELEMENTWISE, LIKE, LOOKING_UP
-from captum_globenc.differences.names import changes_in_place, functions
-
-__all__ = ["Ids", "Index", "Positions"]
+from captum_globenc.differences.op_sets import (
+    ARRANGING,
+    COUNTING,
+    ELEMENTWISE,
+    LIKE,
+    LOOKING_UP,
+    changes_in_place,
+    functions,
+)
 
 TAG = "_captum_globenc_index"
 CONSTANT, UNKNOWN = -1, -2

@@ -28,7 +28,7 @@ from captum_globenc.differences.call import (
     replaced,
 )
 from captum_globenc.differences.ids import Ids, Index
-from captum_globenc.differences.kinds import (
+from captum_globenc.differences.op_sets import (
     CASTS,
     DECISIONS,
     FILLED,
@@ -37,9 +37,11 @@ from captum_globenc.differences.kinds import (
     PLAIN,
     QUADRATIC_FUNCTIONS,
     SOURCES,
+    changes_in_place,
+    functions,
+    spelt,
 )
-from captum_globenc.differences.names import changes_in_place, functions, spelt
-from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.rules import EXACT, Row
 from captum_globenc.differences.trace import (
     AppliedRule,
     RecordedCall,
@@ -51,8 +53,6 @@ from captum_globenc.differences.trace import (
     unseen,
 )
 from captum_globenc.errors import UnsupportedOperationError
-
-__all__ = ["DifferenceMode"]
 
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"

@@ -9,14 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from captum_globenc.differences.call import LINEAR, Backward, Pair, bound
-from captum_globenc.differences.compositions import attention_in_parts
+from captum_globenc.differences.decompositions import attention_in_parts
 from captum_globenc.differences.frozen import CONSTANTS, FROZEN, Rules
-from captum_globenc.differences.names import functions
-from captum_globenc.differences.products import matmul, multiply, quadratic
+from captum_globenc.differences.op_sets import functions
+from captum_globenc.differences.rules import EXACT, Row, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
-from captum_globenc.differences.table import EXACT, Row
-
-__all__ = ["ATTN_LRP", "CONSERVATIVE", "gim"]
 
 SOFTMAX = functions("softmax _softmax")
 IN_PARTS = dict.fromkeys(functions("scaled_dot_product_attention"), Row(composition=attention_in_parts))

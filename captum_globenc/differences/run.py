@@ -1,7 +1,8 @@
 """A function run at its inputs and at a baseline, and what its difference is made of."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -10,14 +11,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from captum_globenc.differences.call import leaves, replaced
-from captum_globenc.differences.frozen import FROZEN, Rules
-from captum_globenc.differences.frozen_mode import FrozenMode
+from captum_globenc.differences.frozen import FROZEN, FrozenMode, Rules
 from captum_globenc.differences.mode import DifferenceMode
-from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
-from captum_globenc.differences.uncompiled import uncompiled
-
-__all__ = ["Comparison", "RandomNumbers", "compare", "compare_path", "freeze"]
 
 
 @dataclass(frozen=True)
@@ -289,3 +286,30 @@ def _kept(trace: Trace | None) -> AbstractContextManager[Any]:
     if trace is None or not trace.written:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(trace.save, SavedTensor.restore)
+
+
+class _Stance:
+    """The compiler's stance, which is the process's: the first thread sets it, the last puts it back."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._users = 0
+        self._set = ExitStack()
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run what is compiled as it was written."""
+        with self._guard:
+            if not self._users:
+                self._set.enter_context(torch.compiler.set_stance("force_eager"))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._users -= 1
+                if not self._users:
+                    self._set.close()
+
+
+uncompiled = _Stance().eager

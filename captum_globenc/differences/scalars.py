@@ -20,8 +20,6 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule
 
-__all__ = ["SCALARS", "logarithm", "piecewise", "power", "smooth", "tanhc"]
-
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """The distance at which rounding and curvature cause equal errors, by dtype."""
 PART = 1 << 18

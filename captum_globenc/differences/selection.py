@@ -13,8 +13,6 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair
 
-__all__ = ["extreme_of_dimension", "extreme_of_two", "max_pool", "top"]
-
 
 def _share(difference: Tensor, base: Tensor) -> Tensor:
     """Return the share of the first of two in their maximum, from their differences in both runs."""

@@ -12,22 +12,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.ids import Positions
-from captum_globenc.differences.names import spelt
+from captum_globenc.differences.op_sets import spelt
 from captum_globenc.errors import UnsupportedOperationError
-
-__all__ = [
-    "AppliedRule",
-    "Node",
-    "RecordedCall",
-    "Route",
-    "SavedTensor",
-    "Snapshot",
-    "Source",
-    "Trace",
-    "joined",
-    "own_function",
-    "unseen",
-]
 
 
 @dataclass

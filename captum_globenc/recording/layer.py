@@ -10,7 +10,7 @@ from captum_globenc.decomposition.attention import Attention
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import EncoderSpec, Layer
 from captum_globenc.recording.linear import linear_map, linearized_norm
-from captum_globenc.recording.residuals import Residual, Snapshot
+from captum_globenc.recording.residuals import Residual, VersionedTensor
 
 
 class RunningLayer:
@@ -28,15 +28,15 @@ class RunningLayer:
         self.value: Tensor | None = None
         self.projected: Tensor | None = None  # output of the attention's output projection
         self.output: Tensor | None = None
-        self.written: Snapshot | None = None  # the output, before any hook
+        self.written: VersionedTensor | None = None  # the output, before any hook
         self.returned: Tensor | None = None  # the output after all hooks
         # Inputs of the norms. Lists, because a feed-forward network that runs in chunks of tokens calls the
         # second norm once per chunk.
         self.norm_inputs: dict[str, list[Tensor]] = {"norm1": [], "norm2": []}
         # Starts of the residual connections: the layer's input; then the first norm's output before any hook
         # (post-LN), or the second norm's input (pre-LN).
-        self.first_start = Snapshot(stream)
-        self.second_start: list[Snapshot] = []
+        self.first_start = VersionedTensor(stream)
+        self.second_start: list[VersionedTensor] = []
 
     def set_attention(self, attention: Attention, value: Tensor) -> None:
         """Record the attention, and its values `(B, H or fewer, N, d)`."""

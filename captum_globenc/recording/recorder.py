@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import full_precision
-from captum_globenc.differences.uncompiled import uncompiled
+from captum_globenc.differences.run import uncompiled
 from captum_globenc.encoders import Encoder, Layer
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.attention import (
@@ -34,7 +34,7 @@ from captum_globenc.recording.hooks import bound_arguments, hidden_from_copies, 
 from captum_globenc.recording.layer import RunningLayer
 from captum_globenc.recording.linear import NormCheck, reject_meta
 from captum_globenc.recording.reconstruction import ReconstructionCheck
-from captum_globenc.recording.residuals import ResidualCheck, Snapshot, StreamCheck
+from captum_globenc.recording.residuals import ResidualCheck, StreamCheck, VersionedTensor
 from captum_globenc.recording.tokens import (
     Fingerprint,
     TokenCheck,
@@ -293,7 +293,7 @@ class Recorder:
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
             self._layer.output = _hidden_states(output)
-            self._layer.written = Snapshot(self._layer.output)
+            self._layer.written = VersionedTensor(self._layer.output)
 
     def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
@@ -321,11 +321,11 @@ class Recorder:
         if self._layer is not None:
             self._layer.norm_inputs[role].append(args[0])
             if role == "norm2" and self._encoder.spec.order == "pre-LN":
-                self._layer.second_start.append(Snapshot(args[0]))
+                self._layer.second_start.append(VersionedTensor(args[0]))
 
     def _see_norm1_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None and self._encoder.spec.order == "post-LN":
-            self._layer.second_start.append(Snapshot(output))
+            self._layer.second_start.append(VersionedTensor(output))
 
     def _see_final_norm_input(self, module: nn.Module, args: Any) -> None:
         self._final_norm_input = args[0]
@@ -352,8 +352,8 @@ class Recorder:
         if layer.attention is None or layer.value is None:
             raise RecordingError(
                 f"The attention of {type(layer.layer.attention).__name__} was not recorded: it called "
-                "neither scaled_dot_product_attention nor a softmax whose result is multiplied with the values. "
-                'Choose another attention: model.set_attn_implementation("sdpa").'
+                "neither scaled_dot_product_attention nor a softmax whose result is multiplied with the "
+                'values. Choose another attention: model.set_attn_implementation("sdpa").'
             )
         if self._index == 0:
             shape, device = layer.stream.shape[:2], layer.stream.device

@@ -21,7 +21,7 @@ ADDITIONS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
 """Names of torch's functions that add two tensors."""
 
 
-class Snapshot:
+class VersionedTensor:
     """A tensor, and whether it was written to since.
 
     Args:
@@ -39,10 +39,10 @@ class Snapshot:
         return self._version is not None and self.value._version != self._version
 
 
-Addition = tuple[Snapshot, Tensor, Tensor]
+Addition = tuple[VersionedTensor, Tensor, Tensor]
 """The result of a sum, and its two terms."""
 
-Residual = tuple[Sequence[Snapshot], Sequence[Tensor]]
+Residual = tuple[Sequence[VersionedTensor], Sequence[Tensor]]
 """The start and the end of a residual connection, each `(B, N, D)` or chunks along the tokens."""
 
 
@@ -52,7 +52,7 @@ class StreamCheck:
     def __init__(self) -> None:
         self._wrong: list[Tensor] = []
 
-    def measure(self, written: Snapshot, read: Tensor, real: Tensor | None) -> None:
+    def measure(self, written: VersionedTensor, read: Tensor, real: Tensor | None) -> None:
         """Compare the output of a layer with the input of the next one.
 
         Args:
@@ -105,7 +105,7 @@ class ResidualCheck(TorchFunctionMode):
             terms = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
             plain = len(terms) == 2 and kwargs.get("alpha", 1) == 1
             if plain and all(isinstance(it, Tensor) and it.shape == output.shape for it in terms):
-                self._sums.append((Snapshot(output), *terms))
+                self._sums.append((VersionedTensor(output), *terms))
         return output
 
     def measure(self, index: int, residuals: tuple[Residual, Residual], real: Tensor | None) -> None:
@@ -134,7 +134,7 @@ class ResidualCheck(TorchFunctionMode):
 
 
 def carries(
-    start: Sequence[Snapshot], end: Sequence[Tensor], sums: Sequence[Addition], real: Tensor | None
+    start: Sequence[VersionedTensor], end: Sequence[Tensor], sums: Sequence[Addition], real: Tensor | None
 ) -> bool:
     """Return whether a residual connection carries every token from `start` to `end` exactly once.
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from captum_globenc import Contrast, EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.differences.call import LINEAR
-from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.rules import EXACT, Row
 from checkpoints import save_tokenizer
 from models import SMALL, randomize, state_of
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from captum_globenc import EncoderForward, TransformerDeepLift
 from captum_globenc.differences import LINEAR, compare
-from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.rules import EXACT, Row
 from captum_globenc.errors import PrecisionWarning, ReconstructionError
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from captum_globenc.differences import attention, compare
 from captum_globenc.differences.call import LINEAR
-from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.rules import EXACT
 
 B, H, N, M, D = 2, 3, 5, 7, 4
 

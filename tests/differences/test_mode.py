@@ -10,10 +10,9 @@ from torch import nn
 from torch.overrides import get_overridable_functions, get_testing_overrides
 
 from captum_globenc.differences import LINEAR, QUADRATIC, compare, freeze, register_rule
-from captum_globenc.differences.kinds import DECISIONS, IDENTITIES, PLAIN
-from captum_globenc.differences.names import spelt
+from captum_globenc.differences.op_sets import DECISIONS, IDENTITIES, PLAIN, spelt
+from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.scalars import smooth
-from captum_globenc.differences.table import EXACT
 
 
 def values(*shape, seed=0):

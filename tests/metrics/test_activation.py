@@ -81,9 +81,7 @@ def test_a_sigmoid_of_one_logit_is_taken_where_it_is_asked_for(shape):
 
 
 def test_names_and_options_that_are_not_known_are_told():
-    with pytest.raises(
-        ValueError, match="activation 'tanh' is not known; choose from softmax, sigmoid, none"
-    ):
+    with pytest.raises(ValueError, match="activation 'tanh' is unknown; choose from softmax, sigmoid, none"):
         comprehensiveness(lambda ids: ids.float(), IDS, SCORES, 0, activation="tanh")
     with pytest.raises(TypeError, match=r"aopc\(\) got an unexpected keyword argument 'fraction'"):
         aopc(lambda ids: ids.float(), IDS, SCORES, 0, fraction=0.2)

@@ -59,7 +59,7 @@ def test_what_is_not_marked_has_no_value_and_wrong_calls_are_refused():
     assert names_decoy(SCORES, DECOYS, nothing).isnan().all()
     with pytest.raises(ValueError, match="marked"):
         precision_at(SCORES, MARKED[:, :3])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         precision_at(SCORES, MARKED, top=0)
     with pytest.raises(ValueError, match="NaN"):
         first_rank(torch.full((2, 5), torch.nan), MARKED)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["COMPOSITIONS", "absorbing", "attention_in_parts"]
-
 Depends = Callable[[Any], bool]
 
 
@@ -293,7 +291,7 @@ def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.to(dtype)
 
 
-COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
+DECOMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("addcdiv", _add_quotient),
     ("lerp", _interpolate),
     ("var", _variance),
