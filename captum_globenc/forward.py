@@ -185,7 +185,7 @@ class EncoderForward(nn.Module):
             if inputs.ndim < 3:
                 raise TypeError(
                     f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: token ids must be integers "
-                    "(.long()), and embeddings (B, N, D)."
+                    "(.long()), and embeddings are (B, N, D)."
                 )
             return "inputs_embeds"
         return self._main_input

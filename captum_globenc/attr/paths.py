@@ -216,8 +216,8 @@ def assign_to_inputs(
         credited = source.positions.credit(contribution.sum(-1))
         if credited is None:
             raise ValueError(
-                f"embeddings {tuple(contribution.shape)} were looked up by numbers computed from ids; from "
-                "which ids is unknown. Pass embeddings as inputs."
+                f"embeddings {tuple(contribution.shape)} were looked up by numbers computed from ids, and it "
+                "is unknown which id they belong to. Pass embeddings as inputs."
             )
         of_ids = of_ids.to(credited.device) + credited
     return tuple(

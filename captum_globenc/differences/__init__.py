@@ -1,7 +1,7 @@
-"""Exact differences: what the difference of a function between two inputs is made of, for any network.
+"""Exact differences: contributions to the difference of a function between two inputs, for any network.
 
-Multipliers for each operation, by one table of rules, that chain like gradients and add up (DeepLIFT,
-Shrikumar et al. 2017, sections 3.1 and 3.2). Knows tensors and torch's functions, no model and no Captum.
+One table of rules gives multipliers for each operation. They chain like gradients, and multipliers times
+differences sum to the difference of the output (DeepLIFT, Shrikumar et al. 2017, sections 3.1 and 3.2).
 """
 
 from typing import TYPE_CHECKING

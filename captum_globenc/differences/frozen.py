@@ -1,8 +1,12 @@
-"""Rules of the frozen network: one run, in which what a model makes of its input is held as it is.
+"""The frozen network of DecompX: its rules, and the mode that applies them to one run.
 
-Attention and the deviations of norms count as constants, an activation as its slope phi(u) / u, and a product
-of two values that depend on the input gives half to each (Modarressi et al. 2023, DecompX, section 3).
-Then the network is linear but for its biases, and multipliers are its gradient.
+Attention and the standard deviations of norms are constants, an activation is replaced by its slope
+phi(u) / u, and a product of two values that depend on the input gives half to each (Modarressi et al. 2023,
+section 3). The network is then linear except for its biases, and multipliers are its gradient.
+
+Activations may be written out: x (1 + erf(x / sqrt 2)) / 2 is an activation with slope
+(1 + erf(x / sqrt 2)) / 2, not a product of two values. So the mode follows which values are elementwise
+functions of which others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +36,11 @@ from captum_globenc.errors import UnsupportedOperationError
 
 
 class Rules(NamedTuple):
-    """What one run goes by.
+    """The rules of a run without a baseline.
 
     Attributes:
         table: rows by function.
-        slopes: whether an activation that is written out has its slope, as in `FROZEN`, or its gradient.
+        slopes: whether activations that are written out get their slope, as in `FROZEN`, or their gradient.
     """
 
     table: Mapping[Callable[..., Any], Row]
@@ -44,7 +48,7 @@ class Rules(NamedTuple):
 
 
 def _slope(rule: Rule) -> Rule:
-    """Return the rule of an activation: its secant from 0, which has its limit at 0."""
+    """Return the rule of an activation: its secant from 0, with the limit at 0."""
 
     def from_zero(call: Call) -> Backward:
         (pair,), (output,) = call.pairs, call.outputs
@@ -61,7 +65,7 @@ def _slope(rule: Rule) -> Rule:
 
 
 def _half(rule: Rule) -> Rule:
-    """Return the rule of a product, of which each factor has half."""
+    """Return the rule of a product that gives half to each factor."""
 
     def halved(call: Call) -> Backward:
         backward = rule(call)
@@ -71,7 +75,7 @@ def _half(rule: Rule) -> Rule:
 
 
 def _quotient(call: Call) -> Backward:
-    """U / w with w as it is."""
+    """U / w, with w constant."""
     one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
 
     def backward(grad: Tensor) -> Any:
@@ -90,7 +94,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Backward:
-    """Centred, and divided by the deviation that was."""
+    """Centered, and divided by a constant standard deviation."""
     dims = tuple(range(-len(normalized_shape), 0))
     inverse = (input.value.var(dims, correction=0, keepdim=True) + eps).rsqrt()
 
@@ -112,7 +116,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Backward:
-    """Probabilities are as they are: the values have all."""
+    """Probabilities are constant, so the values get everything."""
 
     def backward(grad: Tensor) -> Any:
         if not isinstance(value, Pair):
@@ -132,12 +136,12 @@ def _attention(
         return [(value, torch.autograd.grad(attended, values, grad)[0])]
 
     if dropout_p:
-        raise ValueError("it drops at random")
+        raise ValueError("its dropout is active: call model.eval()")
     return backward
 
 
 def _power(depends: Any, input: Any, exponent: Any) -> Any:
-    """Roots by the name that they have as statistics of norms."""
+    """Compute powers that are statistics of norms by the functions in CONSTANTS."""
     roots = {0.5: torch.sqrt, -0.5: torch.rsqrt, -1: torch.reciprocal}
     root = roots.get(exponent) if isinstance(exponent, int | float) else None
     return NotImplemented if root is None else root(input)
@@ -147,7 +151,7 @@ CONSTANTS = functions(
     "softmax _softmax log_softmax rsqrt sqrt reciprocal var std norm linalg_norm linalg_vector_norm "
     "vector_norm"
 )
-"""Statistics and probabilities: what comes of them is held as it is."""
+"""Statistics and probabilities, whose results are constant."""
 
 FROZEN = Rules(
     {
@@ -167,7 +171,7 @@ FROZEN = Rules(
         **dict.fromkeys(CONSTANTS, Row(CONSTANT)),
     }
 )
-"""Every function that has a frozen rule."""
+"""The frozen rules of all supported functions."""
 
 
 ROOT = "_captum_globenc_root"
@@ -177,12 +181,12 @@ ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names
 
 
 class _Root(NamedTuple):
-    """What a value is a function of, and whether it is a multiple of that.
+    """The value that a value is an elementwise function of, and whether it is a multiple of it.
 
     Attributes:
-        token: stands for what the value is a function of.
-        scaled: whether it is a multiple of that.
-        version: the tensor's, when this was known: a later write in place makes it another value.
+        token: identifies the root value.
+        scaled: whether the value is a multiple of the root.
+        version: version of the tensor; after an in-place write, the root is no longer valid.
     """
 
     token: object
@@ -191,7 +195,7 @@ class _Root(NamedTuple):
 
 
 class FrozenMode(DifferenceMode):
-    """Sees the one run of a frozen network.
+    """The mode of the one run of a frozen network.
 
     Args:
         trace: of the run.
@@ -204,19 +208,19 @@ class FrozenMode(DifferenceMode):
         self._roots = _Roots()
 
     def completed(self, output: Any) -> Any:
-        """Return the output, once some of it depends on the input.
+        """Return the output, after checking that it depends on the input.
 
         Args:
-            output: what the function returned.
+            output: the function's output.
 
         Raises:
-            UnsupportedOperationError: none of it does, as far as frozen rules tell.
+            UnsupportedOperationError: it does not depend on the input in the frozen network.
         """
         if not any(self.depends(leaf) for leaf in leaves(output)):
             super().completed(output)
             raise UnsupportedOperationError(
                 "The output does not depend on the input in the frozen network, in which probabilities of a "
-                "softmax are constants: explain logits. Ids have to be looked up by an embedding."
+                "softmax are constants: explain logits. Ids must be looked up by an embedding."
             )
         return super().completed(output)
 
@@ -226,7 +230,7 @@ class FrozenMode(DifferenceMode):
             self._roots.share(leaf, seen)
         return seen
 
-    def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _apply_row(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         gate, given = self._roots.gate(func, dependents), args
         if gate is not None and self._slopes:
@@ -234,17 +238,17 @@ class FrozenMode(DifferenceMode):
         elif gate is not None:
             row = Row(LINEAR)
         root = self._roots.of_result(func, args, dependents)
-        output = super()._by(row, func, given, kwargs)
+        output = super()._apply_row(row, func, given, kwargs)
         if root is not None and isinstance(output, Tensor):
             setattr(output, ROOT, root._replace(version=output._version))
         return output
 
 
 class _Roots:
-    """Follows values of one run to what they are functions of, element by element."""
+    """Follow which values of a run are elementwise functions of which others."""
 
     def gate(self, function: Any, dependents: Sequence[Tensor]) -> Tensor | None:
-        """Return the factor of a product that is the slope of the other, if it is that."""
+        """Return the factor of a product that is the slope of the other factor; None if it is not."""
         if function not in PRODUCTS or len(dependents) != 2:
             return None
         one, other = dependents
@@ -253,18 +257,18 @@ class _Roots:
         return other if self._of(one).scaled else one if self._of(other).scaled else None
 
     def share(self, tensor: Tensor, same: Tensor) -> None:
-        """Take note that two tensors are the same value."""
+        """Record that two tensors are the same value."""
         setattr(same, ROOT, self._of(tensor)._replace(version=same._version))
 
     def of_result(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor]) -> _Root | None:
-        """Return the root of what a function is about to make of values; None for a new one."""
+        """Return the root of a function's result; None if the result is a new root."""
         roots = {self._of(tensor).token for tensor in dependents}
         known = {id(tensor) for tensor in dependents}
         others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and id(arg) not in known]
         if len(roots) != 1 or others or function not in ELEMENTWISE:
             return None
         scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
-        # A number divided by a value is no multiple of it.
+        # A number divided by a value is not a multiple of it.
         return _Root(roots.pop(), scaled and args[0] is dependents[0], 0)
 
     def _of(self, tensor: Tensor) -> _Root:

@@ -19,10 +19,10 @@ NAMESPACES = (
 
 
 def functions(names: str) -> set[Callable[..., Any]]:
-    """Return every function that goes by one of these names, separated by spaces.
+    """Return all functions with one of these names, separated by spaces.
 
-    `add` is torch.add, Tensor.add, Tensor.add_ and the operators + and +=, from either side. Of an
-    attribute of tensors it is what reads it.
+    `add` means torch.add, Tensor.add, Tensor.add_ and the operators + and +=, from either side. The name of
+    an attribute of tensors means its getter.
 
     Example:
         >>> torch.Tensor.__radd__ in functions("add"), torch.Tensor.mT.__get__ in functions("mT")
@@ -41,15 +41,15 @@ def functions(names: str) -> set[Callable[..., Any]]:
 
 
 def table(rows: Iterable[tuple[str, Any]]) -> dict[Callable[..., Any], Any]:
-    """Return what each function of some rows of names and values is given."""
+    """Return a dictionary from functions to values, given rows of names and values."""
     return {function: value for names, value in rows for function in functions(names)}
 
 
-def spelt(function: Any) -> str:
-    """Return what a message calls a function.
+def display_name(function: Any) -> str:
+    """Return the name of a function for error messages.
 
     Example:
-        >>> spelt(torch.nn.functional.gelu), spelt(torch.Tensor.cumprod)
+        >>> display_name(torch.nn.functional.gelu), display_name(torch.Tensor.cumprod)
         ('torch.nn.functional.gelu', 'torch.Tensor.cumprod')
     """
     name = torch.overrides.resolve_name(function)
@@ -57,7 +57,7 @@ def spelt(function: Any) -> str:
 
 
 def changes_in_place(function: Any) -> bool:
-    """Whether a function writes into its first argument.
+    """Whether a function writes to its first argument.
 
     Example:
         >>> [changes_in_place(function) for function in (Tensor.add_, Tensor.__iadd__, Tensor.__add__)]
@@ -80,7 +80,7 @@ ARRANGING = functions(
     "concat concatenate stack hstack vstack dstack column_stack pad constant_pad_nd roll flip fliplr "
     "flipud rot90 to type type_as cpu cuda"
 )
-"""Put elements elsewhere, and change none."""
+"""Functions that move elements without changing them."""
 
 LINEAR_FUNCTIONS = (
     ARRANGING
@@ -95,14 +95,14 @@ LINEAR_FUNCTIONS = (
     )
     | {Tensor.float}
 )
-"""Linear in all that depends on the input, whatever else they are given."""
+"""Functions that are linear in all arguments that depend on the input."""
 
 QUADRATIC_FUNCTIONS = functions(
     "mul multiply matmul bmm mm mv dot vdot inner outer ger tensordot kron linear bilinear conv1d "
     "conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d einsum addmm addbmm "
     "baddbmm addmv addr addcmul cross"
 )
-"""Linear in each of their arguments, and products where several depend on the input."""
+"""Functions that are linear in each argument, and products if several depend on the input."""
 
 PLAIN = functions(
     "shape size dim ndim ndimension stride storage_offset dtype device layout numel nelement "
@@ -114,7 +114,7 @@ PLAIN = functions(
     "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type "
     "_has_compatible_shallow_copy_type _nested_tensor_from_mask_left_aligned"
 )
-"""What they return does not depend on a tensor's values."""
+"""Functions whose result does not depend on a tensor's values."""
 
 DECISIONS = functions(
     "eq ne lt le gt ge equal not_equal less less_equal greater greater_equal isnan isinf isfinite "
@@ -122,7 +122,7 @@ DECISIONS = functions(
     "contains nonzero count_nonzero logical_and logical_or logical_not logical_xor is_nonzero "
     "bucketize searchsorted long short byte char"
 ) | {Tensor.__float__}
-"""What they return decides what a model does: the same in both runs, and no part of a difference."""
+"""Functions whose result decides what a model computes: it must be the same in both runs."""
 
 ELEMENTWISE = functions(
     "add sub rsub mul multiply div divide true_divide truediv floor_divide floordiv remainder mod fmod pow "
@@ -132,25 +132,25 @@ ELEMENTWISE = functions(
     "bitwise_left_shift bitwise_right_shift lshift rshift long int short byte bool double half bfloat16 to "
     "type type_as cpu cuda detach"
 ) | {Tensor.float}
-"""Make one number of the elements at the same place of all arguments."""
+"""Elementwise functions."""
 
 COUNTING = functions("cumsum sum")
-"""Sum up elements."""
+"""Functions that sum elements."""
 
 LOOKING_UP = functions("getitem gather take take_along_dim index_select")
-"""Look elements of a table up, one for each element of their indices."""
+"""Functions that look up elements of a table, one for each index."""
 
 CASTS = functions("to type half bfloat16")
-"""Change what numbers are held as."""
+"""Functions that change the dtype."""
 
 FILLED = functions("new_tensor new")
-"""Take what the result holds after what it is made like."""
+"""Functions whose data follow the tensor that gives the dtype."""
 
 LIKE = functions("type_as view_as reshape_as expand_as to")
-"""Take the shape or the type of what they are given second."""
+"""Functions that only take the shape or dtype of their second argument."""
 
 IDENTITIES = functions("detach data")
-"""What cuts a gradient, and not what a value depends on."""
+"""Functions that cut gradients, but not the dependence on the input."""
 
 SOURCES = functions("embedding")
-"""Where token ids become numbers."""
+"""Functions that turn token ids into embeddings."""

@@ -42,11 +42,11 @@ from captum_globenc.differences.scalars import SCALARS, tanhc_of_half
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool, top
 
 THIRD_DEGREE = functions("einsum bilinear")
-"""Products that may be of more than two."""
+"""Products that may have more than two factors."""
 
 
 def quadratic(call: Call) -> Backward:
-    """Any function of the second degree: its gradient at the mean, which is that of its path."""
+    """Return the rule of functions of the second degree: their gradient at the mean of both runs."""
     pairs = call.pairs
     if len(pairs) > 2 and call.function in THIRD_DEGREE:
         raise ValueError("more than two of its factors depend on the input")
@@ -55,7 +55,7 @@ def quadratic(call: Call) -> Backward:
     def backward(*grads: Tensor) -> Any:
         with torch.enable_grad():
             at = {key: mean.detach().requires_grad_() for key, mean in means.items()}
-            # A leaf itself cannot be written into, should the function do that.
+            # Cloned, because the function may write to its argument, which autograd forbids for leaves.
             args, kwargs = replaced(
                 (call.args, dict(call.kwargs)),
                 lambda leaf: at[id(leaf)].clone() if isinstance(leaf, Pair) else leaf,
@@ -82,9 +82,9 @@ def multiply(call: Call) -> Backward:
 
 
 def divide(call: Call) -> Backward:
-    """U / w: a product with 1 / w, and 1/w - 1/w0 = -(w - w0) / (w w0)."""
+    """U / w: a product with 1 / w, where 1/w - 1/w0 = -(w - w0) / (w w0)."""
     if call.kwargs.get("rounding_mode") is not None:
-        raise ValueError("it rounds")
+        raise ValueError("it rounds its result")
     one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
     divisor = other if isinstance(other, Pair) else None
     if divisor is not None:
@@ -105,10 +105,10 @@ def divide(call: Call) -> Backward:
 
 
 def matmul(call: Call) -> Backward:
-    """U W: m_U = g W^T and m_W = U^T g, at the means; vectors as torch takes them."""
+    """U W: m_U = g W^T and m_W = U^T g, at the means."""
     one, other = call.pairs
-    other_way = call.function is torch.Tensor.__rmatmul__ or len(call.args) < 2
-    if other_way or one.value.dim() < 2 or other.value.dim() < 2:
+    reversed_ = call.function is torch.Tensor.__rmatmul__ or len(call.args) < 2
+    if reversed_ or one.value.dim() < 2 or other.value.dim() < 2:
         return quadratic(call)
     means = one.mean, other.mean
 
@@ -130,7 +130,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Backward:
-    """C / sqrt(v), c the centred input and v its variance and eps.
+    """C / sqrt(v), with c the centered input and v its variance plus eps.
 
     With r = v^-1/2:  r - r0 = -(v - v0) / (sqrt(v) sqrt(v0) (sqrt(v) + sqrt(v0))),
     v - v0 = 2/D sum c_mean (c - c0), and c r is a product.
@@ -146,7 +146,7 @@ def layer_norm(
     def backward(grad: Tensor) -> Any:
         if weight is not None:
             grad = grad * weight
-        # What the mean takes off has no part, and is taken off first, before anything is rounded.
+        # Centered first, because a constant gradient contributes nothing and would cause rounding errors.
         grad = grad - grad.mean(dims, keepdim=True)
         along = (grad * centred).sum(dims, keepdim=True) * slope
         return [(input, (grad * inverse).addcmul_(centred, along))]
@@ -166,31 +166,31 @@ def batch_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Backward:
-    """Linear, with statistics that are kept; those of a batch make its examples depend on each other."""
+    """Linear, with running statistics; batch statistics would make examples depend on each other."""
     if training or running_var is None:
-        raise ValueError("it takes the statistics of the batch: call model.eval()")
+        raise ValueError("it uses the statistics of the batch: call model.eval()")
     scale = (running_var + eps).rsqrt()
     scale = (scale if weight is None else scale * weight).reshape(-1, *[1] * (input.value.dim() - 2))
     return lambda grad: [(input, grad * scale)]
 
 
 def vector_norm(call: Call) -> Backward:
-    """|u| - |u0| = (u + u0) (u - u0) / (|u| + |u0|), summed; 0 where both are 0."""
+    """|u| - |u0| = (u + u0) (u - u0) / (|u| + |u0|), summed; 0 if both are 0."""
     further = {**dict(zip(("p", "dim", "keepdim"), call.args[1:], strict=False)), **call.kwargs}
     p, dim = further.get("p", further.get("ord")), further.get("dim")
     x, output = call.pair, call.outputs[0]
     total, double = output.value + output.base, x.value + x.base
     matrix = double.dim() == 2 if dim is None else not isinstance(dim, int) and len(dim) == 2
     if p not in (2, None, "fro") or (p == 2 and matrix and call.function is torch.linalg.norm):
-        raise ValueError(f"its order is {p}")
+        raise ValueError(f"its order is {p}; only the 2-norm of vectors is supported")
     inverse = torch.where(total > 0, 1 / total, 0)
 
     def backward(grad: Tensor) -> Any:
         made = grad * inverse
         if not further.get("keepdim") and dim is not None:
             dims = (dim,) if isinstance(dim, int) else dim
-            for place in sorted(it % double.dim() for it in dims):
-                made = made.unsqueeze(place)
+            for position in sorted(it % double.dim() for it in dims):
+                made = made.unsqueeze(position)
         return [(x, made * double)]
 
     return backward
@@ -199,7 +199,7 @@ def vector_norm(call: Call) -> Backward:
 def _means(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tensor, Tensor]:
     """Return L and w; both are 0 where a score is -inf in both runs.
 
-    torch.nn.functional has a whole number where torch has the dtype.
+    `dtype` may be torch.nn.functional's `_stacklevel`, an int at the position of torch's dtype.
     """
     dtype = dtype if isinstance(dtype, torch.dtype) else None
     value, base = (side if dtype is None else side.to(dtype) for side in (input.value, input.base))
@@ -211,8 +211,8 @@ def _means(input: Pair, dim: int, dtype: torch.dtype | int | None) -> tuple[Tens
     return means, means / torch.where(total > 0, total, 1)
 
 
-def _place(dim: int | None, input: Pair) -> int:
-    """Return the dimension that torch takes where none is given."""
+def _default_dim(dim: int | None, input: Pair) -> int:
+    """Return `dim`, or torch's default."""
     return (0 if input.value.dim() in (0, 1, 3) else 1) if dim is None else dim
 
 
@@ -224,12 +224,12 @@ def softmax(
     dtype: torch.dtype | None = None,
 ) -> Backward:
     """m_k = L_k (g_k - sum_j w_j g_j)."""
-    dim = _place(dim, input)
+    dim = _default_dim(dim, input)
     means, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
-        # What all outputs have in common has no part. It is taken off where nearly all of the weight is, so
-        # that little is left to cancel.
+        # A constant gradient contributes nothing. Subtracting that of the largest weight leaves little to
+        # cancel.
         grad = grad - grad.gather(dim, weights.argmax(dim, keepdim=True))
         made = means * (grad - (weights * grad).sum(dim, keepdim=True))
         return [(input, made.to(input.value.dtype))]
@@ -245,7 +245,7 @@ def log_softmax(
     dtype: torch.dtype | None = None,
 ) -> Backward:
     """m_k = g_k - w_k sum_j g_j."""
-    dim = _place(dim, input)
+    dim = _default_dim(dim, input)
     _, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
@@ -258,7 +258,7 @@ def logsumexp(output: Pair, input: Pair, dim: int | tuple[int, ...], keepdim: bo
     """m_k = w_k g."""
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     if len(dims) != 1:
-        raise ValueError("it sums over several dimensions")
+        raise ValueError("it sums over several dimensions; only one is supported")
     _, weights = _means(input, dims[0], None)
 
     def backward(grad: Tensor) -> Any:
@@ -268,15 +268,15 @@ def logsumexp(output: Pair, input: Pair, dim: int | tuple[int, ...], keepdim: bo
 
 
 class Row(NamedTuple):
-    """What is done with a function.
+    """The rule of a function.
 
     Attributes:
-        rule: its rule; LINEAR, QUADRATIC, or a function.
-        composition: what it is written out as first, where that does not decline.
+        rule: LINEAR, QUADRATIC, or a function.
+        decomposition: computes the function by others; used unless it returns NotImplemented.
     """
 
     rule: Rule | str | None = None
-    composition: Callable[..., Any] | None = None
+    decomposition: Callable[..., Any] | None = None
 
 
 ROWS: tuple[tuple[str, Any], ...] = (
@@ -299,7 +299,7 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("topk", top),
     ("scaled_dot_product_attention", bound(fused_attention)),
 )
-"""Names of functions of several numbers, and their rules."""
+"""Names and rules of functions of several numbers."""
 
 _RULES: dict[Callable[..., Any], Rule | str] = {
     **dict.fromkeys(LINEAR_FUNCTIONS | IDENTITIES, LINEAR),
@@ -307,28 +307,27 @@ _RULES: dict[Callable[..., Any], Rule | str] = {
     **table(SCALARS),
     **table(ROWS),
 }
-_COMPOSITIONS = {**table(DECOMPOSITIONS), **FROM_THE_RIGHT}
+_DECOMPOSITIONS = {**table(DECOMPOSITIONS), **FROM_THE_RIGHT}
 
 EXACT: dict[Callable[..., Any], Row] = {
-    function: Row(_RULES.get(function), _COMPOSITIONS.get(function))
-    for function in {**_RULES, **_COMPOSITIONS}
+    function: Row(_RULES.get(function), _DECOMPOSITIONS.get(function))
+    for function in {**_RULES, **_DECOMPOSITIONS}
 }
-"""Every function that has an exact rule."""
+"""The exact rules of all supported functions."""
 
 
 def register_rule(function: Callable[..., Any], rule: Rule | str) -> None:
-    """Add a rule for a function of torch, or replace it, for all that runs from now on.
+    """Add or replace the rule of a function of torch.
 
     Args:
-        function: as torch has it, such as ``torch.special.i0``; methods and operators are functions of
-            their own.
+        function: the function, such as ``torch.special.i0``. Methods and operators are separate functions.
         rule: `LINEAR`, `QUADRATIC`, or a function that takes a :class:`~captum_globenc.differences.Call` and
-            returns its backward pass: from the multipliers of its outputs to a list of pairs and their
-            multipliers, so that the sum of multipliers times differences is the difference of the
-            outputs. `bound` makes one of a function with torch's own parameters.
+            returns its backward pass. The backward pass takes the multipliers of the outputs and returns a
+            list of pairs and their multipliers; multipliers times differences must sum to the difference of
+            the outputs. `bound` turns a function with the torch function's parameters into a rule.
 
     Raises:
-        TypeError: `function` cannot be called, or `rule` is none.
+        TypeError: `function` is not callable, or `rule` is not a rule.
 
     Example:
         >>> import torch

@@ -235,7 +235,7 @@ def test_an_encoder_inside_another_family_asks_for_a_position():
     text = hf.BertConfig(**BERT, num_hidden_layers=1, is_decoder=True, add_cross_attention=True)
     model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.BertLMHeadModel(text)).double().eval()
     globenc = GlobEnc(lambda image: model(image, decoder_input_ids=torch.tensor([[2]] * 3)).logits, model)
-    with pytest.raises(ValueError, match="What is read of VisionEncoderDecoderModel"):
+    with pytest.raises(ValueError, match="unknown which tokens of VisionEncoderDecoderModel"):
         globenc.attribute(noise(2, 8, 12)("none").inputs)
 
 
@@ -366,7 +366,7 @@ def test_sound_in_a_batch_is_scored_as_it_is_alone(label, method, attention):
 def test_inputs_that_are_resized_on_the_way_are_refused():
     model = vit()
     half = torch.nn.functional.avg_pool2d
-    with pytest.raises(ValueError, match="pass what the encoder reads"):
+    with pytest.raises(ValueError, match="Pass the encoder.s inputs"):
         GlobEnc(lambda images: model(half(images, 2)).logits, model).attribute(
             noise(2, 24, 24)("none").inputs
         )

@@ -126,7 +126,7 @@ def test_weights_are_shares_of_the_average(setting):
     ("position", "message"),
     [
         (slice(7, 9), "no real token of example 1"),
-        (torch.ones(3, 9), "weighs padding"),
+        (torch.ones(3, 9), "gives weight to padding"),
         (-torch.ones(3, 9), "negative"),
         (torch.full((3, 9), torch.nan), "not finite"),
         (torch.zeros(3, 9), "no real token of example 0"),

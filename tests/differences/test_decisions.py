@@ -88,7 +88,7 @@ def test_indices_of_a_maximum_are_a_decision_where_they_are_used():
     total = unused.contributions(unused.output.sum())[0].sum()
     torch.testing.assert_close(total, (unused.output - unused.base).sum().detach())
     contrast = values(5, 4, seed=9)
-    with pytest.raises(ValueError, match="max decides what the model does"):
+    with pytest.raises(ValueError, match="max decides what the model computes"):
         compare(lambda x: contrast.gather(-1, x.max(-1, keepdim=True)[1]) * x, [X], [X0])
 
 

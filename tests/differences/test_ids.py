@@ -100,14 +100,14 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_cannot_be_told_apart_is_refused(name):
     base = torch.tensor([[4, 3, 2, 1], [1, 1, 2, 2]])
-    with pytest.raises(ValueError, match="does not tell which id"):
+    with pytest.raises(ValueError, match="unknown which id"):
         TransformerDeepLift(Places(UNKNOWN[name])).attribute(IDS, base)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_ids_that_lie_elsewhere_at_the_baseline_are_refused(n_steps):
     model = Places(lambda ids: ids[:, ids[0].argsort()])
-    with pytest.raises(ValueError, match="does not tell which id"):
+    with pytest.raises(ValueError, match="unknown which id"):
         TransformerDeepLift(model).attribute(IDS, IDS.flip(1) + 1, n_steps=n_steps)
 
 

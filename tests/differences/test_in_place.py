@@ -167,7 +167,7 @@ def _root(x):
     "run", [lambda: compare(_half, [X], [X0]), lambda: freeze(_half, [X]), lambda: freeze(_root, [X])]
 )
 def test_what_cannot_hold_it_is_not_written_into(run):
-    with pytest.raises(ValueError, match="writes what depends on the input"):
+    with pytest.raises(ValueError, match="writes a value that depends on the input"):
         run()
 
 

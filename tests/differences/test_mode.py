@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import get_overridable_functions, get_testing_overrides
 
 from captum_globenc.differences import LINEAR, QUADRATIC, compare, freeze, register_rule
-from captum_globenc.differences.op_sets import DECISIONS, IDENTITIES, PLAIN, spelt
+from captum_globenc.differences.op_sets import DECISIONS, IDENTITIES, PLAIN, display_name
 from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.scalars import smooth
 
@@ -53,7 +53,7 @@ def test_there_are_functions_to_refuse():
 @pytest.mark.parametrize("function", REFUSED, ids=lambda function: function.__name__)
 def test_what_has_no_rule_is_refused_by_name(function):
     x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with pytest.raises(ValueError, match=rf"{re.escape(spelt(function))} has no rule.*register_rule"):
+    with pytest.raises(ValueError, match=rf"{re.escape(display_name(function))} has no rule.*register_rule"):
         compare(lambda x: function(x * 1), [x], [x / 2])
 
 
@@ -104,7 +104,7 @@ def test_a_rule_can_be_added(monkeypatch):
 )
 def test_a_decision_that_comes_out_otherwise_is_refused(decide):
     x, x0 = torch.arange(12.0).view(3, 4) - 3, 3.0 - torch.arange(12.0).view(3, 4)
-    with pytest.raises(ValueError, match="decides what the model does"):
+    with pytest.raises(ValueError, match="decides what the model computes"):
         compare(decide, [x], [x0])
 
 
@@ -125,7 +125,7 @@ def test_a_function_that_does_something_else_the_second_time_is_refused():
         compare(more, [X], [X0])
     for function in (lambda x: x.exp() if calls.pop() else x.tanh(), lambda x: x if calls.pop() else x.exp()):
         calls[:] = [True, False]
-        with pytest.raises(ValueError, match="something else at the baseline"):
+        with pytest.raises(ValueError, match="other operations at the baseline"):
             compare(function, [X], [X0])
 
 
@@ -137,7 +137,7 @@ def test_what_a_rule_needs_may_not_be_changed_unseen():
             x.add_(1)
         return y
 
-    with pytest.raises(ValueError, match="changed in place later"):
+    with pytest.raises(ValueError, match="later modified in place"):
         compare(function, [X], [X0])
 
 
@@ -159,7 +159,7 @@ def test_under_inference_mode_and_no_grad():
     module = nn.Sequential(nn.Linear(4, 4), nn.GELU()).double()
     with torch.inference_mode():
         both = compare(module, [X.clone()], [X0.clone()])
-        with pytest.raises(ValueError, match="gradients are off"):
+        with pytest.raises(ValueError, match="gradients were off"):
             both.contributions(both.output.sum())
     made = both.contributions(both.output.sum())[0]
     torch.testing.assert_close(made.sum(), (both.output - both.base).sum().detach())
@@ -232,7 +232,7 @@ def test_ids_are_followed_to_where_they_come_from():
 
     both = compare(function, [ids], [base])
     (source,) = both.sources
-    assert source.places.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
+    assert source.positions.values.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
     assert torch.equal(source.leaf, embedding(source.places).detach())
 
 

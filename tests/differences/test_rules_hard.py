@@ -101,7 +101,7 @@ def test_statistics_of_a_batch_are_refused_in_a_frozen_network():
     ],
 )
 def test_numbers_that_become_whole_decide(decide):
-    with pytest.raises(ValueError, match="decides what the model does"):
+    with pytest.raises(ValueError, match="decides what the model computes"):
         compare(decide, [X * 3], [X0 * 3])
     both = compare(decide, [X.abs() * 3], [X.abs() * 3])
     assert torch.equal(both.output, both.base)

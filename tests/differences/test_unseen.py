@@ -43,7 +43,7 @@ UNSEEN = {
 )
 def test_a_function_with_unseen_parts_is_rejected(name, run):
     with pytest.raises(
-        ValueError, match="function Unseen acts on" if "autograd" in name else "cannot be seen"
+        ValueError, match="function Unseen changes values" if "autograd" in name else "cannot be intercepted"
     ):
         run(UNSEEN[name])
 
