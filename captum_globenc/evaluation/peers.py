@@ -46,7 +46,7 @@ def relevance(
         ProofError: the output under watch is not the model's own.
     """
     depths = Depths(forward.model)
-    run = _run(forward, inputs, extra, rules, depths.watched)
+    run = _run(forward, inputs, extra, rules, depths.recorded)
     return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].value])
 
 

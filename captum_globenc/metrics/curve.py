@@ -89,22 +89,17 @@ def removal_curve(
         ... )
         tensor([[9., 4., 1.]])
     """
-    outputs, target = removal_outputs(
-        forward_func,
-        inputs,
-        attributions,
-        counts,
-        baselines,
-        additional_forward_args,
-        target,
-        order=order,
-        mask=mask,
-        removal=removal,
-        activation=activation,
-        attention_mask=attention_mask,
-        max_examples_per_batch=max_examples_per_batch,
+    options: RemovalOptions = {
+        "mask": mask,
+        "removal": removal,
+        "activation": activation,
+        "attention_mask": attention_mask,
+        "max_examples_per_batch": max_examples_per_batch,
+    }
+    removals = Removals(
+        forward_func, inputs, attributions, baselines, additional_forward_args, target, options
     )
-    return selected(outputs, target)
+    return removals.curve(counts, order)
 
 
 def fraction_counts(mask: Tensor, fractions: Sequence[float]) -> Tensor:
@@ -129,44 +124,6 @@ def fraction_counts(mask: Tensor, fractions: Sequence[float]) -> Tensor:
     # Rounded first, because 0.07 * 100 is a little more than 7 in floating point.
     rows = [[math.ceil(round(f * int(n), 9)) for f in fractions] for n in mask.sum(dim=1)]
     return torch.tensor(rows, device=mask.device)
-
-
-def removal_outputs(
-    forward_func: Forward,
-    inputs: Tensor | tuple[Tensor],
-    attributions: Tensor | tuple[Tensor],
-    counts: Tensor,
-    baselines: Baseline | tuple[Baseline],
-    additional_forward_args: object | None,
-    target: TargetType,
-    *,
-    order: str = "most",
-    mask: Tensor | None = None,
-    activation: str | Activation = "softmax",
-    **options: Any,
-) -> tuple[Tensor, TargetType]:
-    """Return the model's outputs at each step, and the target; the arguments are those of `removal_curve`.
-
-    Returns:
-        `(B, K + 1, ...)`, the whole text first; and `target`, or the predicted class if it is None.
-
-    Raises:
-        ValueError: shapes do not match, scores are not finite, or `order` or `removal` is unknown.
-    """
-    tensor, scores = _single("inputs", inputs), _single("attributions", attributions)
-    baseline = baselines[0] if isinstance(baselines, tuple) else baselines
-    gone = removal_masks(token_scores(scores, tensor), removable(tensor, mask), counts, order)
-    whole = torch.zeros_like(gone[:, :1])
-    raw = outputs_without(
-        forward_func, tensor, torch.cat([whole, gone], dim=1), baseline, additional_forward_args, **options
-    )
-    # Half precision is too coarse for differences of probabilities.
-    outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
-    if bool(outputs.isnan().any()):
-        raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
-    if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
-        target = outputs[:, 0].argmax(dim=1)
-    return outputs, target
 
 
 def removal_masks(scores: Tensor, mask: Tensor, counts: Tensor, order: str) -> Tensor:
@@ -281,18 +238,29 @@ class Removals:
         return removable(self.inputs, self.options.get("mask"))
 
     def outputs(self, counts: Tensor, order: str = "most") -> tuple[Tensor, TargetType]:
-        """Return the outputs `(B, K + 1, ...)` without `counts` tokens, `(B, K)`, and the target."""
-        return removal_outputs(
-            self.forward_func,
-            self.inputs,
-            self.attributions,
-            counts,
-            self.baselines,
-            self.additional_forward_args,
-            self.target,
-            order=order,
-            **self.options,
+        """Return the outputs `(B, K + 1, ...)` without `counts` tokens, `(B, K)`, and the target.
+
+        The whole text comes first. The target is the predicted class if it was None.
+
+        Raises:
+            ValueError: shapes do not match, scores are not finite, or an option is unknown.
+        """
+        inputs, scores = _single("inputs", self.inputs), _single("attributions", self.attributions)
+        baseline = self.baselines[0] if isinstance(self.baselines, tuple) else self.baselines
+        options: dict[str, Any] = {**self.options}
+        mask, activation = options.pop("mask", None), options.pop("activation", "softmax")
+        gone = removal_masks(token_scores(scores, inputs), removable(inputs, mask), counts, order)
+        variants = torch.cat([torch.zeros_like(gone[:, :1]), gone], dim=1)
+        raw = outputs_without(
+            self.forward_func, inputs, variants, baseline, self.additional_forward_args, **options
         )
+        # Half precision is too coarse for differences of probabilities.
+        outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
+        if bool(outputs.isnan().any()):
+            raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
+        if self.target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
+            return outputs, outputs[:, 0].argmax(dim=1)
+        return outputs, self.target
 
     def curve(self, counts: Tensor, order: str = "most") -> Tensor:
         """Return the target's probabilities `(B, K + 1)` without `counts` tokens, `(B, K)`."""

@@ -146,5 +146,5 @@ def test_a_whole_encoder_of_torch():
 
 def test_no_row_is_both_linear_and_written_out():
     assert [
-        function for function, row in EXACT.items() if row.rule == LINEAR and row.composition is not None
+        function for function, row in EXACT.items() if row.rule == LINEAR and row.decomposition is not None
     ] == []

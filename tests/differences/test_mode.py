@@ -233,7 +233,7 @@ def test_ids_are_followed_to_where_they_come_from():
     both = compare(function, [ids], [base])
     (source,) = both.sources
     assert source.positions.values.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
-    assert torch.equal(source.leaf, embedding(source.places).detach())
+    assert torch.equal(source.leaf, embedding(source.positions.values).detach())
 
 
 def test_a_look_up_by_other_numbers_is_no_source():
