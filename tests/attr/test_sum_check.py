@@ -67,7 +67,7 @@ RIGHT = {
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_up_to_rounding_raises_nothing(name, scale):
+def test_rounding_does_not_raise(name, scale):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for x, x0 in ((X, X * 0), (X, X), (X, X.flip(0)), (X, X + 1e-6), (X.double(), X.double() * 0)):
@@ -221,7 +221,7 @@ def test_both_runs_are_proven_anew_for_other_types_of_arguments():
     assert costs == [4, 2, 4, 2, 4, 4, 2]
 
 
-def test_a_run_at_the_baseline_that_is_not_the_models_own_is_found(monkeypatch):
+def test_recording_that_changes_the_output_at_the_baseline_raises(monkeypatch):
     """Rules see both runs alike, so no sum tells."""
     original = EXACT[torch.nn.functional.scaled_dot_product_attention]
 

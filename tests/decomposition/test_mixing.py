@@ -1,4 +1,4 @@
-"""The engine against the materialising reference, on layers that no model needs to have."""
+"""Mixing matrices and ratios against the reference, on synthetic layers."""
 
 from dataclasses import replace
 

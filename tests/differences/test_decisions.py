@@ -1,4 +1,4 @@
-"""Decisions that come out otherwise at the baseline: rejected, or followed as they were at the input."""
+"""Decisions that differ at the baseline are rejected, or follow those of the input."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_indices_of_a_maximum_are_a_decision_where_they_are_used():
         compare(lambda x: contrast.gather(-1, x.max(-1, keepdim=True)[1]) * x, [X], [X0])
 
 
-def test_what_decides_alike_gives_the_same_either_way():
+def test_equal_decisions_give_the_same_contributions():
     x, x0 = X.abs() + 1, X0.abs() + 1
     function = lambda x: (x * (x > 0)).tanh()  # noqa: E731
     one, other = (compare(function, [x], [x0], decisions=it) for it in ("same", "follow"))

@@ -258,7 +258,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_cannot_be_credited_is_rejected(name):
+def test_scores_of_unknown_ids_are_rejected(name):
     with pytest.raises(ValueError, match="unknown which id"):
         TransformerDeepLift(Summed(UNKNOWN[name])).attribute(INPUT, BASE)
 

@@ -1,4 +1,4 @@
-"""What is seen of a pass: what depends on the input, what is refused, what stays as it was."""
+"""DifferenceMode: tracking of values that depend on the input, errors, and no side effects."""
 
 import re
 import threading
@@ -46,12 +46,12 @@ def without_a_rule():
 REFUSED = without_a_rule()
 
 
-def test_there_are_functions_to_refuse():
+def test_some_functions_have_no_rule():
     assert len(REFUSED) >= 50
 
 
 @pytest.mark.parametrize("function", REFUSED, ids=lambda function: function.__name__)
-def test_what_has_no_rule_is_refused_by_name(function):
+def test_functions_without_a_rule_are_rejected_by_name(function):
     x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.raises(ValueError, match=rf"{re.escape(display_name(function))} has no rule.*register_rule"):
         compare(lambda x: function(x * 1), [x], [x / 2])
@@ -102,19 +102,19 @@ def test_a_rule_can_be_added(monkeypatch):
         lambda x: x[: 1 + int(x[0, 0] > 0)],
     ],
 )
-def test_a_decision_that_comes_out_otherwise_is_refused(decide):
+def test_a_decision_that_differs_is_rejected(decide):
     x, x0 = torch.arange(12.0).view(3, 4) - 3, 3.0 - torch.arange(12.0).view(3, 4)
     with pytest.raises(ValueError, match="decides what the model computes"):
         compare(decide, [x], [x0])
 
 
-def test_a_decision_that_comes_out_alike_is_none():
+def test_an_equal_decision_is_accepted():
     both = compare(lambda x: x.exp() * (x > 0) if x.max() > 0 else x, [X.abs()], [X0.abs()])
     total = both.contributions(both.output.sum())[0].sum()
     torch.testing.assert_close(total, (both.output - both.base).sum().detach())
 
 
-def test_a_function_that_does_something_else_the_second_time_is_refused():
+def test_a_function_that_runs_other_operations_the_second_time_is_rejected():
     calls = []
 
     def more(x):
@@ -129,7 +129,7 @@ def test_a_function_that_does_something_else_the_second_time_is_refused():
             compare(function, [X], [X0])
 
 
-def test_what_a_rule_needs_may_not_be_changed_unseen():
+def test_unrecorded_changes_of_a_rules_arguments_are_rejected():
     def function(x):
         x = x * 1
         y = x.exp()
@@ -236,7 +236,7 @@ def test_ids_are_followed_to_where_they_come_from():
     assert torch.equal(source.leaf, embedding(source.positions.values).detach())
 
 
-def test_a_look_up_by_other_numbers_is_no_source():
+def test_a_look_up_by_other_numbers_is_not_a_source():
     embedding = nn.Embedding(20, 5)
     both = compare(
         lambda ids: embedding(ids) + embedding(torch.arange(4)),
@@ -259,7 +259,7 @@ class Detached(nn.Parameter):
 @pytest.mark.parametrize(
     "run", [lambda model: compare(model, [X[:, :3]], [X0[:, :3]]), lambda model: freeze(model, [X[:, :3]])]
 )
-def test_a_linear_function_without_a_gradient_is_refused(run):
+def test_a_linear_function_without_a_gradient_is_rejected(run):
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
     model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
     with pytest.raises(ValueError, match="linear has no gradient with these arguments"):

@@ -1,4 +1,4 @@
-"""Every rule: the sum of multipliers times differences is the difference of what comes out."""
+"""Every rule: multipliers times differences sum to the difference of the output."""
 
 import math
 from collections import OrderedDict
@@ -249,7 +249,7 @@ def test_scores_of_hundreds_overflow_nowhere():
         assert_complete(function, [x.float()], [x0.float()], 1e-6)
 
 
-def test_what_all_scores_have_in_common_is_no_part_of_a_softmax():
+def test_a_constant_added_to_all_scores_does_not_change_a_softmax():
     """Multipliers of shares add up to 0 and those of the logarithm of a sum to 1, as its gradients do."""
     x, x0 = random(3, 5), random(3, 5, seed=1) + 7
     for function, total in (

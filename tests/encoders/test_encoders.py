@@ -1,4 +1,4 @@
-"""The registry, the search for an encoder, and what its head reads."""
+"""The registry, the search for an encoder, and the tokens that its head reads."""
 
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -154,7 +154,7 @@ def test_a_decoder_is_rejected_as_one():
         find_encoder(model)
 
 
-def test_a_model_without_transformers_is_refused():
+def test_a_model_without_transformers_is_rejected():
     with pytest.raises(ValueError, match=r"in Linear: it holds no Hugging Face model"):
         find_encoder(nn.Linear(2, 2))
 
@@ -320,7 +320,7 @@ def test_a_head_for_each_token_pools_none(kind):
     ("mode", "pooled"),
     [("mean", "mean"), ("cls", 0), ("lasttoken", None), ("max", None), (("cls", "mean"), None)],
 )
-def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path, mode, pooled):
+def test_the_pooling_module_of_a_sentence_transformer_decides_the_pooled_tokens(tmp_path, mode, pooled):
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
@@ -330,7 +330,7 @@ def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path
     assert encoder.pooled == pooled
 
 
-def test_what_stands_between_encoder_and_pooling_leaves_no_known_average(tmp_path):
+def test_modules_between_encoder_and_pooling_leave_no_known_average(tmp_path):
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))
     size = transformer.get_embedding_dimension()
@@ -343,7 +343,7 @@ def test_what_stands_between_encoder_and_pooling_leaves_no_known_average(tmp_pat
         assert find_encoder(model).pooled is None
 
 
-def test_a_sentence_transformer_is_explained_as_it_is(tmp_path):
+def test_a_sentence_transformer_is_explained_directly(tmp_path):
     """Its embedding of a text changes with every token: the mean is explained without saying so."""
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))

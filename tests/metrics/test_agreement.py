@@ -27,7 +27,7 @@ def test_embeddings_are_summed():
 
 
 @pytest.mark.parametrize("agreement", [spearman, kendall])
-def test_undefined_is_nan_and_wrong_shapes_are_refused(agreement):
+def test_undefined_is_nan_and_wrong_shapes_are_rejected(agreement):
     constant = torch.ones(2, 4)
     one = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1]])
     assert agreement(FIRST, constant).isnan().all()

@@ -1,4 +1,4 @@
-"""The proofs that every family is held to, all from the table in families.py."""
+"""Proofs for every family in the table in families.py."""
 
 import warnings
 from functools import wraps
@@ -92,7 +92,7 @@ def test_a_family_goes_unproved_only_where_transformers_lacks_or_cannot_run_it()
 
 
 @each_family(depths=DEPTHS, sides=True)
-def test_parts_add_up_to_what_the_attention_wrote(family, layers, side):
+def test_the_decomposition_sums_to_the_attention_output(family, layers, side):
     model, batch = family.make(layers), family.batch(side)
     errors = reconstruction_error(family.forward(model), model, batch.inputs, batch.extra)
     assert len(errors) == len(records_of(family, model, batch)[0]) >= layers
@@ -134,7 +134,7 @@ def test_probabilities_are_the_ones_that_the_model_returns(family, layers, side)
 
 
 @each_family(depths=(3,))
-def test_linearised_norms_give_what_the_norms_gave(family, layers, side):
+def test_linearized_norms_return_what_the_norms_returned(family, layers, side):
     model, batch = family.make(layers), family.batch(side)
     encoder = find_encoder(model)
     calls = []

@@ -1,4 +1,4 @@
-"""The kernel that tells its denominators against scaled_dot_product_attention and the definition."""
+"""Attention with denominators, against scaled_dot_product_attention and the definition."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_the_output_is_the_same_to_the_last_bit_and_denominators_are_those_of_th
     assert torch.allclose(logsumexp.double()[seen], scores.logsumexp(-1)[seen], rtol=0, atol=tolerance)
 
 
-def test_where_another_kernel_would_run_nothing_is_told():
+def test_without_the_flash_kernel_there_are_no_denominators():
     query, key, value = inputs()
     assert attention_with_logsumexp(query, key, value, dropout_p=0.1) is None
     assert attention_with_logsumexp(query, key[:, :1], value[:, :1], enable_gqa=True) is None

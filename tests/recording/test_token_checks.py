@@ -383,7 +383,7 @@ def training(case):
 
 @pytest.mark.parametrize("change", [observing, copying, steering, ablating, gating, training])
 @pytest.mark.parametrize("warm", [False, True])
-def test_what_mixes_no_tokens_is_no_matter(case, change, warm):
+def test_hooks_that_mix_no_tokens_do_not_raise(case, change, warm):
     if warm:
         case.attribute()
     change(case)
@@ -393,7 +393,7 @@ def test_what_mixes_no_tokens_is_no_matter(case, change, warm):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("broken", [False, True])
-def test_low_precision_is_told_from_mixing(case, dtype, broken):
+def test_low_precision_does_not_count_as_mixing(case, dtype, broken):
     case.model.to(dtype)
     if case.inputs.is_floating_point():
         case.inputs = case.inputs.to(dtype)
