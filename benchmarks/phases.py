@@ -25,17 +25,16 @@ import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc
-from captum_globenc.decomposition.norms import VectorNorms
-from captum_globenc.decomposition.reading import Reading
-from captum_globenc.decomposition.weights import Scores
-from captum_globenc.recording.adding_up import Sums
+from captum_globenc.decomposition.attention import ScoreWeights
+from captum_globenc.decomposition.norms import NormMap, VectorNorms
+from captum_globenc.recording.reconstruction import ReconstructionCheck
 
 PHASES = (
-    (Reading, "of_matrix", "normalisations folded into the output projection"),
-    (VectorNorms, "_products", "value vectors through it, their Gram matrices and residual products"),
-    (Scores, "tile", "scores once more, and exponentials"),
+    (NormMap, "apply_to_matrix", "normalizations folded into the output projection"),
+    (VectorNorms, "_gram_matrices", "value vectors through it, their Gram matrices and residual products"),
+    (ScoreWeights, "tile", "scores once more, and exponentials"),
     (VectorNorms, "tile", "quadratic forms"),
-    (Sums, "see", "the check of sums"),
+    (ReconstructionCheck, "measure", "the reconstruction check"),
 )
 
 

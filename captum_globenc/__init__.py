@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from captum_globenc.attr.deep_lift import TransformerDeepLift
     from captum_globenc.attr.globenc import GlobEnc
     from captum_globenc.forward import Contrast, EncoderForward
-    from captum_globenc.proofs.checks import check_encoder
-    from captum_globenc.proofs.reconstruction import reconstruction_error
+    from captum_globenc.proofs.checks import check_encoder, reconstruction_error
     from captum_globenc.results.explanation import Explanation
     from captum_globenc.results.explanations import Explanations
     from captum_globenc.texts.explaining import explain
@@ -43,7 +42,7 @@ _public, __dir__ = on_demand(
         "TransformerDeepLift": "attr.deep_lift",
         "check_encoder": "proofs.checks",
         "explain": "texts.explaining",
-        "reconstruction_error": "proofs.reconstruction",
+        "reconstruction_error": "proofs.checks",
     },
 )
 

@@ -1,4 +1,4 @@
-"""Deferred imports: the packages of extras, public names whose import takes seconds, installed versions."""
+"""Defer imports: packages of extras, and public names whose import takes seconds."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def install(extra: str) -> str:
-    """Return how an extra is installed, while the package is on no registry.
+    """Return the command that installs an extra; the package is not on PyPI.
 
     Example:
         >>> install("pandas")
@@ -18,8 +18,8 @@ def install(extra: str) -> str:
 
 
 def installed_version() -> str:
-    """Return the version of the installed package; "(not installed)" in a checkout that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # deferred, to import fast
+    """Return the version of the installed package; "(not installed)" in a plain checkout."""
+    from importlib.metadata import PackageNotFoundError, version  # deferred, because the import is slow
 
     try:
         return version("captum_globenc")
@@ -34,11 +34,8 @@ def optional(name: str, extra: str = "evaluate") -> ModuleType:
         name: the module.
         extra: the extra that installs it.
 
-    Returns:
-        The module.
-
     Raises:
-        ImportError: it is not installed; the message says what to install.
+        ImportError: the package is not installed; the message names the command that installs it.
 
     Example:
         >>> optional("no_such_module")
@@ -60,11 +57,10 @@ def on_demand(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: its `__name__`.
-        homes: the module of each public name, from the package's own folder; from the one that this lies in,
-            with a dot ahead.
+        homes: the module of each public name, relative to the package; a leading dot starts at its parent.
 
     Returns:
-        Both functions, as PEP 562 has them.
+        Both functions, as in PEP 562.
 
     Example:
         >>> find, names = on_demand("captum_globenc", {"optional": "extras"})

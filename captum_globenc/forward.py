@@ -1,4 +1,4 @@
-"""EncoderForward: one forward function for every Captum method; and why one class rather than another."""
+"""EncoderForward, a forward function for every Captum method; Contrast, the difference of two classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -8,27 +8,26 @@ import torch
 from torch import Tensor, nn
 
 PIPELINES = {"CrossEncoder": "scores", "SentenceTransformer": "sentence_embedding"}
-"""What objects of sentence-transformers, which take and return a dictionary, return by default."""
+"""Default output of the objects of sentence-transformers, which take and return a dictionary."""
 
 
 class EncoderForward(nn.Module):
     """A positional forward function that calls a Hugging Face model by name.
 
-    Captum passes everything by position, and the third position means `token_type_ids` for BERT,
+    Captum passes all arguments by position, and the third position means `token_type_ids` for BERT,
     `inputs_embeds` for DistilBERT and `position_ids` for MPNet. Here the first argument is the input
-    (ids, or embeddings where it is a float), and the others are named once. The answer is one
-    tensor, as Captum needs, instead of an output object.
+    (ids, or floating-point embeddings), and the others are named once. It returns a tensor, as
+    Captum needs, instead of an output object.
 
     Args:
-        model: any Hugging Face model, or an object of sentence-transformers as it is, a SentenceTransformer
-            or a CrossEncoder.
-        argument_names: the names of the arguments that follow the input, in order.
-        output: which field of the model's output to return, or several, stacked in a last dimension. Left
-            out: "logits", of a SentenceTransformer its pooled "sentence_embedding", of a CrossEncoder its
-            "scores", no activation applied.
+        model: a Hugging Face model, or a SentenceTransformer or CrossEncoder of sentence-transformers.
+        argument_names: the names of the arguments after the input, in order.
+        output: the field of the model's output to return; or several, which are stacked in a last dimension.
+            By default "logits", for a SentenceTransformer its pooled "sentence_embedding", for a CrossEncoder
+            its "scores" before any activation.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is not a module.
 
     Example:
         >>> import torch
@@ -64,20 +63,20 @@ class EncoderForward(nn.Module):
         """Run the model.
 
         Args:
-            inputs: ids `(B, N)`, embeddings `(B, N, D)`, or what the model reads first otherwise.
-            arguments: one for each of `argument_names`, or fewer; None leaves one out.
+            inputs: ids `(B, N)`, embeddings `(B, N, D)`, or any other main input of the model.
+            arguments: one for each of `argument_names`, or fewer; None is not passed to the model.
 
         Returns:
-            The field `output` of what the model returned.
+            The field `output` of the model's output.
 
         Raises:
-            TypeError: there are more arguments than names, or ids are no integers.
+            TypeError: there are more arguments than names, or ids are not integers.
             ValueError: ids have no batch dimension, or the model's output has no such field.
         """
         if len(arguments) > len(self.argument_names):
             raise TypeError(
-                f"EncoderForward got {len(arguments)} arguments after the inputs, for "
-                f"{len(self.argument_names)} names {self.argument_names}: name the others in "
+                f"EncoderForward got {len(arguments)} arguments after the inputs, but has "
+                f"{len(self.argument_names)} names for them, {self.argument_names}: pass all names as "
                 "argument_names."
             )
         named = {
@@ -86,45 +85,46 @@ class EncoderForward(nn.Module):
             if argument is not None
         }
         named = {self._input_name(inputs): inputs, **named}
-        # Objects of sentence-transformers return the features that they take, with more among them.
-        answer = self.model(named) if self._takes_features else self.model(**named)
+        # Objects of sentence-transformers return their input, a dictionary, with further entries.
+        result = self.model(named) if self._takes_features else self.model(**named)
         if isinstance(self.output, str):
-            return self._field(answer, self.output)
-        return torch.stack([self._field(answer, name) for name in self.output], dim=-1)
+            return self._field(result, self.output)
+        return torch.stack([self._field(result, name) for name in self.output], dim=-1)
 
     def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
-        """Split a tokenizer's or a processor's batch into what `attribute()` takes.
+        """Split a tokenizer's or a processor's batch into the arguments of `attribute()`.
 
         Args:
-            batch: what a tokenizer returned, or any mapping of the model's arguments.
+            batch: the tokenizer's output, or any mapping of the model's arguments.
 
         Returns:
-            `(inputs, additional_forward_args)`; arguments that the batch lacks are None.
+            `(inputs, additional_forward_args)`; arguments that the batch does not contain are None.
 
         Raises:
             KeyError: the batch has no input for the model.
-            TypeError: the batch is no mapping, or holds lists instead of tensors.
-            ValueError: the batch has something for the model that `argument_names` leaves out.
+            TypeError: the batch is not a mapping, or holds lists instead of tensors.
+            ValueError: the batch has an argument of the model that is missing in `argument_names`.
         """
         if not isinstance(batch, Mapping):
             raise TypeError(
-                f"batch is a {type(batch).__name__}, not a mapping: pass what the tokenizer returned, "
+                f"batch is a {type(batch).__name__}, not a mapping: pass the tokenizer's output, "
                 'tokenizer(texts, padding=True, return_tensors="pt")'
             )
         names = (self._main_input, "inputs_embeds")
         name = next((name for name in names if batch.get(name) is not None), None)
         if name is None:
-            raise KeyError(f"The batch holds none of {names}, only {sorted(batch)}.")
-        left_out = self._left_out(batch, {name, *self.argument_names})
-        if left_out:
+            raise KeyError(f"The batch has none of {names}, only {sorted(batch)}.")
+        missing = self._unpassed(batch, {name, *self.argument_names})
+        if missing:
             raise ValueError(
-                f"{type(self.model).__name__} reads {left_out} of the batch, which argument_names leaves "
-                f"out: EncoderForward(model, {(*self.argument_names, *left_out)}), or take them out of it."
+                f"{type(self.model).__name__} reads {missing} of the batch, which argument_names does not "
+                f"name: use EncoderForward(model, {(*self.argument_names, *missing)}), or remove them "
+                "from the batch."
             )
         return _tensor(name, batch[name]), tuple(_tensor(it, batch.get(it)) for it in self.argument_names)
 
-    def _left_out(self, batch: Mapping[str, Any], passed: set[str]) -> list[str]:
-        """Return which tensors of a batch the model would read, and that are not passed to it."""
+    def _unpassed(self, batch: Mapping[str, Any], passed: set[str]) -> list[str]:
+        """Return the names of tensors of a batch that the model reads, but that are not passed to it."""
         if self._takes_features:
             return []
         read = signature(self.model.forward).parameters.keys() - passed
@@ -134,39 +134,38 @@ class EncoderForward(nn.Module):
             if name in read
             and "label" not in name
             and isinstance(value, Tensor)
-            # Masks of ones and numbers of zeros are what models take where none are given.
+            # Masks of ones and other tensors of zeros are the defaults of models.
             and not bool(value.all() if "mask" in name else (value == 0).all())
         ]
 
     def masked(self, batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
-        """Return the ids of a batch with everything but special tokens masked: a baseline.
+        """Return the ids of a batch with all tokens but special ones masked, as a baseline.
 
         Args:
-            batch: what the tokenizer returned; its `special_tokens_mask`, where it has one, says what stays.
-            tokenizer: the tokenizer. One without a mask token has its padding token, or what stands for
-                unknown ones, in its place.
+            batch: the tokenizer's output; with a `special_tokens_mask`, this decides which tokens stay.
+            tokenizer: the tokenizer. Without a mask token, its padding token or unknown token is used.
 
         Returns:
-            Ids of the shape of the batch's.
+            Ids in the shape of the batch's.
 
         Raises:
-            ValueError: the tokenizer has none of these.
+            ValueError: the tokenizer has none of these tokens.
         """
         ids: Tensor = _tensor("input_ids", batch["input_ids"])
         return torch.where(special_tokens(batch, tokenizer), ids, blank_token(tokenizer))
 
-    def _field(self, answer: Any, name: str) -> Tensor:
-        """Return a field of what the model returned."""
-        named = isinstance(answer, Mapping)
-        field: Any = answer.get(name) if named else getattr(answer, name, None)
+    def _field(self, result: Any, name: str) -> Tensor:
+        """Return a field of the model's output."""
+        named = isinstance(result, Mapping)
+        field: Any = result.get(name) if named else getattr(result, name, None)
         if isinstance(field, Tensor):
             return field
-        if isinstance(answer, tuple):
+        if isinstance(result, tuple):
             raise ValueError(
-                f"{type(self.model).__name__} returned a plain tuple: set its config.return_dict to "
-                f"True, so that {name!r} can be told by its name."
+                f"{type(self.model).__name__} returned a plain tuple, in which {name!r} has no name: set its "
+                "config.return_dict to True."
             )
-        fields = list(answer.keys()) if named else []
+        fields = list(result.keys()) if named else []
         raise ValueError(
             f"{type(self.model).__name__} returned no tensor {name!r}; choose `output` from {fields}."
         )
@@ -179,7 +178,7 @@ class EncoderForward(nn.Module):
         return str(getattr(model, "main_input_name", "input_ids"))
 
     def _input_name(self, inputs: Tensor) -> str:
-        """Return the name under which the model takes `inputs`: floats for token ids are embeddings."""
+        """Return the name of the model's argument for `inputs`; floats for token ids are embeddings."""
         if self._main_input == "input_ids":
             check_batched(inputs)
         if self._main_input == "input_ids" and inputs.is_floating_point():
@@ -193,20 +192,20 @@ class EncoderForward(nn.Module):
 
 
 def check_batched(ids: Tensor) -> None:
-    """Check that token ids have a batch dimension; floats, such as embeddings, pass.
+    """Check that token ids have a batch dimension; floats, such as embeddings, are not checked.
 
     Raises:
         ValueError: they have none.
     """
     if ids.ndim < 2 and not ids.is_floating_point():
         raise ValueError(
-            f"token ids have shape {tuple(ids.shape)}, and (B, N) is needed: add the batch dimension, "
-            "ids[None], to the attention mask and the baselines as well."
+            f"token ids have shape {tuple(ids.shape)}, not (B, N): add a batch dimension, ids[None], to the "
+            "ids, the attention mask and the baselines."
         )
 
 
 def _tensor(name: str, value: Any) -> Any:
-    """Return an entry of a tokenizer's batch, a tensor or None.
+    """Return an entry of a tokenizer's batch if it is a tensor or None.
 
     Raises:
         TypeError: the entry is a list or an array.
@@ -220,15 +219,15 @@ def _tensor(name: str, value: Any) -> Any:
 
 
 def special_tokens(batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
-    """Tell which tokens of a batch are no part of a text: [CLS], [SEP], padding.
+    """Return which tokens of a batch are not part of a text: [CLS], [SEP], padding.
 
     Args:
-        batch: what the tokenizer returned. Its `special_tokens_mask` tells it, where it has one, so that a
-            "[SEP]" that somebody typed is a word; otherwise every special token counts.
+        batch: the tokenizer's output. If it has a `special_tokens_mask`, this decides, so that a typed
+            "[SEP]" is a word; otherwise every special token counts.
         tokenizer: the tokenizer.
 
     Returns:
-        `(B, N)`, True at special tokens. What stands for an unknown word is a word.
+        `(B, N)`, True at special tokens; False at the unknown token, which stands for a word.
     """
     ids: Tensor = _tensor("input_ids", batch["input_ids"])
     if batch.get("special_tokens_mask") is not None:
@@ -239,43 +238,43 @@ def special_tokens(batch: Mapping[str, Any], tokenizer: Any) -> Tensor:
 
 
 def blank_token(tokenizer: Any) -> int:
-    """Return the id that stands for no token: the mask's, else the padding's, else the unknown word's.
+    """Return the id of the mask token, or else the padding token, or else the unknown token.
 
     Args:
         tokenizer: the tokenizer.
 
     Raises:
-        ValueError: it has none of these.
+        ValueError: it has none of these tokens.
     """
     for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
         token: int | None = getattr(tokenizer, name, None)
         if token is not None:
             return token
-    raise ValueError("the tokenizer has no mask, padding or unknown token: give a baseline of your own")
+    raise ValueError("the tokenizer has no mask, padding or unknown token: pass baselines")
 
 
 def sentence_object(model: object) -> str | None:
-    """Return which object of sentence-transformers something is, a name of `PIPELINES`; None for others.
+    """Return the class name in `PIPELINES` of an object of sentence-transformers; None for other objects.
 
     Example:
         >>> sentence_object(nn.Linear(1, 1)) is None
         True
     """
-    # Told by its names, because sentence-transformers need not be installed.
-    kinds = [it for it in type(model).__mro__ if it.__module__.partition(".")[0] == "sentence_transformers"]
-    return next((it.__name__ for it in kinds if it.__name__ in PIPELINES), None)
+    # Tested by name, because sentence-transformers may not be installed.
+    classes = [it for it in type(model).__mro__ if it.__module__.partition(".")[0] == "sentence_transformers"]
+    return next((it.__name__ for it in classes if it.__name__ in PIPELINES), None)
 
 
 class Contrast(nn.Module):
-    """Why one class rather than another: the difference of two outputs of a forward function.
+    """A forward function that returns the difference of two classes, to explain one rather than the other.
 
     Args:
         forward: the forward function, which returns `(B, C)`.
-        one: the class that is explained, its index.
-        other: the class that it is held against.
+        one: index of the explained class.
+        other: index of the contrast class.
 
     Raises:
-        TypeError: a class is not a whole number.
+        TypeError: a class is not an integer.
 
     Example:
         >>> contrast = Contrast(nn.Linear(3, 4), 0, 2)
@@ -287,8 +286,8 @@ class Contrast(nn.Module):
         super().__init__()
         for index in (one, other):
             if not isinstance(index, int):
-                raise TypeError(f"class {index!r} is no index: take it from config.label2id[{index!r}]")
-        self.function = forward  # a part of this module where it is one itself
+                raise TypeError(f"class {index!r} is not an index: pass config.label2id[{index!r}]")
+        self.function = forward  # registered as a submodule if it is a module
         self.one = one
         self.other = other
 
@@ -296,7 +295,7 @@ class Contrast(nn.Module):
         """Run the forward function.
 
         Returns:
-            `(B,)`, the output for `one` less that for `other`.
+            `(B,)`, the output for `one` minus that for `other`.
         """
         outputs = self.function(*arguments)
         return cast(Tensor, outputs[..., self.one] - outputs[..., self.other])

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from captum_globenc.encoders import registry
-from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.registry import UNSUPPORTED
 from captum_globenc.texts.tokenizing import token_limit
 from pages import ROOT, load_script, python_blocks
 
@@ -34,7 +34,7 @@ def test_the_page_on_adding_a_family_runs(monkeypatch):
 
 
 def test_the_page_lists_every_refused_family_with_its_reason():
-    assert rows(2) >= set(REFUSED.items())
+    assert rows(2) >= set(UNSUPPORTED.items())
 
 
 def test_the_page_lists_every_refused_setting_with_its_reason():

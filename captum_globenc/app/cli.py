@@ -120,13 +120,13 @@ def _start(
 def list_encoders() -> None:
     """List the families of encoders that are supported, and those that are refused with the reason."""
     from captum_globenc.encoders import registered_specs
-    from captum_globenc.encoders.refused import REFUSED
+    from captum_globenc.encoders.registry import UNSUPPORTED
 
     supported = Table("model type", "modality", "norm order", title="supported", title_justify="left")
     for model_type, spec in sorted(registered_specs().items()):
         supported.add_row(Text(model_type), spec.modality, spec.order)
     refused = Table("model type", "why not", title="refused", title_justify="left")
-    for model_type, reason in sorted(REFUSED.items()):
+    for model_type, reason in sorted(UNSUPPORTED.items()):
         refused.add_row(Text(model_type), reason)
     console = Console()
     console.print(supported, refused, sep="\n")

@@ -1,22 +1,28 @@
-"""What Captum requires of an attribution class, and the checks of the constructor's arguments."""
+"""Base classes of the methods: what Captum requires, and the checks of the constructor's arguments."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from captum.attr import Attribution
+from captum.log import log_usage
 from torch import nn
 
 from captum_globenc.encoders import find_encoder
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 
-__all__ = ["EncoderAttribution", "ModelAttribution"]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def logged(method: Method) -> Method:
+    """Wrap an `attribute` method as Captum does; NoiseTunnel calls its `__wrapped__`."""
+    return cast(Method, log_usage()(method))
 
 
 class ModelAttribution(Attribution):
     """Base class of the methods.
 
-    A subclass defines `attribute`, wrapped by :func:`~captum_globenc.attr.logged.logged`, and overrides
-    `multiplies_by_inputs` and `has_convergence_delta` where they are not False, as Captum's own classes do.
+    A subclass defines `attribute`, wrapped by :func:`logged`, and overrides `multiplies_by_inputs` and
+    `has_convergence_delta` if they are not False, as Captum's own classes do.
 
     Args:
         forward_func: a module, or a function that runs one, which takes the inputs first.
@@ -90,17 +96,17 @@ class EncoderAttribution(ModelAttribution):
 def _reject_replicas(*parts: object) -> None:
     """Reject `nn.DataParallel` over more than one device.
 
-    It runs copies of its module in threads of their own, in which neither hooks nor torch functions of this
-    thread's pass are seen. Over one device, or none, it calls the module itself.
+    It runs copies of its module in other threads, which cannot be recorded. Over at most one device, it calls
+    the module itself.
 
     Args:
-        parts: forward functions and models; those that are no modules are not looked into.
+        parts: forward functions and models; only modules are searched.
 
     Raises:
         ValueError: one of them holds such a module.
     """
     for part in parts:
-        for module in every(part) if isinstance(part, nn.Module) else ():
+        for module in submodules(part) if isinstance(part, nn.Module) else ():
             if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
                 raise ValueError(
                     f"nn.DataParallel runs replicas of {type(module.module).__name__} in threads on "

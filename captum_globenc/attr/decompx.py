@@ -1,4 +1,4 @@
-"""DecompX: what reaches an output from each token through a frozen encoder, from one backward pass.
+"""DecompX: the contribution of each token to an output of a linearized encoder, from one backward pass.
 
 B batch, C classes, N tokens, D embedding size.
 """
@@ -10,12 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.base import EncoderAttribution
-from captum_globenc.attr.logged import logged
+from captum_globenc.attr.arguments import selected
+from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.proof import Proof, run_plainly
 from captum_globenc.attr.run import grid_on, single_tensor
-from captum_globenc.attr.selected import selected
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -29,35 +28,36 @@ from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import Grid, spread
-from captum_globenc.recording.calls import bound_arguments, in_this_thread
-from captum_globenc.recording.fused import seen_into
-from captum_globenc.recording.training import warn_of_dropout
-
-__all__ = ["DecompX", "value_map"]
+from captum_globenc.recording.attention import observable_attention
+from captum_globenc.recording.dropout import warn_of_dropout
+from captum_globenc.recording.hooks import bound_arguments, in_this_thread
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
-"""What the families call the linear map to the value vectors, and, of all three at once:"""
-FUSED = ("Wqkv", "qkv_proj", "qkv")
+"""Names of the linear map to the value vectors."""
+
+FUSED_VALUES = ("Wqkv", "qkv_proj", "qkv")
+"""Names of the linear map to queries, keys and values."""
 
 
 class DecompX(EncoderAttribution):
     """Decomposition of an output over the tokens of the first layer (Modarressi et al., ACL 2023).
 
-    The vector of each token is passed through all layers and the head: attention and the deviations of
-    norms as they were, activations by their slope phi(u) / u (section 3). The paper's variant without
-    biases: that network is linear, so one backward pass gives what its authors' code computes with a vector
-    for every pair of tokens, but for one thing that is done as there: value vectors of the first layer
-    keep their biases. Sharing out all biases by absolute dot products needs the vectors, and is left
-    out: so scores do not add up to the output (`TransformerDeepLift`'s do). A product of two values that
-    depend on the input, such as a gate, which the paper does not have, gives half to each.
+    Passes the vector of each token through all layers and the head, with attention weights and the standard
+    deviations of norms held constant and activations replaced by their slope phi(u) / u (section 3). This is
+    the paper's variant without biases, a linear network. So one backward pass gives the scores that the
+    authors' code computes with a vector for every pair of tokens. As in their code, the value vectors of the
+    first layer keep their biases. The variant that distributes all biases by absolute dot products needs
+    these vectors and is not available, so scores do not sum to the output (`TransformerDeepLift`'s do).
+    Products of two values that depend on the input, such as gates, do not occur in the paper; each factor
+    gets half.
 
     Args:
-        forward_func: the forward function, as for every Captum method; it runs the encoder once.
-        model: the module that holds the encoder; not needed where `forward_func` is a module.
+        forward_func: the forward function, as in Captum; it runs the encoder once.
+        model: the module that holds the encoder; required if `forward_func` is not a module.
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: no model is given, or the encoder is not found or supported.
+        TypeError: `model` is not a module.
+        ValueError: there is no model, or it has no supported encoder.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -86,44 +86,43 @@ class DecompX(EncoderAttribution):
 
         Args:
             inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or pixels `(B, C, H, W)`; or a tuple of one.
-            target: the output that is explained, as for every Captum method.
+            target: the index of the explained output, as in Captum.
             additional_forward_args: further arguments of `forward_func`, after `inputs`: the attention mask,
-                where ids hold padding. Padding that no mask covers is warned of.
+                if ids contain padding. Padding without a mask gives a warning.
 
         Returns:
-            Signed scores in the shape of `inputs`; a token's is spread evenly over what feeds it. Exactly 0
-            at padding.
+            Signed scores in the shape of `inputs`; a token's score is distributed evenly over the elements
+            it is computed from. Exactly 0 at padding.
 
         Raises:
-            TypeError: token ids given as floats, or the output is no tensor.
-            ValueError: an operation has no rule, the biases of the values are not found, the inputs do not
-                match the encoder's tokens, the output is a probability, which is held as it is, or scores are
+            TypeError: token ids are floats, or the output is not a tensor.
+            ValueError: an operation has no rule, the value vectors are not found, the inputs do not match the
+                encoder's tokens, the output is a probability, which DecompX holds constant, or scores are
                 not finite.
-            RuntimeError: `forward_func` never ran the encoder, or ran it more than once, or its output under
-                watch is not its own.
-            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
-                raises it.
+            RuntimeError: `forward_func` did not run the encoder exactly once, or its output changes while it
+                is recorded.
+            AssertionError, IndexError: `target` has the wrong length or is out of range.
         """
         (scores,), tensor, grid, real = self._scored(
             inputs, additional_forward_args, lambda output: [selected(output, target)]
         )
-        laid = spread(scores, tensor.shape, grid, real)
-        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (laid,)))
+        scores = spread(scores, tensor.shape, grid, real)
+        return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (scores,)))
 
     def attribute_classes(
         self, inputs: TensorOrTupleOfTensorsGeneric, additional_forward_args: object | None = None
     ) -> Tensor:
-        """Score every token for every class, from one run and a backward pass for each.
+        """Score every token for every class, from one run and one backward pass per class.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
+            inputs: token ids `(B, N)`, embeddings `(B, N, D)`, or pixels `(B, C, H, W)`; or a tuple of one.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
 
         Returns:
             `(B, C, N)`, N the tokens of the encoder.
 
         Raises:
-            Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
+            Exception: as for :meth:`attribute`; ValueError if the output is not `(B, C)`.
         """
 
         def classes(output: Tensor) -> list[Tensor]:
@@ -140,68 +139,71 @@ class DecompX(EncoderAttribution):
         """Score the tokens `(B, N)` for each chosen output.
 
         Returns:
-            The scores, one tensor per output; the input tensor; the grid of the tokens on it; and which
-            tokens are real, `(B, N)`, False at padding.
+            The scores, one tensor per output; the input tensor; the layout of tokens on it; and `(B, N)`,
+            False at padding.
         """
         encoder = find_encoder(self.model)
         warn_of_dropout(encoder.stack)
         tensor = single_tensor(inputs, encoder)
-        first = _First(encoder)
+        first = _FirstLayer(encoder)
 
         def function(*tensors: Tensor) -> Any:
             return run_forward(self.forward_func, tensors, copied(arguments))
 
-        def watched(*tensors: Tensor) -> Any:
-            with first.watched():
+        def recorded(*tensors: Tensor) -> Any:
+            with first.recorded():
                 output = function(*tensors)
             first.check()
             return output
 
         numbers = RandomNumbers([tensor])
         masks = MaskWatch(self.model, [tensor])
-        with seen_into(self.model, self):
-            with masks.watched():
-                run = freeze(watched, [tensor.detach()])
+        with observable_attention(self.model, self):
+            with masks.recorded():
+                run = freeze(recorded, [tensor.detach()])
             self._proof.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]
         if not bool(torch.stack(scores).isfinite().all()):
             raise ValueError(
-                "scores are NaN or infinite: look at the model's weights, inputs and hidden states"
+                "scores are NaN or infinite: check the model's weights, inputs and hidden states"
             )
         return scores, tensor, grid, first.real
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: scores are multipliers times what enters the first layer."""
+        """True: scores are multipliers times the input of the first layer."""
         return True
 
 
 def value_map(attention: nn.Module) -> tuple[nn.Module, bool]:
-    """Return what makes the value vectors, and whether it makes queries, keys and values at once.
+    """Return the linear map to the value vectors, and whether it also computes queries and keys.
 
     Args:
-        attention: of a layer.
+        attention: the attention module of a layer.
 
     Raises:
-        ValueError: it is not known.
+        ValueError: no module has a known name.
     """
     named = {name.rpartition(".")[2]: module for name, module in attention.named_modules()}
-    known = [name for name in (*VALUES, *FUSED) if name in named]
+    known = [name for name in (*VALUES, *FUSED_VALUES) if name in named]
     if not known:
-        raise ValueError(f"it is not known what makes the value vectors of a {type(attention).__name__}")
-    return named[known[0]], known[0] in FUSED
+        raise ValueError(
+            f"no linear map to the value vectors found in a {type(attention).__name__}: no module of it is "
+            f"named {', '.join((*VALUES, *FUSED_VALUES))}"
+        )
+    return named[known[0]], known[0] in FUSED_VALUES
 
 
-class _First:
-    """The first layer's input, and its value vectors with the biases that they keep.
+class _FirstLayer:
+    """Record the first layer's input, and its value vectors, which keep their biases.
 
     Args:
         encoder: the encoder.
 
     Raises:
-        ValueError: it is not known what makes the value vectors.
+        ValueError: no linear map to the value vectors is found.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -212,7 +214,7 @@ class _First:
         self._values, self._fused = value_map(layer.attention)
         self._streams: list[Snapshot] = []
         self._masks: list[Any] = []
-        self._made: list[Snapshot] = []
+        self._values_seen: list[Snapshot] = []
 
     def check(self) -> None:
         """Check that the encoder ran once.
@@ -220,21 +222,21 @@ class _First:
         Raises:
             RuntimeError: it never ran, or more than once.
         """
-        if not self._streams or not self._made:
+        if not self._streams or not self._values_seen:
             raise RuntimeError("forward_func never ran the encoder")
         if self._runs > 1:
             raise RuntimeError("forward_func ran the encoder more than once: split it, one part for each run")
 
     @property
     def stream(self) -> Snapshot:
-        """`(B, N, D)`, what the layer reads first."""
+        """The input of the layer, `(B, N, D)`."""
         return self._streams[0]
 
     @property
     def real(self) -> Tensor:
         """`(B, N)`, False at padding: tokens that the layer's attention mask hides from every token.
 
-        The mask of a sound counts samples; only the layer's own mask counts its tokens.
+        The user's mask does not do for sound, where it has one entry per sample instead of per token.
         """
         stream, mask = self.stream.value, self._masks[0]
         if isinstance(mask, Tensor) and mask.dim() == 4:
@@ -245,11 +247,11 @@ class _First:
         return torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """See one run, of which the first call of each module counts: layers may be shared."""
+    def recorded(self) -> Iterator[None]:
+        """Record one run; only the first call of each module counts, because layers may be shared."""
         self._streams.clear()
         self._masks.clear()
-        self._made.clear()
+        self._values_seen.clear()
         self._runs = 0
 
         def count(*_: Any) -> None:
@@ -260,7 +262,7 @@ class _First:
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:
-            self._made.append(Snapshot.of(output))
+            self._values_seen.append(Snapshot.of(output))
 
         with ExitStack() as handles:
             for handle in (
@@ -272,14 +274,14 @@ class _First:
             yield
 
     def scores(self, run: Comparison, output: Tensor) -> Tensor:
-        """Return what reaches an output `(B,)` from each token, `(B, N)`."""
-        stream, made = self.stream, self._made[0]
+        """Return the contribution of each token, `(B, N)`, to an output `(B,)`."""
+        stream, value = self.stream, self._values_seen[0]
         if stream.edge is None:
             raise RuntimeError(
-                "the first layer reads something that was not seen to come from the inputs: ids have to be "
-                "looked up by an embedding, by functions of torch"
+                "the first layer's input was not computed from the inputs by functions of torch: ids must be "
+                "looked up by an embedding"
             )
-        of_stream, of_values = run.multipliers(output, [stream, made])
+        of_stream, of_values = run.multipliers(output, [stream, value])
         scores = (of_stream * stream.value).sum(-1)
         bias = getattr(self._values, "bias", None)
         if bias is None:

@@ -1,4 +1,4 @@
-"""TransformerDeepLift: what speaks for and against an output, exactly, from one backward pass.
+"""TransformerDeepLift: exact contributions to an output's difference, from one backward pass.
 
 B batch, C classes, L layers, N tokens, D embedding size.
 """
@@ -14,13 +14,12 @@ import torch
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
-from captum_globenc.attr.base import ModelAttribution
+from captum_globenc.attr.arguments import Baselines, formatted_baselines, formatted_inputs
+from captum_globenc.attr.base import ModelAttribution, logged
 from captum_globenc.attr.depths import Depths
-from captum_globenc.attr.logged import logged
 from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
 from captum_globenc.attr.proof import Proof, Scored, check_sum, run_plainly
-from captum_globenc.attr.sources import Baselines, formatted_baselines, formatted_inputs
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -30,47 +29,45 @@ from captum_globenc.captum_api import (
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import copied
 from captum_globenc.differences.run import Comparison
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import ReconstructionError
-from captum_globenc.recording.fused import seen_into
-from captum_globenc.recording.training import warn_of_dropout
-
-__all__ = ["TransformerDeepLift", "scales_by_masks"]
+from captum_globenc.recording.attention import observable_attention
+from captum_globenc.recording.dropout import warn_of_dropout
 
 MASK_SCALE = (
     "This model scales its embeddings by the share of mask tokens among the ids (token_dropout), so masked "
-    'ids are no baseline for it: take the ids of padding, or explain() with baseline="zero", which replaces '
-    "the word embeddings alone."
+    'ids do not work as a baseline: use padding ids, or explain() with baseline="zero", which only replaces '
+    "the word embeddings."
 )
 
 
 class TransformerDeepLift(ModelAttribution):
-    """Exact differences: contributions that add up to f(x) - f(baseline), whatever the network.
+    """Exact differences: contributions that sum to f(x) - f(baseline), for any network.
 
-    DeepLIFT's multipliers (Shrikumar et al. 2017, sections 3.1 and 3.2: summation to delta, chain rule)
-    with an exact rule for every operation of a transformer: attention and its softmax, normalisation,
+    Computes DeepLIFT's multipliers (Shrikumar et al. 2017, sections 3.1 and 3.2: summation to delta, chain
+    rule) with an exact rule for every operation of a transformer: attention and its softmax, normalization,
     gates, activations. The function runs at the inputs and at the baseline, and one backward pass gives
-    the contribution of every element of the inputs to the difference. Signed, for one output at a time.
+    the signed contribution of every element of the inputs to the difference of one output.
 
-    Takes what Captum's DeepLift, IntegratedGradients and LayerIntegratedGradients take, in their order,
-    on any model made of operations that have a rule (see `captum_globenc.differences`); others are
-    refused by name. In half precision, sums and products are computed in float32.
+    The signature is that of Captum's `DeepLift`, `IntegratedGradients` and `LayerIntegratedGradients`. It
+    accepts any model made of operations that have a rule (see `captum_globenc.differences`); for others, it
+    raises an error that names the operation. In half precision, sums and products are computed in float32.
 
     Args:
-        forward_func: the forward function, as for every Captum method. It runs several times, and has to
-            do the same each time.
-        model: the module that it runs, where it is none itself: needed for :meth:`attribute_layers`, and so
-            that fused attention is replaced for the pass and active dropout is warned of.
+        forward_func: the forward function, as in Captum. It runs several times, and must compute the same
+            each time.
+        model: the module that it runs, if it is not a module itself. Required for :meth:`attribute_layers`,
+            to replace fused attention, and to warn about active dropout.
         multiply_by_inputs: whether scores are contributions, multipliers times differences from the baseline;
-            False returns the multipliers, as Captum's DeepLift does. Those of token ids have the size of
-            embeddings, so they need embeddings as inputs.
-        decisions: what is done where a router of experts, a mask made of values or a branch decides at the
-            baseline. "same" rejects the call where it decides otherwise than at the inputs; "follow" has the
-            baseline take the decisions of the inputs, which costs one more forward pass. Contributions then
-            sum to f(x) - f_x(baseline), f_x the model along the route of the inputs.
+            False returns the multipliers, as Captum's DeepLift does. Multipliers of token ids have the size
+            of embeddings, so pass embeddings as inputs.
+        decisions: how the baseline passes decisions: a router of experts, a mask computed from values, a
+            branch. "same" raises an error if a decision differs from that at the inputs; "follow" applies the
+            decisions of the inputs to the baseline, which costs one more forward pass. Contributions then
+            sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is not a module.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -118,44 +115,44 @@ class TransformerDeepLift(ModelAttribution):
         feature_mask: Tensor | tuple[Tensor, ...] | None = None,
         seed: int = 0,
     ) -> Any:
-        """Share the difference of an output between inputs and baseline out among the inputs.
+        """Distribute the difference of an output between inputs and baseline over the inputs.
 
         Args:
-            inputs: token ids, looked up in embeddings by the model, or numbers of any kind: embeddings,
-                pixels, samples, mel features; or a tuple of several.
-            baselines: what the inputs are compared with, of their shape, with a first dimension of 1, or one
-                number; or a tuple of such. Numbers default to 0, ids need one (`EncoderForward.masked`).
-            target: the output that is explained, as for every Captum method.
+            inputs: token ids, or floating-point tensors of any kind: embeddings, pixels, samples, mel
+                features; or a tuple of several tensors.
+            baselines: tensors in the shape of the inputs or with a first dimension of 1, or numbers; or a
+                tuple of these. The default for floating-point inputs is 0; ids need a baseline
+                (`EncoderForward.masked`).
+            target: the index of the explained output, as in Captum.
             additional_forward_args: further arguments of `forward_func`, after `inputs`, the same in both
-                runs: the attention mask, where ids hold padding. Padding that no mask covers is warned of.
-            return_convergence_delta: whether to return as well how far the sum is off.
-            n_steps: the number of segments of a straight path, or of parts that a restoring path splits the
-                features into. Every segment is exact, and so is their sum.
-            path: "straight" cuts the line from the baselines to the inputs into equal segments; with many,
-                it is Integrated Gradients. "restore" starts from the baselines and puts random parts of the
-                features back, one part after the other, in a random order and in its reverse. All that the
-                model sees are real inputs. With as many parts as features this is permutation sampling of
+                runs: the attention mask, if ids contain padding. Padding without a mask gives a warning.
+            return_convergence_delta: whether to also return the sum minus the output's difference.
+            n_steps: the number of segments of a straight path, or the number of parts that a restoring path
+                splits the features into. Every segment is exact, and so is their sum.
+            path: "straight" cuts the line from the baselines to the inputs into equal segments; with many
+                segments, it is Integrated Gradients. "restore" starts from the baselines and restores random
+                parts of the features, one part after the other, in a random order and in its reverse, so the
+                model only sees real inputs. With as many parts as features, it is permutation sampling of
                 Shapley values.
             n_paths: the number of random orders that are averaged, for `path="restore"`.
-            feature_mask: for `path="restore"`, which elements are restored together: a tensor of integers for
-                each input, of its shape or broadcastable to it. Elements with the same number are one
-                feature, in all inputs of a tuple. Left out: a token of ids `(B, N)` or of embeddings
-                `(B, N, D)`, and each element of any other tensor, such as pixels.
+            feature_mask: for `path="restore"`, the feature of each element: a tensor of integers for each
+                input, broadcastable to it. Elements with the same number, in all inputs, are restored
+                together. By default each token of ids `(B, N)` and of embeddings `(B, N, D)` is a feature,
+                and each element of any other tensor, such as pixels.
             seed: of the random parts. The same seed gives the same parts; torch's global generator is not
                 used.
 
         Returns:
-            Contributions in the shape of `inputs`, ids `(B, N)` -> `(B, N)`, adding up to the output's
-            difference; and, where that is asked for, the sum less the difference, `(B,)`.
+            Contributions in the shape of `inputs`, ids `(B, N)` -> `(B, N)`, that sum to the output's
+            difference; with `return_convergence_delta`, also the sum minus the difference, `(B,)`.
 
         Raises:
-            TypeError: inputs are no tensors, or the output is none.
-            ValueError: ids have no baseline, baselines do not fit, `n_steps` is below 1, `path` is not
-                known, the feature mask does not fit, an operation has no rule, or decides otherwise at the
-                baseline, or the output is not finite.
-            RuntimeError: contributions do not add up, or the watched model's output is not its own.
-            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
-                raises it.
+            TypeError: the inputs or the output are not tensors.
+            ValueError: ids have no baseline, baselines or the feature mask do not fit, `n_steps` is below 1,
+                `path` is unknown, an operation has no rule, a decision differs at the baseline, or the
+                output is not finite.
+            RuntimeError: contributions do not sum to the difference, or recording changes the output.
+            AssertionError, IndexError: `target` has the wrong length or is out of range.
 
         Example:
             >>> forward = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2))
@@ -185,23 +182,23 @@ class TransformerDeepLift(ModelAttribution):
         feature_mask: Tensor | tuple[Tensor, ...] | None = None,
         seed: int = 0,
     ) -> Any:
-        """Share the differences of all classes out, from one run and a backward pass for each.
+        """Distribute the differences of all classes, from one run and one backward pass per class.
 
         Args:
             inputs: token ids `(B, N)`, embeddings `(B, N, D)`, pixels or sound; or a tuple of several.
-            baselines: the baselines, of the shape of the inputs. Ids need ids; numbers default to 0.
+            baselines: tensors in the shape of the inputs, or numbers; required for ids, else 0 by default.
             additional_forward_args: further arguments of `forward_func`, such as the attention mask.
-            n_steps: the number of segments of a straight path, or of parts of a restoring one.
-            path: "straight" for the line between both, "restore" for real inputs in between.
+            n_steps: the number of segments of a straight path, or of parts of a restoring path.
+            path: "straight" for the line between both, "restore" for a path through real inputs.
             n_paths: the number of random orders of a restoring path.
-            feature_mask: integers that say which elements a restoring path restores together.
+            feature_mask: the feature of each element, integers; a feature is restored as a whole.
             seed: the seed of the random orders.
 
         Returns:
             Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
 
         Raises:
-            Exception: as :meth:`attribute` does; ValueError where the output is not `(B, C)`.
+            Exception: as for :meth:`attribute`; ValueError if the output is not `(B, C)`.
         """
         along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
@@ -231,28 +228,28 @@ class TransformerDeepLift(ModelAttribution):
         feature_mask: Tensor | tuple[Tensor, ...] | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Share the difference out among the tokens at every depth; each depth adds up to the same.
+        """Distribute the difference over the tokens at every depth; each depth has the same sum.
 
         Args:
             inputs: token ids `(B, N)`, embeddings `(B, N, D)`, pixels or sound; or a tuple of several.
-            baselines: the baselines, of the shape of the inputs. Ids need ids; numbers default to 0.
-            target: the output that is explained, as Captum selects it.
+            baselines: tensors in the shape of the inputs, or numbers; required for ids, else 0 by default.
+            target: the index of the explained output, as in Captum.
             additional_forward_args: further arguments of `forward_func`, such as the attention mask.
-            n_steps: the number of segments of a straight path, or of parts of a restoring one.
-            path: "straight" for the line between both, "restore" for real inputs in between.
+            n_steps: the number of segments of a straight path, or of parts of a restoring path.
+            path: "straight" for the line between both, "restore" for a path through real inputs.
             n_paths: the number of random orders of a restoring path.
-            feature_mask: integers that say which elements a restoring path restores together.
+            feature_mask: the feature of each element, integers; a feature is restored as a whole.
             seed: the seed of the random orders.
 
         Returns:
-            `(B, L + 1, N)`: of what enters layer 1 to L, and of what leaves the last.
+            `(B, L + 1, N)`: contributions of the inputs of layer 1 to L, and of the last layer's output.
 
         Raises:
-            Exception: as :meth:`attribute` does; ValueError where no layers are found in the model, or
-                tokens are not the same at all depths.
+            Exception: as for :meth:`attribute`; ValueError if the model has no layers, or they do not work
+                on one sequence of tokens.
         """
         if not self._multiply_by_inputs:
-            raise ValueError("attribute_layers returns contributions: take multiply_by_inputs=True")
+            raise ValueError("attribute_layers returns contributions: pass multiply_by_inputs=True")
         along = Path(n_steps, path, n_paths, feature_mask, seed)
         tensors = formatted_inputs(inputs)
         bases = formatted_baselines(baselines, tensors)
@@ -272,7 +269,7 @@ class TransformerDeepLift(ModelAttribution):
         return run.of_layers(*((run.comparison, run.depths) if found is None else (found, depths)), target)
 
     def _scored(self, run: SegmentRun, target: TargetType) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the scores of a segment in the shapes of the inputs, and how far contributions are off."""
+        """Return a segment's scores in the shapes of the inputs, and the error of the contributions' sum."""
         scores, delta = self._checked(
             run.of_inputs(run.comparison, target),
             lambda: run.of_inputs(run.finer() or run.comparison, target),
@@ -280,7 +277,7 @@ class TransformerDeepLift(ModelAttribution):
         return (scores if self._multiply_by_inputs else run.multipliers(target)), delta
 
     def _checked(self, first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Check a sum; an error names the baselines that work for the model, where these are known."""
+        """Check a sum; for some models, the error names the baselines that work."""
         try:
             return check_sum(first, finer)
         except ReconstructionError as error:
@@ -296,10 +293,7 @@ class TransformerDeepLift(ModelAttribution):
         path: Path,
         layers: bool = False,
     ) -> Iterator[SegmentRun]:
-        """Run the function at every point of a path, the points of several orders in a batch.
-
-        Each point runs once: it ends one segment and begins the next.
-        """
+        """Run the function once at every point of a path, the points of several orders in a batch."""
         if self.model is not None:
             warn_of_dropout(self.model)
         if not self._multiply_by_inputs:
@@ -339,53 +333,54 @@ class TransformerDeepLift(ModelAttribution):
         layers: bool = False,
         again: bool = False,
     ) -> Iterator[SegmentRun]:
-        """Compare each point with the one before, and check what has not been checked before.
+        """Compare each point with the previous one, and check operations that were not checked before.
 
         Args:
             points: the inputs of the function, from the first to the last.
             arguments: further arguments of the forward function.
             numbers: random numbers, the same in all runs.
-            masks: sees whether a mask covers padding; None where that was seen.
-            values: what is looked up at each point instead; these points have no plain run to check.
-            layers: whether hidden states at every depth are recorded.
+            masks: records whether a mask covers padding; None if that is known.
+            values: the embeddings at each point, which replace those of the ids; these points are not
+                checked against a run without recording.
+            layers: whether to record hidden states at every depth.
             again: whether the random numbers were drawn before.
         """
 
         def function(*tensors: Tensor) -> Any:
-            # A model may write into its arguments, but not into the caller's.
+            # Copied, because a model may write to its arguments.
             return run_forward(self.forward_func, tensors, copied(arguments))
 
         def steps(depths: Depths | None = None, **options: Any) -> Iterator[Comparison]:
-            def watched(*tensors: Tensor) -> Any:
-                with depths.watched() if depths else nullcontext():
+            def recorded(*tensors: Tensor) -> Any:
+                with depths.recorded() if depths else nullcontext():
                     return function(*tensors)
 
-            return compare_path(watched, points, values=values, decisions=self.decisions, **options)
+            return compare_path(recorded, points, values=values, decisions=self.decisions, **options)
 
         def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
-            with seen_into(self.model, self), numbers.again():
+            with observable_attention(self.model, self), numbers.again():
                 return next(islice(steps(depths, **options), number, None))
 
         def plain(tensors: Sequence[Tensor]) -> Any:
-            with seen_into(self.model, self):
+            with observable_attention(self.model, self):
                 return run_plainly(function, tensors, numbers)
 
         depths = Depths(self.model) if layers else None
         found = steps(depths)
         for number in range(len(points) - 1):
             with (
-                seen_into(self.model, self),
-                masks.watched() if masks else nullcontext(),
+                observable_attention(self.model, self),
+                masks.recorded() if masks else nullcontext(),
                 numbers.again() if again else nullcontext(),
             ):
                 comparison = next(found)
             if not comparison.sources:
                 raise RuntimeError(
-                    "forward_func never looked up an embedding by the ids: exact differences need to see "
-                    "where ids become numbers. Pass embeddings as inputs."
+                    "forward_func never looked up an embedding by the ids, so their contributions are "
+                    "unknown. Pass embeddings as inputs."
                 )
             if values is None:
-                # A baseline that follows decisions does not give the model's own output.
+                # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None
                 self._proof.check(comparison, partial(plain, points[number + 1]), self.model, base)
             yield SegmentRun(comparison, partial(repeat, number), points[number + 1], depths)
@@ -394,14 +389,14 @@ class TransformerDeepLift(ModelAttribution):
             masks.warn()
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Measure how far contributions are off the difference of two outputs, as Captum's methods do.
+        """Return the sum of contributions minus the difference of two outputs, as Captum's methods do.
 
         Args:
             *args: contributions, baselines and inputs; then the target and additional_forward_args.
             **kwargs: the same, as `captum.attr.GradientAttribution.compute_convergence_delta` names them.
 
         Returns:
-            `(B,)`, the sum less the difference.
+            `(B,)`, the sum minus the difference.
 
         Raises:
             AssertionError: shapes do not match.
@@ -415,13 +410,13 @@ class TransformerDeepLift(ModelAttribution):
         return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
-        """Return True: :meth:`attribute` can return how far its sum is off."""
+        """Return True: :meth:`attribute` can return the error of its sum."""
         return True
 
 
 def scales_by_masks(model: nn.Module) -> bool:
     """Return whether a model scales its embeddings by the share of mask tokens, as ESM-2 does."""
-    configs = (getattr(module, "config", None) for module in every(model))
+    configs = (getattr(module, "config", None) for module in submodules(model))
     return any(getattr(config, "token_dropout", False) for config in configs)
 
 
@@ -430,11 +425,11 @@ def _item(items: Callable[[], Sequence[Scored]], number: int) -> Scored:
 
 
 def _check_multipliers(inputs: Sequence[Tensor], path: Path) -> None:
-    """Check that there are multipliers to return instead of contributions."""
+    """Check that multipliers can be returned instead of contributions."""
     if not all(it.is_floating_point() for it in inputs):
         raise ValueError(
-            "multipliers of token ids have the size of embeddings: pass embeddings as inputs, or take "
+            "multipliers of token ids have the size of embeddings: pass embeddings as inputs, or "
             "multiply_by_inputs=True"
         )
     if path.kind == "restore":
-        raise ValueError('path="restore" gives contributions: take multiply_by_inputs=True')
+        raise ValueError('path="restore" returns contributions: pass multiply_by_inputs=True')

@@ -1,4 +1,4 @@
-"""The stream of hidden states at every depth of a model, as both runs of a comparison see it.
+"""Record the hidden states at every depth of a model, in both runs of a comparison.
 
 B batch, L layers, N tokens, D embedding size.
 """
@@ -12,20 +12,18 @@ from torch import nn
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.errors import NoLayersError, UnsupportedModelError
-from captum_globenc.recording.calls import in_this_thread
-
-__all__ = ["Depths"]
+from captum_globenc.recording.hooks import in_this_thread
 
 
 class Depths:
-    """Sees what enters each layer, and what leaves the last.
+    """The input of each layer, and the output of the last.
 
     Args:
-        model: the model; None where that is not known.
+        model: the model; None if it is unknown.
 
     Raises:
         ValueError: there is no model.
-        NoLayersError: no layers are found in it.
+        NoLayersError: it has no layers.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -42,23 +40,23 @@ class Depths:
         """`(B, N, D)` at each of L + 1 depths, at the inputs.
 
         Raises:
-            NoLayersError: tokens are not the same at all depths.
+            NoLayersError: the layers do not all work on one sequence of tokens.
         """
         found = self._runs[-1]
         shapes = {stream.value.shape[:2] for stream in found}
         if len(found) < 2 or len(shapes) != 1 or found[0].value.dim() != 3:
             name = type(self._layers[0]).__name__
-            raise NoLayersError(f"the layers ({name}) do not pass on one stream (batch, tokens, size)")
+            raise NoLayersError(f"the layers ({name}) do not pass on one tensor (batch, tokens, size)")
         return found
 
     @property
     def bases(self) -> list[Snapshot]:
-        """The same at the baseline."""
+        """`(B, N, D)` at each of L + 1 depths, at the baseline."""
         return self._runs[-2]
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """See one run; of the runs before, the last is kept, without its graph."""
+    def recorded(self) -> Iterator[None]:
+        """Record one run; the previous run is kept, without its graph."""
         seen: list[Snapshot] = []
         last: list[Snapshot] = []
         self._runs = [*([it._replace(edge=None) for it in run] for run in self._runs[-1:]), seen]
@@ -80,7 +78,7 @@ class Depths:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of the encoder, or of the longest row of modules of one kind."""
+    """Return the layers of the encoder, or the modules of the longest ModuleList of one class."""
     try:
         return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
     except UnsupportedModelError:
@@ -91,6 +89,6 @@ def _layers(model: nn.Module) -> list[nn.Module]:
         ]
         if not rows:
             raise NoLayersError(
-                "no layers are found in the model: it has no row of modules of one kind"
+                "the model has no layers: neither a supported encoder nor a ModuleList of one class"
             ) from None
         return max(rows, key=len)

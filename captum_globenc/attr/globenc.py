@@ -1,4 +1,4 @@
-"""GlobEnc: which tokens an encoder really used, answered as every Captum method answers.
+"""GlobEnc: which tokens an encoder used, as a Captum method.
 
 B batch, L layers, N tokens, D embedding size.
 """
@@ -9,8 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.base import EncoderAttribution
-from captum_globenc.attr.logged import logged
+from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
 from captum_globenc.captum_api import TargetType, TensorOrTupleOfTensorsGeneric, format_output
@@ -22,30 +21,28 @@ from captum_globenc.encoders.tokens import spread
 class GlobEnc(EncoderAttribution):
     """Global token attribution from the whole encoder (Modarressi et al., NAACL 2022).
 
-    Each encoder layer is decomposed, attention, value vectors, both residual connections and both
-    layer normalisations, into what every token passes to every other (the paper's N-Enc, section
-    3.2), and that is rolled out over all layers (section 3.4). The score of a token is its share in
-    the representation of the token that is explained, the one that the model's head reads.
+    Decomposes each encoder layer (attention, value vectors, both residual connections and both layer
+    normalizations) into the vectors that tokens pass to each other, takes their norms (the paper's N-Enc,
+    section 3.2), and rolls the matrices out over all layers (section 3.4). The score of a token is its share
+    in the representation of the explained token, by default the token that the model's head reads.
 
-    Scores are not negative and sum to 1. They tell how much of a token is in the representation, not
-    for or against which class it speaks: GlobEnc is not class-specific, `target` chooses what is
-    explained only where the output is per token. It is exact, needs no baseline and no gradient, and
-    costs one forward pass and a fraction.
+    Scores are not negative and sum to 1. They show how much of a token is in the representation, not which
+    class it supports: `target` only selects the explained token, for outputs per token. The method needs
+    neither a baseline nor gradients, and costs little more than one forward pass.
 
     Args:
-        forward_func: the forward function, as for every Captum method: a module or any callable that
-            runs the model's encoder once.
-        model: the module that holds the encoder, the encoder itself, a model with a head or any
-            wrapper; not needed where `forward_func` is a module.
-        mixing: which norms to take: "W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res",
+        forward_func: the forward function, as in Captum: a module or any callable that runs the model's
+            encoder once.
+        model: the module that holds the encoder: the encoder itself, a model with a head or any wrapper.
+            Required if `forward_func` is not a module.
+        mixing: the token-to-token matrix of a layer: "W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res",
             "N-ResLN" or "N-Enc", the paper's names (section 3.3).
-        aggregation: how to aggregate over layers: "rollout", or "max-flow" (section 3 of Abnar and Zuidema
-            2020), for which see docs/evaluation.md.
+        aggregation: "rollout", or "max-flow" (section 3 of Abnar and Zuidema 2020; see docs/evaluation.md).
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: `mixing` or `aggregation` is not known; no model is given; or the encoder is not
-            found, not supported, ambiguous, or out of the reach of hooks.
+        TypeError: `model` is not a module.
+        ValueError: `mixing` or `aggregation` is unknown; there is no model; or it has no supported encoder,
+            several encoders, or one that hooks do not reach.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -89,40 +86,36 @@ class GlobEnc(EncoderAttribution):
         """Score every token of the inputs.
 
         Args:
-            inputs: token ids `(B, N)` (or `(B, S, N)`, where each of S texts goes through the encoder by
-                itself, as those of multiple choice do), embeddings `(B, N, D)`, or what a vision or
-                audio encoder reads: pixels `(B, C, H, W)`, samples `(B, T)`, mel features; or a tuple
-                of one of these.
-            target: which output is explained, as for every Captum method. It is checked, and chooses
-                the position where the output is per token, `(B, N, C)` with `(position, class)`;
-                otherwise the scores do not depend on it.
+            inputs: token ids `(B, N)`; ids `(B, S, N)` of S texts per example that run through the encoder
+                separately, as in multiple choice; embeddings `(B, N, D)`; pixels `(B, C, H, W)`, samples
+                `(B, T)` or mel features of a vision or audio encoder; or a tuple of one of these.
+            target: the index of the explained output, as in Captum. For outputs per token, `(B, N, C)`,
+                `(position, class)` selects the explained token; otherwise scores do not depend on it.
             additional_forward_args: further arguments of `forward_func`, after `inputs`: the attention mask,
-                where ids hold padding. Padding that no mask covers is warned of.
-            position: the token whose representation is explained: an index, or a LongTensor `(B,)` of
-                them; or the average of several: a slice, a list of indices for each text, weights
-                `(B, N)`, or "mean" for all real tokens. Left out: what `target` says, else what the
-                model's head reads; of a bare encoder inside a function or module of your own that
-                cannot be known, and has to be said.
-            normalize: whether each example's scores sum to 1. Otherwise they have the scale of the
+                if ids contain padding. Padding without a mask gives a warning.
+            position: the explained token: an index, or a LongTensor `(B,)`; or the average of several tokens:
+                a slice, a list of indices for each text, weights `(B, N)`, or "mean" for all real tokens. By
+                default the position in `target`, else the token that the model's head reads. Required for a
+                bare encoder inside a function or module of your own.
+            normalize: whether each example's scores sum to 1. If False, they have the scale of the
                 original implementation, which grows with every layer.
 
         Returns:
-            Scores in the shape of `inputs`, float32, or float64 for a float64 model; exactly 0 at
-            padding. The score of a token is spread evenly over what feeds it: an embedding, where
-            `.sum(-1)` gives it back, a patch of pixels, a stretch of sound. Class, distillation and
-            register tokens have no pixels or samples, so those sum to 1 less the share of these
-            tokens, which :meth:`attribute_layers` tells.
+            Scores in the shape of `inputs`, float32, or float64 for a float64 model; exactly 0 at padding.
+            The score of a token is distributed evenly over the elements it is computed from: an embedding
+            (`.sum(-1)` restores the score), a patch of pixels, a window of samples. Class, distillation and
+            register tokens have no pixels or samples, so scores of pixels and samples sum to 1 minus the
+            share of these tokens, which :meth:`attribute_layers` returns.
 
         Raises:
-            TypeError: token ids given as floats, or an output object where `target` needs a tensor.
-            ValueError: `position` is out of range, on padding, of the wrong length, or needed and
-                not given; the inputs do not match the encoder's tokens; NaN or infinity in a layer.
-            RuntimeError: `forward_func` never ran the encoder, or ran it more than once; the recorded
-                attention of a layer does not add up to what it wrote; or tokens are mixed elsewhere than in
-                the attention, as by a hook or a convolution.
+            TypeError: token ids are floats, or the output is not a tensor and `target` is given.
+            ValueError: `position` is out of range, on padding, of the wrong length, or required and missing;
+                the inputs do not match the encoder's tokens; or a layer is NaN or infinite.
+            RuntimeError: `forward_func` did not run the encoder exactly once; the decomposition of a layer
+                does not sum to the attention's output; or tokens are mixed outside of the attention, for
+                example by a hook or a convolution.
             OverflowError: `normalize` is False and the scale exceeds the dtype.
-            AssertionError, IndexError: `target` has the wrong length or is out of range, as Captum
-                raises it.
+            AssertionError, IndexError: `target` has the wrong length or is out of range.
 
         Example:
             >>> from transformers import ElectraConfig, ElectraModel
@@ -139,7 +132,7 @@ class GlobEnc(EncoderAttribution):
         gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran)
         rows = gathered[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
-            scores = _laid_out(rows, ran)
+            scores = _by_text(rows, ran)
         else:
             scores = spread(rows, ran.inputs.shape, ran.grid, ran.real.to(rows.device))
         return cast(TensorOrTupleOfTensorsGeneric, format_output(inputs, (scores,)))
@@ -154,26 +147,26 @@ class GlobEnc(EncoderAttribution):
         position: Position | None = None,
         normalize: bool = True,
     ) -> Tensor:
-        """Score every token after each layer: the paper's picture of layers x tokens.
+        """Score every token after each layer, as in the paper's figures of layers and tokens.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            target: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
-            position: as for :meth:`attribute`.
-            normalize: as for :meth:`attribute`, for each layer.
+            inputs: token ids, embeddings, pixels, samples or mel features; see :meth:`attribute`.
+            target: the index of the explained output, as in Captum.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
+            position: the explained token or tokens; see :meth:`attribute`.
+            normalize: whether the scores of each example and layer sum to 1.
 
         Returns:
-            `(B, L, N)`, or `(B, S, L, N)` for ids `(B, S, N)`: what `position` has gathered from each
-            token after layer 1 to L.
+            `(B, L, N)`, or `(B, S, L, N)` for ids `(B, S, N)`: the scores of tokens for `position` after
+            layer 1 to L.
 
         Raises:
-            Exception: as :meth:`attribute` does.
+            Exception: as for :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
-        return _laid_out(finite_scores(rows, ran), ran)
+        return _by_text(finite_scores(rows, ran), ran)
 
     @torch.no_grad()
     def mixing_matrices(
@@ -181,22 +174,22 @@ class GlobEnc(EncoderAttribution):
         inputs: Tensor | tuple[Tensor],
         additional_forward_args: object | None = None,
     ) -> Tensor:
-        """Return what every layer passes from every token to every other.
+        """Return the token-to-token matrix of every layer.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
+            inputs: token ids, embeddings, pixels, samples or mel features; see :meth:`attribute`.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
 
         Returns:
-            `(B, L, N, N)`, [receiver, source]: raw norms of the chosen mixing, exactly 0 in the rows
+            `(B, L, N, N)`, [receiver, source]: the values of `mixing`, not normalized; exactly 0 in the rows
             and columns of padding.
 
         Raises:
-            Exception: as :meth:`attribute` does, as far as it applies.
+            Exception: as for :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
-        return _laid_out(finite(matrices, ran.mixtures), ran)
+        return _by_text(finite(matrices, ran.mixtures), ran)
 
     @torch.no_grad()
     def rollout_matrices(
@@ -206,24 +199,24 @@ class GlobEnc(EncoderAttribution):
         *,
         normalize: bool = True,
     ) -> Tensor:
-        """Return what every token has gathered from every other over all layers, from one pass.
+        """Return the scores of all tokens for every token, from one pass.
 
         Args:
-            inputs: as for :meth:`attribute`.
-            additional_forward_args: as for :meth:`attribute`.
-            normalize: as for :meth:`attribute`, for each row.
+            inputs: token ids, embeddings, pixels, samples or mel features; see :meth:`attribute`.
+            additional_forward_args: further arguments of `forward_func`, such as the attention mask.
+            normalize: whether each row sums to 1.
 
         Returns:
-            `(B, N, N)`, [receiver, source]: row i is what :meth:`attribute` gives with `position=i`;
+            `(B, N, N)`, [receiver, source]: row i holds the scores of :meth:`attribute` with `position=i`;
             exactly 0 in the rows and columns of padding.
 
         Raises:
-            Exception: as :meth:`attribute` does, as far as it applies.
+            Exception: as for :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         start = torch.diag_embed(ran.real.to(ran.mixtures[0].dtype))
         rows = gather(ran.mixtures, start, self.aggregation, normalize)
-        return _laid_out(finite(rows, ran.mixtures), ran)
+        return _by_text(finite(rows, ran.mixtures), ran)
 
     def _run(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: object | None) -> Run:
         return run(self.forward_func, self.model, inputs, additional_forward_args, self.mixing)
@@ -231,9 +224,9 @@ class GlobEnc(EncoderAttribution):
 
 def _check_choice(what: str, choice: str, choices: dict[str, Any]) -> None:
     if choice not in choices:
-        raise ValueError(f"{what} {choice!r} is not known; choose from {', '.join(choices)}.")
+        raise ValueError(f"{what} {choice!r} is unknown; choose from {', '.join(choices)}.")
 
 
-def _laid_out(values: Tensor, ran: Run) -> Tensor:
-    """Lay values of each text `(B, ...)` out as the inputs number the texts, on their device."""
+def _by_text(values: Tensor, ran: Run) -> Tensor:
+    """Reshape values `(B, ...)` to the leading dimensions of the inputs, on their device."""
     return values.reshape(*ran.leading, *values.shape[1:]).to(ran.inputs.device)

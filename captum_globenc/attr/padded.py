@@ -1,4 +1,4 @@
-"""Padding that no mask covers: ids that end in the padding token, read as if they were text.
+"""Find padding without an attention mask, which the model reads as text.
 
 B batch, N tokens.
 """
@@ -11,41 +11,39 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from captum_globenc.encoders.walk import every
-from captum_globenc.recording.calls import bound_arguments, copied_as_before, in_this_thread
-
-__all__ = ["MaskWatch", "unmasked_padding", "warn_of_padding"]
+from captum_globenc.encoders.search import submodules
+from captum_globenc.recording.hooks import bound_arguments, hidden_from_copies, in_this_thread
 
 ROLES = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-"""What the padding token may be as well, so that one at an end is none."""
+"""Special tokens that may share their id with the padding token."""
 
 TRAINED_ON_PADDING = "siglip"
-"""How the names of families begin that read padding as they were trained to, without a mask."""
+"""Prefix of the families that were trained on padding without a mask."""
 
 CAUSAL = ("clip", "clip_text_model")
-"""Families in which no token sees a later one, but for those whose attention says so itself."""
+"""Families with causal attention, besides those whose attention modules say so."""
 
 
 def unmasked_padding(
     ids: Tensor, model: nn.Module, real: Tensor | None = None, arguments: object | None = None
 ) -> Tensor | None:
-    """Return where rows of ids begin or end in padding that is read, without waiting for the device.
+    """Return the padding tokens in rows of ids that begin or end in padding; does not synchronize the device.
 
-    A row of nothing else is somebody's baseline. Where another token is written as padding is, as the end of
-    a text in GPT-2, one of them is no padding. And what follows a text is not read where no token sees a
-    later one.
+    Rows of padding only are baselines, and do not count. If the padding token is also another special token,
+    such as the end of text in GPT-2, a single one does not count. With causal attention, padding after the
+    text does not count, because no token reads it.
 
     Args:
-        ids: `(..., N)`, given without a mask.
-        model: what read them: its config names the padding token.
-        real: `(B, N)`, True at tokens that took part; left out, all did.
-        arguments: further arguments of the forward function. With a mask of all ones among them, padding is
-            meant to be read.
+        ids: `(..., N)`, passed without a mask.
+        model: the model; its config names the padding token.
+        real: `(B, N)`, False at tokens that are masked; None if none is.
+        arguments: further arguments of the forward function. A mask of all ones among them means that
+            padding is read on purpose.
 
     Returns:
-        `(B, N)`, True where the padding token is in rows with such padding; None where there is none.
+        `(B, N)`, True at padding tokens in such rows; None if the model has no padding token.
     """
-    configs = (getattr(it, "config", None) for it in every(model))
+    configs = (getattr(it, "config", None) for it in submodules(model))
     named = (it for it in configs if isinstance(it, PretrainedConfig))
     config: Any = next((it for it in named if isinstance(getattr(it, "pad_token_id", None), int)), None)
     if config is None or config.model_type.startswith(TRAINED_ON_PADDING):
@@ -54,7 +52,7 @@ def unmasked_padding(
     others = [getattr(config, role, None) for role in ROLES]
     fewest = 2 if any(pad in it if isinstance(it, list) else pad == it for it in others) else 1
     padding = ids.reshape(-1, ids.shape[-1]).eq(pad)
-    if real is not None:  # where some are hidden, a mask said what is padding
+    if real is not None:  # if any token is masked, the mask covers the padding
         padding = padding & real.to(ids.device).all()
     found = padding[:, :fewest].all(-1)
     if not (config.model_type in CAUSAL or _causal(model)):
@@ -67,22 +65,22 @@ def unmasked_padding(
 
 
 def warn_of_padding() -> None:
-    """Warn of padding that is read, with what to pass."""
+    """Warn that padding is read as text, and say what to pass."""
     warnings.warn(
         "ids begin or end in the padding token and there is no attention mask: the model reads padding as "
-        "text, and it gets scores. Pass the tokenizer's mask, additional_forward_args=(attention_mask,), as "
-        "EncoderForward.arguments(batch) does.",
+        "text, and padding gets scores. Pass the tokenizer's mask, "
+        "additional_forward_args=(attention_mask,), as EncoderForward.arguments(batch) does.",
         UserWarning,
         stacklevel=2,
     )
 
 
 class MaskWatch:
-    """Sees whether a mask reaches the models of transformers in a module, by whatever way.
+    """Record whether a mask reaches the transformers models in a module.
 
     Args:
-        model: the module; None where it is not known, and nothing is seen.
-        inputs: those of the forward function: only ids can hold padding.
+        model: the module; None if it is unknown, which disables the warning.
+        inputs: the inputs of the forward function; only ids can contain padding.
     """
 
     def __init__(self, model: nn.Module | None, inputs: Sequence[Tensor]) -> None:
@@ -91,21 +89,20 @@ class MaskWatch:
         self._ran = self._masked = False
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """See one run, of this thread."""
+    def recorded(self) -> Iterator[None]:
+        """Record one run of this thread."""
         if self._model is None or not self._ids:
             yield
             return
-        models = [it for it in every(self._model) if isinstance(it, PreTrainedModel)]
+        models = [it for it in submodules(self._model) if isinstance(it, PreTrainedModel)]
         ours: set[int] = set()
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._ran = True
-            # Once a mask is seen, there is nothing more to be found.
             self._masked = self._masked or _masked(module, args, kwargs)
 
         with ExitStack() as handles:
-            handles.enter_context(copied_as_before(models, ours))
+            handles.enter_context(hidden_from_copies(models, ours))
             for module in models:
                 handle = module.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True)
                 ours.add(handle.id)
@@ -113,7 +110,7 @@ class MaskWatch:
             yield
 
     def warn(self) -> None:
-        """Warn where there is padding and no mask was seen; waits for the device, there alone."""
+        """Warn if there is padding and no mask was passed; only then, this synchronizes the device."""
         if self._model is not None and self._ran and not self._masked:
             found = [unmasked_padding(ids, self._model) for ids in self._ids]
             if any(it is not None and bool(it.any()) for it in found):
@@ -121,10 +118,10 @@ class MaskWatch:
 
 
 def _masked(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a model is given a mask of its tokens, or makes one itself, as those that take lengths do."""
+    """Whether a model is passed a mask of its tokens, or computes one from lengths."""
     try:
         named = bound_arguments(module, args, kwargs)
-    except TypeError:  # the model itself will tell
+    except TypeError:  # the model will raise it itself
         return True
     given = {**named.arguments, **kwargs}
     return "lengths" in named.signature.parameters or any(
@@ -133,6 +130,6 @@ def _masked(module: nn.Module, args: Any, kwargs: Any) -> bool:
 
 
 def _causal(model: nn.Module) -> bool:
-    """Whether no token sees a later one, in whatever attends."""
-    said = (vars(it)["is_causal"] for it in every(model) if "is_causal" in vars(it))
-    return next(said, False) is True and all(it is True for it in said)
+    """Whether all attention modules are causal."""
+    flags = (vars(it)["is_causal"] for it in submodules(model) if "is_causal" in vars(it))
+    return next(flags, False) is True and all(it is True for it in flags)

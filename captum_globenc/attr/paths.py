@@ -1,7 +1,7 @@
-"""Paths from the baselines to the inputs, cut into segments whose exact differences add up.
+"""Paths from the baselines to the inputs, cut into segments whose exact differences are summed.
 
-A straight path visits points between the two, which no model was trained on. A restoring path visits real
-inputs: each has some features of the input and the baseline everywhere else.
+A straight path visits points between the two, on which no model was trained. A restoring path visits real
+inputs: each has some features of the input, and the baseline everywhere else.
 
 B batch, F features that differ from the baseline, G segments in one batch, K parts, N tokens, D embedding
 size.
@@ -16,37 +16,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.attr.arguments import selected
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.proof import Scored
-from captum_globenc.attr.selected import selected
-from captum_globenc.attr.sources import on_inputs
 from captum_globenc.captum_api import TargetType, expand_target, format_inputs
 from captum_globenc.differences import Comparison
 from captum_globenc.differences.trace import Source
-from captum_globenc.encoders.walk import every
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import UnsupportedOperationError
-from captum_globenc.recording.training import drops_at_random
-
-__all__ = ["Path", "PathSum", "SegmentRun", "batched", "repeated", "restored", "segments_at_once"]
+from captum_globenc.recording.dropout import has_active_dropout
 
 Order = list[tuple[Tensor, ...]]
 """The points of a path, from the baselines to the inputs: one tensor for each input."""
 
 PATHS = ("straight", "restore")
 POSITIONS_AT_ONCE = 2048
-"""Tokens, pixels or samples of all segments that run in one batch, which bounds the memory."""
+"""Most tokens, pixels or samples of the segments that run in one batch; bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Path:
-    """How to get from the baselines to the inputs.
+    """A path from the baselines to the inputs.
 
     Args:
         n_steps: the number of segments of a straight path; the number of parts that a restoring path
             splits the features into.
         kind: "straight" or "restore".
         n_paths: the number of random orders; each is followed in both directions.
-        feature_mask: the feature that each element belongs to, as for Captum's perturbation methods.
+        feature_mask: the feature of each element, as in Captum's perturbation methods.
         seed: of the random parts.
 
     Raises:
@@ -62,24 +59,24 @@ class Path:
     def __post_init__(self) -> None:
         """Check the arguments."""
         if self.n_steps < 1:
-            raise ValueError(f"n_steps is {self.n_steps}, and there is no less than one segment")
+            raise ValueError(f"n_steps is {self.n_steps}; it must be at least 1")
         if self.kind not in PATHS:
             raise ValueError(f"path is {self.kind!r}: choose one of {', '.join(PATHS)}")
         if self.n_paths < 1:
-            raise ValueError(f"n_paths is {self.n_paths}, and there is no less than one path")
+            raise ValueError(f"n_paths is {self.n_paths}; it must be at least 1")
         if self.kind == "straight" and (self.n_paths > 1 or self.feature_mask is not None):
-            raise ValueError('n_paths and feature_mask say how features are restored: pass path="restore"')
+            raise ValueError('n_paths and feature_mask need path="restore"')
 
 
 def restored(inputs: Sequence[Tensor], baselines: Sequence[Tensor], path: Path) -> Iterator[Order]:
     """Yield the points of each order in which random parts of the features are restored.
 
     Only features that differ from the baseline are split into parts. Every random order of the parts is
-    followed by its reverse. The parts of an example depend on the seed and on its number of differing
-    features alone: neither on padding nor on the other examples.
+    followed by its reverse. The parts of an example depend only on the seed and on its number of differing
+    features, not on padding or on other examples.
 
-    Without a feature mask, each token is a feature, of ids `(B, N)` and of embeddings `(B, N, D)`; in
-    tensors of other shapes each element is one.
+    Without a feature mask, each token of ids `(B, N)` and of embeddings `(B, N, D)` is a feature; in tensors
+    of other shapes each element is one.
 
     Args:
         inputs: the inputs.
@@ -87,9 +84,9 @@ def restored(inputs: Sequence[Tensor], baselines: Sequence[Tensor], path: Path) 
         path: a path of the kind "restore".
 
     Yields:
-        K + 1 points for each order, from the baselines to the inputs. There is one order for one part, else
-        `2 * n_paths`; K is the smaller of `n_steps` and the largest F of the batch. Where an example has
-        fewer features than parts, some of its points are the same.
+        K + 1 points for each order, from the baselines to the inputs. There is one order if K is 1, else
+        `2 * n_paths`; K is the smaller of `n_steps` and the largest F of the batch. If an example has
+        fewer features than parts, some of its points are equal.
 
     Raises:
         ValueError: the feature mask does not fit, or the inputs have different batch sizes.
@@ -120,13 +117,13 @@ def restored(inputs: Sequence[Tensor], baselines: Sequence[Tensor], path: Path) 
 
 
 def random_orders(count: int, n_paths: int, seed: int) -> list[Tensor]:
-    """Return random orders of `count` features, without touching torch's global generator."""
+    """Return random orders of `count` features, without using torch's global generator."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(count, generator=generator) for _ in range(n_paths)]
 
 
 def _parts(ranks: Sequence[Tensor], orders: Sequence[Tensor], parts: int) -> list[Tensor]:
-    """Return the part that each element is restored with, one tensor for each input, in its shape."""
+    """Return the part with which each element is restored, one tensor per input, in its shape."""
     made = [torch.empty_like(rank) for rank in ranks]
     for example, order in enumerate(orders):
         of_rank = order.new_zeros(max(1, len(order)))
@@ -142,12 +139,12 @@ def _ranks(
     """Number each example's features that differ from the baseline, in the order of their group numbers.
 
     Returns:
-        The number of each element's feature, one tensor for each input, in its shape; any number where a
-        feature does not differ. And F of each example.
+        The number of each element's feature, one tensor per input, in its shape; arbitrary for features that
+        do not differ. And F of each example.
     """
     if len({len(tensor) for tensor in inputs}) > 1:
         raise ValueError(
-            'path="restore" takes inputs of one batch size, and their first dimensions are '
+            'path="restore" needs inputs of one batch size; their first dimensions are '
             f"{', '.join(str(len(tensor)) for tensor in inputs)}"
         )
     groups = _groups(inputs, feature_mask)
@@ -159,13 +156,13 @@ def _ranks(
         counts.append(len(found))
         if len(found):
             for rank, group in zip(ranks, groups, strict=True):
-                places = torch.searchsorted(found.to(group.device), group[example].contiguous())
-                rank[example] = places.clamp(max=len(found) - 1)
+                numbers = torch.searchsorted(found.to(group.device), group[example].contiguous())
+                rank[example] = numbers.clamp(max=len(found) - 1)
     return ranks, counts
 
 
 def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] | None) -> list[Tensor]:
-    """Return the feature that each element belongs to, one tensor for each input, in its shape."""
+    """Return the feature of each element, one tensor per input, in its shape."""
     if feature_mask is None:
         made, count = [], 0
         for tensor in inputs:
@@ -180,9 +177,7 @@ def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] 
         raise ValueError(f"there are {len(masks)} feature masks for {len(inputs)} inputs")
     for mask, tensor in zip(masks, inputs, strict=True):
         if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.dtype is torch.bool:
-            raise ValueError(
-                "a feature mask is a tensor of integers: the feature that each element belongs to"
-            )
+            raise ValueError("a feature mask must be a tensor of integers, the feature of each element")
         fits = mask.dim() <= tensor.dim() and all(
             size in (1, wanted)
             for size, wanted in zip(reversed(mask.shape), reversed(tensor.shape), strict=False)
@@ -194,24 +189,61 @@ def _groups(inputs: Sequence[Tensor], feature_mask: Tensor | tuple[Tensor, ...] 
     return [mask.long().to(it.device).expand(it.shape) for mask, it in zip(masks, inputs, strict=True)]
 
 
-def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None, arguments: Any) -> int:
-    """Return how many segments of the batch to run in one pass.
+def assign_to_inputs(
+    contributions: Sequence[Tensor], sources: Sequence[Source], inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Assign the contributions of sources to the inputs that they came from.
 
-    One where a larger batch may not do the same: dropout draws anew for each row, a decoder without a
-    padding token takes one text, an unknown function may have tensors of this batch size within it, and
-    arguments such as dictionaries are not repeated.
+    Args:
+        contributions: one for each source, in its shape; `(..., D)` for embeddings that were looked up.
+        sources: the sources, as both runs recorded them.
+        inputs: the inputs.
+
+    Returns:
+        One tensor per input, in its shape.
+
+    Raises:
+        ValueError: the ids of embeddings that contribute are unknown.
+    """
+    floats = iter([part for it, part in zip(sources, contributions, strict=True) if not it.looked_up])
+    sizes = [0 if it.is_floating_point() else it.numel() for it in inputs]
+    dtype = next((it.dtype for it in contributions), None)
+    of_ids = torch.zeros(sum(sizes), dtype=dtype, device=inputs[0].device)
+    for source, contribution in zip(sources, contributions, strict=True):
+        if not source.looked_up or not contribution.any():
+            continue
+        assert source.positions is not None
+        credited = source.positions.credit(contribution.sum(-1))
+        if credited is None:
+            raise ValueError(
+                f"embeddings {tuple(contribution.shape)} were looked up by numbers computed from ids, and it "
+                "is unknown which id they belong to. Pass embeddings as inputs."
+            )
+        of_ids = of_ids.to(credited.device) + credited
+    return tuple(
+        next(floats) if tensor.is_floating_point() else part.view(tensor.shape)
+        for tensor, part in zip(inputs, torch.split(of_ids, sizes), strict=True)
+    )
+
+
+def segments_at_once(inputs: Sequence[Tensor], model: nn.Module | None, arguments: Any) -> int:
+    """Return the number of segments to run in one pass.
+
+    It is 1 if a larger batch may change the result: dropout draws new numbers for each row, a decoder without
+    a padding token takes one text, an unknown function may hold tensors of this batch size, and arguments
+    such as dictionaries are not repeated.
 
     Args:
         inputs: the inputs of one segment.
-        model: the model that runs; None where it is not known.
+        model: the model that runs; None if it is unknown.
         arguments: further arguments of the forward function.
     """
     given = arguments if isinstance(arguments, tuple) else (arguments,)
     if not all(it is None or isinstance(it, Tensor | int | float | str) for it in given):
         return 1
-    if model is None or any(map(drops_at_random, every(model))):
+    if model is None or any(map(has_active_dropout, submodules(model))):
         return 1
-    configs = (getattr(module, "config", None) for module in every(model))
+    configs = (getattr(module, "config", None) for module in submodules(model))
     if len(inputs[0]) == 1 and any(getattr(config, "pad_token_id", 0) is None for config in configs):
         return 1
     positions = sum(
@@ -227,7 +259,7 @@ def batched(orders: Iterator[Order], at_once: int) -> Iterator[list[Order]]:
 
 
 def repeated(arguments: Any, batch: int, times: int) -> Any:
-    """Repeat `additional_forward_args` for several segments: tensors that have a row for each example.
+    """Repeat those tensors of `additional_forward_args` that have a row per example, for several segments.
 
     Args:
         arguments: one argument, or a tuple of them.
@@ -243,18 +275,18 @@ def repeated(arguments: Any, batch: int, times: int) -> Any:
 
 @dataclass(frozen=True)
 class SegmentRun:
-    """A segment of one or several orders, which ran in one batch of G * B rows, the first order first.
+    """One segment of one or several orders, which ran in one batch of G * B rows, order by order.
 
     Attributes:
         comparison: the runs at both ends.
-        again: repeats the comparison; takes what records the hidden states, and options of `compare_path`.
-        inputs: where the segment ends, `(G * B, ...)`.
-        depths: the hidden states at every depth, where they are recorded.
-        sources: the sources of the whole comparison, where points lie between those of the inputs, as on a
-            straight path of ids.
+        again: repeats the comparison; called with a recorder of hidden states, and options of `compare_path`.
+        inputs: the end of the segment, `(G * B, ...)`.
+        depths: the hidden states at every depth, if they are recorded.
+        sources: the sources of the whole path, if its points lie between embeddings, as on a straight path
+            of ids.
         orders: G.
-        weight: of each order in the average.
-        length: of a straight path, the part that the segment is of it.
+        weight: the weight of each order in the average.
+        length: the share of a straight path that the segment covers.
     """
 
     comparison: Comparison
@@ -267,17 +299,17 @@ class SegmentRun:
     length: float = 1.0
 
     def finer(self, depths: Depths | None = None) -> Comparison | None:
-        """Compare in float64; return None where the model or the device does not admit that."""
+        """Compare in float64; return None if the model or the device does not support it."""
         try:
             return self.again(depths, precision=torch.float64)
         except (UnsupportedOperationError, TypeError, RuntimeError):
             return None
 
     def of_inputs(self, comparison: Comparison, target: TargetType) -> Scored:
-        """Return the contributions to the explained output, one tensor for each input, in its shape."""
+        """Return the contributions to the target, one tensor per input, in its shape."""
         output, base = self._selected(comparison, target)
         contributions = comparison.contributions(output)
-        made = on_inputs(contributions, self.sources or comparison.sources, self.inputs)
+        made = assign_to_inputs(contributions, self.sources or comparison.sources, self.inputs)
         return self._scored(made, output, base, comparison, target)
 
     def of_layers(self, comparison: Comparison, depths: Depths | None, target: TargetType) -> list[Scored]:
@@ -293,13 +325,13 @@ class SegmentRun:
         ]
 
     def multipliers(self, target: TargetType) -> tuple[Tensor, ...]:
-        """Return the multipliers of the inputs, which are floats, times the length of the segment."""
+        """Return the multipliers of floating-point inputs, times the length of the segment."""
         output, _ = self._selected(self.comparison, target)
         leaves = [source.leaf for source in self.comparison.sources]
         return tuple(one * self.length for one in self.comparison.multipliers(output, leaves))
 
     def _selected(self, comparison: Comparison, target: TargetType) -> tuple[Tensor, Tensor]:
-        """Return the explained output at both ends, `(G * B,)`, for a target as of Captum's methods."""
+        """Return the target's output at both ends, `(G * B,)`."""
         target = expand_target(target, self.orders) if self.orders > 1 else target
         return selected(comparison.output, target), selected(comparison.base, target)
 
@@ -326,7 +358,7 @@ class PathSum:
 
     Attributes:
         scores: the sum so far, one tensor for each input, in its shape.
-        delta: `(B,)`, how far its sum is off the difference of the output.
+        delta: `(B,)`, the sum of the scores minus the output's difference.
     """
 
     scores: tuple[Tensor, ...] = ()
@@ -338,7 +370,7 @@ class PathSum:
         Args:
             run: the segment.
             scores: its scores, `(G * B, ...)` each.
-            delta: `(G * B,)`, how far they are off.
+            delta: `(G * B,)`, their sum minus the output's difference.
         """
         made = [
             (part.reshape(run.orders, -1, *part.shape[1:]).sum(0) * run.weight) for part in (*scores, delta)

@@ -1,4 +1,4 @@
-"""Which token is explained: what the caller says, else the target, else what the model's head reads.
+"""The explained token: the `position` argument, else the target's, else the token that the head reads.
 
 B batch, N tokens, C classes.
 """
@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from captum_globenc.attr.arguments import select
 from captum_globenc.attr.run import Run
-from captum_globenc.attr.selected import select
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
 from captum_globenc.errors import NoPositionError
@@ -18,35 +18,35 @@ from captum_globenc.errors import NoPositionError
 Position = int | Tensor | slice | Sequence[int] | Sequence[Sequence[int]] | Literal["mean"]
 """One token of every text, or the average of several.
 
-An index; one for each text, `(B,)`; a slice; a list of indices for each text; weights `(B, N)`, floats; or
-"mean" for all real tokens.
+One of: an index; an index for each text, `(B,)`; a slice; a list of indices for each text; floating-point
+weights `(B, N)`; or "mean" for all real tokens.
 """
 
 Parts = tuple[int | slice, ...]
-"""Positions, and slices of positions, that a head averages."""
+"""Positions and slices that a head averages."""
 
 
 def explained(run: Run, target: Any, position: Position | None) -> Tensor:
-    """Return which tokens are explained: what the caller says, else the target, else what the head reads.
+    """Return the weights of the explained tokens.
 
     Args:
-        run: what ran.
-        target: which output is explained; checked as Captum checks it.
-        position: what the caller says.
+        run: the recorded pass.
+        target: the index of the explained output, as in Captum.
+        position: the explained tokens; None for the target's position, else the tokens that the head reads.
 
     Returns:
         Weights `(B, 1, N)`, summing to 1.
 
     Raises:
-        TypeError: `target` is given, and the output is no tensor.
-        ValueError: the position is wrong, or needed and not given.
+        TypeError: `target` is given, and the output is not a tensor.
+        ValueError: the position is wrong, or required and missing.
         AssertionError, IndexError: `target` has the wrong length or is out of range.
     """
     _check_target(run.output, target)
     chosen: Any = position
     if position is None:
         chosen = default_position(run.encoder, run.inputs, run.output, target, tokens=run.real.shape[1])
-    elif isinstance(chosen, tuple):  # a list like any other here: one index for each example
+    elif isinstance(chosen, tuple):  # one index for each example; tuples inside mean slices of a head
         chosen = list(chosen)
     return start_weights(chosen, run.real, run.mixtures[0].dtype)
 
@@ -65,23 +65,23 @@ def _check_target(output: Any, target: Any) -> None:
 def default_position(
     encoder: Encoder, inputs: Tensor, output: Any, target: Any, tokens: int
 ) -> Position | Parts:
-    """Return what `target` says where the output is per token, else what the model's head reads.
+    """Return the position in `target` for outputs per token, else the tokens that the model's head reads.
 
     Args:
-        encoder: the encoder that ran.
-        inputs: what it was given.
-        output: what the forward function returned.
-        target: which output is explained, as Captum understands it.
+        encoder: the encoder.
+        inputs: its inputs.
+        output: the output of the forward function.
+        target: the index of the explained output, as in Captum.
         tokens: N.
 
     Raises:
-        NoPositionError: the head reads no one token, nor a known average of them.
+        NoPositionError: the head reads neither one token nor a known average of tokens.
     """
     per_token = (
         target is not None
         and isinstance(output, Tensor)
         and output.shape[1:2] == (tokens,)
-        # What a decoder returns has positions of its own, even where it has as many.
+        # The positions of a decoder's output are not the encoder's, even if their number is the same.
         and not encoder.has_decoder
     )
     if per_token and (output.ndim == 3 or (output.ndim == 2 and encoder.has_per_token_head)):
@@ -89,14 +89,14 @@ def default_position(
     head = type(encoder.head).__name__
     if encoder.has_per_token_head:
         raise NoPositionError(
-            f"{head} gives one output per token and pools none: pass target=(position, class), or "
+            f"{head} gives one output per token and pools no token: pass target=(position, class), or "
             "position=..."
         )
     pooled = encoder.pooled
     if pooled is None:
         raise NoPositionError(
-            f"What is read of {head} is no one token, nor a known average of tokens, or nothing says what it "
-            'is: pass position=..., an index or "mean".'
+            f"It is unknown which tokens of {head} are read, or they are neither one token nor an average of "
+            'tokens: pass position=..., an index or "mean".'
         )
     if isinstance(pooled, int):
         return pooled if pooled >= 0 else tokens + pooled
@@ -104,12 +104,12 @@ def default_position(
 
 
 def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how much of each token's last representation is explained.
+    """Return the weight of each token in the explained representation.
 
     Args:
-        position: which tokens.
+        position: the explained tokens; a tuple averages positions and slices, as some heads do.
         real: `(B, N)`, False at padding.
-        dtype: of what is returned.
+        dtype: of the weights.
 
     Returns:
         `(B, 1, N)`, summing to 1.
@@ -125,7 +125,7 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     if isinstance(position, tuple):
         return pooled_weights(position, tokens).to(real.device, dtype).expand(batch, 1, tokens)
     if isinstance(position, str) and position != "mean":
-        raise ValueError(f'position is {position!r}; the only word for one is "mean".')
+        raise ValueError(f'position is {position!r}; the only accepted string is "mean".')
     if isinstance(position, str | slice):
         chosen = torch.zeros_like(real)
         chosen[:, slice(None) if isinstance(position, str) else position] = True
@@ -143,14 +143,14 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     index = index.long().expand(batch)
     chosen = torch.arange(tokens, device=real.device) == index[:, None]
     hit = (chosen & real).any(dim=1)
-    if not bool(hit.all()):  # looked at once, because looking waits for the device
+    if not bool(hit.all()):  # the only device sync
         if bool(((index < 0) | (index >= tokens)).any()):
             raise ValueError(
                 f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}."
             )
         example = int((~hit).nonzero()[0])
-        there = real[example].nonzero().flatten().tolist()
-        kept = f"{there[0]} to {there[-1]}" if there else "none"
+        found = real[example].nonzero().flatten().tolist()
+        kept = f"{found[0]} to {found[-1]}" if found else "none"
         raise ValueError(
             f"position {int(index[example])} of example {example} is padding; its real tokens are {kept}. "
             "Pass position=..."
@@ -159,25 +159,25 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
 
 
 def _averaged(weights: Tensor, real: Tensor) -> Tensor:
-    """Make weights `(B, N)` sum to 1, as `(B, 1, N)`; refuse what weighs padding, or nothing."""
+    """Normalize weights `(B, N)` to sum 1, as `(B, 1, N)`; reject weights of padding, and no weights."""
     total = weights.sum(dim=-1, keepdim=True)
     negative = ~(weights.isfinite() & (weights >= 0)).all()
     padding = ((weights > 0) & ~real).any()
-    if bool(negative | padding | (total == 0).any()):  # looked at once, because looking waits for the device
+    if bool(negative | padding | (total == 0).any()):  # the only device sync
         if bool(negative):
-            raise ValueError("position holds weights that are negative or not finite.")
+            raise ValueError("position has weights that are negative or not finite.")
         if bool(padding):
-            raise ValueError("position weighs padding: only real tokens can be explained.")
+            raise ValueError("position gives weight to padding: only real tokens can be explained.")
         empty = int((total == 0).flatten().nonzero()[0])
         raise ValueError(
-            f"no real token of example {empty} is at position=...; where an example is all padding, there "
-            "is no token to explain."
+            f"no real token of example {empty} is at position=...; an example of padding only cannot be "
+            "explained."
         )
     return (weights / total)[:, None]
 
 
 def _counts(positions: Sequence[Any], real: Tensor) -> Tensor:
-    """Return how often each token is named, `(B, N)`, by a list of indices for each text."""
+    """Return the number of times each token occurs in a list of indices for each text, `(B, N)`."""
     batch, tokens = real.shape
     if len(positions) != batch:
         raise ValueError(f"position holds lists for {len(positions)} texts, the batch has {batch}.")
@@ -194,9 +194,9 @@ def _counts(positions: Sequence[Any], real: Tensor) -> Tensor:
 
 
 def _first_index(target: Any, tokens: int) -> Position:
-    """Return the position, the first of each target's indices: an int, or a tensor of one each.
+    """Return the position, the first of each target's indices: an int, or a tensor with one per example.
 
-    Captum takes what counts from the end, and one target for all.
+    As in Captum, negative indices count from the end, and one target may hold for all examples.
     """
     if isinstance(target, tuple):
         target = target[0]

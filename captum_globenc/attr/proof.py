@@ -1,4 +1,4 @@
-"""Checks that keep a wrong number from leaving: contributions sum up, and the recorded model is the model."""
+"""Check contributions: they sum to the output's difference, and recording does not change the output."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,38 +12,35 @@ from torch.overrides import BaseTorchFunctionMode
 from captum_globenc.differences import Comparison, RandomNumbers
 from captum_globenc.errors import PrecisionError, PrecisionWarning, ReconstructionError
 
-__all__ = ["Proof", "ProofError", "Scored", "check_output", "check_sum", "run_plainly"]
-
 ProofError = ReconstructionError
 """The earlier name."""
 
 QUICK = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""How far a sum may be off, in units of what is summed, to be right at first sight."""
+"""Error of a sum, relative to the sum of absolute terms, below which no further check is needed."""
 
 SLACK = {torch.float64: 1e3, torch.float32: 4.0}
-"""How much more than its first order counts as rounding: in float64 there is room for what rules round."""
+"""Factor on the first-order estimate of rounding; large in float64, where rules round as well."""
 
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 0.25}
-"""How far the recorded model's output may be off the model's own, in units of the largest output."""
+"""Accepted difference between the recorded model's output and its own, relative to the largest output."""
 
 ADVICE = (
-    "Choose a baseline that the model can read: for ids the masked text (EncoderForward.masked) or, where "
-    'there is no mask token, the mean of the word embeddings (baseline="mean" of explain) in place of zero '
-    "embeddings."
+    "Choose a baseline that the model can read: for ids the masked text (EncoderForward.masked) or, without "
+    'a mask token, the mean of the word embeddings (baseline="mean" of explain) instead of zero embeddings.'
 )
 
 
 class Proof:
-    """Remembers for which operations the recorded model was found to give the model's own outputs.
+    """Check that recording does not change the output, once for each operation and types of its arguments.
 
-    Costs a forward pass for each run whenever an operation, or types of its arguments, are met first.
+    A check costs one forward pass per run.
     """
 
     def __init__(self) -> None:
-        self._proven: set[Any] = set()
+        self._checked: set[Any] = set()
 
     def __reduce__(self) -> Any:
-        """Return an empty one to copies and pickles: torch functions cannot be pickled."""
+        """Return an empty object for copies and pickles, because torch functions cannot be pickled."""
         return Proof, ()
 
     def check(
@@ -57,9 +54,9 @@ class Proof:
 
         Args:
             run: the run.
-            plain: runs the same function at the inputs without being recorded, with the same random numbers.
-            model: the model, whose dtype tells the precision.
-            plain_base: runs the function at the baseline without being recorded; None skips that check.
+            plain: runs the same function at the inputs without recording, with the same random numbers.
+            model: the model, whose dtype sets the tolerance.
+            plain_base: runs the function at the baseline without recording; None skips that check.
 
         Raises:
             TypeError: the output is not a tensor.
@@ -67,27 +64,27 @@ class Proof:
         """
         if not isinstance(run.output, Tensor):
             raise TypeError(
-                f"forward_func returned a {type(run.output).__name__}, and a tensor is explained: wrap the "
-                "model in EncoderForward."
+                f"forward_func returned a {type(run.output).__name__}, not a tensor: wrap the model in "
+                "EncoderForward."
             )
-        if self._proven.issuperset(run.trace.operations):
+        if self._checked.issuperset(run.trace.operations):
             return
         with torch.no_grad():
             check_output(run.output.detach(), plain(), model, run.trace.rounded)
             if plain_base is not None:
                 check_output(run.base, plain_base(), model, run.trace.rounded, "baseline")
-        self._proven |= run.trace.operations
+        self._checked |= run.trace.operations
 
 
 def run_plainly(function: Callable[..., Any], tensors: Sequence[Tensor], numbers: RandomNumbers) -> Any:
-    """Run a function as it runs when it is not recorded, with the random numbers of the recorded runs.
+    """Run a function without recording, with the random numbers of the recorded runs.
 
     Args:
         function: the function.
-        tensors: its inputs, which it gets copies of.
+        tensors: its inputs, which are copied.
         numbers: the random numbers.
     """
-    # A mode that does nothing keeps torch off its fast path, which sets padding to 0.
+    # An empty mode turns off torch's fast path, which sets padding to 0.
     with numbers.again(), BaseTorchFunctionMode():
         return function(*(tensor.clone() for tensor in tensors))
 
@@ -97,11 +94,11 @@ class Scored:
     """Contributions and the outputs whose difference they sum to.
 
     Args:
-        contributions: of all inputs, each with the batch first.
-        output: `(B,)` at the inputs.
-        base: `(B,)` at the baseline.
-        lowest: the precision that was computed in.
-        rounding: from the number of an example to how far rounding may move its sum; costs a comparison.
+        contributions: one tensor per input, batch first.
+        output: `(B,)`, the output at the inputs.
+        base: `(B,)`, the output at the baseline.
+        lowest: the lowest precision of the computation.
+        rounding: returns the rounding error of an example's sum, given its number; costs a comparison.
     """
 
     contributions: tuple[Tensor, ...]
@@ -111,7 +108,7 @@ class Scored:
     rounding: Callable[[int], float]
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """Return `(B,)`, the sum of contributions, and that of their sizes."""
+        """Return the sum of contributions, and of their absolute values, each `(B,)`."""
         parts = [part.reshape(len(self.output), -1).to(self.output.device) for part in self.contributions]
         both = torch.stack([torch.stack([part.sum(1), part.abs().sum(1)]) for part in parts]).sum(0)
         return both[0], both[1]
@@ -120,14 +117,13 @@ class Scored:
 def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return contributions that sum to the difference of their output.
 
-    A sum that is off by little of what is summed, and by little more than the rounding of the outputs, is
-    right, unless contributions are much larger than the outputs. For other examples everything is computed
-    once more in float64, whose contributions are then returned. What is still off by more than rounding is
-    an error.
+    A sum passes if its error is small relative to the contributions and to the rounding of the outputs, and
+    contributions are not much larger than the outputs. For other examples, contributions are computed again
+    in float64, and these are returned. An error above rounding is then raised.
 
     Args:
         first: contributions in the model's precision.
-        finer: computes them in float64; where that cannot be, returns those in the model's precision.
+        finer: computes them in float64 if the model supports it, else in the model's precision.
 
     Returns:
         The contributions, and `(B,)`, their sum minus the difference.
@@ -165,11 +161,11 @@ def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) 
     Args:
         example: its number.
         scored: contributions, the finer ones.
-        sums: of its contributions, and of their sizes.
-        eps: the rounding of the model's own output.
+        sums: the sum of its contributions, and of their absolute values.
+        eps: of the dtype of the model's output.
 
     Raises:
-        ReconstructionError: the sum is off by more than rounding.
+        ReconstructionError: the error of the sum is larger than rounding.
         PrecisionError: rounding is larger than the difference.
     """
     total, size = sums
@@ -179,25 +175,25 @@ def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) 
     if not delta <= QUICK[scored.lowest] * size + resolution:
         rounding = scored.rounding(example)
         if size <= 1e-6 * rounding / torch.finfo(scored.lowest).eps:
-            return  # an output that does not depend on the inputs: contributions are rounding themselves
+            return  # the output does not depend on the inputs: contributions are rounding errors
         bound = SLACK[scored.lowest] * rounding + 4 * resolution
         found = (
-            f"The contributions of example {example} sum to {total:.6g}, and its output changes by "
-            f"{output - base:.6g} from the baseline"
+            f"The contributions of example {example} sum to {total:.6g}, but its output differs from the "
+            f"baseline's by {output - base:.6g}"
         )
         if not delta <= bound:
             raise ReconstructionError(
-                f"{found}, where rounding explains {bound:.2g}: something in the model depends on the inputs "
-                "in a way that is not seen, such as weights that are indexed by ids, weight[ids] instead of "
-                "an embedding, masks made of ids, functions outside of torch, or other examples of the batch."
+                f"{found}; rounding explains at most {bound:.2g}. The model depends on the inputs in a way "
+                "that is not recorded, such as weights indexed by ids (weight[ids] instead of an embedding), "
+                "masks computed from ids, functions outside of torch, or other examples of the batch."
             )
         if delta > change > resolution:
-            raise PrecisionError(f"{found}: the rounding of contributions that cancel is larger. {ADVICE}")
-    # An output that does not change but by rounding is no reason to warn: contributions are what they are.
+            raise PrecisionError(f"{found}: contributions cancel, and their rounding is larger. {ADVICE}")
+    # No warning if the output only changes by rounding.
     if size > 1e4 * change and change > 8 * resolution and size > 100 * (abs(output) + abs(base)):
         warnings.warn(
-            f"The contributions of example {example} cancel: their sizes sum to {size:.3g}, and its output "
-            f"changes by {output - base:.3g}. {ADVICE}",
+            f"The contributions of example {example} cancel: their absolute values sum to {size:.3g}, and "
+            f"its output changes by {output - base:.3g}. {ADVICE}",
             PrecisionWarning,
             stacklevel=6,
         )
@@ -210,14 +206,14 @@ def check_output(
     rounded: set[torch.dtype] | frozenset[torch.dtype] = frozenset(),
     at: str = "input",
 ) -> None:
-    """Check that the recorded model gives what it gives by itself.
+    """Check that recording does not change the model's output.
 
     Args:
         recorded: its output in the recorded run.
         plain: its output without recording.
-        model: the model, whose dtype tells the precision.
-        rounded: lower precisions that the model rounds to, and the recorded run does not.
-        at: where both ran, for the message.
+        model: the model, whose dtype sets the tolerance.
+        rounded: lower precisions that only the run without recording rounds to.
+        at: "input" or "baseline", for the message.
 
     Raises:
         ReconstructionError: they differ by more than rounding.
@@ -227,10 +223,10 @@ def check_output(
     allowed = max(OUTPUT_TOLERANCE.get(dtype, 0.0) for dtype in {*dtypes, torch.float32})
     finite = plain.isfinite()  # check_sum rejects other values
     largest = float(plain[finite].abs().max()) if finite.any() else 0.0
-    off = float((recorded - plain)[finite].abs().max()) if finite.any() else 0.0
-    if not off <= allowed * max(largest, 1e-3):
+    error = float((recorded - plain)[finite].abs().max()) if finite.any() else 0.0
+    if not error <= allowed * max(largest, 1e-3):
         raise ReconstructionError(
-            f"The recorded model's output at the {at} is off its own by {off:.6g} (its largest is "
-            f"{largest:.6g}): forward_func has to do the same each time it is called. Does it draw random "
-            "numbers, or does a function replace one of torch's?"
+            f"Recording changes the model's output at the {at} by {error:.6g} (the largest output is "
+            f"{largest:.6g}): forward_func must compute the same in every call. Check whether it draws "
+            "random numbers, or replaces functions of torch."
         )

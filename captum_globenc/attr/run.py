@@ -1,4 +1,4 @@
-"""One run of the model for GlobEnc: what was given, what came out, and what each layer mixed.
+"""Run the model once for GlobEnc, and decompose each layer.
 
 B batch, L layers, N tokens, D embedding size.
 """
@@ -11,31 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.attr.arguments import as_tensors
 from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
-from captum_globenc.attr.sources import as_tensors
 from captum_globenc.captum_api import run_forward
-from captum_globenc.decomposition.mixing import mix
-from captum_globenc.decomposition.mixture import Mixture
+from captum_globenc.decomposition.mixing import Mixture, mix
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.encoders.search import pooled_by
 from captum_globenc.encoders.tokens import Grid
-from captum_globenc.recording.recorder import not_finite, record
+from captum_globenc.recording.checks import not_finite
+from captum_globenc.recording.recorder import record
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one recorded pass gave.
+    """The inputs and results of one recorded pass.
 
     Args:
-        encoder: the encoder that ran, and what `forward_func` is known to read of it.
-        inputs: the one tensor that was given.
-        grid: how its tokens lie on the inputs; None where each has an entry of its own.
-        output: what the forward function returned.
-        mixtures: what each layer passes from source to receiver.
+        encoder: the encoder; its `pooled` holds for the forward function.
+        inputs: the input tensor.
+        grid: layout of tokens on the inputs; None if each has an entry of its own.
+        output: the output of the forward function.
+        mixtures: the token-to-token matrix of each layer.
         real: `(B, N)`, False at padding.
-        unmasked: `(B, N)`, True at padding that no mask covers; None where none can be told.
+        unmasked: `(B, N)`, True at padding without a mask; None if the padding token is unknown.
     """
 
     encoder: Encoder
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def leading(self) -> tuple[int, ...]:
-        """The dimensions of the inputs that number the texts: `(B,)`, or more that multiply to it."""
+        """The dimensions of the inputs that number the texts: `(B,)`, or several whose product is B."""
         return tuple(self.inputs.shape[:-1]) if _numbers_texts(self.inputs, self.real) else (len(self.real),)
 
 
@@ -59,19 +59,19 @@ def run(
     additional_forward_args: object | None,
     mixing: str,
 ) -> Run:
-    """Run the model once, and decompose each layer as it is done.
+    """Run the model once, and decompose each layer as soon as it has run.
 
     Args:
-        forward_func: as for :class:`~captum_globenc.GlobEnc`.
-        model: likewise.
-        inputs: as for its `attribute`.
-        additional_forward_args: likewise.
-        mixing: as for :class:`~captum_globenc.GlobEnc`.
+        forward_func: the forward function, as in Captum.
+        model: the module that holds the encoder.
+        inputs: a tensor, or a tuple of one.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
+        mixing: one of :data:`~captum_globenc.decomposition.mixing.MIXINGS`.
 
     Raises:
-        Exception: as `attribute` does, as far as the run itself is concerned.
+        Exception: as for :meth:`captum_globenc.GlobEnc.attribute`.
     """
-    # The model may have changed between two calls, so the encoder is looked up anew.
+    # The model may have changed since the last call, so the encoder is searched again.
     encoder = find_encoder(model)
     encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
     tensor = single_tensor(inputs, encoder)
@@ -80,9 +80,9 @@ def run(
     workspace = Workspace.on(tensor.device)
 
     def decompose(layer: LayerRecord) -> None:
-        # The last layer's tiles are left to be made, for the receivers that are explained.
+        # Not the last layer, of which only the explained receivers are needed.
         if mixtures:
-            mixtures[-1].settle()
+            mixtures[-1].materialize()
         mixtures.append(mix(layer, mixing, workspace))
         padding.append(layer.real)
 
@@ -90,7 +90,7 @@ def run(
         lambda: run_forward(forward_func, tensor, additional_forward_args),
         encoder,
         decompose,
-        again=True,
+        check_tokens=True,
     )
     first = mixtures[0]
     real = (
@@ -104,10 +104,10 @@ def run(
 
 
 def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
-    """Return what was made of mixtures.
+    """Return values computed from mixtures.
 
     Raises:
-        ValueError: it is not finite; the message names the first layer that passes on what is not.
+        ValueError: they are not finite; the message names the first layer whose matrix is not.
     """
     if not bool(values.isfinite().all()):
         broken = (it for it, mixture in enumerate(mixtures) if not bool(mixture.matrix().isfinite().all()))
@@ -116,15 +116,15 @@ def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
 
 
 def finite_scores(values: Tensor, ran: Run) -> Tensor:
-    """Return scores `(B, ..., N)` that were made of mixtures; warn where padding has some of them.
+    """Return scores `(B, ..., N)` computed from mixtures; warn if padding without a mask has scores.
 
     Raises:
-        ValueError: as `finite` does.
+        ValueError: they are not finite; the message names the first layer whose matrix is not.
     """
     if ran.unmasked is None:
         return finite(values, ran.mixtures)
     scored = values.flatten(1, -2).ne(0).any(1) & ran.unmasked.to(values.device)
-    # One look at both, because looking waits for the device.
+    # Both are read with one device sync.
     whole, padded = torch.stack([values.isfinite().all(), scored.any()]).tolist()
     if not whole:
         return finite(values, ran.mixtures)
@@ -134,7 +134,7 @@ def finite_scores(values: Tensor, ran: Run) -> Tensor:
 
 
 def single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tensor:
-    """Return the one tensor that inputs are, refusing token ids given as floats."""
+    """Return the one input tensor; reject token ids that are floats."""
     tensors = as_tensors(inputs, ids_of_texts=encoder.grid is None)
     if len(tensors) != 1:
         raise ValueError(
@@ -151,13 +151,13 @@ def single_tensor(inputs: Tensor | tuple[Tensor, ...], encoder: Encoder) -> Tens
 
 
 def _numbers_texts(inputs: Tensor, real: Tensor) -> bool:
-    """Whether inputs are ids `(B1, B2, ..., N)` of several texts an example, such as choices or sentences."""
+    """Whether inputs are ids `(B1, B2, ..., N)` of several texts per example, such as choices."""
     several = inputs.ndim > 2 and not inputs.is_floating_point() and inputs.shape[-1] == real.shape[1]
     return several and math.prod(inputs.shape[:-1]) == len(real)
 
 
 def grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
-    """Return how the tokens lie on the inputs: as the family cuts them, or one entry for each (None)."""
+    """Return the layout of tokens on the inputs; None if each token has an entry of its own."""
     batch, tokens = real.shape
     shape = tuple(inputs.shape)
     grid = encoder.grid
@@ -167,12 +167,11 @@ def grid_on(inputs: Tensor, encoder: Encoder, real: Tensor) -> Grid | None:
         virtual = tokens - shape[-1] if shape == (batch, *shape[-1:]) else 0
         if virtual > 0:
             raise ValueError(
-                f"The encoder worked on {tokens} tokens, {virtual} more than the inputs {shape} hold: "
-                "virtual ones, such as prompt tuning adds, belong to no input, so that their shares cannot "
-                "be laid on any."
+                f"The encoder read {tokens} tokens, {virtual} more than the inputs {shape} hold: virtual "
+                "tokens, as of prompt tuning, belong to no input, so their scores cannot be assigned."
             )
         raise ValueError(
-            f"inputs are {shape}, but the encoder worked on (batch, tokens) = {(batch, tokens)}: pass "
-            "what the encoder reads: ids or embeddings, one for each token, or its pixels or sound."
+            f"inputs are {shape}, but the encoder read (batch, tokens) = {(batch, tokens)}. Pass the "
+            "encoder's inputs: ids or embeddings, one for each token, or its pixels or sound."
         )
     return None

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.datasets.passes import Passes, Scored
 from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
-from captum_globenc.recording.training import refuse_dropout
+from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import class_names, class_of
 from captum_globenc.texts.loading import load_classifier
 from captum_globenc.texts.provenance import weights_digest
@@ -269,7 +269,7 @@ class Attributor:
         if not isinstance(model, PreTrainedModel):
             model, tokenizer, missing = load_classifier(model)
             model = settings.placed(model)
-        refuse_dropout(model)
+        reject_dropout(model)
         names = class_names(model.config)
         if model.config.problem_type == "regression" and len(names) > 1 and settings.target is None:
             raise ValueError(

@@ -1,1 +1,1 @@
-"""GlobEnc's tensor maths: knows no model, no hook, no Captum."""
+"""GlobEnc's tensor math: does not know models, hooks or Captum."""

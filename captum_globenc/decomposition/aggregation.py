@@ -1,6 +1,6 @@
-"""Aggregation over layers: what tokens have gathered from every input token.
+"""Aggregate token-to-token matrices over layers: how much of each input token reaches a later token.
 
-Knows only what each layer passes. B batch, L layers, N tokens, P rows asked for.
+B batch, L layers, N tokens, P rows.
 """
 
 import math
@@ -10,30 +10,29 @@ import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.flow import max_flow
-from captum_globenc.decomposition.mixture import Mixture
+from captum_globenc.decomposition.mixing import Mixture
 from captum_globenc.decomposition.workspace import full_precision
 
 
 def rollout(
     mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Carry rows of weights backwards through the layers (Abnar and Zuidema 2020, section 3).
+    """Multiply rows of weights with the matrices of all layers (Abnar and Zuidema 2020, section 3).
 
-    The rollout is `G_1 = X_1`, `G_l = X_l G_{l-1}`: nothing is normalised, no identity is added. A
-    row of it is a row vector taken through the layers from the last to the first, which costs
-    O(L N^2) where the product of the matrices costs O(L N^3). Its scale grows by about a factor of
-    15 a layer, so each row vector is rescaled by one factor as it goes, the logarithm of which is
-    kept.
+    The rollout is `G_1 = X_1`, `G_l = X_l G_{l-1}`, without normalization and without adding an identity.
+    Each of its rows is a row vector multiplied with the matrices from the last layer to the first, which
+    costs O(L N^2); the product of the matrices costs O(L N^3). Values grow by a factor of about 15 per layer,
+    so each row is rescaled at every layer, and the logarithm of its scale is returned.
 
     Args:
         mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
         start: `(B, P, N)`, weights of the receivers after layer L. Rows of the identity give rows
             of the rollout.
-        every_depth: whether to give the rows of `G_1` to `G_L`, one after the other, and not of `G_L` alone.
+        every_depth: whether to return the rows of `G_1` to `G_L`, in this order, instead of `G_L`'s.
 
     Returns:
-        `(B, P, N)`, or `(B, L P, N)`, rows whose largest entry is 1 (or 0 where nothing arrives), and the
-        float64 logarithm `(B, P)` of what they are to be multiplied with.
+        Rows `(B, P, N)`, or `(B, L P, N)`, with largest entry 1 (0 if no weight arrives), and the float64
+        logarithm `(B, P)` of their scales.
 
     Example:
         >>> mixture = torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])
@@ -47,7 +46,7 @@ def rollout(
         if every_depth:
             rows = torch.cat([start, rows], dim=1)
             log_scale = torch.cat([log_scale.new_zeros(start.shape[:2]), log_scale], dim=1)
-        rows = mixture.carry(rows) if isinstance(mixture, Mixture) else rows @ mixture
+        rows = mixture.left_multiply(rows) if isinstance(mixture, Mixture) else rows @ mixture
         scale = rows.amax(dim=-1)
         scale = scale.where(scale > 0, 1)
         rows = rows / scale[..., None]
@@ -58,7 +57,7 @@ def rollout(
 def _flows(
     mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return maximum flows as :func:`rollout` returns its rows."""
+    """Return maximum flows; arguments and result are those of :func:`rollout`."""
     matrices = [it.matrix() if isinstance(it, Mixture) else it for it in mixtures]
     depths = range(1 if every_depth else len(matrices), len(matrices) + 1)
     rows, scales = zip(*(max_flow(matrices[:depth], start) for depth in depths), strict=True)
@@ -66,7 +65,7 @@ def _flows(
 
 
 AGGREGATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"rollout": rollout, "max-flow": _flows}
-"""The ways to aggregate over layers by name: of mixtures, a start, and whether for every depth."""
+"""Aggregations by name; arguments and result are those of :func:`rollout`."""
 
 
 def gather(
@@ -76,14 +75,14 @@ def gather(
     normalize: bool = True,
     every_depth: bool = False,
 ) -> Tensor:
-    """Return what tokens have gathered from each token, on one scale.
+    """Return how much of each input token reaches the given receivers.
 
     Args:
         mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source].
         start: `(B, P, N)`, weights of the receivers after layer L, for each row.
         aggregation: one of :data:`AGGREGATIONS`.
         normalize: whether each row sums to 1, or has the raw scale.
-        every_depth: whether to give what is gathered after layer 1 to L, and not after L alone.
+        every_depth: whether to return the rows after every layer, 1 to L, instead of layer L's.
 
     Returns:
         `(B, P, N)`, or `(B, L P, N)`.
@@ -105,6 +104,6 @@ def gather(
     if bool((log_scale > math.log(limits.max)).any()):
         raise OverflowError(
             f"After {len(mixtures)} layers the raw scale is 10^{log_scale.max().item() / math.log(10):.0f}, "
-            f"more than {rows.dtype} holds: use normalize=True, or a float64 model."
+            f"more than {rows.dtype} can hold: use normalize=True, or a float64 model."
         )
     return (rows.double() * log_scale.exp()[..., None]).to(rows.dtype)

@@ -1,23 +1,56 @@
-"""Attention of one layer, as it was recorded.
+"""Attention of one layer as it was recorded, and its probabilities in tiles.
 
-B batch, H heads, N tokens, d head size, and of a tile b texts, S sources, R receivers.
+B batch, H heads, G groups of heads that share keys, N tokens, d head size; in a tile b texts, S sources, R
+receivers. Tiles are stored sources-major, `(b, H, S, R)`: receivers are the contiguous axis, on which
+exponentials and the quadratic forms of :mod:`captum_globenc.decomposition.norms` are vectorized.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.weights import LOG2_E, Scores, Weights
 from captum_globenc.decomposition.workspace import Tile
 
-HIDDEN = 1e3
-"""How far below the largest of its row an entry of an additive mask hides a source."""
+LOG2_E = math.log2(math.e)
+
+HIDDEN_BELOW = 1e3
+"""An entry of an additive mask this far below the largest of its row hides its source."""
+
+
+class Weights(Protocol):
+    """Computes the attention probabilities of one layer, one tile at a time."""
+
+    @property
+    def splits_sources(self) -> bool:
+        """Whether a tile may hold some of its receivers' sources; otherwise it must hold all."""
+        ...
+
+    def trim(self, tile: Tile) -> Tile:
+        """Return the tile without sources at its ends that none of its receivers attends to.
+
+        The receivers themselves stay among the sources.
+        """
+        ...
+
+    def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(b, H, S, R)`.
+
+        Args:
+            tile: which ones.
+            out: contiguous memory of that shape, which may be used for the result.
+        """
+        ...
+
+    def diagonal(self) -> Tensor | None:
+        """Return the probabilities `(B, H, N)` of each token for itself; None if only tiles give them."""
+        ...
 
 
 class Attention(Protocol):
-    """What the engine needs of a layer's attention."""
+    """The attention of one layer, whatever was recorded of it."""
 
     @property
     def heads(self) -> int:
@@ -26,49 +59,48 @@ class Attention(Protocol):
 
     @property
     def tokens(self) -> int:
-        """N, of the sources."""
+        """N, the number of sources."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it was computed."""
+        """The dtype the model computed it in."""
         ...
 
     @property
     def size(self) -> int:
-        """How many numbers it is made of."""
+        """Number of entries of the stored tensors."""
         ...
 
     def weights(self, dtype: torch.dtype) -> Weights:
-        """Return what gives its tiles, in `dtype`."""
+        """Return the probabilities in tiles of `dtype`."""
         ...
 
     def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
         ...
 
     def visible(self) -> Tensor | None:
-        """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
+        """Return `(B, N)`, True for sources that any receiver may attend to; None without a mask."""
         ...
 
     def to(self, dtype: torch.dtype) -> Self:
-        """Return the same attention, computed in `dtype`."""
+        """Return the same attention in `dtype`."""
         ...
 
 
 @dataclass(frozen=True)
 class QueryKeyAttention:
-    """Softmax attention from the queries and keys that the model handed to its attention function.
+    """Softmax attention, given by the queries and keys that the model passed to its attention function.
 
     Args:
-        query: `(B, H, N, d)`, positions already applied.
-        key: `(B, H or fewer, N, d)`; fewer heads than queries are shared by groups of them.
+        query: `(B, H, N, d)`, after positions are applied.
+        key: `(B, G, N, d)`; each key head is shared by H / G query heads.
         scaling: factor of the scores.
-        mask: broadcastable to `(B, H, N, N)`; boolean (True: may be seen) or additive, a
-            position bias with it. None: no mask.
-        causal: whether receivers see only what stands before them.
-        logsumexp: `(B, H, N)`, the logarithm of each softmax's denominator, where the model's own attention
-            told it.
+        mask: broadcastable to `(B, H, N, N)`; boolean (True: visible) or additive, including any position
+            bias. None: no mask.
+        causal: whether a receiver sees only itself and earlier tokens.
+        logsumexp: `(B, H, N)`, the logarithm of each softmax's denominator, if it is known.
     """
 
     query: Tensor
@@ -85,28 +117,30 @@ class QueryKeyAttention:
 
     @property
     def tokens(self) -> int:
-        """N, of the sources."""
+        """N, the number of sources."""
         return self.key.shape[2]
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it was computed."""
+        """The dtype the model computed it in."""
         return self.query.dtype
 
     @property
     def size(self) -> int:
-        """How many numbers it is made of."""
+        """Number of entries of the stored tensors."""
         return self.query.numel() + self.key.numel()
 
     def weights(self, dtype: torch.dtype) -> Weights:
-        """Return what gives its tiles, in `dtype`."""
+        """Return the probabilities in tiles of `dtype`."""
         it = self.to(dtype)
         if it.logsumexp is None:
-            return Scores(it.query * it.scaling, it.key, it.mask, it.causal, None)
-        return Scores(it.query * (it.scaling * LOG2_E), it.key, it.mask, it.causal, it.logsumexp * -LOG2_E)
+            return ScoreWeights(it.query * it.scaling, it.key, it.mask, it.causal, None)
+        return ScoreWeights(
+            it.query * (it.scaling * LOG2_E), it.key, it.mask, it.causal, it.logsumexp * -LOG2_E
+        )
 
     def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
         batch, heads, _, size = self.query.shape
         example = torch.arange(batch, device=receivers.device)
         query = (self.query[example, :, receivers] * self.scaling).reshape(
@@ -124,33 +158,33 @@ class QueryKeyAttention:
         return (scores - self.logsumexp[example, :, receivers, None]).exp()
 
     def visible(self) -> Tensor | None:
-        """Return `(B, N)`: whether any receiver may see the source; None where nothing is masked."""
+        """Return `(B, N)`, True for sources that any receiver may attend to; None without a mask."""
         if self.mask is None:
             return None
         batch, _, tokens, _ = self.query.shape
         return _not_hidden(self.mask).any(dim=1).any(dim=1).expand(batch, tokens)
 
     def to(self, dtype: torch.dtype) -> "QueryKeyAttention":
-        """Return the same attention, computed in `dtype`."""
+        """Return the same attention in `dtype`."""
         if self.query.dtype == dtype and (self.logsumexp is None or self.logsumexp.dtype == dtype):
             return self
-        told = None if self.logsumexp is None else self.logsumexp.to(dtype)
-        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype), logsumexp=told)
+        logsumexp = None if self.logsumexp is None else self.logsumexp.to(dtype)
+        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype), logsumexp=logsumexp)
 
 
 @dataclass(frozen=True)
 class GivenAttention:
-    """Probabilities that the model itself multiplied its values with.
+    """Attention given by the probabilities that the model multiplied with its values.
 
     Args:
-        probabilities: `(B, H, N, N)`, receivers first.
-        scores: what they are the softmax of, likewise; None where that is not known.
+        probabilities: `(B, H, N, N)`, [receiver, source].
+        scores: `(B, H, N, N)`, the softmax's input; None if it is not known.
     """
 
     probabilities: Tensor
     scores: Tensor | None = None
 
-    in_blocks = True
+    splits_sources = True
 
     @property
     def heads(self) -> int:
@@ -159,61 +193,151 @@ class GivenAttention:
 
     @property
     def tokens(self) -> int:
-        """N, of the sources."""
+        """N, the number of sources."""
         return self.probabilities.shape[3]
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it was computed."""
+        """The dtype the model computed it in."""
         return self.probabilities.dtype
 
     @property
     def size(self) -> int:
-        """How many numbers it is made of."""
+        """Number of entries of the stored tensors."""
         return self.probabilities.numel()
 
     def weights(self, dtype: torch.dtype) -> Weights:
-        """Return what gives its tiles, in `dtype`."""
+        """Return the probabilities in tiles of `dtype`."""
         return self.to(dtype)
 
-    def seen(self, tile: Tile) -> Tile:
-        """Return the tile: nothing tells what is not seen."""
+    def trim(self, tile: Tile) -> Tile:
+        """Return the tile, because probabilities do not show which sources are masked."""
         return tile
 
     def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
-        """Return the probabilities `(b, H, S, R)` with which receivers attend to sources."""
+        """Return the probabilities `(b, H, S, R)`; `out` may be used for the result."""
         rows = self.probabilities[tile.examples, :, tile.receivers, tile.sources]
         return rows.transpose(2, 3).contiguous()
 
-    def own(self) -> Tensor:
-        """Return `(B, H, N)`, with which tokens attend to themselves."""
+    def diagonal(self) -> Tensor:
+        """Return the probabilities `(B, H, N)` of each token for itself."""
         return self.probabilities.diagonal(dim1=2, dim2=3)
 
     def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` with which one receiver of each example, `(B,)`, attends."""
+        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
         return self.probabilities[torch.arange(len(receivers), device=receivers.device), :, receivers]
 
     def visible(self) -> Tensor:
-        """Return `(B, N)`: whether any receiver may see the source.
+        """Return `(B, N)`, True for sources that any receiver may attend to.
 
-        A probability may be too small for a real token to be told from padding; its score is not.
+        The scores decide if they are known, because the probability of a real token may underflow to 0.
         """
-        seen = self.probabilities > 0 if self.scores is None else _not_hidden(self.scores)
-        return seen.any(dim=1).any(dim=1)
+        visible = self.probabilities > 0 if self.scores is None else _not_hidden(self.scores)
+        return visible.any(dim=1).any(dim=1)
 
     def to(self, dtype: torch.dtype) -> "GivenAttention":
-        """Return the same attention, computed in `dtype`."""
+        """Return the same attention in `dtype`."""
         return GivenAttention(self.probabilities.to(dtype))
 
 
 def _not_hidden(scores: Tensor) -> Tensor:
-    """Return where a mask, boolean or additive, or scores that one was added to, hide no source.
+    """Return where a boolean or additive mask, or scores that include one, hide no source.
 
-    An additive mask hides a source with -inf, with about the smallest number there is, or with one so
-    far below the others that nothing of its weight is left, such as -1e4.
+    An additive mask hides a source with -inf, with about the smallest number of the dtype, or with one so far
+    below the others that its probability is 0, such as -1e4.
     """
     if scores.dtype == torch.bool:
         return scores
     lowest = torch.finfo(scores.dtype).min
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN)
+    return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN_BELOW)
+
+
+@dataclass(frozen=True)
+class ScoreWeights:
+    """Attention probabilities computed from queries and keys.
+
+    Args:
+        query: `(B, H, N, d)`, scaled; with `shift`, also by log2(e).
+        key: `(B, G, N, d)`.
+        mask: broadcastable to `(B, H, N, N)`, boolean or additive, or None.
+        causal: whether a receiver sees only itself and earlier tokens.
+        shift: `(B, H, N)`, minus the base-2 logarithm of each receiver's denominator; None if it is not
+            known. Base 2, because powers of 2 take half as long.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    causal: bool
+    shift: Tensor | None
+
+    @property
+    def splits_sources(self) -> bool:
+        """Whether denominators are known, so that a tile may hold some of its receivers' sources."""
+        return self.shift is not None
+
+    def trim(self, tile: Tile) -> Tile:
+        """Return the tile without sources at its ends that none of its receivers attends to."""
+        first, last = tile.sources.start, tile.sources.stop
+        if self.causal:
+            last = tile.receivers.stop
+        mask = self.mask
+        if mask is not None and mask.dtype == torch.bool and mask.shape[3] > 1:
+            visible = self._mask_of(mask, tile).flatten(0, 1).any(dim=0).any(dim=1).nonzero()
+            if len(visible):
+                first, last = int(visible[0]), int(visible[-1]) + 1
+        start, stop = min(first, tile.receivers.start), max(last, tile.receivers.stop)
+        return tile._replace(sources=slice(start, stop))
+
+    def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """Return the probabilities `(b, H, S, R)`; `out` may be used for the result."""
+        query = self.query[tile.examples, :, tile.receivers]
+        key = share_heads(self.key[tile.examples, :, tile.sources], query.shape[1])
+        shape = (*key.shape[:3], query.shape[2])
+        flat = None if out is None else out.view(-1, *shape[2:])
+        scores = torch.bmm(key.flatten(0, 1), query.flatten(0, 1).transpose(1, 2), out=flat).view(shape)
+        if self.mask is not None:
+            self._apply_mask(scores, self._mask_of(self.mask, tile))
+        if self.causal:
+            position = torch.arange(self.query.shape[2], device=scores.device)
+            scores.masked_fill_(position[tile.sources, None] > position[None, tile.receivers], -torch.inf)
+        if self.shift is None:
+            return torch.softmax(scores, dim=2, out=scores)
+        return scores.add_(self.shift[tile.examples, :, None, tile.receivers]).exp2_()
+
+    def diagonal(self) -> Tensor | None:
+        """Return the probabilities `(B, H, N)` of each token for itself; None without denominators."""
+        if self.shift is None:
+            return None
+        scores: Tensor = torch.linalg.vecdot(self.query, share_heads(self.key, self.query.shape[1]))
+        if self.mask is not None:
+            tokens = scores.shape[2]
+            self._apply_mask(scores, self.mask.expand(-1, -1, tokens, tokens).diagonal(dim1=2, dim2=3))
+        return scores.add_(self.shift).exp2_()
+
+    def _apply_mask(self, scores: Tensor, mask: Tensor) -> None:
+        """Apply a boolean or additive mask to scores, in place."""
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, -torch.inf)
+        else:
+            scores.add_(mask, alpha=1 if self.shift is None else LOG2_E)
+
+    def _mask_of(self, mask: Tensor, tile: Tile) -> Tensor:
+        """Return the part of `mask` for a tile, `(b or 1, H or 1, S or 1, R or 1)`."""
+        if mask.shape[0] > 1:
+            mask = mask[tile.examples]
+        if mask.shape[2] > 1:
+            mask = mask[:, :, tile.receivers]
+        if mask.shape[3] > 1:
+            mask = mask[..., tile.sources]
+        return mask.transpose(2, 3)
+
+
+def share_heads(heads: Tensor, number: int) -> Tensor:
+    """Repeat each key or value head `(B, G, N, d)` for its group of query heads: `(B, number, N, d)`."""
+    batch, groups, tokens, size = heads.shape
+    if groups == number:
+        return heads
+    shared = heads[:, :, None].expand(batch, groups, number // groups, tokens, size)
+    return shared.reshape(batch, number, tokens, size)

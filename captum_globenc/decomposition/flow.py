@@ -1,6 +1,6 @@
-"""Maximum flow over layers (Abnar and Zuidema 2020, section 3), another way to aggregate than rollout.
+"""Aggregate layers by maximum flow (Abnar and Zuidema 2020, section 3).
 
-B batch, L layers, N tokens, P rows asked for.
+B batch, L layers, N tokens, P rows.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,26 @@ from torch import Tensor
 from captum_globenc.extras import optional
 
 MOST_TOKENS = 256
-"""Real tokens that a text may have: the time grows with their third power."""
+"""Most real tokens of a text: the time grows with their third power."""
 
 UNITS = 2**30
-"""Units that a flow is counted in: scipy's capacities are 32-bit integers."""
+"""Integer units per capacity, because scipy's capacities are 32-bit integers."""
 
 PASSES = 4
-"""How often a flow is counted at most, in finer units each time."""
+"""Most computations of one flow, each in finer units."""
 
 
 def max_flow(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how much can flow from tokens after the last layer down to every input token.
+    """Return the maximum flow from tokens after the last layer to every input token.
 
     Tokens after each layer are nodes, and an entry of a mixing matrix is the capacity of the edge from
-    a receiver to a source one layer below. Where rollout multiplies what is on a path and adds up all
-    paths, here the paths to one input share the edges: the narrowest cut decides. Every input is asked
-    by itself. Nothing is normalised, and unlike a rollout, whose order of tokens does not change when a
-    layer is scaled, a flow depends on how wide the layers are compared with each other.
+    a receiver to a source one layer below. Each input token is the only sink of its own flow problem, so the
+    narrowest cut decides its score. Capacities are not normalized: scaling one layer changes the flows, while
+    it does not change the order of tokens in a rollout.
 
     A row takes N flows over L N^2 edges: on one core about 20 ms for a text of 32 tokens and 6 layers;
-    with 12 layers 0.3 s for 64 tokens, 2 s for 128 and 13 s for 256. A start of several receivers takes
-    a row for each.
+    with 12 layers 0.3 s for 64 tokens, 2 s for 128 and 13 s for 256. A row of `start` with several receivers
+    takes this time for each of them.
 
     Args:
         mixtures: `X_1 ... X_L`, each `(B, N, N)`, [receiver, source], not negative.
@@ -40,9 +39,9 @@ def max_flow(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]
             receivers is the weighted sum of their flows.
 
     Returns:
-        `(B, P, N)` rows whose largest entry is 1 (or 0 where nothing arrives), and the float64
-        logarithm `(B, P)` of what they are to be multiplied with. A flow is exact to one part in 2^29
-        for each edge of its narrowest cut, of which there are N as a rule.
+        Rows `(B, P, N)` with largest entry 1 (0 if no flow arrives), and the float64 logarithm `(B, P)` of
+        their scales. The relative error of a flow is at most 2^-29 per edge of its narrowest cut, which
+        usually has N edges.
 
     Raises:
         ValueError: a text has more than :data:`MOST_TOKENS` real tokens.
@@ -77,12 +76,12 @@ def max_flow(mixtures: Sequence[Tensor], start: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _flows(layers: Tensor, receiver: int, sparse: ModuleType, graphs: ModuleType) -> Tensor:
-    """Return the maximum flow from `receiver` to every input `(N,)`, `layers` being `(L, N, N)`."""
+    """Return the maximum flow `(N,)` from `receiver` to every input token, given layers `(L, N, N)`."""
     depth, tokens, _ = layers.shape
     if depth == 1:
         return layers[0, receiver]
-    # Nodes: the receiver, the tokens after layer L-1 down to layer 1, and the input that is asked for.
-    # Their edges follow in that order, which is the order of a sparse matrix's rows.
+    # Nodes, in the order of the sparse matrix's rows: the receiver, the tokens after layers L-1 to 1, and one
+    # input token.
     inner = (depth - 1) * tokens
     first = torch.arange(1, tokens + 1, device="cpu")
     below = (
@@ -97,10 +96,10 @@ def _flows(layers: Tensor, receiver: int, sparse: ModuleType, graphs: ModuleType
     for token in range(tokens):
         into = layers[0, :, token]
         capacities = torch.cat([above, into])
-        # No more can flow than leaves the receiver, reaches the input or passes any layer between.
+        # The flow is at most what leaves the receiver, what reaches the input, and what any layer passes.
         bound = float(torch.stack([layers[-1, receiver].sum(), into.sum(), narrowest]).amin())
-        # Edges wider than the bound are as good as that wide, so that all bits are there for what
-        # matters; where much less flows than the bound, once more with what flowed for the bound.
+        # Capacities are clamped to the bound, to use all bits of the integers. If the flow is much smaller,
+        # it is computed again with a bound just above it.
         for _ in range(PASSES if bound > 0 else 0):
             units = capacities.clamp(max=bound).div(bound).mul(UNITS).int()
             graph = sparse.csr_matrix((units.numpy(), column.numpy(), rows.numpy()), shape=(inner + 2,) * 2)

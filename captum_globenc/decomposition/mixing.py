@@ -1,60 +1,186 @@
-"""Mixing: how much of every token one encoder layer passes to every other, by the paper's kinds.
+"""Mixing: how much each token of one encoder layer receives from every other token.
 
-Modarressi et al. (2022), section 3. Per layer and receiver i, source j:
+Modarressi et al. (2022), section 3. For receiver i and source j of a layer:
 
     T_ij  = sum_h a[h,i,j] W_O^h v[h,j]           N       = ||T_ij||      Kobayashi et al. (2020)
     R_ij  = T_ij + [i=j] x_i                      N-Res   = ||R_ij||      Kobayashi et al. (2021)
-    R_ij read through the first normalisation     N-ResLN                 Kobayashi et al. (2021)
-    R_ij read through the layer's output          N-Enc                   eq. 9
+    R_ij through the first normalization          N-ResLN                 Kobayashi et al. (2021)
+    R_ij through the normalizations of the layer  N-Enc                   eq. 9
 
-Letters: B batch, N tokens, H heads, and of a tile b texts, S sources, R receivers.
+B batch, N tokens, P rows, H heads; in a tile b texts, S sources, R receivers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.mixture import Kind, Mixture, without_padding
+from captum_globenc.decomposition.attention import Weights
 from captum_globenc.decomposition.norms import MixingRatios, VectorNorms
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.weights import Weights
 from captum_globenc.decomposition.workspace import Tile, Workspace
+
+
+class Mixing(Protocol):
+    """Turns the attention of a layer into its token-to-token matrix."""
+
+    @property
+    def splits_sources(self) -> bool:
+        """Whether a tile may hold some of its receivers' sources; otherwise it must hold all."""
+        ...
+
+    def tile(self, weights: Tensor, tile: Tile) -> Tensor:
+        """Return a tile of the matrix, `(b, S, R)`, given its attention `(b, H, S, R)`."""
+        ...
+
+
+class Mixture:
+    """The token-to-token matrix `(B, N, N)`, [receiver, source], of one layer, computed in tiles.
+
+    Small tiles are cached, large ones recomputed on demand.
+
+    Args:
+        record: the layer; only its attention is kept.
+        mixing: turns attention into the matrix.
+        weights: the layer's attention probabilities.
+        workspace: memory for the tiles.
+    """
+
+    def __init__(self, record: LayerRecord, mixing: Mixing, weights: Weights, workspace: Workspace) -> None:
+        self.shape = (record.stream.shape[0], record.stream.shape[1])
+        self.dtype = record.stream.dtype
+        self.device = record.stream.device
+        self._tiles: Sequence[tuple[Tile, Tensor]] | None = None
+        self._computer: _TileComputer | None = _TileComputer(self.shape, record, mixing, workspace)
+        self._weights: Weights | None = weights
+
+    def materialize(self) -> None:
+        """Cache the tiles if they take less memory than the recorded attention.
+
+        Otherwise the attention is kept and tiles are recomputed on demand, so memory grows linearly with the
+        number of tokens.
+        """
+        computer, weights = self._computer, self._weights
+        assert computer is not None
+        assert weights is not None
+        self._weights = None
+        plan = list(computer.plan(weights))
+        cells = sum(_length(tile.examples) * _length(tile.sources) * _length(tile.receivers) for tile in plan)
+        if cells <= computer.attention.size:
+            self._tiles = [(tile, computer.compute(tile, weights)) for tile in plan]
+            self._computer = None
+
+    def left_multiply(self, rows: Tensor) -> Tensor:
+        """Return the product of rows `(B, P, N)`, weights of the receivers, with the matrix."""
+        product = torch.zeros_like(rows)
+        for tile, entries in self._iterate_tiles(rows):
+            if entries.shape == (*self.shape, self.shape[1]):
+                return torch.bmm(rows, entries.transpose(1, 2))
+            chosen = rows[tile.examples, :, tile.receivers]
+            product[tile.examples, :, tile.sources] += chosen @ entries.transpose(1, 2)
+        return product
+
+    def matrix(self) -> Tensor:
+        """Return the matrix `(B, N, N)`, [receiver, source]."""
+        batch, tokens = self.shape
+        matrix = torch.zeros(batch, tokens, tokens, dtype=self.dtype, device=self.device)
+        for tile, entries in self._iterate_tiles(None):
+            matrix[tile.examples, tile.receivers, tile.sources] = entries.transpose(1, 2)
+        return matrix
+
+    def _iterate_tiles(self, rows: Tensor | None) -> Iterator[tuple[Tile, Tensor]]:
+        """Yield the tiles. Tiles whose weights in `rows` are all zero are skipped if that needs no sync."""
+        if self._tiles is not None:
+            yield from self._tiles
+            return
+        computer = self._computer
+        assert computer is not None
+        weights = computer.attention.weights(self.dtype) if self._weights is None else self._weights
+        within = None
+        if rows is not None and not computer.workspace.budget.syncs:
+            needed = rows.flatten(0, 1).any(dim=0).nonzero()
+            within = slice(int(needed[0]), int(needed[-1]) + 1) if len(needed) else slice(0, 1)
+        for tile in computer.plan(weights, within):
+            yield tile, computer.compute(tile, weights)
+
+
+class _TileComputer:
+    """Plans and computes the tiles of a layer."""
+
+    def __init__(
+        self, shape: tuple[int, int], record: LayerRecord, mixing: Mixing, workspace: Workspace
+    ) -> None:
+        self.attention = record.attention
+        self.workspace = workspace
+        self._shape = shape
+        self._mixing = mixing
+        self._real = None if record.real is None else record.real.expand(shape)
+        self._like = record.stream.new_empty(0)
+
+    def plan(self, weights: Weights, within: slice | None = None) -> Iterator[Tile]:
+        """Yield the tiles of the matrix, or of the receivers `within`, without invisible sources."""
+        heads, workspace = self.attention.heads, self.workspace
+        for column in workspace.columns(*self._shape, heads, within):
+            tile = column if workspace.budget.syncs else weights.trim(column)
+            if weights.splits_sources and self._mixing.splits_sources:
+                yield from workspace.blocks(tile, heads)
+            else:
+                yield tile
+
+    def compute(self, tile: Tile, weights: Weights) -> Tensor:
+        """Return the entries `(b, S, R)` of a tile; exactly 0 at padding."""
+        shape = (_length(tile.examples), self.attention.heads, _length(tile.sources), _length(tile.receivers))
+        out = self.workspace.take("weights", shape, like=self._like)
+        return _zero_padding(self._mixing.tile(weights.tile(tile, out), tile), tile, self._real)
+
+
+def _zero_padding(entries: Tensor, tile: Tile, real: Tensor | None) -> Tensor:
+    """Set the entries `(b, S, R)` from and to padding to 0, even if they are NaN."""
+    if real is None:
+        return entries
+    texts = real[tile.examples]
+    return entries.where(texts[:, tile.sources, None] & texts[:, None, tile.receivers], 0)
+
+
+def _length(some: slice) -> int:
+    return int(some.stop - some.start)
 
 
 class _Average:
     """W: attention averaged over heads."""
 
-    in_blocks = True
+    splits_sources = True
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
         return weights.mean(dim=1)
 
 
 class _FixedResidual:
-    """Half a kind, its rows made to sum to 1, and half the identity.
+    """Half of another mixing with rows normalized to sum to 1, and half of the identity.
 
-    Abnar and Zuidema (2020), section 3: the residual connection taken to weigh as much as attention.
+    Abnar and Zuidema (2020), section 3: the residual connection gets the same weight as the attention.
     """
 
-    in_blocks = False
+    splits_sources = False
 
-    def __init__(self, kind: Kind, real: Tensor | None) -> None:
-        self._kind = kind
+    def __init__(self, mixing: Mixing, real: Tensor | None) -> None:
+        self._mixing = mixing
         self._real = real
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
-        mixture = _summing_to_one(without_padding(self._kind.tile(weights, tile), tile, self._real))
-        tile.own(mixture)[1].add_(1)
+        mixture = _normalize(_zero_padding(self._mixing.tile(weights, tile), tile, self._real))
+        tile.diagonal(mixture)[1].add_(1)
         return mixture / 2
 
 
 class _ResidualWeights:
-    """W-Res: attention to the other tokens, in the proportion that N-Enc's ratio tells.
+    """W-Res: attention to the other tokens, weighted by the mixing ratio of N-Enc.
 
-    Modarressi et al. (2022), section 3.3. A token that has no other keeps itself.
+    Modarressi et al. (2022), section 3.3. A token without any other token keeps its full weight.
     """
 
-    in_blocks = False
+    splits_sources = False
 
     def __init__(self, record: LayerRecord) -> None:
         self._real = record.real
@@ -62,24 +188,24 @@ class _ResidualWeights:
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
         ratios = self._ratios.tile(weights, tile)
-        mixture = without_padding(weights.mean(dim=1), tile, self._real)
-        tile.own(mixture)[1].zero_()
-        mixture = _summing_to_one(mixture) * ratios[:, None]
-        tile.own(mixture)[1].copy_(1 - ratios)
+        mixture = _zero_padding(weights.mean(dim=1), tile, self._real)
+        tile.diagonal(mixture)[1].zero_()
+        mixture = _normalize(mixture) * ratios[:, None]
+        tile.diagonal(mixture)[1].copy_(1 - ratios)
         return mixture
 
 
-def _summing_to_one(mixture: Tensor) -> Tensor:
-    """Make what each receiver of `(b, S, R)` takes sum to 1; zeros stay zero."""
+def _normalize(mixture: Tensor) -> Tensor:
+    """Scale each receiver of `(b, S, R)` to sum 1 over its sources; zeros stay zero."""
     total = mixture.sum(dim=1, keepdim=True)
     return mixture / total.where(total > 0, 1)
 
 
-def _norms(mixing: str) -> Callable[[LayerRecord, Workspace, Weights], Kind]:
-    return lambda record, space, weights: VectorNorms(record, mixing, space, weights.own())
+def _norms(mixing: str) -> Callable[[LayerRecord, Workspace, Weights], Mixing]:
+    return lambda record, space, weights: VectorNorms(record, mixing, space, weights.diagonal())
 
 
-MIXINGS: dict[str, Callable[[LayerRecord, Workspace, Weights], Kind]] = {
+MIXINGS: dict[str, Callable[[LayerRecord, Workspace, Weights], Mixing]] = {
     "W": lambda record, space, weights: _Average(),
     "W-FixedRes": lambda record, space, weights: _FixedResidual(_Average(), record.real),
     "W-Res": lambda record, space, weights: _ResidualWeights(record),
@@ -91,29 +217,28 @@ MIXINGS: dict[str, Callable[[LayerRecord, Workspace, Weights], Kind]] = {
     "N-ResLN": _norms("N-ResLN"),
     "N-Enc": _norms("N-Enc"),
 }
-"""The kinds of mixing by the paper's names (section 3.3)."""
+"""Mixings by the names of Modarressi et al. (2022), section 3.3."""
 
 
 def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Mixture:
-    """Return what the layer passes from every source to every receiver, to be asked for in tiles.
+    """Return the token-to-token matrix of a layer, computed in tiles.
 
     Args:
         record: one layer of one forward pass.
         mixing: one of :data:`MIXINGS`.
-        workspace: memory to work in, for layers after one another.
+        workspace: memory for the tiles, shared by successive layers.
     """
     weights = record.attention.weights(record.stream.dtype)
-    kind = MIXINGS[mixing](record, workspace, weights)
-    return Mixture(record, kind, weights, workspace)
+    return Mixture(record, MIXINGS[mixing](record, workspace, weights), weights, workspace)
 
 
 def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspace | None = None) -> Tensor:
-    """Return what the layer passes from every source to every receiver, as a matrix.
+    """Return the token-to-token matrix of a layer.
 
     Args:
         record: one layer of one forward pass.
         mixing: one of :data:`MIXINGS`.
-        workspace: memory to work in, for layers after one another.
+        workspace: memory for the tiles; None for memory of its own.
 
     Returns:
         `(B, N, N)`, [receiver, source], not negative, exactly 0 in rows and columns of padding.

@@ -1,6 +1,6 @@
-"""What one encoder layer did in one forward pass, as far as its decomposition needs it.
+"""The record of one encoder layer in one forward pass: all that its decomposition needs.
 
-Letters: B batch, N tokens, H heads, D hidden size, d head size.
+B batch, N tokens, H heads, D hidden size, d head size.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from captum_globenc.decomposition.attention import Attention
 
 @dataclass(frozen=True)
 class Normalization:
-    """A LayerNorm or RMSNorm, linear once the deviation it really divided by is known.
+    """A LayerNorm or RMSNorm as a linear map, with the standard deviation of the recorded pass.
 
     Args:
-        gain: `(D,)`, or None where the norm has no weight.
-        centred: whether the mean is taken off (LayerNorm) or not (RMSNorm).
-        scale: `(B, N)`, one over the deviation of the vector the norm saw, eps included.
+        gain: `(D,)`, or None if the norm has no weight.
+        centred: whether the mean is subtracted (LayerNorm) or not (RMSNorm).
+        scale: `(B, N)`, the reciprocal of the standard deviation of the norm's input, eps included.
     """
 
     gain: Tensor | None
@@ -25,13 +25,13 @@ class Normalization:
     scale: Tensor
 
     def linear(self, vectors: Tensor) -> Tensor:
-        """Return the map without its scale, applied to `(..., D)`."""
+        """Return the map of vectors `(..., D)`, without the scale."""
         image = vectors.clone()
         self.linear_(image)
         return image
 
     def linear_(self, vectors: Tensor) -> None:
-        """Apply the same in place."""
+        """Apply the map without the scale in place."""
         if self.centred:
             vectors -= vectors.mean(dim=-1, keepdim=True)
         if self.gain is not None:
@@ -40,22 +40,21 @@ class Normalization:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What one encoder layer did in one forward pass, as far as its decomposition needs it.
+    """The record of one encoder layer in one forward pass.
 
-    All floating-point tensors but the attention's, which is as the model computed it, share one dtype, at
-    least float32.
+    All floating-point tensors have one dtype, at least float32; only the attention keeps the model's dtype.
 
     Args:
-        index: the layer's number in the pass, from 0.
-        attention: the layer's attention probabilities.
-        value: `(B, H or fewer, N, d)` value vectors, biases included.
-        output: `(D, H*d)` output projection, a layer scale folded in.
-        output_bias: `(D,)` its bias, likewise; None where it has none.
-        stream: `(B, N, D)` what the residual connection carries past the attention.
-        attended: `(B, N, D)` the stream with the attention's output added.
-        after_attention: what N-ResLN reads R through.
-        after_layer: what N-Enc reads R through.
-        real: `(B, N)`, False at padding; None where every token is real.
+        index: number of the layer in the pass, from 0.
+        attention: the attention probabilities.
+        value: `(B, H or fewer, N, d)`, value vectors, biases included.
+        output: `(D, H*d)`, matrix of the output projection, multiplied by the layer scale if there is one.
+        output_bias: `(D,)`, bias of the output projection, multiplied by the layer scale; None without bias.
+        stream: `(B, N, D)`, the residual stream before the attention.
+        attended: `(B, N, D)`, the residual stream with the attention's output added.
+        after_attention: the normalization that N-ResLN applies.
+        after_layer: the normalizations that N-Enc applies.
+        real: `(B, N)`, False at padding; None if every token is real.
     """
 
     index: int

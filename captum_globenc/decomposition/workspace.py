@@ -1,6 +1,6 @@
-"""Where and how the engine computes: in memory that tiles share, at full precision.
+"""Tiles, the memory they share, and the precision they are computed in.
 
-B batch, N tokens, H heads, S sources and R receivers in a tile.
+B batch, N tokens, H heads; in a tile S sources, R receivers.
 """
 
 import math
@@ -15,58 +15,58 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
-    """Compute without gradients, inference mode, and the caller's autocast, which would lower the precision.
+    """Turn off gradients, inference mode and autocast, which would lower the precision.
 
     Args:
-        like: lies on the device that is computed on.
+        like: a tensor on the device used.
     """
     device = like.device.type
     lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     plain = torch.autocast(device, enabled=False) if lowered else nullcontext()
-    # What is made in inference mode could not be worked on when that is over.
+    # Tensors made in inference mode could not be changed after it.
     with torch.inference_mode(False), torch.no_grad(), plain:
         yield
 
 
 @dataclass(frozen=True)
-class Room:
-    """How much a device works on at once.
+class TileBudget:
+    """The size of tiles on a device.
 
     Args:
-        cells: how many numbers the largest tensor of a tile may hold.
-        receivers: how many receivers a tile has at least, where there are as many.
-        sources: how many sources, likewise.
-        waits: whether to look at a number waits for everything before it, as on an accelerator.
+        cells: most entries of the largest tensor of a tile.
+        receivers: fewest receivers of a tile, unless the text has fewer.
+        sources: fewest sources of a tile, unless the text has fewer.
+        syncs: whether reading a number synchronizes the device, as on an accelerator.
     """
 
     cells: int
     receivers: int
     sources: int
-    waits: bool
+    syncs: bool
 
 
-CPU = Room(cells=2**18, receivers=128, sources=512, waits=False)
-"""What a tile needs stays in the cache."""
+CPU = TileBudget(cells=2**18, receivers=128, sources=512, syncs=False)
+"""Small enough for the cache."""
 
-ACCELERATOR = Room(cells=2**26, receivers=128, sources=512, waits=True)
-"""Few kernels, however many texts: a tile is a quarter of a gigabyte in float32."""
+ACCELERATOR = TileBudget(cells=2**26, receivers=128, sources=512, syncs=True)
+"""Few kernel launches for any number of texts; a tile takes 256 MB in float32."""
 
 
 class Tile(NamedTuple):
-    """Texts, receivers and sources that are worked on at once."""
+    """The examples, receivers and sources of one block of token-to-token matrices."""
 
     examples: slice
     receivers: slice
     sources: slice
 
-    def own(self, values: Tensor) -> tuple[slice, Tensor]:
-        """Return which tokens are receivers and sources, and a view of what they pass to themselves.
+    def diagonal(self, values: Tensor) -> tuple[slice, Tensor]:
+        """Return the tokens that are both receivers and sources, and their entries.
 
         Args:
             values: `(..., S, R)`.
 
         Returns:
-            Those tokens, of the text, and `(..., n)`; none where the tile is off the diagonal.
+            The n tokens, and a view `(..., n)` of their entries; n is 0 in tiles off the diagonal.
         """
         start = max(self.receivers.start, self.sources.start)
         stop = max(min(self.receivers.stop, self.sources.stop), start)
@@ -76,35 +76,35 @@ class Tile(NamedTuple):
 
 
 def slices(count: int, size: int) -> Iterator[slice]:
-    """Cut `count` into slices of at most `size`."""
+    """Yield slices of at most `size` that cover `range(count)`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 class Workspace:
     """Memory that the tiles of all layers share.
 
-    The pages of a fresh tensor of a few megabytes cost about as much time as what is computed in it.
+    Allocating a tensor of a few megabytes takes about as long as computing it.
 
     Args:
-        room: how much is worked on at once.
+        budget: the size of tiles.
     """
 
-    def __init__(self, room: Room = CPU) -> None:
-        self.room = room
+    def __init__(self, budget: TileBudget = CPU) -> None:
+        self.budget = budget
         self._buffers: dict[str, Tensor] = {}
 
     @classmethod
     def on(cls, device: torch.device) -> "Workspace":
-        """Return one for a device."""
+        """Return a workspace with the budget of a device."""
         return cls(CPU if device.type == "cpu" else ACCELERATOR)
 
     def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return a tensor with whatever it holds, valid until `name` is taken again.
+        """Return an uninitialized tensor, valid until `name` is taken again.
 
         Args:
-            name: which piece of memory.
+            name: of the buffer.
             shape: of the tensor.
-            like: has the dtype and the device that are wanted.
+            like: a tensor of the same dtype and device.
         """
         size = math.prod(shape)
         buffer = self._buffers.get(name)
@@ -117,25 +117,25 @@ class Workspace:
         return buffer[:size].view(*shape)
 
     def columns(self, batch: int, tokens: int, heads: int, within: slice | None = None) -> Iterator[Tile]:
-        """Cut what is passed between tokens into tiles that hold all sources of their receivers.
+        """Yield tiles that hold all sources of their receivers.
 
         Args:
             batch: B.
             tokens: N.
             heads: H.
-            within: which receivers; left out, all.
+            within: the receivers; None for all.
         """
         start, stop = (0, tokens) if within is None else (within.start, within.stop)
-        receivers = min(max(self.room.cells // (heads * tokens), self.room.receivers), stop - start)
-        examples = max(self.room.cells // (heads * tokens * receivers), 1)
+        receivers = min(max(self.budget.cells // (heads * tokens), self.budget.receivers), stop - start)
+        examples = max(self.budget.cells // (heads * tokens * receivers), 1)
         for some in slices(batch, examples):
             for each in slices(stop - start, receivers):
                 yield Tile(some, slice(start + each.start, start + each.stop), slice(0, tokens))
 
     def blocks(self, tile: Tile, heads: int) -> Iterator[Tile]:
-        """Cut a tile along its sources."""
+        """Split a tile along its sources."""
         receivers = tile.receivers.stop - tile.receivers.start
-        size = max(self.room.cells // (heads * receivers), self.room.sources)
+        size = max(self.budget.cells // (heads * receivers), self.budget.sources)
         start, stop = tile.sources.start, tile.sources.stop
         for each in slices(stop - start, size):
             yield tile._replace(sources=slice(start + each.start, start + each.stop))

@@ -1,7 +1,7 @@
-"""Exact differences: what the difference of a function between two inputs is made of, for any network.
+"""Exact differences: contributions to the difference of a function between two inputs, for any network.
 
-Multipliers for each operation, by one table of rules, that chain like gradients and add up (DeepLIFT,
-Shrikumar et al. 2017, sections 3.1 and 3.2). Knows tensors and torch's functions, no model and no Captum.
+One table of rules gives multipliers for each operation. They chain like gradients, and multipliers times
+differences sum to the difference of the output (DeepLIFT, Shrikumar et al. 2017, sections 3.1 and 3.2).
 """
 
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.differences.call import CONSTANT, LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound
+    from captum_globenc.differences.rules import register_rule
     from captum_globenc.differences.run import Comparison, RandomNumbers, compare, compare_path, freeze
-    from captum_globenc.differences.table import register_rule
 
 __all__ = [
     "CONSTANT",
@@ -43,6 +43,6 @@ __getattr__, __dir__ = on_demand(
             ("CONSTANT", "LINEAR", "QUADRATIC", "Backward", "Call", "Pair", "Rule", "bound"), "call"
         ),
         **dict.fromkeys(("Comparison", "RandomNumbers", "compare", "compare_path", "freeze"), "run"),
-        "register_rule": "table",
+        "register_rule": "rules",
     },
 )

@@ -1,7 +1,4 @@
-"""A call of a torch function in both runs, and what a rule makes of it.
-
-The one run is at the input, the other at the baseline.
-"""
+"""A call of a torch function in both runs, at the input and at the baseline, and the form of its rule."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,33 +7,17 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-__all__ = [
-    "CONSTANT",
-    "LINEAR",
-    "QUADRATIC",
-    "Backward",
-    "Call",
-    "Pair",
-    "Rule",
-    "bound",
-    "copied",
-    "differentiable",
-    "leaves",
-    "no_view",
-    "replaced",
-]
-
 
 @dataclass(eq=False)
 class Pair:
     """A value that depends on the input, in both runs.
 
-    A backward pass reads `value` and `base` when it runs and keeps no tensors of its own: where the model
-    writes into one of them in place later, a copy takes its place here.
+    Backward passes read `value` and `base` only when they run, because these are replaced by copies if the
+    model writes to the tensors in place.
 
     Attributes:
-        value: at the input.
-        base: at the baseline, of the same shape.
+        value: the value at the input.
+        base: the value at the baseline, of the same shape.
     """
 
     value: Tensor
@@ -49,19 +30,19 @@ class Pair:
 
     @property
     def difference(self) -> Tensor:
-        """How much it differs from the baseline."""
+        """The value minus that at the baseline."""
         return self.value - self.base
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call, with a :class:`Pair` in the place of each argument that depends on the input.
+    """A call with a :class:`Pair` in place of each argument that depends on the input.
 
     Attributes:
-        function: of torch.
+        function: the torch function.
         args: positional arguments.
-        kwargs: arguments by keyword.
-        outputs: what was returned, a pair for each tensor of floats, in order.
+        kwargs: keyword arguments.
+        outputs: a pair for each floating-point output, in order.
     """
 
     function: Callable[..., Any]
@@ -79,7 +60,7 @@ class Call:
         """The one argument that depends on the input.
 
         Raises:
-            ValueError: there are more.
+            ValueError: several arguments depend on the input.
         """
         if len(self.pairs) != 1:
             raise ValueError("more than one of its arguments depends on the input")
@@ -87,27 +68,27 @@ class Call:
 
 
 Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
-"""From the multipliers of each output to those of the pairs; one that comes several times gets their sum."""
+"""Returns the multipliers of the pairs, given those of each output; multipliers of one pair are summed."""
 
 Rule = Callable[[Call], Backward]
-"""From a call to its backward pass: sum of multipliers times differences = difference of the output."""
+"""Returns the backward pass of a call. Multipliers times differences must sum to the output's difference."""
 
 NESTED = (tuple, list, dict)
 
 CONSTANT = "constant"
-"""The rule of functions whose result counts as if it did not depend on the input."""
+"""The rule of functions whose output is treated as constant."""
 
 LINEAR = "linear"
-"""The rule of functions that are linear in all that depends on the input: their gradient."""
+"""The rule of functions that are linear in all arguments that depend on the input: their gradient."""
 
 QUADRATIC = "quadratic"
-"""The rule of those that are linear in each such argument alone: their gradient at the mean of both runs."""
+"""The rule of functions that are linear in each such argument: their gradient at the mean of both runs."""
 
 
 def bound(rule: Callable[..., Backward]) -> Rule:
-    """Make a rule of a function with the parameters of torch's own, after one for the output's pair.
+    """Turn a function with an output pair and the torch function's parameters into a rule.
 
-    So positional and keyword forms are Python's to tell apart.
+    Python's signature then handles positional and keyword arguments.
     """
     signature = inspect.signature(rule)
 
@@ -123,7 +104,7 @@ def bound(rule: Callable[..., Backward]) -> Rule:
 
 
 def leaves(tree: Any) -> Iterator[Any]:
-    """Walk through what lists, tuples and mappings hold, in order."""
+    """Iterate over the leaves of nested lists, tuples and dictionaries, in order."""
     if isinstance(tree, NESTED):
         for item in tree.values() if isinstance(tree, dict) else tree:
             if isinstance(item, NESTED):
@@ -135,7 +116,7 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of nested lists, tuples and mappings with each thing in them changed."""
+    """Return nested lists, tuples and dictionaries with each leaf replaced by `change(leaf)`."""
     if isinstance(tree, dict):
         return {key: replaced(item, change) for key, item in tree.items()}
     if not isinstance(tree, NESTED):
@@ -147,15 +128,15 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def copied(tree: Any) -> Any:
-    """Return nested lists, tuples and mappings with copies of their tensors, without a graph."""
+    """Return nested lists, tuples and dictionaries with copies of their tensors, without a graph."""
     return replaced(tree, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def differentiable(leaf: Any) -> Any:
-    """Return a tensor that can be computed with where gradients are: none that inference mode made."""
+    """Return a tensor that autograd can use; tensors made in inference mode are copied."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def no_view(leaf: Any) -> Any:
-    """Return a tensor that is no view: such cannot be written into once it has come out of a node."""
+    """Return a tensor that is not a view; autograd forbids in-place writes to views that a node returns."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf

@@ -1,32 +1,46 @@
-"""Rules of the frozen network: one run, in which what a model makes of its input is held as it is.
+"""The frozen network of DecompX: its rules, and the mode that applies them to one run.
 
-Attention and the deviations of norms count as constants, an activation as its slope phi(u) / u, and a product
-of two values that depend on the input gives half to each (Modarressi et al. 2023, DecompX, section 3).
-Then the network is linear but for its biases, and multipliers are its gradient.
+Attention and the standard deviations of norms are constants, an activation is replaced by its slope
+phi(u) / u, and a product of two values that depend on the input gives half to each (Modarressi et al. 2023,
+section 3). The network is then linear except for its biases, and multipliers are its gradient.
+
+Activations may be written out: x (1 + erf(x / sqrt 2)) / 2 is an activation with slope
+(1 + erf(x / sqrt 2)) / 2, not a product of two values. So the mode follows which values are elementwise
+functions of which others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from captum_globenc.differences.call import CONSTANT, Backward, Call, Pair, Rule, bound, replaced
-from captum_globenc.differences.compositions import FROM_THE_RIGHT
-from captum_globenc.differences.names import functions
-from captum_globenc.differences.products import matmul, multiply, quadratic
+from captum_globenc.differences.call import (
+    CONSTANT,
+    LINEAR,
+    Backward,
+    Call,
+    Pair,
+    Rule,
+    bound,
+    leaves,
+    replaced,
+)
+from captum_globenc.differences.decompositions import FROM_THE_RIGHT
+from captum_globenc.differences.mode import DifferenceMode
+from captum_globenc.differences.op_sets import functions
+from captum_globenc.differences.rules import EXACT, Row, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS, power
-from captum_globenc.differences.table import EXACT, Row
-
-__all__ = ["CONSTANTS", "FROZEN", "Rules"]
+from captum_globenc.differences.trace import Trace
+from captum_globenc.errors import UnsupportedOperationError
 
 
 class Rules(NamedTuple):
-    """What one run goes by.
+    """The rules of a run without a baseline.
 
     Attributes:
         table: rows by function.
-        slopes: whether an activation that is written out has its slope, as in `FROZEN`, or its gradient.
+        slopes: whether activations that are written out get their slope, as in `FROZEN`, or their gradient.
     """
 
     table: Mapping[Callable[..., Any], Row]
@@ -34,7 +48,7 @@ class Rules(NamedTuple):
 
 
 def _slope(rule: Rule) -> Rule:
-    """Return the rule of an activation: its secant from 0, which has its limit at 0."""
+    """Return the rule of an activation: its secant from 0, with the limit at 0."""
 
     def from_zero(call: Call) -> Backward:
         (pair,), (output,) = call.pairs, call.outputs
@@ -51,7 +65,7 @@ def _slope(rule: Rule) -> Rule:
 
 
 def _half(rule: Rule) -> Rule:
-    """Return the rule of a product, of which each factor has half."""
+    """Return the rule of a product that gives half to each factor."""
 
     def halved(call: Call) -> Backward:
         backward = rule(call)
@@ -61,7 +75,7 @@ def _half(rule: Rule) -> Rule:
 
 
 def _quotient(call: Call) -> Backward:
-    """U / w with w as it is."""
+    """U / w, with w constant."""
     one, other = (*call.args, *(call.kwargs[name] for name in ("input", "other") if name in call.kwargs))
 
     def backward(grad: Tensor) -> Any:
@@ -80,7 +94,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Backward:
-    """Centred, and divided by the deviation that was."""
+    """Centered, and divided by a constant standard deviation."""
     dims = tuple(range(-len(normalized_shape), 0))
     inverse = (input.value.var(dims, correction=0, keepdim=True) + eps).rsqrt()
 
@@ -102,7 +116,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Backward:
-    """Probabilities are as they are: the values have all."""
+    """Probabilities are constant, so the values get everything."""
 
     def backward(grad: Tensor) -> Any:
         if not isinstance(value, Pair):
@@ -122,12 +136,12 @@ def _attention(
         return [(value, torch.autograd.grad(attended, values, grad)[0])]
 
     if dropout_p:
-        raise ValueError("it drops at random")
+        raise ValueError("its dropout is active: call model.eval()")
     return backward
 
 
 def _power(depends: Any, input: Any, exponent: Any) -> Any:
-    """Roots by the name that they have as statistics of norms."""
+    """Compute powers that are statistics of norms by the functions in CONSTANTS."""
     roots = {0.5: torch.sqrt, -0.5: torch.rsqrt, -1: torch.reciprocal}
     root = roots.get(exponent) if isinstance(exponent, int | float) else None
     return NotImplemented if root is None else root(input)
@@ -137,7 +151,7 @@ CONSTANTS = functions(
     "softmax _softmax log_softmax rsqrt sqrt reciprocal var std norm linalg_norm linalg_vector_norm "
     "vector_norm"
 )
-"""Statistics and probabilities: what comes of them is held as it is."""
+"""Statistics and probabilities, whose results are constant."""
 
 FROZEN = Rules(
     {
@@ -157,4 +171,109 @@ FROZEN = Rules(
         **dict.fromkeys(CONSTANTS, Row(CONSTANT)),
     }
 )
-"""Every function that has a frozen rule."""
+"""The frozen rules of all supported functions."""
+
+
+ROOT = "_captum_globenc_root"
+PRODUCTS = functions("mul multiply")
+SCALED = PRODUCTS | functions("div divide true_divide truediv neg negative")
+ELEMENTWISE = functions("add sub rsub subtract").union(SCALED, *(functions(names) for names, _ in SCALARS))
+
+
+class _Root(NamedTuple):
+    """The value that a value is an elementwise function of, and whether it is a multiple of it.
+
+    Attributes:
+        token: identifies the root value.
+        scaled: whether the value is a multiple of the root.
+        version: version of the tensor; after an in-place write, the root is no longer valid.
+    """
+
+    token: object
+    scaled: bool
+    version: int
+
+
+class FrozenMode(DifferenceMode):
+    """The mode of the one run of a frozen network.
+
+    Args:
+        trace: of the run.
+        rules: the rules of the network.
+    """
+
+    def __init__(self, trace: Trace, rules: Rules) -> None:
+        super().__init__(trace, None, rules.table, alone=True)
+        self._slopes = rules.slopes
+        self._roots = _Roots()
+
+    def completed(self, output: Any) -> Any:
+        """Return the output, after checking that it depends on the input.
+
+        Args:
+            output: the function's output.
+
+        Raises:
+            UnsupportedOperationError: it does not depend on the input in the frozen network.
+        """
+        if not any(self.depends(leaf) for leaf in leaves(output)):
+            super().completed(output)
+            raise UnsupportedOperationError(
+                "The output does not depend on the input in the frozen network, in which probabilities of a "
+                "softmax are constants: explain logits. Ids must be looked up by an embedding."
+            )
+        return super().completed(output)
+
+    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
+        seen = super()._seen_through(leaf, in_place)
+        if seen is not leaf:
+            self._roots.share(leaf, seen)
+        return seen
+
+    def _apply_row(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
+        gate, given = self._roots.gate(func, dependents), args
+        if gate is not None and self._slopes:
+            given = tuple(leaf.detach() if leaf is gate else leaf for leaf in args)
+        elif gate is not None:
+            row = Row(LINEAR)
+        root = self._roots.of_result(func, args, dependents)
+        output = super()._apply_row(row, func, given, kwargs)
+        if root is not None and isinstance(output, Tensor):
+            setattr(output, ROOT, root._replace(version=output._version))
+        return output
+
+
+class _Roots:
+    """Follow which values of a run are elementwise functions of which others."""
+
+    def gate(self, function: Any, dependents: Sequence[Tensor]) -> Tensor | None:
+        """Return the factor of a product that is the slope of the other factor; None if it is not."""
+        if function not in PRODUCTS or len(dependents) != 2:
+            return None
+        one, other = dependents
+        if one is other or self._of(one).token is not self._of(other).token:
+            return None
+        return other if self._of(one).scaled else one if self._of(other).scaled else None
+
+    def share(self, tensor: Tensor, same: Tensor) -> None:
+        """Record that two tensors are the same value."""
+        setattr(same, ROOT, self._of(tensor)._replace(version=same._version))
+
+    def of_result(self, function: Any, args: Sequence[Any], dependents: Sequence[Tensor]) -> _Root | None:
+        """Return the root of a function's result; None if the result is a new root."""
+        roots = {self._of(tensor).token for tensor in dependents}
+        known = {id(tensor) for tensor in dependents}
+        others = [arg for arg in args if isinstance(arg, Tensor) and arg.dim() and id(arg) not in known]
+        if len(roots) != 1 or others or function not in ELEMENTWISE:
+            return None
+        scaled = function in SCALED and len(dependents) == 1 and self._of(dependents[0]).scaled
+        # A number divided by a value is not a multiple of it.
+        return _Root(roots.pop(), scaled and args[0] is dependents[0], 0)
+
+    def _of(self, tensor: Tensor) -> _Root:
+        root: _Root | None = getattr(tensor, ROOT, None)
+        if root is None or root.version != tensor._version:
+            root = _Root(object(), True, tensor._version)
+            setattr(tensor, ROOT, root)
+        return root

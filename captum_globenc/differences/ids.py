@@ -1,16 +1,15 @@
-"""Token ids, followed from the inputs to the embeddings that are looked up by them.
+"""Track token ids from the inputs to the embeddings that are looked up by them.
 
-Every element of a tensor made of ids has a position: the number of the input id that it was made of, with
-the ids of all inputs numbered one input after the other. An element that several ids decide gets a new
-position of its own, and a :class:`_Step` that shares its score among them once both runs are known:
+Every element of a tensor computed from ids has a position: the number of the input id that it comes from,
+with the ids of all inputs numbered one input after the other. An element that depends on several ids gets a
+new position, and a :class:`_Step` that distributes its score over them once both runs are known:
 
-- a count is linear: each counted element gets the share that it has in the change of the count;
-- a function of several elements gives each its average marginal effect (the Shapley value), which for sums
+- counts are linear: each counted element gets its share in the change of the count;
+- functions of several elements give each its average marginal effect (the Shapley value), which for sums
   and products is their gradient at the mean of both runs;
-- an element that was chosen (a gather, a write through indices) keeps its position where both runs chose
-  alike.
+- selected elements (a gather, a write through indices) keep their position if both runs selected the same.
 
-An element with any other history has the position `UNKNOWN`: if it contributes, the call is rejected.
+All other elements have the position `UNKNOWN`; if they contribute, the call is rejected.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,39 +23,44 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import differentiable, leaves, replaced
-from captum_globenc.differences.kinds import ARRANGING, COUNTING, ELEMENTWISE, LIKE, LOOKING_UP
-from captum_globenc.differences.names import changes_in_place, functions
-
-__all__ = ["Ids", "Index", "Positions"]
+from captum_globenc.differences.op_sets import (
+    ARRANGING,
+    COUNTING,
+    ELEMENTWISE,
+    LIKE,
+    LOOKING_UP,
+    changes_in_place,
+    functions,
+)
 
 TAG = "_captum_globenc_index"
 CONSTANT, UNKNOWN = -1, -2
-"""Positions of elements that no id has a part in, and of those of which it is not known which have."""
+"""Positions of elements that do not depend on ids, and of those that depend on unknown ids."""
 SHIFT = 1 << 40
-"""Larger than any position: elements that a function moved keep this difference, those it filled do not."""
+"""Larger than any position; distinguishes elements that a function moved from those it filled."""
 NUMBERS = functions("add sub rsub mul multiply")
-"""Functions of several ids whose result is a number, of which each can have a part."""
+"""Functions whose result is a number, to which each of several ids may contribute."""
 COPYING, FILLING, STRIDED = functions("copy"), functions("fill zero"), functions("as_strided")
 MASKED_SCATTER, SCATTER, INDEX_PUT = (functions(name) for name in ("masked_scatter", "scatter", "index_put"))
 AMONG = functions("isin bucketize")
-"""Compare each element of the first argument with all of the second."""
+"""Functions that compare each element of the first argument with all of the second."""
 DATA = ("input", "tensors", "self")
-"""What functions call the tensor whose elements they arrange."""
+"""Names of the argument whose elements are moved."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """An operation, in one run, that makes each element of several ids.
+    """An operation of one run whose result depends on several ids per element.
 
     Attributes:
-        function: of torch.
-        first: the position of the first element that was made.
-        made: the elements.
-        values: the arguments that are made of ids, those with the same positions together; none for a choice.
-        positions: of each group of values.
-        replay: makes the elements of other values.
-        linear: whether the elements are sums of the values, which may then have any shape.
-        choices: the indices by which elements were chosen.
+        function: the torch function.
+        first: the position of the result's first element.
+        made: the result.
+        values: the arguments computed from ids, grouped by equal positions; empty for a selection.
+        positions: the positions of each group.
+        replay: computes the result for other values.
+        linear: whether the result sums the values, which may then have any shape.
+        choices: the indices of a selection.
     """
 
     function: Any
@@ -69,18 +73,18 @@ class _Step:
     choices: tuple[Tensor, ...] = ()
 
     def matches(self, other: "_Step") -> bool:
-        """Return whether the step of the other run is the same operation on arguments of the same shapes."""
+        """Whether the step of the other run is the same operation on arguments of the same shapes."""
         return self.function == other.function and _shapes(self) == _shapes(other)
 
     def shares(self, other: "_Step", scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Share the scores of the elements among their arguments.
+        """Distribute the scores of the result over the arguments.
 
         Args:
             other: the step in the other run.
-            scores: of the elements, zero where they are the same in both runs.
+            scores: one for each element of the result; zero where both runs are equal.
 
         Yields:
-            Positions, and a score for each; NaN where the shares are not known.
+            Positions and their scores; NaN where the shares are unknown.
         """
         scores = scores.view(self.made.shape)
         if self.replay is None:
@@ -98,7 +102,7 @@ class _Step:
         return scores
 
     def _counted(self, other: "_Step", scores: Tensor) -> list[Tensor]:
-        """Share by the change of each value: scores / change, through the transposed linear function."""
+        """Distribute by the change of each value: scores / change, through the transposed linear function."""
         assert self.replay is not None
         ((value,),), ((base,),) = self.values, other.values
         change = value.double() - base.double()
@@ -109,7 +113,7 @@ class _Step:
         return [torch.autograd.grad(made, given, rate)[0] * change]
 
     def _valued(self, other: "_Step", scores: Tensor) -> list[Tensor]:
-        """Share by the Shapley value of each argument."""
+        """Distribute by the Shapley value of each argument."""
         count = len(self.values)
         everyone = range(count)
         outcomes = {
@@ -128,7 +132,7 @@ class _Step:
         change = torch.stack(parts).sum(0)
         rate = _divided(scores.to(change.device), change, self.made, other.made)
         if self.function not in NUMBERS and self.made.dtype is not torch.bool:
-            # Of ids that are names, not numbers, only one may have changed the result.
+            # Ids are names, not numbers, so only one of them may have changed the result.
             several = torch.stack([part != 0 for part in parts]).sum(0) > 1
             rate = rate.masked_fill(several & (rate != 0), torch.nan)
         return [part * rate for part in parts]
@@ -139,7 +143,7 @@ class _Step:
 
 
 def _divided(scores: Tensor, change: Tensor, made: Tensor, base: Tensor) -> Tensor:
-    """Return scores / change; NaN where the replay does not give the change of the run."""
+    """Return scores / change; NaN where the replayed change differs from that of the runs."""
     real = made.double() - base.double()
     sound = (change - real).abs() <= 1e-6 * real.abs()
     rate = torch.where(sound & (real != 0), scores.double() / change, torch.nan)
@@ -163,12 +167,12 @@ def _unknown(shape: torch.Size, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """The position of each element of an index, in one run or agreed between both.
+    """The position of each element of an index, in one run or in both.
 
     Attributes:
-        values: positions, of the index's shape.
-        ids: of the run.
-        others: of the other run, once both are known.
+        values: positions, in the index's shape.
+        ids: the ids of the run.
+        others: the ids of the other run, once both are known.
     """
 
     values: Tensor
@@ -176,18 +180,17 @@ class Positions:
     others: "Ids | None" = None
 
     def agreed(self, other: "Positions") -> "Positions":
-        """Return the positions of both runs, from those of each."""
+        """Return the positions that both runs agree on."""
         return Positions(_agreed(self.values, other.values), self.ids, other.ids)
 
     def credit(self, scores: Tensor) -> Tensor | None:
-        """Credit the scores of looked-up embeddings to the ids.
+        """Assign the scores of looked-up embeddings to the ids.
 
         Args:
-            scores: one for each element of the index; 0 where the index is the same in both runs.
+            scores: one for each element of the index; 0 where both runs are equal.
 
         Returns:
-            One for each id of all inputs; None if an element has a score and it is not known which id it
-            belongs to.
+            One for each id of all inputs; None if an element with a score comes from unknown ids.
         """
         count, steps, others = self.ids.count, self.ids.steps, self.others.steps if self.others else []
         last = steps[-1] if steps else None
@@ -206,10 +209,10 @@ class Positions:
 
 
 def _scattered(pool: Tensor, positions: Tensor, scores: Tensor) -> bool:
-    """Add scores to a pool at their positions; return whether every score that is not 0 has one."""
+    """Add scores to a pool at their positions; return whether all nonzero scores have known positions."""
     positions, scores = positions.flatten(), scores.flatten()
-    there = scores != 0
-    positions, scores = positions[there], scores[there]
+    nonzero = scores != 0
+    positions, scores = positions[nonzero], scores[nonzero]
     if bool((positions < 0).any()):
         return False
     pool.scatter_add_(0, positions, scores)
@@ -217,42 +220,42 @@ def _scattered(pool: Tensor, positions: Tensor, scores: Tensor) -> bool:
 
 
 class Index(NamedTuple):
-    """The mark of a tensor that is made of ids.
+    """The mark of a tensor computed from ids.
 
     Attributes:
-        token: of the run.
-        places: the position of each element.
-        version: of the tensor's memory when it was marked; any later write makes the positions unknown.
+        token: identifies the run.
+        positions: the position of each element.
+        version: version of the tensor when it was marked; after a later write, positions are unknown.
     """
 
     token: object
-    places: Positions
+    positions: Positions
     version: int
 
 
 class Ids:
-    """The ids of one run, and what is made of them.
+    """The ids of one run, and the tensors computed from them.
 
     Attributes:
-        count: how many ids there are in all inputs.
-        steps: the operations that made elements of several ids, in order.
+        count: number of ids in all inputs.
+        steps: the operations whose elements depend on several ids, in order.
     """
 
     def __init__(self) -> None:
         self._token = object()
         self.count = self._next = 0
         self.steps: list[_Step] = []
-        self._under: Tensor | None = None  # the positions of the base of what is about to be overwritten
+        self._under: Tensor | None = None  # positions of the base of a view that is about to be overwritten
 
     def take(self, ids: Tensor) -> Tensor:
-        """Take ids of the inputs, and return them as the model is to see them."""
+        """Register ids of the inputs, and return a marked copy for the model."""
         positions = torch.arange(self.count, self.count + ids.numel(), device=ids.device)
         self.count = self._next = self.count + ids.numel()
         own = self._mark(differentiable(ids.detach()), positions.view_as(ids))
         return self._mark(own.view_as(ids), positions.view_as(ids))
 
     def index(self, leaf: Any) -> Index | None:
-        """Return what is known of a tensor that is made of ids; None for others."""
+        """Return the mark of a tensor computed from ids; None for other tensors."""
         found = self._raw(leaf)
         if found is not None and found.version == _version(leaf):
             return found
@@ -260,9 +263,9 @@ class Ids:
         under = self._raw(base)
         if found is None and under is None:
             return None
-        # A tensor whose memory was written into through another one.
+        # The memory of the tensor was modified through another tensor.
         sound = under is not None and under.version == _version(base) and _plain(base)
-        positions = _viewed(under.places.values, leaf) if under is not None and sound else None
+        positions = _viewed(under.positions.values, leaf) if under is not None and sound else None
         self._mark(leaf, _unknown(leaf.shape, leaf.device) if positions is None else positions)
         return self._raw(leaf)
 
@@ -271,7 +274,7 @@ class Ids:
         return found if found is not None and found.token is self._token else None
 
     def before(self, function: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the arguments of a function, copied if it is about to overwrite the first of them."""
+        """Return the arguments of a function, copied if it overwrites the first of them."""
         if not args or not changes_in_place(function) or not isinstance(args[0], Tensor):
             return args
         index, base = self.index(args[0]), args[0]._base
@@ -285,16 +288,16 @@ class Ids:
         if not isinstance(leaf, Tensor):
             return leaf
         copied, index = leaf.detach().clone(), self.index(leaf)
-        return copied if index is None else self._mark(copied, index.places.values)
+        return copied if index is None else self._mark(copied, index.positions.values)
 
     def follow(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
-        """Record what a function made of arguments of which some are made of ids.
+        """Mark the output of a function with arguments computed from ids.
 
         Args:
-            function: of torch.
-            args: its arguments, as :meth:`before` returned them.
-            kwargs: further arguments.
-            output: what it returned; what it wrote into, if it works in place.
+            function: the torch function.
+            args: its arguments, as returned by :meth:`before`.
+            kwargs: keyword arguments.
+            output: its output; the tensor that it wrote to, if it works in place.
         """
         made = [it for it in leaves(output) if isinstance(it, Tensor)]
         for it, positions in zip(made, self._positions(function, args, kwargs, made), strict=True):
@@ -314,7 +317,7 @@ class Ids:
     def _positions(
         self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        """Return the positions of each tensor that was made; None where they are not known."""
+        """Return the positions of each output tensor; None if they are unknown."""
         if function is Tensor.__setitem__:
             return [self._written(args[0], args[1], args[2], made[0])]
         if function in INDEX_PUT and len(args) == 3 and not kwargs:
@@ -345,7 +348,7 @@ class Ids:
         index = self.index(tensor)
         if index is None:
             return torch.full((), CONSTANT, device=tensor.device).expand(tensor.shape)
-        return index.places.values
+        return index.positions.values
 
     def _step(
         self,
@@ -356,15 +359,15 @@ class Ids:
         linear: bool = False,
         choices: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Record a step, and return the new positions of what it made.
+        """Record a step, and return the new positions of its result.
 
         Args:
-            function: of torch.
-            made: what it made.
-            groups: the arguments that are made of ids, by their positions; none for a choice.
-            replayed: positional and keyword arguments with which the function can be called again.
+            function: the torch function.
+            made: its result.
+            groups: the arguments computed from ids, by their positions; empty for a selection.
+            replayed: positional and keyword arguments for calling the function again.
             linear: whether it sums.
-            choices: the indices by which it chose.
+            choices: the indices of a selection.
         """
         replay = None
         if replayed is not None:
@@ -397,9 +400,9 @@ class Ids:
     def _elementwise(
         self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: Tensor
     ) -> Tensor | None:
-        """Return the positions of a function of each element of its arguments, broadcast to each other.
+        """Return the positions of the result of an elementwise function.
 
-        Where all of an element's arguments have one position, or none, it keeps that; else it gets its own.
+        An element whose arguments all have one position, or none, keeps it; others get new positions.
         """
         groups: dict[Tensor, list[Tensor]] = {}
         known = torch.full((), CONSTANT, device=made.device)
@@ -415,14 +418,14 @@ class Ids:
         return self._step(function, made, groups, (args, kwargs))
 
     def _chosen(self, function: Any, moved: Tensor, choices: Any, made: Tensor) -> Tensor | None:
-        """Return the positions of elements that were moved by indices, which may be made of ids."""
+        """Return the positions of elements that were moved by indices, which may be computed from ids."""
         if moved.shape != made.shape:
             return None
         marked = self._marked(choices)
         return self._step(function, made, {moved: ()}, choices=marked) if marked else moved
 
     def _written(self, target: Tensor, where: Any, value: Any, made: Tensor) -> Tensor | None:
-        """Return the positions of a tensor into which a value was written."""
+        """Return the positions of a tensor to which a value was written."""
         mask = where[0] if isinstance(where, tuple) and len(where) == 1 else where
         single = not isinstance(value, Tensor) or value.numel() == 1
         if single and self._marked(mask) and isinstance(mask, Tensor) and mask.dtype is torch.bool:
@@ -438,7 +441,7 @@ class Ids:
     def _arranged(
         self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        """Return the positions of elements that were put elsewhere, or looked up in a table."""
+        """Return the positions of elements that were moved, or looked up in a table."""
         if function is torch.broadcast_tensors:
             return [self._of(arg).broadcast_to(it.shape) for arg, it in zip(args, made, strict=True)]
         name = next((it for it in DATA if it in kwargs), "")
@@ -467,7 +470,7 @@ class Ids:
 
 
 def _replay(function: Any, args: Any, kwargs: Any, names: Any, *groups: tuple[Tensor, ...]) -> Any:
-    """Call a function again, with other values in the place of some arguments."""
+    """Call a function again, with other values for some arguments."""
     new = {
         name: value
         for those, group in zip(names, groups, strict=True)
@@ -480,7 +483,7 @@ def _replay(function: Any, args: Any, kwargs: Any, names: Any, *groups: tuple[Te
 
 
 def _fits(leaf: Tensor, made: Tensor) -> bool:
-    """Return whether a tensor can be broadcast to what was made."""
+    """Whether a tensor can be broadcast to the result."""
     sizes = made.shape[made.dim() - leaf.dim() :]
     return leaf.dim() <= made.dim() and all(
         one in (1, other) for one, other in zip(leaf.shape, sizes, strict=True)
@@ -488,15 +491,15 @@ def _fits(leaf: Tensor, made: Tensor) -> bool:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Return whether a tensor's elements lie in memory in order, from its start on."""
+    """Whether a tensor is contiguous from the start of its storage."""
     return tensor.is_contiguous() and tensor.storage_offset() == 0
 
 
 def _viewed(positions: Tensor, view: Tensor) -> Tensor:
-    """Return the part of a base's positions that belongs to a view of the base."""
+    """Return the part of a base's positions for a view of the base."""
     return positions.contiguous().as_strided(view.shape, view.stride(), view.storage_offset())
 
 
 def _version(tensor: Tensor) -> int:
-    """Return how often a tensor's memory was written into; 0 where torch does not count."""
+    """Return the version of a tensor; 0 in inference mode, which has none."""
     return 0 if tensor.is_inference() else tensor._version

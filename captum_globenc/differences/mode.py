@@ -1,8 +1,8 @@
-"""The mode that sees every torch function of a run, and applies rules where arguments depend on the input.
+"""The mode that intercepts the torch functions of a run, and applies rules to those that depend on the input.
 
 A function runs twice: at the baseline, where calls are recorded, and at the input, with a graph for the
-backward pass. The k-th call that has a rule in the one run belongs to the k-th in the other, so the mode does
-not need to know which dimension of a tensor is the batch. Linear functions are left to torch's gradients.
+backward pass. The k-th call with a rule in one run is paired with the k-th in the other, so the mode does not
+need to know the batch dimension of tensors. Linear functions are left to torch's gradients.
 """
 
 from collections import OrderedDict
@@ -28,7 +28,7 @@ from captum_globenc.differences.call import (
     replaced,
 )
 from captum_globenc.differences.ids import Ids, Index
-from captum_globenc.differences.kinds import (
+from captum_globenc.differences.op_sets import (
     CASTS,
     DECISIONS,
     FILLED,
@@ -37,9 +37,11 @@ from captum_globenc.differences.kinds import (
     PLAIN,
     QUADRATIC_FUNCTIONS,
     SOURCES,
+    changes_in_place,
+    display_name,
+    functions,
 )
-from captum_globenc.differences.names import changes_in_place, functions, spelt
-from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.rules import EXACT, Row
 from captum_globenc.differences.trace import (
     AppliedRule,
     RecordedCall,
@@ -52,8 +54,6 @@ from captum_globenc.differences.trace import (
 )
 from captum_globenc.errors import UnsupportedOperationError
 
-__all__ = ["DifferenceMode"]
-
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
@@ -61,24 +61,24 @@ OTHERWISE = "_captum_globenc_otherwise"
 PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
-"""What looks at gradients of tensors: there are none in a comparison, so these do nothing."""
+"""Functions that register hooks on gradients; a comparison has none, so these do nothing."""
 ROUTING = functions("topk sort")
-"""Functions that return elements of their argument with the indices of these."""
+"""Functions that return elements of their argument, and their indices."""
 LINEAR_AUTOGRAD = ("bitsandbytes.",)
 """Modules whose autograd functions are linear: products with quantized weights."""
 
 
 class DifferenceMode(TorchFunctionMode):
-    """Sees one run of a function.
+    """Intercept one run of a function.
 
     Args:
-        base: the trace of the run at the baseline, which this run is paired with; None for the first run.
-        record: the trace that this run leaves for the next one, whose baseline it is; None for the last run.
+        base: the trace of the run at the baseline, with which this run is paired; None for the first run.
+        record: the trace that this run records, if it is the baseline of the next run; None for the last run.
         table: rows by function.
-        values: what the sources are taken to be instead of what is looked up, in order.
-        alone: whether there is no run at the baseline: rules then see the same value twice.
-        precision: the lowest dtype that is computed in; tensors of a lower one are converted to it.
-        route: decisions that are returned in place of this run's own; it collects them if it is empty.
+        values: replacements of the sources, in order.
+        alone: whether there is no run at the baseline; rules then get the same value for both runs.
+        precision: the lowest dtype to compute in; tensors of a lower one are converted.
+        route: decisions that replace this run's own; collects them if it is empty.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class DifferenceMode(TorchFunctionMode):
         self._precision = precision
         self._token = object()
         self._ids = Ids()
-        self._views = False  # whether there may be views of what was written into
+        self._views = False  # whether views of tensors that were written to may exist
 
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
-        """Take a tensor of floats as a source, and return a copy for the model, which may write into it."""
+        """Register a floating-point tensor as a source, and return a copy for the model."""
         value = (value if self._values is None else next(self._values, value)).detach()
         value = value.to(self._precision) if self._low(value.dtype) else value.clone()
-        positions = None if index is None else index.places
+        positions = None if index is None else index.positions
         if self._record is not None:
-            kept = value.detach()  # the model gets a copy, so nothing writes into it
+            kept = value.detach()  # never modified, because the model gets a copy
             self._record.sources.append(Source(kept, kept, index is not None, positions))
         if not self._at_input:
             return self._tagged(value.clone())
@@ -124,7 +124,7 @@ class DifferenceMode(TorchFunctionMode):
             return self._tagged(value.clone())
 
     def ids(self, ids: Tensor) -> Tensor:
-        """Take token ids, by which sources are looked up, and return a copy for the model."""
+        """Register token ids, by which sources are looked up, and return a copy for the model."""
         return self._ids.take(ids.clone())
 
     def depends(self, value: Any) -> bool:
@@ -134,13 +134,13 @@ class DifferenceMode(TorchFunctionMode):
         return getattr(value, TAG, None) is self._token
 
     def completed(self, output: Any) -> Any:
-        """Return the output of the run, once all that it depends on was seen.
+        """Return the output of the run, after checking that all its operations were intercepted.
 
         Args:
-            output: what the function returned.
+            output: the function's output.
 
         Raises:
-            UnsupportedOperationError: it depends on the input in a way that was not seen.
+            UnsupportedOperationError: it depends on the input in another way.
         """
         if not self._at_input:
             return output
@@ -155,22 +155,22 @@ class DifferenceMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a torch function, and follow what depends on the input."""
+        """Run a torch function, and track which results depend on the input."""
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
-        index, kept_out = None, False
+        index, has_inference_tensors = None, False
         for leaf in leaves(args[:1] if func in LIKE else (args, kwargs)):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
                 if hasattr(leaf, OTHERWISE) and func not in PLAIN:
-                    raise _decided_otherwise(getattr(leaf, OTHERWISE))
+                    raise _decision_differs(getattr(leaf, OTHERWISE))
                 index = self._ids.index(leaf) or index
-                kept_out = kept_out or leaf.is_inference()
+                has_inference_tensors = has_inference_tensors or leaf.is_inference()
         self._protect_from(func, args, kwargs)
-        if kept_out and not changes_in_place(func):
+        if has_inference_tensors and not changes_in_place(func):
             args, kwargs = replaced((args, kwargs), differentiable)
         before = args if index is None else self._ids.before(func, args)
         output = func(*args, **kwargs)
@@ -182,7 +182,7 @@ class DifferenceMode(TorchFunctionMode):
         return output
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function of which some argument depends on the input."""
+        """Run a function with an argument that depends on the input."""
         if func in PLAIN and not (func in FILLED and any(map(self.depends, leaves((args[1:], kwargs))))):
             return func(*args, **kwargs)
         if func in OBSERVERS:
@@ -197,18 +197,18 @@ class DifferenceMode(TorchFunctionMode):
         row = self._table.get(func)
         if row is None or kwargs.get("out") is not None:
             raise UnsupportedOperationError(
-                f"{spelt(func)} has no rule for exact differences. Add one, "
+                f"{display_name(func)} has no rule for exact differences. Add one, "
                 "captum_globenc.differences.register_rule(function, rule), or use another method."
             )
         self._trace.operations.add((func, *map(_kind, args), *map(_kind, kwargs.items())))
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             self._trace.rounded.update(HALF)
             with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-                return self._by(row, func, args, kwargs)
-        return self._by(row, func, args, kwargs)
+                return self._apply_row(row, func, args, kwargs)
+        return self._apply_row(row, func, args, kwargs)
 
-    def _by(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function by its row."""
+    def _apply_row(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function with its rule or decomposition."""
         target = args[0] if args else None
         args, kwargs = replaced((args, kwargs), partial(self._prepared, cast_to=func in CASTS))
         in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
@@ -216,13 +216,13 @@ class DifferenceMode(TorchFunctionMode):
         if in_place:
             if rule == CONSTANT or not isinstance(target, Tensor) or self._low(target.dtype):
                 raise UnsupportedOperationError(
-                    f"{spelt(func)} writes what depends on the input into a tensor that cannot hold it as it "
-                    "is, such as one of half precision: write into a new one of float32."
+                    f"{display_name(func)} writes a value that depends on the input to a tensor of half "
+                    "precision, or to one that is constant: write to a new float32 tensor."
                 )
             args = (target, *args[1:])
-        if row.composition is not None:
+        if row.decomposition is not None:
             with self:
-                output = row.composition(self.depends, *args, **kwargs)
+                output = row.decomposition(self.depends, *args, **kwargs)
             if output is not NotImplemented:
                 return self._written(args[0], output) if in_place else output
         if rule == CONSTANT:
@@ -230,7 +230,7 @@ class DifferenceMode(TorchFunctionMode):
                 return func(*args, **kwargs)
         if rule is None:
             raise UnsupportedOperationError(
-                f"{spelt(func)} has no rule for exact differences with these arguments."
+                f"{display_name(func)} has no rule for exact differences with these arguments."
             )
         alone = func in QUADRATIC_FUNCTIONS and sum(map(self.depends, leaves((args, kwargs)))) == 1
         if rule == LINEAR or alone:
@@ -245,7 +245,7 @@ class DifferenceMode(TorchFunctionMode):
         return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
-        """Return an argument in the precision of the comparison; constants without a graph."""
+        """Return an argument in the precision of the comparison, and constants without a graph."""
         if isinstance(leaf, torch.dtype):
             return self._precision if self._low(leaf) and not cast_to else leaf
         if not isinstance(leaf, Tensor) or self.depends(leaf):
@@ -261,7 +261,7 @@ class DifferenceMode(TorchFunctionMode):
         return dtype.is_floating_point and dtype.itemsize < self._precision.itemsize
 
     def _linear(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
-        """Run a function that is linear in all that depends on the input."""
+        """Run a function that is linear in all arguments that depend on the input."""
         if in_place:
             self._protect(args[0])
         with torch.set_grad_enabled(self._at_input):
@@ -269,10 +269,10 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(output, Tensor) and self._low(output.dtype):
                 if output.dtype.itemsize < 2:
                     raise UnsupportedOperationError(
-                        f"{spelt(func)} rounds what depends on the input to {output.dtype}, and steps have "
-                        "no exact difference. Explain the model in a precision of at least 16 bits."
+                        f"{display_name(func)} rounds a value that depends on the input to {output.dtype}, "
+                        "which has no exact difference. Use the model in a precision of at least 16 bits."
                     )
-                # Differences of rounded numbers are noise: the value stays as exact as it was.
+                # Differences of rounded numbers are noise, so the value is not rounded.
                 self._trace.rounded.add(output.dtype)
                 output = args[0].to(output.device).view_as(args[0])
         made = [
@@ -284,8 +284,8 @@ class DifferenceMode(TorchFunctionMode):
             return self._decide(func, args, kwargs)
         if self._at_input and made and not any(it.requires_grad for it in made):
             raise UnsupportedOperationError(
-                f"{spelt(func)} has no gradient with these arguments, as where activations are quantized. "
-                "Take the model before it was quantized, or quantize its weights alone."
+                f"{display_name(func)} has no gradient with these arguments, for example because activations "
+                "are quantized. Use the model before quantization, or quantize only its weights."
             )
         if in_place:
             self._changed(args[0])
@@ -295,9 +295,9 @@ class DifferenceMode(TorchFunctionMode):
         return self._noted(output, whole=True)
 
     def _note_parts(self, viewed: Tensor, views: Sequence[Tensor]) -> None:
-        """Note what the outputs of functions like split, and views of these, are parts of.
+        """Record of which tensor the outputs of functions like split, and views of them, are parts.
 
-        Torch lets no such view be written into where it makes a graph, nor be read after a write.
+        Torch does not allow writing to such views while it records a graph, nor reading them after a write.
         """
         known = getattr(viewed, PART, None)
         if known is None and len(views) == 1:
@@ -306,7 +306,7 @@ class DifferenceMode(TorchFunctionMode):
             setattr(view, PART, (viewed if known is None else known[0], view._version))
 
     def _writable(self, leaf: Tensor, in_place: bool) -> Tensor:
-        """Return a part that is written into, or was, as a view that torch allows this for."""
+        """Return a part that is or was written to as a view for which torch allows this."""
         whole, version = getattr(leaf, PART, (None, None))
         if whole is None or not (in_place or leaf._version != version):
             return leaf
@@ -315,7 +315,7 @@ class DifferenceMode(TorchFunctionMode):
             return self._tagged(whole.as_strided(leaf.shape, leaf.stride(), leaf.storage_offset()))
 
     def _written(self, target: Tensor, output: Tensor) -> Tensor:
-        """Write into a tensor in place, and have it depend on the input."""
+        """Write to a tensor in place, and mark it as depending on the input."""
         self._protect(target)
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
@@ -328,11 +328,11 @@ class DifferenceMode(TorchFunctionMode):
         return cast(Tensor, self._noted(target))
 
     def _ruled(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function whose rule needs both runs."""
+        """Run a function whose rule needs the values of both runs."""
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         if any(tensor.is_complex() for tensor in dependents):
             raise UnsupportedOperationError(
-                f"{spelt(func)} has no rule for exact differences of complex numbers."
+                f"{display_name(func)} has no rule for exact differences of complex numbers."
             )
         with torch.no_grad():
             given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
@@ -340,7 +340,7 @@ class DifferenceMode(TorchFunctionMode):
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
-        # Without their graph; the run at the baseline has none.
+        # Detached; the run at the baseline has no graph.
         values = tuple(it.detach() for it in outputs) if self._at_input else outputs
         indices = [it for it in leaves(output) if isinstance(it, Tensor) and not it.is_floating_point()]
         if indices and self._route is not None:
@@ -367,7 +367,7 @@ class DifferenceMode(TorchFunctionMode):
         return self._noted(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function that decides what the model does, which has to be the same in both runs."""
+        """Run a function whose result is a decision, which must be the same in both runs."""
         args, kwargs = replaced(
             (args, kwargs), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
         )
@@ -383,11 +383,11 @@ class DifferenceMode(TorchFunctionMode):
             return output
         other = self._trace.recorded(func).outputs
         if len(found) != len(other) or not all(map(_same, found, other)):
-            raise _decided_otherwise(func)
+            raise _decision_differs(func)
         return output
 
     def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Choose the elements that the route chooses: their indices are a decision, their values linear."""
+        """Select elements by the route's indices, which are a decision; the values are then linear."""
         x, indices = args[0], self._decide(func, args, kwargs)[1]
         # topk(input, k, dim=-1), sort(input, dim=-1)
         further = args[2 if func.__name__ == "topk" else 1 :]
@@ -397,23 +397,23 @@ class DifferenceMode(TorchFunctionMode):
         return getattr(torch.return_types, func.__name__)((values, indices))
 
     def _protect(self, target: Tensor) -> None:
-        """Copy what either trace keeps of a tensor that is about to be written into."""
+        """Copy the values that either trace keeps of a tensor that is about to be overwritten."""
         self._trace.protect(target)
         if self._record is not None and self._record is not self._trace:
             self._record.protect(target)
 
     def _protect_from(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Do so for a call that may write into its arguments."""
+        """Protect the tensors that a call may overwrite."""
         for leaf in leaves((args, kwargs)) if changes_in_place(func) else leaves(kwargs.get("out")):
             if isinstance(leaf, Tensor):
                 self._protect(leaf)
 
     def _noted(self, output: Any, whole: bool = False) -> Any:
-        """Tag all floats of an output, which depend on the input.
+        """Tag all floating-point tensors of an output as depending on the input.
 
         Args:
-            output: of a torch function.
-            whole: whether torch made its graph, so that an autograd function in it is part of the call.
+            output: the output of a torch function.
+            whole: whether torch made its graph, so that an autograd function in it belongs to the call.
         """
         for leaf in leaves(output):
             if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
@@ -427,7 +427,7 @@ class DifferenceMode(TorchFunctionMode):
             if whole and own_function(leaf.grad_fn):
                 setattr(leaf, WHOLE, leaf.grad_fn)
             if not torch.is_grad_enabled():
-                # An autograd function may be computing its output, whose graph it will replace.
+                # This may be inside an autograd function, which will replace the graph of its output.
                 with torch.enable_grad():
                     twin = self._tagged(_Twin.apply(leaf))  # type: ignore[no-untyped-call]
                 setattr(leaf, TWIN, (leaf.grad_fn, twin))
@@ -435,21 +435,20 @@ class DifferenceMode(TorchFunctionMode):
         return output
 
     def _altered(self, leaf: Any) -> bool:
-        """Whether something other than torch functions may have changed the graph of a value."""
+        """Whether something other than a torch function may have changed the graph of a value."""
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             return hasattr(leaf, TWIN)
         marks = leaf.__dict__
         return TWIN in marks or PART in marks or own_function(leaf.grad_fn) is not None
 
     def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
-        """Return what an autograd function returned as a result of the torch functions that it called.
+        """Return the result of an autograd function as the result of the torch functions that it called.
 
-        So the function's own backward pass does not count, nor do hooks for full backward passes of modules,
-        which are autograd functions.
+        Its own backward pass is not used. Full backward hooks of modules are autograd functions, too.
 
         Args:
             leaf: an argument of a function, or part of the output.
-            in_place: whether the function writes into its arguments.
+            in_place: whether the function writes to its arguments.
         """
         if not isinstance(leaf, Tensor) or not self.depends(leaf):
             return leaf
@@ -470,32 +469,32 @@ class DifferenceMode(TorchFunctionMode):
         return tensor
 
 
-def _decided_otherwise(func: Any) -> UnsupportedOperationError:
+def _decision_differs(func: Any) -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        f"{spelt(func)} decides what the model does, and came out otherwise at the baseline than at the "
-        "input: no input accounts for that. Choose a closer baseline, or have the baseline follow the "
-        'decisions of the input, decisions="follow".'
+        f"{display_name(func)} decides what the model computes, and decides otherwise at the baseline than "
+        "at the input, which no contribution explains. Choose a closer baseline, or apply the decisions of "
+        'the input to the baseline, decisions="follow".'
     )
 
 
 class _Twin(torch.autograd.Function):
-    """The same memory with a graph of its own, which no other function changes."""
+    """An alias of a tensor with a graph of its own, which no other function changes."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        """Return a tensor that is no view of `value` and shares its memory."""
+        """Return a tensor that shares memory with `value`, but is not a view of it."""
         twin = value.new_empty(0)
         twin.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
         return twin
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return the gradient as it is."""
+        """Return the gradient unchanged."""
         return grad
 
 
 def _kind(argument: Any) -> Any:
-    """Return what a check of an operation depends on of an argument: the type of a tensor, a flag, a name."""
+    """Return the part of an argument on which checks of an operation depend: dtypes, flags, names."""
     if isinstance(argument, Tensor):
         return argument.dtype, argument.dim()
     if isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[0], str):

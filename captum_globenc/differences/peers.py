@@ -1,7 +1,7 @@
-"""Rules of other methods of one backward pass: what each changes of the frozen network's, by its paper.
+"""Rules of other methods with one backward pass: what each paper changes in the frozen network.
 
-Where a paper passes relevance R back, multipliers are R / x, x the value that it belongs to: then linear
-maps have their gradient (the epsilon rule, epsilon 0), and relevance is multiplier times value.
+If a paper propagates the relevance R of a value x, multipliers are R / x. Linear maps then have their
+gradient (the epsilon rule with epsilon 0), and relevance is multiplier times value.
 """
 
 from typing import Any
@@ -9,18 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from captum_globenc.differences.call import LINEAR, Backward, Pair, bound
-from captum_globenc.differences.compositions import attention_in_parts
+from captum_globenc.differences.decompositions import attention_in_parts
 from captum_globenc.differences.frozen import CONSTANTS, FROZEN, Rules
-from captum_globenc.differences.names import functions
-from captum_globenc.differences.products import matmul, multiply, quadratic
+from captum_globenc.differences.op_sets import functions
+from captum_globenc.differences.rules import EXACT, Row, matmul, multiply, quadratic
 from captum_globenc.differences.scalars import SCALARS
-from captum_globenc.differences.table import EXACT, Row
-
-__all__ = ["ATTN_LRP", "CONSERVATIVE", "gim"]
 
 SOFTMAX = functions("softmax _softmax")
-IN_PARTS = dict.fromkeys(functions("scaled_dot_product_attention"), Row(composition=attention_in_parts))
-"""Fused attention as two products and a softmax, each of which has its own row."""
+IN_PARTS = dict.fromkeys(functions("scaled_dot_product_attention"), Row(decomposition=attention_in_parts))
+"""Fused attention as two products and a softmax, each with its own rule."""
 
 GRADIENTS = {
     function: Row(LINEAR)
@@ -38,10 +35,10 @@ PRODUCTS = {
 ATTN_LRP = Rules({**FROZEN.table, **dict.fromkeys(SOFTMAX, Row(LINEAR)), **IN_PARTS})
 """AttnLRP, Achtibat et al. 2024 (arXiv 2402.05602).
 
-An activation and the deviation of a norm pass on what they get (eq. 9, proposition 3.4), of a product half
-goes to each factor (propositions 3.2 and 3.3), and a softmax p of scores s passes on
-R_s = s (R_p - p sum R_p) (proposition 3.1), which is its gradient. With the epsilon rule everywhere else: the
-gamma rule that the paper takes for images is left out.
+Activations and standard deviations of norms pass relevance on unchanged (eq. 9, proposition 3.4), a product
+gives half to each factor (propositions 3.2 and 3.3), and a softmax p of scores s passes on
+R_s = s (R_p - p sum R_p) (proposition 3.1), which is its gradient. Everything else uses the epsilon rule, not
+the gamma rule that the paper uses for images.
 """
 
 CONSERVATIVE = Rules({**FROZEN.table, **GRADIENTS, **PRODUCTS}, slopes=False)
@@ -54,13 +51,13 @@ Gradient times input, with attention (AH rule) and the deviations of norms (LN r
 def gim(temperature: float = 2.0) -> Rules:
     """Gradient interaction modifications, Edin et al. 2025 (arXiv 2505.17630).
 
-    The deviations of norms are constants, of a product half goes to each factor (of attention so a quarter
-    to queries and keys, half to values), and the backward pass of a softmax takes the one at a higher
-    temperature, p_T = softmax(s / T), in the place of p: m_s = p_T (m_p - sum p_T m_p), as the authors' code
-    has it. Activations have their gradient.
+    Standard deviations of norms are constants, a product gives half to each factor (so attention gives a
+    quarter to queries and keys, half to values), and the backward pass of a softmax uses a higher
+    temperature, p_T = softmax(s / T), instead of p: m_s = p_T (m_p - sum p_T m_p), as in the authors' code.
+    Activations have their gradient.
 
     Args:
-        temperature: T; 1 changes nothing of a softmax.
+        temperature: T; 1 leaves the softmax unchanged.
     """
 
     def softened(

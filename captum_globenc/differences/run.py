@@ -1,7 +1,8 @@
-"""A function run at its inputs and at a baseline, and what its difference is made of."""
+"""Run a function at its inputs and at a baseline, and compute the contributions to the difference."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -10,14 +11,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from captum_globenc.differences.call import leaves, replaced
-from captum_globenc.differences.frozen import FROZEN, Rules
-from captum_globenc.differences.frozen_mode import FrozenMode
+from captum_globenc.differences.frozen import FROZEN, FrozenMode, Rules
 from captum_globenc.differences.mode import DifferenceMode
-from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
-from captum_globenc.differences.uncompiled import uncompiled
-
-__all__ = ["Comparison", "RandomNumbers", "compare", "compare_path", "freeze"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,9 @@ class Comparison:
     """Two runs of a function.
 
     Attributes:
-        output: what it returned at the inputs, with a graph whose backward pass gives multipliers.
-        base: what it returned at the baseline.
-        trace: of the operations that it was made of.
+        output: the output at the inputs, with a graph whose backward pass gives multipliers.
+        base: the output at the baseline.
+        trace: the recorded operations.
     """
 
     output: Any
@@ -36,35 +33,37 @@ class Comparison:
 
     @property
     def sources(self) -> Sequence[Source]:
-        """The tensors that the function reads: first inputs of floats, then embeddings looked up by ids."""
+        """The tensors that the function reads: floating-point inputs, then embeddings looked up by ids."""
         return self.trace.sources
 
     def multipliers(self, output: Tensor, at: Sequence[Tensor | Snapshot]) -> list[Tensor]:
-        """Return the multipliers of some tensors of the run at the inputs for an output.
+        """Return the multipliers of tensors of the run at the inputs for an output.
 
         Args:
-            output: what is explained, one number or the sum of several: made of `self.output`.
-            at: the leaves of sources, or snapshots that a hook took in the run at the inputs.
+            output: the explained output, computed from `self.output`; several numbers are summed.
+            at: leaves of sources, or snapshots that a hook took in the run at the inputs.
 
         Returns:
-            One for each, of its shape; they can be asked for again.
+            One tensor for each, in its shape. The graph is kept for further calls.
 
         Raises:
-            ValueError: `output` was made of the run's output where gradients are off.
+            ValueError: `output` was computed while gradients were off.
         """
         edges = [it.edge if isinstance(it, Snapshot) else it for it in at]
-        found = iter(self._gradients(output, [it for it in edges if it is not None]))
-        made = [None if it is None else next(found) for it in edges]
+        gradients = iter(self._gradients(output, [it for it in edges if it is not None]))
+        found = [None if it is None else next(gradients) for it in edges]
         values = [it.value if isinstance(it, Snapshot) else it for it in at]
-        return [torch.zeros_like(value) if it is None else it for value, it in zip(values, made, strict=True)]
+        return [
+            torch.zeros_like(value) if it is None else it for value, it in zip(values, found, strict=True)
+        ]
 
     def _gradients(self, output: Tensor, at: Sequence[Tensor | GradientEdge]) -> Sequence[Tensor | None]:
         whole = [leaf for leaf in leaves(self.output) if isinstance(leaf, Tensor)]
         if not output.requires_grad and any(leaf.requires_grad for leaf in whole):
-            raise ValueError("output was made where gradients are off: make it under torch.enable_grad()")
+            raise ValueError("output was computed while gradients were off: use torch.enable_grad()")
         if not at or not output.requires_grad:
             return [None] * len(at)
-        # Where the caller computes in half precision, multipliers are not.
+        # The caller's autocast must not lower the precision of multipliers.
         with (
             torch.inference_mode(False),
             torch.autocast("cpu", enabled=False),
@@ -76,7 +75,7 @@ class Comparison:
         return made
 
     def contributions(self, output: Tensor) -> list[Tensor]:
-        """Return the contributions of every source, in its shape: they add up to the output's difference."""
+        """Return the contributions of every source, in its shape; they sum to the output's difference."""
         differences = [source.difference for source in self.sources]
         changed = [bool(it.any()) for it in differences]
         made = iter(
@@ -85,33 +84,35 @@ class Comparison:
         return [next(made) * one if it else one for one, it in zip(differences, changed, strict=True)]
 
     def rounding(self, output: Tensor) -> float:
-        """Return how far rounding may move the sum of contributions to an output, to first order.
+        """Return the rounding error of the sum of contributions to an output, to first order.
 
-        Every tensor y of the run at the inputs that depends on them was rounded, and its multiplier m is the
-        part of that which reaches the output; so were the arguments u of calls with a rule, at both points:
+        Every tensor y of the run at the inputs that depends on them is rounded, and its multiplier m is the
+        share of the error that reaches the output. The arguments u of calls with a rule are rounded in both
+        runs:
 
             eps (sum |m| 2 |y| + sum |m_u| (|u| + |u0|) + |f(x)| + |f(x0)|)
 
         Args:
-            output: what is explained, one number: made of `self.output`. The last two terms are the caller's.
+            output: the explained output, one number computed from `self.output`. The last two terms are not
+                included.
 
         Raises:
-            ValueError: the comparison was not asked to measure rounding.
+            ValueError: `measure_rounding` was False.
         """
         if not self.trace.measured:
-            raise ValueError("compare(..., measure_rounding=True) measures rounding")
+            raise ValueError("rounding was not measured: use compare(..., measure_rounding=True)")
         self.trace.rounding.clear()
         self._gradients(output, [source.leaf for source in self.sources])
         return torch.finfo(self.trace.lowest).eps * sum(map(float, self.trace.rounding))
 
 
 def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
-    """Run a function once, frozen: for its multipliers only, as there is nothing to compare with.
+    """Run a function once with frozen rules, which need no baseline, for its multipliers.
 
     Args:
-        function: as for :func:`compare`.
-        inputs: as for :func:`compare`.
-        rules: what it goes by; left out, the frozen network's.
+        function: takes as many tensors as there are inputs.
+        inputs: floating-point tensors, or ids by which the function looks up embeddings.
+        rules: the rules; by default those of the frozen network (DecompX).
 
     Raises:
         UnsupportedOperationError: an operation has no rule.
@@ -127,19 +128,19 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
         trace = Trace(written=written)
         mode = FrozenMode(trace, rules)
         with torch.inference_mode(False), uncompiled(), numbers.again() if written else nullcontext():
-            seen = _seen(mode, inputs)
-            with mode, _kept(trace), torch.enable_grad():
-                output = function(*seen)
-        if trace.written is written:  # else once more, with all that is written into protected
+            tracked = _tracked(mode, inputs)
+            with mode, _saved(trace), torch.enable_grad():
+                output = function(*tracked)
+        if trace.written is written:  # if the model writes in place, run again and protect what it overwrites
             break
     return Comparison(mode.completed(output), None, trace)
 
 
 class RandomNumbers:
-    """Random numbers from here on, which can come again: what is dropped at random is the same in all runs.
+    """The state of the random generators, to repeat the same random numbers in all runs.
 
     Args:
-        tensors: on whose devices, besides the CPU.
+        tensors: tensors whose devices are included, besides the CPU.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -149,7 +150,7 @@ class RandomNumbers:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Give a context with the same numbers once more, after which the generators are as before it."""
+        """Repeat the same random numbers in a context, and restore the generators after it."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._states, strict=True):
@@ -172,22 +173,21 @@ def compare(
 
     Args:
         function: takes as many tensors as there are inputs.
-        inputs: tensors of floats, or of ids that the function looks up embeddings by.
-        baselines: one for each, of its shape.
-        values: what the sources are taken to be in either run instead, in the order of
+        inputs: floating-point tensors, or ids by which the function looks up embeddings.
+        baselines: one for each input, in its shape.
+        values: replacements of the sources at the inputs and at the baseline, in the order of
             :attr:`Comparison.sources`.
-        table: of rules.
-        precision: the lowest dtype that is computed in: tensors of a lower one, weights too, are converted
+        table: the rules.
+        precision: the lowest dtype to compute in. Tensors of a lower one, including weights, are converted
             for the call.
-        decisions: what holds for routers, branches and other decisions: "same", that they are the same in
-            both runs; or "follow", that the run at the baseline takes those of the run at the inputs, which
-            costs one more run. Then contributions sum to f(x) - f_x(x0), f_x the function along the route
-            of x.
-        measure_rounding: whether :meth:`Comparison.rounding` can be asked for; it keeps every tensor of the
-            run at the inputs.
+        decisions: "same" requires routers, branches and other decisions to be the same in both runs; "follow"
+            applies the decisions of the run at the inputs to the baseline, which costs one more run.
+            Contributions then sum to f(x) - f_x(x0), with f_x the function with the decisions of x.
+        measure_rounding: whether to enable :meth:`Comparison.rounding`, which keeps every tensor of the run
+            at the inputs.
 
     Raises:
-        UnsupportedOperationError: an operation has no rule, or the function does something else at the
+        UnsupportedOperationError: an operation has no rule, or the function runs other operations at the
             baseline.
 
     Example:
@@ -219,25 +219,25 @@ def compare_path(
     decisions: Literal["same", "follow"] = "same",
     measure_rounding: bool = False,
 ) -> Iterator[Comparison]:
-    """Run a function at every point of a path, and compare each point with the one before.
+    """Run a function at every point of a path, and compare each point with the previous one.
 
     Each point runs once: it is the input of one comparison and the baseline of the next.
 
     Args:
-        function: as for :func:`compare`.
+        function: takes as many tensors as there are inputs.
         points: the inputs of the function at each point, from the baseline to the input.
-        values: what the sources are taken to be at each point instead, in the order of
-            :attr:`Comparison.sources`.
-        table: as for :func:`compare`.
-        precision: as for :func:`compare`.
-        decisions: as for :func:`compare`; all points follow the last one.
-        measure_rounding: as for :func:`compare`.
+        values: replacements of the sources at each point, in the order of :attr:`Comparison.sources`.
+        table: the rules.
+        precision: the lowest dtype to compute in.
+        decisions: "same" requires the same decisions at all points; "follow" applies those of the last point.
+        measure_rounding: whether to enable :meth:`Comparison.rounding`.
 
     Yields:
-        One comparison less than there are points. The memory of a comparison is free once it is dropped.
+        One comparison for each point but the first. Drop a comparison to free its memory.
 
     Raises:
-        UnsupportedOperationError: as :func:`compare` does.
+        UnsupportedOperationError: an operation has no rule, or the function runs other operations at another
+            point.
 
     Example:
         >>> points = [[torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 3.0])], [torch.tensor([2.0, 3.0])]]
@@ -253,9 +253,9 @@ def compare_path(
             None, None, table, values[-1] if values else None, precision=precision, route=route
         )
         with torch.inference_mode(False), uncompiled(), numbers.again():
-            seen = _seen(mode, points[-1])
+            tracked = _tracked(mode, points[-1])
             with mode, torch.enable_grad():
-                function(*seen)
+                function(*tracked)
     trace, base = None, None
     for number, tensors in enumerate(points):
         last = number == len(points) - 1
@@ -265,10 +265,10 @@ def compare_path(
             trace, record, table, values[number] if values else None, precision=precision, route=follower
         )
         with torch.inference_mode(False), uncompiled(), nullcontext() if last else numbers.again():
-            seen = _seen(mode, tensors)
-            # With gradients in all runs: without them torch may take other kernels, which round otherwise.
-            with mode, _kept(trace), torch.enable_grad():
-                output = function(*seen)
+            tracked = _tracked(mode, tensors)
+            # Gradients are on in all runs, because torch may choose other kernels without them.
+            with mode, _saved(trace), torch.enable_grad():
+                output = function(*tracked)
             output = mode.completed(output)
         if record is not None:
             record.route = follower
@@ -279,13 +279,40 @@ def compare_path(
         del output, mode
 
 
-def _seen(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the inputs as the function sees them: sources of floats come first, in order."""
+def _tracked(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the inputs as tensors that the mode tracks; floating-point inputs become the first sources."""
     return [mode.source(tensor) if tensor.is_floating_point() else mode.ids(tensor) for tensor in tensors]
 
 
-def _kept(trace: Trace | None) -> AbstractContextManager[Any]:
-    """Let the model write into what torch saves for its backward pass: the trace copies that before."""
+def _saved(trace: Trace | None) -> AbstractContextManager[Any]:
+    """Save torch's tensors for the backward pass in the trace, which copies them before in-place writes."""
     if trace is None or not trace.written:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(trace.save, SavedTensor.restore)
+
+
+class _Stance:
+    """The compiler's stance, which is global: the first thread sets it, the last restores it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stance = ExitStack()
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run compiled functions without compilation."""
+        with self._lock:
+            if not self._users:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._stance.close()
+
+
+uncompiled = _Stance().eager

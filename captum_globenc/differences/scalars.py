@@ -1,14 +1,14 @@
-"""Functions of one number, applied to each element: the secant through both runs.
+"""Rules of elementwise functions of one number: the secant through both runs.
 
     m = (phi(u) - phi(u0)) / (u - u0)
 
-This is the rescale rule of Shrikumar et al. 2017. Where u and u0 are close, rounding spoils the quotient:
+This is the rescale rule of Shrikumar et al. 2017. If u and u0 are close, the quotient loses digits:
 
-- most functions have a closed form that has no difference of close numbers in it;
-- for functions with a kink, it is the secant of each side, weighted by the length of the way on that side;
+- most functions have a closed form without a difference of close numbers;
+- functions with a kink use the secant on each side, weighted by the share of the interval on that side;
 - `smooth` moves the two points apart around their mean, to a distance d of 1e-2 (float32) or 1e-4 (float64).
-  The multiplier is then off by d^2 phi''' / 24 at most. It suits functions without kinks whose third
-  derivative is of the order of 1, or of that of their first one.
+  The error of the multiplier is then at most d^2 phi''' / 24. It suits functions without kinks whose third
+  derivative is of order 1, or of the order of their first derivative.
 """
 
 import math
@@ -20,16 +20,14 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule
 
-__all__ = ["SCALARS", "logarithm", "piecewise", "power", "smooth", "tanhc"]
-
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """The distance at which rounding and curvature cause equal errors, by dtype."""
 PART = 1 << 18
-"""How many elements are computed at a time on a CPU, so that they fit its cache."""
+"""Number of elements that are computed at once on a CPU, to fit the cache."""
 
 
 def smooth(call: Call) -> Backward:
-    """M = (phi(u) - phi(u0)) / (u - u0), for curved functions without kinks; see the module's docstring."""
+    """Return the rule of smooth functions without kinks; see the module's docstring."""
     pair = call.pair
     multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
     apart = CLOSE.get(multiplier.dtype, CLOSE[torch.float32])
@@ -45,10 +43,7 @@ def smooth(call: Call) -> Backward:
 
 
 def piecewise(call: Call) -> Backward:
-    """M = (phi(u) - phi(u0)) / (u - u0); for functions made of straight lines, which have no noise.
-
-    Where u = u0, their derivative: that of torch.
-    """
+    """Return the rule of piecewise linear functions: their secant, and torch's derivative if u = u0."""
     pair, output = call.pair, call.outputs[0]
     difference = pair.difference
     multiplier = output.difference / difference
@@ -58,22 +53,22 @@ def piecewise(call: Call) -> Backward:
             value = pair.value.detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(_again(call, value.clone()).sum(), value)
         multiplier = torch.where(same, slope, multiplier)
-    # What is not a number in both runs is none in what comes of it, or was made one that is the same.
+    # NaN in both runs stays NaN, or becomes the same number; neither makes a difference.
     multiplier = torch.where(multiplier.isnan(), 0, multiplier)
     return lambda grad: [(pair, grad * multiplier)]
 
 
 def _again(call: Call, value: Tensor) -> Tensor:
-    """Call a function of one number for others, which it may write into; further arguments are numbers."""
+    """Call a function for another value, which it may overwrite; its other arguments are kept."""
     args = tuple(value if isinstance(arg, Pair) else arg for arg in call.args)
     kwargs = {name: value if isinstance(arg, Pair) else arg for name, arg in call.kwargs.items()}
     kwargs.pop("inplace", None)
-    result: Tensor = call.function(*args, **kwargs)  # in place, where it is that
+    result: Tensor = call.function(*args, **kwargs)  # possibly in place
     return result
 
 
 def _closed(multiplier: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Rule:
-    """Make a rule of a multiplier in closed form, a function of u, u0, phi(u) and phi(u0)."""
+    """Return the rule of a multiplier in closed form, a function of u, u0, phi(u) and phi(u0)."""
 
     def rule(call: Call) -> Backward:
         pair, output = call.pair, call.outputs[0]
@@ -90,12 +85,12 @@ def tanhc(t: Tensor) -> Tensor:
         >>> tanhc(torch.tensor([0.0, 1.0]))
         tensor([1.0000, 0.7616])
     """
-    t = t + torch.finfo(t.dtype).tiny * 1e4  # nothing to any t but 0
+    t = t + torch.finfo(t.dtype).tiny * 1e4  # only changes t = 0
     return t.tanh().div_(t)
 
 
 def tanhc_of_half(x: Tensor) -> Tensor:
-    """tanh(x / 2) / (x / 2), in three kernels.
+    """tanh(x / 2) / (x / 2), with three kernels.
 
     Example:
         >>> tanhc_of_half(torch.tensor([0.0, 2.0]))
@@ -106,12 +101,12 @@ def tanhc_of_half(x: Tensor) -> Tensor:
 
 
 def _exponential(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """L(e^u, e^u0), L(a, b) the logarithmic mean: (y + y0) / 2 tanh(d) / d with d = (u - u0) / 2."""
+    """L(e^u, e^u0), with L the logarithmic mean: (y + y0) / 2 tanh(d) / d with d = (u - u0) / 2."""
     return (y + y0) / 2 * tanhc((u - u0) / 2)
 
 
 def logarithm(u: Tensor, u0: Tensor) -> Tensor:
-    """1 / L(u, u0): atanh(z) / z over the mean, z = (u - u0) / (u + u0); as it stands where z is large."""
+    """1 / L(u, u0): atanh(z) / z divided by the mean, z = (u - u0) / (u + u0); the definition for large z."""
     total = u + u0
     z = (u - u0) / total + torch.finfo(u.dtype).tiny * 1e4
     return torch.where(z.abs() < 0.5, 2 * z.atanh() / (z * total), (u.log() - u0.log()) / (u - u0))
@@ -123,34 +118,34 @@ def _tangent(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
 
 
 def _sigmoid(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """As tanh of half the argument: sigmoid(u) = (1 + tanh(u / 2)) / 2."""
+    """Computed as tanh of half the argument: sigmoid(u) = (1 + tanh(u / 2)) / 2."""
     return (1 - (2 * y - 1) * (2 * y0 - 1)) * tanhc((u - u0) / 2) / 4
 
 
 def _root(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """1 / (sqrt u + sqrt u0); 0 where both are 0."""
+    """1 / (sqrt u + sqrt u0); 0 if both are 0."""
     return torch.where(y + y0 > 0, 1 / (y + y0), 0)
 
 
 def _portion(u: Tensor, u0: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
-    """Return which part of the way from u0 to u lies in (low, high]; 1 or 0 where u = u0."""
+    """Return the share of the interval from u0 to u that lies in (low, high]; 1 or 0 if u = u0."""
     way = u - u0
     part = (u.clamp(low, high) - u0.clamp(low, high)) / way
     return torch.where(way == 0, ((u > low) & (u <= high)).to(u.dtype), part)
 
 
 def _by_parameters(multiplier: Callable[..., Tensor], *names: str) -> Rule:
-    """Make a rule of a multiplier that depends on parameters of torch's function.
+    """Return the rule of a multiplier that depends on parameters of torch's function.
 
     Args:
-        multiplier: a function of u, u0 and the parameters.
-        names: of the parameters, in torch's order; the multiplier has their defaults.
+        multiplier: a function of u, u0 and the parameters, with torch's defaults.
+        names: names of the parameters, in torch's order.
     """
 
     def rule(call: Call) -> Backward:
         pair = call.pair
         given = {**dict(zip(names, call.args[1:], strict=False)), **call.kwargs}
-        # Torch's own functions have further ones, and `inplace` comes first where both have them.
+        # Torch's functions may have further parameters, and pass the boolean `inplace` by position.
         given = {name: it for name, it in given.items() if name in names and not isinstance(it, bool)}
         made = multiplier(pair.value, pair.base, **given)
         return lambda grad: [(pair, grad * made)]
@@ -183,7 +178,9 @@ def _softplus(u: Tensor, u0: Tensor, beta: float = 1.0, threshold: float = 20.0)
     linear, linear0 = a > threshold, a0 > threshold
     y, y0 = (torch.where(it > threshold, it, -torch.nn.functional.logsigmoid(-it)) for it in (a, a0))
     apart = way > 1
-    if math.log1p(math.exp(-threshold)) > torch.finfo(u.dtype).eps * threshold:  # a jump that shows
+    if (
+        math.log1p(math.exp(-threshold)) > torch.finfo(u.dtype).eps * threshold
+    ):  # the jump at the threshold is not negligible
         apart |= linear != linear0
     return torch.where(linear & linear0, 1, torch.where(apart, (y - y0) / (a - a0), made))
 
@@ -201,7 +198,7 @@ def _hardswish(u: Tensor, u0: Tensor) -> Tensor:
 
 
 def _softsign(u: Tensor, u0: Tensor) -> Tensor:
-    """1 / ((1 + |u|) (1 + |u0|)) on one side of 0; with the harmonic mean of |u| and |u0| added to 1 else."""
+    """1 / ((1 + |u|) (1 + |u0|)) on one side of 0; else times 1 plus the harmonic mean of |u| and |u0|."""
     a, a0 = u.abs(), u0.abs()
     apart = torch.where(u.sign() * u0.sign() < 0, 2 * a / (a + a0) * a0, 0)
     return (1 + apart) / (1 + a) / (1 + a0)
@@ -230,9 +227,9 @@ def _arctangent(u: Tensor, u0: Tensor) -> Tensor:
 
 
 def power(call: Call) -> Backward:
-    """Return the rule of u^n for numbers n, one or one for each element, or of b^u for numbers b.
+    """Return the rule of u^n for constant n, a number or a tensor, and of b^u for constant b.
 
-    For n up to 8 the sum of u^k u0^(n-1-k), for others :func:`_any_power`; b^u = exp(u ln b).
+    Integers n up to 8 use the sum of u^k u0^(n-1-k), other n :func:`_any_power`; b^u = exp(u ln b).
     """
     given = (
         *call.args,
@@ -248,8 +245,8 @@ def power(call: Call) -> Backward:
     whole = not isinstance(exponent, Tensor) and exponent == int(exponent) and abs(exponent) <= 8
     if not (whole and exponent >= 0) and not bool((output.value - output.base).isfinite().all()):
         raise ValueError(
-            "a power is infinite or not a number at the input or at the baseline, as that of 0 to a negative "
-            "exponent or of a negative number to a fraction: choose another baseline"
+            "a power is infinite or not a number at the input or at the baseline, for example 0 to a "
+            "negative exponent or a negative number to a fraction: choose another baseline"
         )
     if whole:
         count = abs(int(exponent))
@@ -268,8 +265,8 @@ def power(call: Call) -> Backward:
 def _any_power(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor, exponent: Any) -> Tensor:
     """Return the secant of u^n.
 
-    That of |u|^n is n L(y, y0) / L(|u|, |u0|), L the logarithmic mean; that of u^n differs from it by a sign,
-    by whether n is odd. Where u and u0 lie on different sides of 0, or one is 0, u - u0 is not small.
+    The secant of |u|^n is n L(y, y0) / L(|u|, |u0|), with L the logarithmic mean; that of u^n differs by a
+    sign, depending on whether n is odd. If u and u0 have different signs, or one is 0, u - u0 is not small.
     """
     n = torch.as_tensor(exponent, dtype=u.dtype, device=u.device)
     a, a0, b, b0 = u.abs(), u0.abs(), y.abs(), y0.abs()
@@ -284,11 +281,11 @@ def _any_power(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor, exponent: Any) -> T
 
 
 def _exponential_of(pair: Pair, output: Pair, base: Any) -> Backward:
-    """Return the rule of b^u, for b above 0."""
+    """Return the rule of b^u for b > 0."""
     u, u0 = pair.value, pair.base
     b = torch.as_tensor(base, dtype=output.value.dtype, device=u.device)
     if bool((b <= 0).any()):
-        raise ValueError("its base is not above 0")
+        raise ValueError("its base is not positive")
     multiplier = b.log() * _exponential(u * b.log(), u0 * b.log(), output.value, output.base)
     return lambda grad: [(pair, (grad * multiplier).sum_to_size(u.shape))]
 
@@ -338,4 +335,4 @@ SCALARS: tuple[tuple[str, Any], ...] = (
     ("cos", _closed(_cosine)),
     ("pow", power),
 )
-"""Names of functions of one number, and their rules."""
+"""Names and rules of functions of one number."""

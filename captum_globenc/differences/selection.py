@@ -1,7 +1,7 @@
-"""Maxima: the difference goes to the arguments that changed it; equal ones get equal shares.
+"""Rules of maxima, minima, max pooling and topk; equal elements get equal shares.
 
-For two, max(u, w) = (u + w + |u - w|) / 2, by the secant of the absolute value. Of more, the same holds for
-u, the mean of those that are largest at the input, and w, that of those that are largest at the baseline:
+Maxima of two use max(u, w) = (u + w + |u - w|) / 2 and the secant of the absolute value. For more elements, u
+is the mean of those that are largest at the input, and w the mean of those that are largest at the baseline:
 the maximum is max(u, w) in both runs.
 """
 
@@ -13,11 +13,9 @@ from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair
 
-__all__ = ["extreme_of_dimension", "extreme_of_two", "max_pool", "top"]
-
 
 def _share(difference: Tensor, base: Tensor) -> Tensor:
-    """Return the share of the first of two in their maximum, from their differences in both runs."""
+    """Return the share of the first of two numbers in their maximum, given their difference in both runs."""
     change = difference - base
     secant = torch.where(change == 0, difference.sign(), (difference.abs() - base.abs()) / change)
     return (1 + secant) / 2
@@ -61,8 +59,8 @@ def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
         dims = tuple(sorted(it % max(count, 1) for it in given)) if count else ()
 
         def backward(grad: Tensor) -> Any:
-            for place in () if keepdim else dims:
-                grad = grad.unsqueeze(place)
+            for position in () if keepdim else dims:
+                grad = grad.unsqueeze(position)
             return [(pair, _spread(grad, pair.value, pair.base, dims, 1 if largest else -1))]
 
         return backward
@@ -71,14 +69,14 @@ def extreme_of_dimension(largest: bool) -> Callable[[Call], Backward]:
 
 
 def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: tuple[int, ...], sign: int) -> Tensor:
-    """Share a multiplier among the elements along some dimensions that are extreme in either run."""
+    """Distribute a multiplier over the elements along some dimensions that are extreme in either run."""
     if not dims:
         return grad.clone()
     sides = sign * value, sign * base
     tops = [side.amax(dims, keepdim=True) for side in sides]
     ties = [(side == top).to(grad.dtype) for side, top in zip(sides, tops, strict=True)]
     one, other = (tie / tie.sum(dims, keepdim=True) for tie in ties)
-    # An element that never counts may be -inf.
+    # Elements that are extreme in neither run may be -inf.
     means = [
         torch.where(part > 0, part * side, 0).sum(dims, keepdim=True)
         for part, side in ((other, sides[0]), (one, sides[1]))
@@ -89,9 +87,9 @@ def _spread(grad: Tensor, value: Tensor, base: Tensor, dims: tuple[int, ...], si
 
 
 def top(call: Call) -> Backward:
-    """Return the rule of the values of topk: each is that of the element that was selected.
+    """Return the rule of the values of topk: each is the value of the selected element.
 
-    Elements that are equal to it in both runs have equal shares in it.
+    Elements that equal it in both runs get equal shares.
 
     Raises:
         ValueError: other elements were selected at the baseline.
@@ -100,11 +98,11 @@ def top(call: Call) -> Backward:
     pair = call.pair
     given = {"dim": -1, **dict(zip(names, call.args[1:], strict=False)), **call.kwargs}
     dim = given["dim"]
-    place, place0 = (
+    indices, indices0 = (
         call.function(side, *call.args[1:], **_without_input(call)).indices
         for side in (pair.value, pair.base)
     )
-    if not torch.equal(place, place0):
+    if not torch.equal(indices, indices0):
         raise ValueError(
             "it selects other elements at the baseline than at the input, or the same ones in another order: "
             'choose a closer baseline, or decisions="follow"'
@@ -112,11 +110,11 @@ def top(call: Call) -> Backward:
 
     def backward(grad: Tensor) -> Any:
         sides = [side.movedim(dim, -1) if side.dim() else side[None] for side in (pair.value, pair.base)]
-        places = place.movedim(dim, -1) if place.dim() else place[None]
+        selected = indices.movedim(dim, -1) if indices.dim() else indices[None]
         grads = grad.movedim(dim, -1) if grad.dim() else grad[None]
         made = torch.zeros_like(sides[0])
-        for rank in range(places.shape[-1]):
-            where = places[..., rank : rank + 1]
+        for rank in range(selected.shape[-1]):
+            where = selected[..., rank : rank + 1]
             alike = torch.stack([side == side.gather(-1, where) for side in sides]).all(0).to(grad.dtype)
             made += grads[..., rank : rank + 1] * alike / alike.sum(-1, keepdim=True)
         return [(pair, made.movedim(-1, dim) if pair.value.dim() else made[0])]
@@ -129,7 +127,7 @@ def _without_input(call: Call) -> dict[str, Any]:
 
 
 def max_pool(call: Call) -> Backward:
-    """Return the rule of max_pool1d, 2d, 3d and their adaptive variants: a maximum over each window."""
+    """Return the rule of max_pool1d, 2d, 3d and their adaptive variants: a maximum per window."""
     pair = call.pair
     name = call.function.__name__.removesuffix("_with_indices")
     count = int(name[-2])
@@ -155,7 +153,7 @@ def max_pool(call: Call) -> Backward:
 
 
 def _options(given: dict[str, Any], count: int) -> list[tuple[int, ...]]:
-    """Return the kernel's size, stride, padding and dilation for each dimension."""
+    """Return the kernel size, stride, padding and dilation of each dimension."""
     size = given.get("kernel_size", 1)
     options = (size, given.get("stride") or size, given.get("padding", 0), given.get("dilation", 1))
     each = [it if isinstance(it, tuple | list) else (it,) for it in options]
@@ -164,19 +162,19 @@ def _options(given: dict[str, Any], count: int) -> list[tuple[int, ...]]:
 
 def _strided(size: int, made: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
     """Return the elements of the windows along one dimension `(windows, elements)`; -1 for padding."""
-    places = torch.arange(made)[:, None] * stride - padding + torch.arange(kernel) * dilation
-    return torch.where((places >= 0) & (places < size), places, -1)
+    elements = torch.arange(made)[:, None] * stride - padding + torch.arange(kernel) * dilation
+    return torch.where((elements >= 0) & (elements < size), elements, -1)
 
 
 def _adaptive(size: int, made: int) -> Tensor:
     starts = torch.arange(made) * size // made
     ends = -(-(torch.arange(1, made + 1) * size) // made)
-    places = starts[:, None] + torch.arange(int((ends - starts).max()))
-    return torch.where(places < ends[:, None], places, -1)
+    elements = starts[:, None] + torch.arange(int((ends - starts).max()))
+    return torch.where(elements < ends[:, None], elements, -1)
 
 
 def _windows(axes: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Return the elements `(all windows, elements)` of windows, numbered through all dimensions."""
+    """Return the flat indices of the elements of all windows, `(windows, elements)`; -1 for padding."""
     made = axes[0]
     for axis, size in zip(axes[1:], shape[1:], strict=True):
         joined = made[:, None, :, None] * size + axis[None, :, None, :]

@@ -1,4 +1,4 @@
-"""The trace of a comparison: what the run at the baseline records and the run at the input is paired with."""
+"""The trace of a comparison: records the run at the baseline, and pairs the run at the input with it."""
 
 import weakref
 from collections import deque
@@ -12,44 +12,25 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule, leaves, replaced
 from captum_globenc.differences.ids import Positions
-from captum_globenc.differences.names import spelt
+from captum_globenc.differences.op_sets import display_name
 from captum_globenc.errors import UnsupportedOperationError
-
-__all__ = [
-    "AppliedRule",
-    "Node",
-    "RecordedCall",
-    "Route",
-    "SavedTensor",
-    "Snapshot",
-    "Source",
-    "Trace",
-    "joined",
-    "own_function",
-    "unseen",
-]
 
 
 @dataclass
 class Source:
-    """A tensor of floats that the function reads: an input itself, or embeddings looked up by ids.
+    """A floating-point tensor that the function reads: an input, or embeddings looked up by ids.
 
     Attributes:
-        base: its value at the baseline; None in a single run.
+        base: its value at the baseline; None in a run without a baseline.
         leaf: its value at the input, a leaf of the graph; before that run, its value at the baseline.
         looked_up: whether it was looked up by ids.
-        positions: which ids each element of a look-up's index comes from; None where nothing was looked up.
+        positions: the ids that each element of the index comes from; None if it was not looked up.
     """
 
     base: Tensor | None
     leaf: Tensor
     looked_up: bool = False
     positions: Positions | None = None
-
-    @property
-    def places(self) -> Tensor | None:
-        """The position of each element of a look-up's index among all ids; see :mod:`.ids` for others."""
-        return None if self.positions is None else self.positions.values
 
     @property
     def value(self) -> Tensor:
@@ -69,9 +50,9 @@ class RecordedCall:
 
     Attributes:
         function: the torch function.
-        arguments: those that depend on the input, in order; empty for a decision.
-        outputs: the floats that it returned; for a decision, all that it returned.
-        indices: the integers that it returned beside the floats.
+        arguments: arguments that depend on the input, in order; empty for a decision.
+        outputs: floating-point outputs; all outputs of a decision.
+        indices: integer outputs, in addition to `outputs`.
     """
 
     function: Callable[..., Any]
@@ -88,10 +69,10 @@ class Route:
     """The decisions of a run, which other runs follow.
 
     Attributes:
-        decisions: what each decision returned, in order.
-        met: how many of them the run that follows has met; None for the run that decides.
-        differing: of a run that follows, the number of elements that it would have decided otherwise.
-        total: the number of elements that it decided.
+        decisions: the results of all decisions, in order.
+        met: number of decisions that the following run has reached; None for the deciding run.
+        differing: number of elements that the following run would have decided differently.
+        total: number of elements of all its decisions.
     """
 
     decisions: list[Any] = field(default_factory=list)
@@ -100,18 +81,18 @@ class Route:
     total: int = 0
 
     def decided(self, output: Any) -> Any:
-        """Return what the run that decides returned in the place of `output`."""
+        """Return the deciding run's result for `output`."""
         if self.met is None:
             self.decisions.append(output)
             return output
         if self.met >= len(self.decisions):
-            raise _differs("it decides more often there")
+            raise _differs("it makes more decisions there")
         followed = self.decisions[self.met]
         self.met += 1
         for own, other in zip(leaves(output), leaves(followed), strict=True):
             if isinstance(own, Tensor):
                 if own.shape != other.shape:
-                    raise _differs("it decides about other shapes there")
+                    raise _differs("its decisions have other shapes there")
                 self.total += own.numel()
                 self.differing += int((own != other).sum())
             else:
@@ -122,20 +103,20 @@ class Route:
 
 @dataclass
 class Trace:
-    """What both runs of a comparison share. The run at the baseline comes first.
+    """The shared state of both runs of a comparison. The run at the baseline comes first.
 
     Attributes:
-        calls: of the run at the baseline, those first that the run at the input has not met yet.
-        sources: in order.
-        operations: every function that was called with a value that depends on the input, with the types of
+        calls: calls of the run at the baseline that the run at the input has not reached yet.
+        sources: the sources, in order.
+        operations: every function that was called with a value that depends on the input, and the types of
             its arguments.
-        lowest: the dtype of the lowest precision that was computed in.
-        rounded: lower precisions that the model asks for, and that the comparison does not compute in.
+        lowest: the dtype of the lowest precision of the computation.
+        rounded: lower precisions that the model asks for, but the comparison does not use.
         measured: whether rounding is measured.
-        rounding: where it is measured, what a backward pass notes: how much the rounding of each tensor, and
-            of the arguments of each call, weighs.
-        written: whether the run at the baseline wrote into tensors; only then constants are protected, too.
-        route: how the run at the baseline followed decisions; None where it decided by itself.
+        rounding: with `measured`, the weights of the rounding errors of each tensor and each call's
+            arguments, collected in a backward pass.
+        written: whether the run at the baseline wrote to tensors; only then constants are protected, too.
+        route: the decisions that the run at the baseline followed; None if it made its own.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
@@ -152,32 +133,33 @@ class Trace:
     _sources_met: int = 0
 
     def recorded(self, function: Callable[..., Any], arguments: Sequence[Tensor] = ()) -> RecordedCall:
-        """Return the call of the run at the baseline that belongs to the next one at the input.
+        """Return the call of the run at the baseline that is paired with the next call at the input.
 
         Args:
             function: the function that is called at the input.
             arguments: its arguments that depend on the input.
 
         Raises:
-            UnsupportedOperationError: the run at the baseline called something else, or its arguments were
-                written into since by something that is not a torch function.
+            UnsupportedOperationError: the run at the baseline called another function, or its arguments were
+                modified later outside of torch functions.
         """
         if not self.calls:
-            raise _differs(f"at the input it calls {spelt(function)} once more")
+            raise _differs(f"at the input it calls {display_name(function)} once more")
         call = self.calls.popleft()
         if call.function != function:
-            raise _differs(f"it calls {spelt(call.function)} there, and {spelt(function)} at the input")
+            names = display_name(call.function), display_name(function)
+            raise _differs(f"it calls {names[0]} there, and {names[1]} at the input")
         if [tensor.shape for tensor in call.arguments] != [tensor.shape for tensor in arguments]:
-            raise _differs(f"{spelt(function)} is called with other shapes")
+            raise _differs(f"{display_name(function)} is called with other shapes")
         if [tensor._version for tensor in call.arguments] != call.versions:
-            raise _changed_later(spelt(function))
+            raise _changed_later(display_name(function))
         return call
 
     def next_source(self) -> Source:
-        """Return the source of the run at the baseline that belongs to the next one at the input.
+        """Return the source of the run at the baseline that is paired with the next source at the input.
 
         Raises:
-            UnsupportedOperationError: there are no more.
+            UnsupportedOperationError: the run at the baseline has fewer sources.
         """
         if self._sources_met >= len(self.sources):
             raise _differs("it looks up fewer inputs there")
@@ -185,18 +167,18 @@ class Trace:
         return self.sources[self._sources_met - 1]
 
     def check_finished(self) -> None:
-        """Check, after the run at the input, that it did all that the run at the baseline did.
+        """Check, after the run at the input, that all calls and sources were paired.
 
         Raises:
-            UnsupportedOperationError: it did not.
+            UnsupportedOperationError: the run at the baseline has more.
         """
         if self.calls:
-            raise _differs(f"at the input it never calls {spelt(self.calls[0].function)}")
+            raise _differs(f"at the input it never calls {display_name(self.calls[0].function)}")
         if self._sources_met < len(self.sources):
             raise _differs("it looks up more inputs there")
 
     def keep(self, kept: "AppliedRule | SavedTensor") -> None:
-        """Protect the tensors that a backward pass reads from in-place writes of the model."""
+        """Protect tensors of a backward pass from in-place writes of the model."""
         self._kept.append(weakref.ref(kept))
 
     def save(self, tensor: Tensor) -> "SavedTensor":
@@ -207,20 +189,20 @@ class Trace:
         return saved
 
     def protect(self, target: Tensor) -> None:
-        """Copy all kept values that share memory with `target`, which is about to be written into."""
+        """Copy all kept values that share memory with `target`, which is about to be overwritten."""
         self.written = True
         self._written.append(weakref.ref(target if target._base is None else target._base))
         self._protect({target.untyped_storage().data_ptr()})
 
     def protect_written(self) -> None:
-        """Copy all kept values in memory that was written into: the next run may write there again."""
+        """Copy all kept values in memory that was written to, because the next run may write there again."""
         written = [target for reference in self._written if (target := reference()) is not None]
         self._protect({target.untyped_storage().data_ptr() for target in written})
 
     def _protect(self, memory: set[int]) -> None:
         for call in self.calls:
-            call.arguments, before = [_apart(it, memory) for it in call.arguments], call.arguments
-            call.outputs = [_apart(it, memory) for it in call.outputs]
+            call.arguments, before = [_copy_if_in(it, memory) for it in call.arguments], call.arguments
+            call.outputs = [_copy_if_in(it, memory) for it in call.outputs]
             call.versions = [
                 version if new is old else new._version
                 for new, old, version in zip(call.arguments, before, call.versions, strict=True)
@@ -231,21 +213,21 @@ class Trace:
                 kept.protect(memory)
 
     def measure(self, tensor: Tensor) -> None:
-        """Have every backward pass note how much rounding of a tensor weighs, if rounding is measured."""
+        """If rounding is measured, have backward passes collect the weight of a tensor's rounding error."""
         if not (self.measured and tensor.requires_grad):
             return
-        # Hooks of the tensor would move along where it is written into.
-        saved, (node, place, *_) = self.save(tensor), get_gradient_edge(tensor)
+        # A hook of the tensor, not of its node, would move to the result of an in-place write.
+        saved, (node, output_index, *_) = self.save(tensor), get_gradient_edge(tensor)
 
-        def note(grads: Sequence[Tensor | None]) -> None:
-            if (grad := grads[place]) is not None:
+        def collect(grads: Sequence[Tensor | None]) -> None:
+            if (grad := grads[output_index]) is not None:
                 value = saved.restore()
                 self.rounding.append(_weight(grad, value, value))
 
-        node.register_prehook(note)
+        node.register_prehook(collect)
 
     def check_unseen(self, tensor: Tensor) -> None:
-        """Check that a tensor that is not known to depend on the input does not.
+        """Check that a tensor without a tag does not depend on the input.
 
         Raises:
             UnsupportedOperationError: its graph leads to a source.
@@ -257,11 +239,11 @@ class Trace:
 
 
 class Snapshot(NamedTuple):
-    """A tensor of a run as it was when a hook saw it, whatever is written into it later.
+    """A tensor of a run at the time a hook saw it, unaffected by later in-place writes.
 
     Attributes:
         value: a copy.
-        edge: its place in the graph; None where it has none.
+        edge: its edge in the graph; None without a graph.
     """
 
     value: Tensor
@@ -269,7 +251,7 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Snapshot":
-        """Return the tensor as it is now."""
+        """Return a snapshot of a tensor."""
         with torch._C.DisableTorchFunction():
             edge = get_gradient_edge(tensor) if tensor.requires_grad else None
             return cls(tensor.detach().clone(), edge)
@@ -288,15 +270,15 @@ class SavedTensor:
     version: int | None
 
     def protect(self, memory: set[int]) -> None:
-        """Copy the tensor if it lies in `memory`, which is about to be written into."""
+        """Copy the tensor if it lies in `memory`, which is about to be overwritten."""
         if _lies_in(self.value, memory):
             self.value, self.version = self.value.clone(), None
 
     def restore(self) -> Tensor:
-        """Return the tensor as it was.
+        """Return the tensor as it was when it was saved.
 
         Raises:
-            UnsupportedOperationError: something that is not a torch function wrote into it later.
+            UnsupportedOperationError: it was modified later outside of torch functions.
         """
         if self.version not in (None, self.value._version):
             raise _changed_later("a function")
@@ -305,15 +287,15 @@ class SavedTensor:
 
 @dataclass(eq=False)
 class AppliedRule:
-    """A call of the run at the input, with the backward pass that its rule made of both runs.
+    """A call of the run at the input, with the backward pass of its rule.
 
     Attributes:
         function: the torch function.
         pairs: its arguments that depend on the input, in order.
-        constants: its other tensors, as aliases that only the rule has, each with its version at the time of
-            the call, or None once it is a copy.
-        backward: from the multipliers of its outputs to those of the pairs.
-        trace: where rounding is measured, the trace that takes it.
+        constants: its other tensors, as aliases that only the rule holds, each with its version at the time
+            of the call, or None once it is a copy.
+        backward: returns the multipliers of the pairs, given those of the outputs.
+        trace: the trace that collects rounding errors; None if rounding is not measured.
     """
 
     function: Callable[..., Any]
@@ -329,10 +311,10 @@ class AppliedRule:
         Args:
             rule: the rule.
             call: the call, with both runs.
-            trace: of the comparison.
+            trace: the trace of the comparison.
 
         Raises:
-            UnsupportedOperationError: the rule does not hold for these arguments.
+            UnsupportedOperationError: the rule does not support these arguments.
         """
         constants: list[tuple[Tensor, int | None]] = []
 
@@ -348,30 +330,30 @@ class AppliedRule:
                 backward = rule(replace(call, args=args, kwargs=kwargs))
         except ValueError as error:
             raise UnsupportedOperationError(
-                f"{spelt(call.function)} has no rule for exact differences here: {error}"
+                f"{display_name(call.function)} has no rule for exact differences here: {error}"
             ) from None
         made = cls(call.function, call.pairs, constants, backward, trace if trace.measured else None)
         trace.keep(made)
         return made
 
     def protect(self, memory: set[int]) -> None:
-        """Copy what lies in `memory`, which is about to be written into."""
+        """Copy the tensors that lie in `memory`, which is about to be overwritten."""
         for pair in self.pairs:
-            pair.value, pair.base = _apart(pair.value, memory), _apart(pair.base, memory)
-        for place, (constant, _) in enumerate(self.constants):
+            pair.value, pair.base = _copy_if_in(pair.value, memory), _copy_if_in(pair.base, memory)
+        for index, (constant, _) in enumerate(self.constants):
             if _lies_in(constant, memory):
-                # The rule holds this very tensor: give it memory of its own.
+                # The rule holds this tensor object, so it gets new memory.
                 constant.data = constant.clone()
-                self.constants[place] = constant, None
+                self.constants[index] = constant, None
 
     def multipliers(self, *grads: Tensor) -> list[Tensor | None]:
         """Return the multipliers of the pairs for multipliers of the outputs.
 
         Raises:
-            UnsupportedOperationError: something that is not a torch function wrote into a constant later.
+            UnsupportedOperationError: a constant was modified later outside of torch functions.
         """
         if any(version not in (None, tensor._version) for tensor, version in self.constants):
-            raise _changed_later(spelt(self.function))
+            raise _changed_later(display_name(self.function))
         made: dict[int, Tensor] = {}
         for pair, multiplier in self.backward(*grads):
             made[id(pair)] = made[id(pair)] + multiplier if id(pair) in made else multiplier
@@ -407,46 +389,46 @@ def joined(
 
 
 def own_function(node: Any) -> type | None:
-    """Return the autograd function that a node of the graph was made by, other than :class:`Node`."""
+    """Return the custom autograd function that made a node of the graph, if it is not :class:`Node`."""
     function: type | None = getattr(node, "_forward_cls", None)
     return None if function is Node else function
 
 
 def unseen(function: type | None) -> UnsupportedOperationError:
-    """Return the error about values that change outside of torch functions.
+    """Return the error for values that change outside of torch functions.
 
     Args:
-        function: the autograd function that changes them; None where it is something else.
+        function: the autograd function that changes them; None if it is unknown.
     """
     if function is not None and function.__name__ == "BackwardHookFunction":
         return UnsupportedOperationError(
-            "A module has a full backward hook, which cannot be seen and may change multipliers: remove the "
-            "hook, handle.remove(), before the model is explained."
+            "A module has a full backward hook, which cannot be intercepted and may change multipliers: "
+            "remove the hook, handle.remove(), before explaining the model."
         )
     what = "Something" if function is None else f"The autograd function {function.__name__}"
     return UnsupportedOperationError(
-        f"{what} acts on what depends on the input and cannot be seen, as scripted functions, and autograd "
-        "functions that do not compute with torch functions: write it in torch functions, and switch "
-        "gradient checkpointing off."
+        f"{what} changes values that depend on the input, and cannot be intercepted, like scripted functions "
+        "and autograd functions that do not call torch functions. Use torch functions instead, and turn off "
+        "gradient checkpointing."
     )
 
 
 def _differs(what: str) -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        f"forward_func does something else at the baseline than at the input: {what}. Exact differences "
+        f"forward_func runs other operations at the baseline than at the input: {what}. Exact differences "
         "need the same operations in both runs."
     )
 
 
 def _changed_later(function: str) -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        f"An argument of {function} was changed in place later, by something that is not a torch function: "
-        "exact differences need it as it was."
+        f"An argument of {function} was later modified in place outside of torch functions, but exact "
+        "differences need its original value."
     )
 
 
 def _weight(multiplier: Tensor, *values: Tensor) -> Tensor:
-    """Return sum |m| |y| over values; of a masked score, which may be infinite, m is 0."""
+    """Return sum |m| |y| over values; nansum, because masked scores may be infinite, with m = 0."""
     return torch.stack([(multiplier * value).abs().nansum() for value in values]).sum()
 
 
@@ -454,13 +436,13 @@ def _lies_in(value: Any, memory: set[int]) -> bool:
     return isinstance(value, Tensor) and value.untyped_storage().data_ptr() in memory
 
 
-def _apart(value: Any, memory: set[int]) -> Any:
-    """Return a copy of a tensor that lies in `memory`; anything else as it is."""
+def _copy_if_in(value: Any, memory: set[int]) -> Any:
+    """Return a copy of a tensor that lies in `memory`, and any other value unchanged."""
     return value.detach().clone() if _lies_in(value, memory) else value
 
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:
-    """Walk through the graph that a tensor comes from."""
+    """Iterate over the graph of a tensor."""
     waiting, seen = [tensor.grad_fn], set[Any]()
     while waiting:
         node = waiting.pop()

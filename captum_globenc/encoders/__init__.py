@@ -1,4 +1,4 @@
-"""How each family of encoders names its parts: data, not code."""
+"""Encoder families as data: the names of their parts, and the search for an encoder in a model."""
 
 from captum_globenc.encoders.registry import register_encoder, registered_specs, supported_encoders
 from captum_globenc.encoders.search import Encoder, Layer, find_encoder

@@ -10,18 +10,18 @@ from captum_globenc.encoders.tokens import Axis, Grid
 
 
 def _samples(config: Any) -> Grid:
-    """Return how frames lie on raw sound, `(B, T)`."""
+    """Return the layout of frames on raw sound, `(B, T)`."""
     return Grid(ndim=2, axes=(Axis.of_convolutions(1, config.conv_kernel, config.conv_stride),))
 
 
 def _mel_frames(config: Any) -> Grid:
-    """Return how Whisper's two convolutions lie on `(B, mel, frames)`."""
+    """Return the layout of tokens on Whisper's input, `(B, mel, frames)`, after two convolutions."""
     axis = Axis.of_convolutions(2, kernels=(3, 3), strides=(1, 2), paddings=(1, 1))
     return Grid(ndim=3, axes=(axis,))
 
 
 def _spectrogram_patches(config: Any) -> Grid:
-    """Return how the patches of `(B, frames, mel)` lie: all of the first mel row, then the next."""
+    """Return the layout of patches on `(B, frames, mel)`: all of the first mel row, then the next."""
     axes = (
         Axis(2, kernel=config.patch_size, stride=config.frequency_stride),
         Axis(1, kernel=config.patch_size, stride=config.time_stride),
@@ -30,12 +30,12 @@ def _spectrogram_patches(config: Any) -> Grid:
 
 
 def _mean(config: Any) -> Pooled:
-    """Return "mean", unless the head averages over all layers and not over the last one's tokens."""
+    """Return "mean"; None if the head averages over all layers, not only over the last."""
     return None if config.use_weighted_layer_sum else "mean"
 
 
 def _stable(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
-    """Return the row of the variant whose norms come first."""
+    """Return the spec of the variant whose norms come first."""
     config: Any = stack.config
     if not config.do_stable_layer_norm:
         return spec

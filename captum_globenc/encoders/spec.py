@@ -1,4 +1,4 @@
-"""EncoderSpec: how one family of encoders names its parts."""
+"""EncoderSpec: the names of the parts of one family of encoders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from captum_globenc.encoders.tokens import Grid
 
 Pooled = int | Literal["mean"] | tuple[int | slice, ...] | Callable[[Tensor], Tensor] | None
-"""What a sequence-level head reads of the last layer.
+"""The tokens of the last layer that a sequence-level head reads.
 
-A position, negative ones counted from the end; the mean over real tokens; the average of what a tuple
-names, positions and means over slices of positions; a function of the inputs that finds the position
-of each example, such as that of an end token; or None where it is no average of tokens.
+One of: a position, negative from the end; "mean", the mean over real tokens; a tuple of positions and slices,
+for the average of these tokens and of the means over these slices; a function of the inputs that returns the
+position for each example, such as that of an end token; None if the head reads no average of tokens.
 """
 
 
 @dataclass(frozen=True)
 class Head:
-    """What one kind of head reads of the last layer, where its family's rule does not hold.
+    """The tokens that one kind of head reads, if they are not its family's default.
 
     Args:
-        pooled: what it pools, given the config of the encoder.
-        final_norm: path from the head's model to the norm that reads the stream after the last layer,
-            instead of the family's; "" where no norm does. None: the family's.
+        pooled: the tokens that the head pools, given the config of the encoder.
+        final_norm: path from the head's model to the norm that reads the stream after the last layer; "" if
+            there is none. None: the family's norm.
     """
 
     pooled: Callable[[Any], Pooled] = lambda config: None
@@ -33,14 +33,13 @@ class Head:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The parts of an encoder family by role; a family is a row of these, not code.
+    """The parts of an encoder family by role.
 
-    Paths are dotted, as `torch.nn.Module.get_submodule` takes them. `layers` starts at the *stack*, the
-    module that runs the layers, a `transformers.PreTrainedModel` as a rule. The paths of roles start at a
-    layer; one that holds a "*" starts at the stack, and its modules belong to the layers in the same order
-    (XLM). Where versions of transformers call a part by different names, a path holds them all,
-    "attention.o_proj|attention.output.dense": the first that is there is taken. An encoder that works like
-    BERT needs the first six fields only.
+    Paths are dotted, as in `torch.nn.Module.get_submodule`. `layers` starts at the *stack*, the module that
+    runs the layers, usually a `transformers.PreTrainedModel`. The paths of roles start at a layer; a path
+    with a "*" starts at the stack and gives one module per layer, in order (XLM). If versions of transformers
+    name a part differently, the path lists the names, "attention.o_proj|attention.output.dense"; the first
+    that exists is used. An encoder that works like BERT only needs the first six fields.
 
     Args:
         model_type: the `config.model_type` of the family.
@@ -49,24 +48,23 @@ class EncoderSpec:
         out: the attention's output projection, back to the hidden size.
         norm1: the block's first norm.
         norm2: the block's second norm.
-        order: "post-LN" where norms follow the residual sums (BERT), "pre-LN" where they read the
-            residual stream ahead of attention and feed-forward network (ModernBERT, ViT).
-        centred: whether the norms take off the mean (LayerNorm) or not (RMSNorm).
-        final_norm: path from the stack to the norm after the last layer of a pre-LN encoder; empty
-            where there is none.
-        layer_scale: path to the parameter that scales the attention's output; empty where none does.
-        modality: what the model reads.
-        stack: class name of the stack, where the model has others of the same layout, as an
-            encoder-decoder has, or where it is no `transformers.PreTrainedModel`. May name several, as a
-            path may: the innermost module of such a name is the stack.
-        pooled: what the family's sequence-level heads read of the last layer, given the config.
-        refuses: settings of the config under which the family cannot be decomposed, each with the
-            reason; a setting that is true or not zero counts.
-        heads: the heads that read something else, by the class name of their model.
-        tokens: how tokens lie on the inputs, given the config: a patch of an image, a stretch of
-            sound. None where each token has an id or an embedding of its own.
-        adapt: returns the row for one model, given the row and the stack, in a family whose layout
-            depends on the config: another order of norms, no layer scale.
+        order: "post-LN" if norms follow the residual sums (BERT), "pre-LN" if they read the residual stream
+            before attention and feed-forward network (ModernBERT, ViT).
+        centred: whether the norms subtract the mean (LayerNorm) or not (RMSNorm).
+        final_norm: path from the stack to the norm after the last layer of a pre-LN encoder; empty if there
+            is none.
+        layer_scale: path to the parameter that scales the attention's output; empty if there is none.
+        modality: the kind of input.
+        stack: class name of the stack, if the model holds other modules of the same layout, such as a
+            decoder, or if the stack is not a `transformers.PreTrainedModel`. Several names are separated
+            by "|"; the innermost module of such a name is the stack.
+        pooled: the tokens of the last layer that the family's sequence-level heads read, given the config.
+        refuses: settings of the config that are unsupported if they are true or not zero, with the reason.
+        heads: heads that read other tokens, by the class name of their model.
+        tokens: the layout of tokens on the inputs, such as patches of an image, given the config. None if
+            each token has an id or an embedding of its own.
+        adapt: returns the spec for one model, given the spec and the stack, if the layout depends on the
+            config: another order of norms, no layer scale.
 
     Example:
         >>> EncoderSpec(
@@ -100,6 +98,6 @@ class EncoderSpec:
 
     @property
     def roles(self) -> dict[str, str]:
-        """The paths from a layer to its modules, by role; roles that the family lacks left out."""
+        """The paths of a layer's modules by role, without roles that the family lacks."""
         roles = ("attention", "out", "norm1", "norm2")
         return {role: path for role in roles if (path := getattr(self, role))}

@@ -1,4 +1,4 @@
-"""Text encoders, one row for each family."""
+"""Text encoders, one row per family."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,18 +8,18 @@ from captum_globenc.encoders.spec import EncoderSpec, Pooled
 
 
 def _summarized(config: Any) -> Pooled:
-    """Return what XLM's and FlauBERT's heads read; padding, which is zero there, adds nothing to a mean."""
+    """Return the tokens that XLM's and FlauBERT's heads read; padding is zero, so a mean ignores it."""
     known: dict[str, Pooled] = {"first": 0, "last": -1, "cls_index": -1, "mean": "mean"}
     return known.get(config.summary_type)
 
 
 def _nothing(config: Any) -> Pooled:
-    """Return None: the head reads the decoder."""
+    """Return None, because the head reads the decoder."""
     return None
 
 
 def _named(choices: dict[str, Pooled]) -> Callable[[Any], Pooled]:
-    """Return what `classifier_pooling` names."""
+    """Return a function that looks up the config's `classifier_pooling`."""
     return lambda config: choices.get(config.classifier_pooling)
 
 
@@ -194,7 +194,7 @@ PRE_LN = (
         order="pre-LN",
         centred=False,
         final_norm="norm",
-        # "late" reads every token alike too: it averages their logits.
+        # "late" averages the tokens' logits, so it also weights every token equally.
         pooled=_named({"bos": 0, "mean": "mean", "late": "mean"}),
     ),
     replace(BART, model_type="mbart", stack="MBartEncoder", order="pre-LN", final_norm="layer_norm"),

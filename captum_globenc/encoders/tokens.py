@@ -1,7 +1,6 @@
-"""Tokens and the inputs they stand for: which pixels, samples or bins feed each token.
+"""Map token scores to inputs: which pixels, samples or bins each token is computed from.
 
-Pure tensor maths; knows no model. B batch, N tokens, G tokens along one axis of a grid, S size of
-that axis in the inputs.
+B batch, N tokens, G tokens along one axis of a grid, S size of that axis in the inputs.
 """
 
 import math
@@ -14,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the inputs, as a convolution (or a stack of them) cuts it into tokens.
+    """One axis of the inputs, cut into tokens by convolutions.
 
     Args:
         dim: the dimension of the inputs.
-        kernel: how many elements feed one token.
-        stride: how far apart the tokens are.
-        padding: how far the first token reaches ahead of the first element.
+        kernel: number of elements that one token is computed from.
+        stride: distance of successive tokens, in elements.
+        padding: number of elements that the first token reaches before the start of the axis.
 
     Example:
         >>> Axis.of_convolutions(dim=1, kernels=(10, 3), strides=(5, 2))
@@ -36,7 +35,7 @@ class Axis:
     def of_convolutions(
         cls, dim: int, kernels: Sequence[int], strides: Sequence[int], paddings: Sequence[int] | None = None
     ) -> "Axis":
-        """Return the axis that convolutions, one after the other, make of dimension `dim`."""
+        """Return the axis of successive convolutions along dimension `dim`."""
         kernel, stride, padding = 1, 1, 0
         for size, step, pad in zip(kernels, strides, paddings or [0] * len(kernels), strict=True):
             kernel += (size - 1) * stride
@@ -45,22 +44,22 @@ class Axis:
         return cls(dim, kernel, stride, padding)
 
     def tokens(self, size: int) -> int:
-        """Return G for S = `size`; 0 or less where the inputs are too small for one token."""
+        """Return G for S = `size`; 0 or less if the inputs are too small for one token."""
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
     def owners(self, size: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Give every element to the token whose stride it is in.
+        """Assign every element to one token.
 
-        Tokens overlap where the kernel is larger than the stride. Each then owns the middle of what
-        feeds it, one stride, so that even scores stay even; what is left at both ends goes to the
-        first and to the last.
+        Tokens overlap if the kernel is larger than the stride. Each token then owns the stride in the middle
+        of its kernel, so that uniform scores stay uniform. Elements left at both ends go to the first and the
+        last token.
 
         Args:
             size: S.
             tokens: `(B,)`, G of each example.
 
         Returns:
-            Which token owns each element, `(B, S)`, and whether any token reads it at all, `(B, S)`.
+            The token that owns each element, `(B, S)`, and whether any token reads it, `(B, S)`.
         """
         element = torch.arange(size, device=tokens.device) + self.padding
         middle = (self.kernel - self.stride + 1) // 2
@@ -71,13 +70,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """How the tokens of an encoder lie on its inputs.
+    """The layout of an encoder's tokens on its inputs.
 
     Args:
-        ndim: number of dimensions of the inputs, the batch included.
+        ndim: number of dimensions of the inputs, including the batch.
         axes: from the slowest to the fastest in the order of the tokens.
-        special: how many tokens stand ahead of the grid that nothing in the inputs feeds: class,
-            distillation and register tokens.
+        special: number of tokens before the grid that do not depend on the inputs: class, distillation and
+            register tokens.
     """
 
     ndim: int
@@ -85,7 +84,7 @@ class Grid:
     special: int = 0
 
     def fits(self, shape: Sequence[int], tokens: int) -> bool:
-        """Whether inputs of `shape` make `tokens` tokens."""
+        """Whether inputs of `shape` give `tokens` tokens."""
         if len(shape) != self.ndim:
             return False
         counts = [axis.tokens(shape[axis.dim]) for axis in self.axes]
@@ -95,18 +94,18 @@ class Grid:
 def spread(
     scores: Tensor, shape: Sequence[int], grid: Grid | None = None, real: Tensor | None = None
 ) -> Tensor:
-    """Spread each token's score evenly over the elements of the inputs that are its own.
+    """Distribute each token's score evenly over the input elements that it owns.
 
     Args:
         scores: `(B, N)`.
         shape: of the inputs.
-        grid: how tokens lie on them; None where each has an entry of dimension 1 to itself, as ids
-            and embeddings do.
-        real: `(B, N)`, False at padding, which follows the real tokens; None where all are real.
+        grid: layout of tokens on the inputs; None if dimension 1 has one entry per token, as for ids and
+            embeddings.
+        real: `(B, N)`, False at padding, which follows the real tokens; None if every token is real.
 
     Returns:
-        Scores in `shape`, contiguous, that sum to the scores of the tokens, those of special tokens
-        left out. Elements that no token reads are exactly 0.
+        Scores in `shape`, contiguous, with the same sum as the scores of all but special tokens. Elements
+        that no token reads are exactly 0.
 
     Example:
         >>> image = Grid(ndim=4, axes=(Axis(2, kernel=2, stride=2), Axis(3, kernel=2, stride=2)), special=1)
@@ -130,10 +129,10 @@ def spread(
 
 
 def pooled_weights(parts: Sequence[int | slice], tokens: int) -> Tensor:
-    """Return what each token counts in an average of tokens and of means over slices of tokens.
+    """Return the weight of each token in an average of tokens and of means over slices.
 
     Args:
-        parts: the positions, and the slices of positions, that are averaged.
+        parts: the positions and slices that are averaged.
         tokens: N.
 
     Returns:
@@ -151,14 +150,14 @@ def pooled_weights(parts: Sequence[int | slice], tokens: int) -> Tensor:
 
 
 def _lengths(scores: Tensor, count: int, grid: Grid, real: Tensor | None) -> Tensor:
-    """Return how many tokens of an axis are real in each example, `(B,)`."""
+    """Return the number of real tokens along an axis for each example, `(B,)`."""
     if real is None or len(grid.axes) > 1:
         return scores.new_full((scores.shape[0],), count, dtype=torch.long)
     return real[:, grid.special :].sum(dim=1).to(scores.device)
 
 
 def _along(share: Tensor, dim: int, axis: Axis, size: int, lengths: Tensor) -> Tensor:
-    """Replace dimension `dim` of `share`, tokens, by the elements that they own."""
+    """Replace dimension `dim` of `share`, tokens, by the elements they own."""
     owner, read = axis.owners(size, lengths)
     count = share.new_zeros(share.shape[0], share.shape[dim])
     count.scatter_add_(1, owner.clamp(min=0), read.to(share.dtype))

@@ -1,4 +1,4 @@
-"""Vision encoders, and the text encoders that are trained with them."""
+"""Vision encoders, and the text encoders trained with them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from captum_globenc.encoders.tokens import Axis, Grid
 
 
 def _patches(special: int = 0) -> Callable[[Any], Grid]:
-    """Return how square patches of pixels, row by row, follow `special` tokens."""
+    """Return a function that lays patches of pixels, row by row, after `special` tokens."""
     return lambda config: patch_grid(config, special)
 
 
@@ -19,8 +19,8 @@ def patch_grid(config: Any, special: int) -> Grid:
     """Return the grid of the patches of `(B, C, H, W)` pixels.
 
     Args:
-        config: has `patch_size`, one number or one for height and one for width.
-        special: how many tokens stand ahead of the patches.
+        config: its `patch_size` is one number, or a height and a width.
+        special: number of tokens before the patches.
     """
     size = config.patch_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -29,9 +29,9 @@ def patch_grid(config: Any, special: int) -> Grid:
 
 
 def _beit(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
-    """Return BEiT's row without what the config leaves out, and with the norm that it puts elsewhere.
+    """Return BEiT's spec for a config, which may omit the layer scale and move the final norm.
 
-    With mean pooling the final norm reads the mean of the patches, not each of them.
+    With mean pooling, the final norm reads the mean of the patches, not each of them.
     """
     config: Any = stack.config
     pooler: Any = stack.pooler
@@ -43,9 +43,9 @@ def _beit(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
 
 
 def _end_of_text(config: Any) -> Callable[[Tensor], Tensor]:
-    """Return what finds the token that CLIP pools: the first end token, or the largest id.
+    """Return a function that finds the token CLIP pools: the first end token, or the largest id.
 
-    Checkpoints whose config says 2, which is not the id of their end token, are read by the latter.
+    transformers uses the largest id for configs with `eos_token_id` 2, which is not the end token's id.
     """
     if config.eos_token_id == 2:
         return lambda ids: ids.argmax(dim=-1)
@@ -81,7 +81,7 @@ BEIT = replace(
     pooled=lambda config: (_PATCHES,) if config.use_mean_pooling else 0,
     heads={
         "BeitForMaskedImageModeling": Head(final_norm="layernorm"),
-        # These read hidden states of several layers.
+        # These heads read the hidden states of several layers.
         "BeitForSemanticSegmentation": Head(),
         "BeitBackbone": Head(),
     },
@@ -122,7 +122,7 @@ CLIP_VISION = EncoderSpec(
     final_norm="post_layernorm",
     modality="vision",
     stack="CLIPVisionModel|CLIPVisionTransformer",
-    # This head averages the patches ahead of the final norm, which reads the class token alone.
+    # This head averages the patches before the final norm, which only reads the class token.
     heads={"CLIPForImageClassification": Head(lambda config: (_PATCHES,), final_norm="")},
     tokens=_patches(special=1),
 )
@@ -142,7 +142,7 @@ SIGLIP_VISION = replace(
     CLIP_VISION,
     model_type="siglip_vision_model",
     stack="SiglipVisionModel|SiglipVisionTransformer",
-    # The model pools with an attention of its own, whose weights are no average of tokens.
+    # The model pools with an attention of its own, which is not an average of tokens.
     pooled=lambda config: None,
     heads={"SiglipForImageClassification": Head(lambda config: "mean")},
     tokens=_patches(),

@@ -29,7 +29,7 @@ from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics import REMOVALS
-from captum_globenc.recording.training import refuse_dropout
+from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.position import resolve_position
@@ -133,7 +133,7 @@ def evaluate(
         raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
     subject = Subject(model, tokenizer, removal, seed, target, position)
     _ = subject.explained  # refuses a class that the model does not have
-    refuse_dropout(model)
+    reject_dropout(model)
     for example in examples:  # An hour into the run is too late to find a bad label.
         try:
             subject.classes(example.label)

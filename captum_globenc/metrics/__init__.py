@@ -1,4 +1,4 @@
-"""Metrics for token attributions that Captum lacks, in the calling style of `captum.metrics`."""
+"""Metrics for token attributions that Captum lacks, with the signatures of `captum.metrics`."""
 
 from captum_globenc.metrics.agreement import kendall, spearman
 from captum_globenc.metrics.curve import removal_curve
@@ -9,9 +9,15 @@ from captum_globenc.metrics.faithfulness import (
     log_odds,
     sufficiency,
 )
-from captum_globenc.metrics.marked import first_rank, names_decoy, precision_at
 from captum_globenc.metrics.perturbation import infidelity_perturbation, sensitivity_perturbation
-from captum_globenc.metrics.plausibility import auprc, token_f1, token_iou
+from captum_globenc.metrics.plausibility import (
+    auprc,
+    first_rank,
+    names_decoy,
+    precision_at,
+    token_f1,
+    token_iou,
+)
 from captum_globenc.metrics.removal import REMOVALS, outputs_without
 from captum_globenc.metrics.shapley import shapley_distance, shapley_values
 

@@ -1,6 +1,6 @@
-"""Agreement: whether two attributions rank the tokens of a text alike.
+"""Agreement: rank correlation of two attributions of a text.
 
-Letters: B batch, N tokens, D embedding size.
+B batch, N tokens, D embedding size.
 """
 
 from collections.abc import Callable
@@ -10,23 +10,22 @@ import torch
 from torch import Tensor
 
 from captum_globenc.extras import optional
-from captum_globenc.metrics.by_text import by_text, per_token
 
 
 def spearman(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Spearman's rank correlation of two attributions, text by text.
+    """Return Spearman's rank correlation of two attributions for each text.
 
-    What Modarressi et al. (2022), section 4, compare attributions with gradients by; the statistic is
+    Modarressi et al. (2022), section 4, compare attributions with gradients this way. Computed by
     `scipy.stats.spearmanr`.
 
     Args:
         attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
-        other: likewise.
-        mask: `(B, N)`, True at the tokens that count: False at padding, and at special tokens where
-            these are not of interest. Left out, all count.
+        other: scores `(B, N)` or `(B, N, D)` to compare with.
+        mask: `(B, N)`, True at the tokens to compare, such as all but padding and special tokens. None for
+            all tokens.
 
     Returns:
-        `(B,)` float64, -1 to 1; NaN where either is constant or fewer than two tokens count.
+        `(B,)` float64, in [-1, 1]; NaN if either is constant or fewer than two tokens are compared.
 
     Raises:
         ValueError: the shapes do not match.
@@ -40,18 +39,18 @@ def spearman(attributions: Tensor, other: Tensor, mask: Tensor | None = None) ->
 
 
 def kendall(attributions: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Kendall's tau (tau-b) of two attributions, text by text.
+    """Return Kendall's rank correlation (tau-b) of two attributions for each text.
 
-    ferret compares attributions with leave-one-out by it (Attanasio et al. 2023); the statistic is
+    ferret compares attributions with leave-one-out this way (Attanasio et al. 2023). Computed by
     `scipy.stats.kendalltau`.
 
     Args:
-        attributions: as for :func:`spearman`.
-        other: as for :func:`spearman`.
-        mask: as for :func:`spearman`.
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        other: scores `(B, N)` or `(B, N, D)` to compare with.
+        mask: `(B, N)`, True at the tokens to compare; None for all tokens.
 
     Returns:
-        `(B,)` float64, -1 to 1; NaN where either is constant or fewer than two tokens count.
+        `(B,)` float64, in [-1, 1]; NaN if either is constant or fewer than two tokens are compared.
 
     Raises:
         ValueError: the shapes do not match.
@@ -68,9 +67,48 @@ def _rank_agreement(
     correlation: Callable[..., Any], attributions: Tensor, other: Tensor, mask: Tensor | None
 ) -> Tensor:
     def agreement(first: Tensor, second: Tensor) -> float:
-        # Neither statistic is defined for a constant, about which scipy warns.
+        # Neither statistic is defined for a constant, for which scipy would warn.
         if any(bool((row == row[:1]).all()) for row in (first, second)):
             return torch.nan
         return float(correlation(first.numpy(), second.numpy()).statistic)
 
     return by_text(agreement, mask, attributions=per_token(attributions), other=per_token(other))
+
+
+def by_text(
+    statistic: Callable[[Tensor, Tensor], float],
+    mask: Tensor | None,
+    **rows: Tensor,
+) -> Tensor:
+    """Return a statistic of the selected tokens of two tensors for each text.
+
+    Args:
+        statistic: function of two vectors on the CPU, those of one text.
+        mask: `(B, N)`, True at the selected tokens; None for all tokens.
+        **rows: two tensors `(B, N)`, by the names used in error messages.
+
+    Returns:
+        `(B,)` float64.
+
+    Raises:
+        ValueError: the shapes do not match.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 1.0, 9.0]])
+        >>> by_text(lambda x, y: float(x @ y), torch.tensor([[1, 1, 0]]), one=a, other=b)
+        tensor([3.], dtype=torch.float64)
+    """
+    first, second = (row.cpu() for row in rows.values())
+    selection = torch.ones_like(first, dtype=torch.bool) if mask is None else mask.bool().cpu()
+    if not first.shape == second.shape == selection.shape:
+        shapes = {**rows, "mask": selection}
+        found = ", ".join(f"{name} {tuple(row.shape)}" for name, row in shapes.items())
+        raise ValueError(f"shapes must be equal: {found}.")
+    values = [statistic(a[keep], b[keep]) for a, b, keep in zip(first, second, selection, strict=True)]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def per_token(attributions: Tensor) -> Tensor:
+    """Return one score per token, `(B, N)` float64; scores of embeddings `(B, N, D)` are summed."""
+    scores = attributions.detach().double()
+    return scores.flatten(2).sum(dim=2) if scores.ndim > 2 else scores

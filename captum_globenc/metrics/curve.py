@@ -1,11 +1,14 @@
-"""The prediction as tokens go, in the order of their scores: what the faithfulness metrics read.
+"""Removal curves: the prediction as tokens are removed in the order of their scores, and metrics of them.
 
-Letters: B batch, K steps, N tokens, D embedding size, C classes.
+B batch, K steps, N tokens, D embedding size, C classes.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from captum_globenc.metrics.removal import (
 
 
 class RemovalOptions(TypedDict, total=False):
-    """What all metrics of this module have in common, by keyword; :func:`removal_curve` explains it."""
+    """Keyword arguments of all removal metrics; see :func:`removal_curve`."""
 
     mask: Tensor | None
     removal: str
@@ -50,34 +53,32 @@ def removal_curve(
     """Return the probability of the target as tokens are removed.
 
     Args:
-        forward_func: the forward function, as for every Captum metric.
+        forward_func: the forward function, as in Captum's metrics.
         inputs: `(B, N)` ids or `(B, N, D)` embeddings, or a tuple of one of these.
-        attributions: scores in the shape of `inputs`, or `(B, N)`; embeddings' are summed over D.
-            Higher is more important; the sign counts.
-        counts: `(B, K)` integers, how many tokens each step removes. More than there are: all.
-        baselines: what stands where a token was: a number, or a tensor that broadcasts to `inputs`.
-        additional_forward_args: further arguments of `forward_func`.
-        target: the output that is watched, as for every Captum metric. Left out, the class that
-            `forward_func` predicts on the whole input, where it gives `(B, C)` with C > 1.
-        order: which tokens go: "most" removes the highest scores first, "least" the lowest, and
-            "others" keeps the highest `counts` and removes all others. Of equal scores the first
-            token counts as the higher.
-        mask: `(B, N)`, True at the tokens that may be removed: False for special tokens and padding.
-            Left out, every token may; what a model says of a text without any is its own affair.
-        removal: "mask" puts `baselines` there, "delete" closes the gap, "pad" hides the token from
+        attributions: scores in the shape of `inputs`, or `(B, N)`; those of embeddings are summed over D.
+            Higher, with sign, is more important.
+        counts: `(B, K)` integers, the number of tokens that each step removes; at most all are removed.
+        baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
+        target: the index of the output, as in Captum. None for the class that `forward_func` predicts for the
+            whole input, if it returns `(B, C)` with C > 1.
+        order: "most" removes the highest scores first, "least" the lowest, "others" keeps the highest
+            `counts` and removes all others. Of equal scores, the first token ranks higher.
+        mask: `(B, N)`, True at the tokens that may be removed, such as all but special tokens and padding.
+            None for all tokens.
+        removal: "mask" replaces tokens by `baselines`, "delete" closes the gap, "pad" hides tokens from the
             attention; see :func:`~captum_globenc.metrics.removal.outputs_without`.
-        activation: makes probabilities of what `forward_func` returns: "softmax" where it gives
-            `(B, C)` with C > 1, "sigmoid" for several labels, "none", or any function. One number for
-            each example, `(B,)` or `(B, 1)`, is taken as it is unless "sigmoid" or a function is given.
-        attention_mask: which of `additional_forward_args` is the attention mask; "delete" and "pad"
-            need it.
-        max_examples_per_batch: how many texts run at once; left out, all B (K + 1).
+        activation: turns the output into probabilities: "softmax" for `(B, C)` with C > 1, "sigmoid" for
+            several labels, "none", or any function. An output of one number per example, `(B,)` or `(B, 1)`,
+            is not changed by "softmax".
+        attention_mask: index of the attention mask in `additional_forward_args`; "delete" and "pad" need it.
+        max_examples_per_batch: most texts that run at once; None for all B (K + 1).
 
     Returns:
-        `(B, K + 1)`: the first column is the whole text's.
+        `(B, K + 1)`, probabilities; the first column is that of the whole text.
 
     Raises:
-        ValueError: shapes do not match, scores are not finite, or `order` or `removal` is not known.
+        ValueError: shapes do not match, scores are not finite, or `order` or `removal` is unknown.
         AssertionError, IndexError: `target` has the wrong length or is out of range.
 
     Example:
@@ -88,30 +89,25 @@ def removal_curve(
         ... )
         tensor([[9., 4., 1.]])
     """
-    outputs, target = removal_outputs(
-        forward_func,
-        inputs,
-        attributions,
-        counts,
-        baselines,
-        additional_forward_args,
-        target,
-        order=order,
-        mask=mask,
-        removal=removal,
-        activation=activation,
-        attention_mask=attention_mask,
-        max_examples_per_batch=max_examples_per_batch,
+    options: RemovalOptions = {
+        "mask": mask,
+        "removal": removal,
+        "activation": activation,
+        "attention_mask": attention_mask,
+        "max_examples_per_batch": max_examples_per_batch,
+    }
+    removals = Removals(
+        forward_func, inputs, attributions, baselines, additional_forward_args, target, options
     )
-    return selected(outputs, target)
+    return removals.curve(counts, order)
 
 
 def fraction_counts(mask: Tensor, fractions: Sequence[float]) -> Tensor:
-    """Return how many tokens each fraction is, rounded up.
+    """Return the number of tokens of each fraction, rounded up.
 
     Args:
-        mask: `(B, N)`, True at the tokens that count.
-        fractions: K numbers above 0 and at most 1.
+        mask: `(B, N)`, True at the tokens to count.
+        fractions: K numbers in (0, 1].
 
     Returns:
         `(B, K)`.
@@ -124,84 +120,33 @@ def fraction_counts(mask: Tensor, fractions: Sequence[float]) -> Tensor:
         tensor([[ 1,  3, 15]])
     """
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ValueError(f"fractions are {tuple(fractions)}; give some, each above 0 and at most 1.")
-    # 0.07 * 100 is a little more than 7 in binary, and must not count as 8.
+        raise ValueError(f"fractions are {tuple(fractions)}; pass at least one, each in (0, 1].")
+    # Rounded first, because 0.07 * 100 is a little more than 7 in floating point.
     rows = [[math.ceil(round(f * int(n), 9)) for f in fractions] for n in mask.sum(dim=1)]
     return torch.tensor(rows, device=mask.device)
 
 
-def removal_outputs(
-    forward_func: Forward,
-    inputs: Tensor | tuple[Tensor],
-    attributions: Tensor | tuple[Tensor],
-    counts: Tensor,
-    baselines: Baseline | tuple[Baseline],
-    additional_forward_args: object | None,
-    target: TargetType,
-    *,
-    order: str = "most",
-    mask: Tensor | None = None,
-    activation: str | Activation = "softmax",
-    **options: Any,
-) -> tuple[Tensor, TargetType]:
-    """Return what the model says at each step, and the target it is read at.
-
-    Args:
-        forward_func: as for :func:`removal_curve`, like everything else here.
-        inputs: likewise.
-        attributions: likewise.
-        counts: likewise.
-        baselines: likewise.
-        additional_forward_args: likewise.
-        target: likewise.
-        order: likewise.
-        mask: likewise.
-        activation: likewise.
-        **options: `removal`, `attention_mask` and `max_examples_per_batch`.
-
-    Returns:
-        `(B, K + 1, ...)`, the whole text first, and `target`, or the predicted class in its place.
-
-    Raises:
-        ValueError: as :func:`removal_curve` does.
-    """
-    tensor, scores = _single("inputs", inputs), _single("attributions", attributions)
-    baseline = baselines[0] if isinstance(baselines, tuple) else baselines
-    gone = removal_masks(token_scores(scores, tensor), removable(tensor, mask), counts, order)
-    whole = torch.zeros_like(gone[:, :1])
-    raw = outputs_without(
-        forward_func, tensor, torch.cat([whole, gone], dim=1), baseline, additional_forward_args, **options
-    )
-    # Differences of probabilities are small next to the steps of half precision.
-    outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
-    if bool(outputs.isnan().any()):
-        raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
-    if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
-        target = outputs[:, 0].argmax(dim=1)
-    return outputs, target
-
-
 def removal_masks(scores: Tensor, mask: Tensor, counts: Tensor, order: str) -> Tensor:
-    """Return which tokens each step removes.
+    """Return the tokens that each step removes.
 
     Args:
         scores: `(B, N)`.
-        mask: `(B, N)`, True at the tokens that may go.
-        counts: `(B, K)`.
-        order: as for :func:`removal_curve`.
+        mask: `(B, N)`, True at the tokens that may be removed.
+        counts: `(B, K)`, the number of tokens that each step removes.
+        order: "most", "least" or "others"; see :func:`removal_curve`.
 
     Returns:
-        `(B, K, N)`.
+        `(B, K, N)`, True at removed tokens.
 
     Raises:
-        ValueError: `order` is not known.
+        ValueError: `order` is unknown.
     """
     if order not in ("most", "least", "others"):
-        raise ValueError(f"order {order!r} is not known; choose from most, least, others.")
-    # The first of equal scores ranks higher, so the last of them ranks lower.
+        raise ValueError(f"order {order!r} is unknown; choose from most, least, others.")
+    # A stable sort ranks the first of equal scores higher.
     ranked = scores.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(scores.shape[1], device=scores.device).expand_as(ranked)
-    rank = torch.zeros_like(ranked).scatter(1, ranked, places)
+    positions = torch.arange(scores.shape[1], device=scores.device).expand_as(ranked)
+    rank = torch.zeros_like(ranked).scatter(1, ranked, positions)
     if order == "least":
         rank = mask.sum(dim=1, keepdim=True) - 1 - rank
     top = rank[:, None, :] < counts[:, :, None].to(rank.device)
@@ -209,7 +154,7 @@ def removal_masks(scores: Tensor, mask: Tensor, counts: Tensor, order: str) -> T
 
 
 def token_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
-    """Return one score per token, `(B, N)`: embeddings' are summed.
+    """Return one score per token, `(B, N)`; scores of embeddings are summed.
 
     Args:
         attributions: in the shape of `inputs`, or `(B, N)`.
@@ -219,7 +164,10 @@ def token_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
         ValueError: the shapes do not match, or a score is not finite.
     """
     if attributions.shape not in (inputs.shape, inputs.shape[:2]):
-        raise ValueError(f"attributions are {tuple(attributions.shape)}, inputs {tuple(inputs.shape)}.")
+        raise ValueError(
+            f"attributions {tuple(attributions.shape)} do not fit inputs {tuple(inputs.shape)}: pass one "
+            "score per element or per token."
+        )
     scores = attributions.detach()
     if scores.ndim > 2:
         scores = scores.flatten(2).sum(dim=2)
@@ -229,7 +177,7 @@ def token_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
 
 
 def removable(inputs: Tensor | tuple[Tensor], mask: Tensor | None) -> Tensor:
-    """Return which tokens may be removed, `(B, N)`: what `mask` says, or all where it is None.
+    """Return `(B, N)`, True at the tokens that may be removed: `mask`, or all tokens if it is None.
 
     Args:
         inputs: `(B, N)` or `(B, N, D)`, or a tuple of one of these.
@@ -242,13 +190,134 @@ def removable(inputs: Tensor | tuple[Tensor], mask: Tensor | None) -> Tensor:
     if mask is None:
         return torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
     if mask.shape != tensor.shape[:2]:
-        raise ValueError(f"mask is {tuple(mask.shape)}, but there are {tuple(tensor.shape[:2])} tokens.")
+        raise ValueError(
+            f"mask is {tuple(mask.shape)}, but the inputs have {tuple(tensor.shape[:2])} tokens."
+        )
     return mask.bool().to(tensor.device)
 
 
 def _single(what: str, value: Tensor | tuple[Tensor]) -> Tensor:
     if isinstance(value, tuple):
         if len(value) != 1:
-            raise ValueError(f"{what} is a tuple of {len(value)}; these metrics take one tensor.")
+            raise ValueError(f"{what} is a tuple of {len(value)}; removal metrics take one tensor.")
         return value[0]
     return value
+
+
+COMMON = """\
+        forward_func: the forward function, as in Captum's metrics.
+        inputs: `(B, N)` ids or `(B, N, D)` embeddings, or a tuple of one of these.
+        attributions: scores in the shape of `inputs`, or `(B, N)`; those of embeddings are summed over D.
+        baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
+        target: the index of the output, as in Captum; None for the predicted class.
+"""
+"""Documentation of the arguments of every metric, before its own."""
+
+OPTIONS = """\
+        **options: `mask`, `removal`, `activation`, `attention_mask` and `max_examples_per_batch`; see
+            :func:`removal_curve`.
+"""
+
+
+@dataclass(frozen=True)
+class Removals:
+    """The arguments of a removal metric, and the model's outputs as tokens are removed."""
+
+    forward_func: Forward
+    inputs: Tensor | tuple[Tensor]
+    attributions: Tensor | tuple[Tensor]
+    baselines: Baseline | tuple[Baseline]
+    additional_forward_args: object | None
+    target: TargetType
+    options: RemovalOptions
+
+    @property
+    def removable(self) -> Tensor:
+        """`(B, N)`, True at the tokens that may be removed."""
+        return removable(self.inputs, self.options.get("mask"))
+
+    def outputs(self, counts: Tensor, order: str = "most") -> tuple[Tensor, TargetType]:
+        """Return the outputs `(B, K + 1, ...)` without `counts` tokens, `(B, K)`, and the target.
+
+        The whole text comes first. The target is the predicted class if it was None.
+
+        Raises:
+            ValueError: shapes do not match, scores are not finite, or an option is unknown.
+        """
+        inputs, scores = _single("inputs", self.inputs), _single("attributions", self.attributions)
+        baseline = self.baselines[0] if isinstance(self.baselines, tuple) else self.baselines
+        options: dict[str, Any] = {**self.options}
+        mask, activation = options.pop("mask", None), options.pop("activation", "softmax")
+        gone = removal_masks(token_scores(scores, inputs), removable(inputs, mask), counts, order)
+        variants = torch.cat([torch.zeros_like(gone[:, :1]), gone], dim=1)
+        raw = outputs_without(
+            self.forward_func, inputs, variants, baseline, self.additional_forward_args, **options
+        )
+        # Half precision is too coarse for differences of probabilities.
+        outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
+        if bool(outputs.isnan().any()):
+            raise ValueError("forward_func returned NaN, for a whole text or for one with tokens removed.")
+        if self.target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
+            return outputs, outputs[:, 0].argmax(dim=1)
+        return outputs, self.target
+
+    def curve(self, counts: Tensor, order: str = "most") -> Tensor:
+        """Return the target's probabilities `(B, K + 1)` without `counts` tokens, `(B, K)`."""
+        return selected(*self.outputs(counts, order))
+
+
+class RemovalMetric(Protocol):
+    """The signature of a removal metric."""
+
+    def __call__(
+        self,
+        forward_func: Forward,
+        inputs: Tensor | tuple[Tensor],
+        attributions: Tensor | tuple[Tensor],
+        baselines: Baseline | tuple[Baseline] = None,
+        additional_forward_args: object | None = None,
+        target: TargetType = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return one value per example, `(B,)`; NaN if no token may be removed."""
+        ...
+
+
+def removal_metric(measure: Callable[..., Tensor]) -> RemovalMetric:
+    """Turn a function of :class:`Removals` into a metric with the signature of Captum's metrics.
+
+    Args:
+        measure: takes the removals and keyword arguments of its own; returns `(B,)`. The metric gets its
+            documentation, completed by the arguments of all metrics.
+    """
+    own = list(inspect.signature(measure).parameters.values())[1:]
+
+    @wraps(measure)
+    def metric(
+        forward_func: Forward,
+        inputs: Tensor | tuple[Tensor],
+        attributions: Tensor | tuple[Tensor],
+        baselines: Baseline | tuple[Baseline] = None,
+        additional_forward_args: object | None = None,
+        target: TargetType = None,
+        **options: Any,
+    ) -> Tensor:
+        own_options = {each.name: options.pop(each.name) for each in own if each.name in options}
+        unknown = sorted(options.keys() - RemovalOptions.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"{measure.__name__}() got an unexpected keyword argument {unknown[0]!r}")
+        common = cast(RemovalOptions, options)
+        removals = Removals(
+            forward_func, inputs, attributions, baselines, additional_forward_args, target, common
+        )
+        values = measure(removals, **own_options)
+        return values.where(removals.removable.any(dim=1), torch.nan)
+
+    *common, options = inspect.signature(metric, follow_wrapped=False).parameters.values()
+    vars(metric)["__signature__"] = inspect.Signature([*common, *own, options], return_annotation=Tensor)
+    text = measure.__doc__ or ""  # None if Python runs with -OO
+    before, args, after = text.partition("    Args:\n        removals: the call.\n")
+    own_args, returns, rest = after.partition("\n    Returns:")
+    metric.__doc__ = before + "    Args:\n" + COMMON + own_args + OPTIONS + returns + rest if args else text
+    return metric

@@ -1,10 +1,11 @@
-"""Faithfulness: what happens to the prediction when the tokens go that the scores call important.
+"""Faithfulness: the change of the prediction when the most important tokens are removed.
 
-Every metric takes what Captum's own metrics take (see :mod:`captum_globenc.metrics.calling`) and returns one
-value per example, NaN where no token may be removed. p(x) is the probability of the target class,
-p(x - top k) that without the k most important tokens, and k(f) the fraction f of the n tokens, rounded up.
+Every metric has the signature of Captum's metrics (see :func:`~captum_globenc.metrics.curve.removal_metric`)
+and returns one value per example, NaN if no token may be removed. p(x) is the probability of the target
+class, p(x - top k) that without the k most important tokens, and k(f) the fraction f of the n tokens, rounded
+up.
 
-Letters: B batch, K steps, N tokens, D embedding size.
+B batch, K steps, N tokens, D embedding size.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from captum_globenc.metrics.calling import Removals, removal_metric
-from captum_globenc.metrics.curve import fraction_counts
+from captum_globenc.metrics.curve import Removals, fraction_counts, removal_metric
 from captum_globenc.metrics.removal import selected
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -26,20 +26,20 @@ def comprehensiveness(
     *,
     fractions: Sequence[float] = FRACTIONS,
 ) -> Tensor:
-    """How much the prediction loses without the most important tokens; higher is better.
+    """Return the drop of the prediction without the most important tokens; higher is better.
 
     DeYoung et al. (2020), "ERASER", section 4: `p(x) - p(x - top k(f))`, averaged over the fractions.
     A single fraction gives the value at that fraction.
 
     Args:
-        removals: what was called.
-        fractions: of the tokens that may be removed; each removes one token at least.
+        removals: the call.
+        fractions: of the tokens that may be removed; each removes at least one token.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not above 0 and at most 1, and as :func:`removal_curve` does.
+        ValueError: a fraction is not in (0, 1], or as for :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -59,19 +59,19 @@ def sufficiency(
     *,
     fractions: Sequence[float] = FRACTIONS,
 ) -> Tensor:
-    """How much the prediction loses with the most important tokens alone; lower is better.
+    """Return the drop of the prediction with only the most important tokens; lower is better.
 
     DeYoung et al. (2020), "ERASER", section 4: `p(x) - p(the top k(f))`, averaged over the fractions.
 
     Args:
-        removals: what was called.
-        fractions: of the tokens that may be removed; each keeps one token at least.
+        removals: the call.
+        fractions: of the tokens that may be removed; each keeps at least one token.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not above 0 and at most 1, and as :func:`removal_curve` does.
+        ValueError: a fraction is not in (0, 1], or as for :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -92,21 +92,22 @@ def aopc(
     steps: int = 10,
     order: str = "most",
 ) -> Tensor:
-    """Area over the perturbation curve: tokens go one by one.
+    """Return the area over the perturbation curve, removing tokens one by one.
 
     Samek et al. (2017), eq. 12, for text Nguyen (2018), section 3.1:
-    `1/(K+1) sum_{k=1..K} p(x) - p(x - top k)`, with K = `steps`, or n where a text has fewer tokens.
+    `1/(K+1) sum_{k=1..K} p(x) - p(x - top k)`, with K = `steps`, or n if a text has fewer tokens.
 
     Args:
-        removals: what was called.
-        steps: how many tokens go, one after the other.
-        order: "most" important first, where higher is better, or "least", where lower is.
+        removals: the call.
+        steps: number of tokens that are removed, one after the other.
+        order: "most" removes the most important tokens first, and higher is better; "least" removes the
+            least important ones first, and lower is better.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ValueError: as :func:`removal_curve` does, or `steps` is less than 1.
+        ValueError: `steps` is less than 1, or as for :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -117,7 +118,7 @@ def aopc(
         tensor([4.3333])
     """
     if steps < 1:
-        raise ValueError(f"steps is {steps}; at least one token has to go.")
+        raise ValueError(f"steps is {steps}; it must be at least 1.")
     tokens = removals.removable.sum(dim=1, keepdim=True)
     counts = torch.arange(1, steps + 1, device=tokens.device).expand(len(tokens), -1)
     curve = removals.curve(counts.minimum(tokens), order)
@@ -131,22 +132,21 @@ def log_odds(
     *,
     fractions: Sequence[float] = (0.2,),
 ) -> Tensor:
-    """Change of the log probability without the most important tokens; lower is better.
+    """Return the change of the log probability without the most important tokens; lower is better.
 
     Chen et al. (2020), section 4.2, after Shrikumar et al. (2017), section 4.1:
     `log p(x - top k(f)) - log p(x)`, averaged over the fractions. The activation must give probabilities,
-    not their logarithms; 0 counts as the smallest number that the dtype holds.
+    not their logarithms; 0 is replaced by the smallest positive number of the dtype.
 
     Args:
-        removals: what was called.
-        fractions: of the tokens that may be removed; each removes one token at least.
+        removals: the call.
+        fractions: of the tokens that may be removed; each removes at least one token.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not above 0 and at most 1, a probability is negative, and as
-            :func:`removal_curve` does.
+        ValueError: a fraction is not in (0, 1], a probability is negative, or as for :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 2]])
@@ -158,7 +158,7 @@ def log_odds(
     """
     curve = removals.curve(fraction_counts(removals.removable, fractions))
     if bool((curve < 0).any()):
-        raise ValueError("log_odds needs probabilities, and activation gave a negative number.")
+        raise ValueError("log_odds needs probabilities, but activation returned a negative number.")
     logs = curve.clamp(min=torch.finfo(curve.dtype).tiny).log()
     return (logs[:, 1:] - logs[:, :1]).mean(dim=1)
 
@@ -170,22 +170,22 @@ def accuracy(
     fractions: Sequence[float] = FRACTIONS,
     order: str = "most",
 ) -> Tensor:
-    """How often the target is still predicted as tokens go; lower is better for "most".
+    """Return how often the target is still predicted as tokens are removed; lower is better for "most".
 
-    The share of the fractions at which the class with the highest output is the target: with one
-    fraction 0 or 1, whose mean over texts is the accuracy. `target` is the right class, an int or one for
-    each example; left out, the predicted one.
+    The share of the fractions at which the class with the highest output is the target. With one fraction it
+    is 0 or 1, and its mean over texts is the accuracy. `target` is the right class, an int or one per
+    example; None for the predicted class.
 
     Args:
-        removals: what was called.
-        fractions: of the tokens that may be removed; each removes one token at least.
-        order: as for :func:`removal_curve`.
+        removals: the call.
+        fractions: of the tokens that may be removed; each removes at least one token.
+        order: "most" removes the highest scores first, "least" the lowest, "others" keeps the highest.
 
     Returns:
-        `(B,)`, between 0 and 1.
+        `(B,)`, in [0, 1].
 
     Raises:
-        ValueError: `forward_func` does not give `(B, C)`, and as :func:`removal_curve` does.
+        ValueError: the output is not `(B, C)`, or as for :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -198,6 +198,6 @@ def accuracy(
     outputs, target = removals.outputs(fraction_counts(removals.removable, fractions), order)
     if outputs.ndim != 3 or outputs.shape[2] < 2:
         raise ValueError(f"accuracy needs outputs (B, C) with C > 1, got {tuple(outputs[:, 0].shape)}.")
-    selected(outputs, target)  # refuses what Captum refuses
+    selected(outputs, target)  # raises for a wrong target, as Captum does
     right = torch.as_tensor(target, device=outputs.device).reshape(-1, 1) % outputs.shape[2]
     return (outputs[:, 1:].argmax(dim=2) == right).to(outputs.dtype).mean(dim=1)

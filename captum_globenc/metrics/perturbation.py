@@ -1,9 +1,9 @@
 """Perturbations of token ids for Captum's `infidelity` and `sensitivity_max`.
 
-Captum's own add small numbers to the inputs, which ids do not take. Captum repeats the inputs along the
-batch and nothing else, so which tokens stay is told by their ids, not by a mask.
+Captum's own perturbations add small numbers to the inputs, which ids do not allow. Captum repeats only the
+inputs along the batch, so the tokens to keep are given by their ids, not by a mask.
 
-Letters: B batch, N tokens.
+B batch, N tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,23 +21,23 @@ def infidelity_perturbation(
     fraction: float = 0.2,
     generator: torch.Generator | None = None,
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Make a `perturb_func` for `captum.metrics.infidelity` over ids.
+    """Return a `perturb_func` of token ids for `captum.metrics.infidelity`.
 
-    Yeh et al. (2019), section 3.1, "difference to baseline" with a random set of tokens: some go to
-    the baseline, and the perturbation is 1 there, as suits scores of whole tokens.
+    Yeh et al. (2019), section 3.1, "difference to baseline" with a random set of tokens: these become the
+    baseline, and their perturbation is 1, so that scores of whole tokens fit.
 
     Args:
-        baseline: what is put in a token's place: the mask token's id.
-        keep: ids that are never replaced: special tokens and padding.
-        fraction: of the other tokens, rounded up: how many are replaced.
-        generator: where the randomness comes from; left out, torch's own.
+        baseline: the replacement, such as the mask token's id.
+        keep: ids that are never replaced, such as special tokens and padding.
+        fraction: share of the other tokens that is replaced, rounded up.
+        generator: source of randomness; None for torch's default.
 
     Returns:
-        A function of ids `(B, N)` that returns `(perturbation, perturbed ids)`, each `(B, N)`, the
-        first a float.
+        A function of ids `(B, N)` that returns `(perturbation, perturbed ids)`, each `(B, N)`; the
+        perturbation is floating-point.
 
     Raises:
-        ValueError: `fraction` is not above 0 and at most 1.
+        ValueError: `fraction` is not in (0, 1].
 
     Example:
         >>> perturb = infidelity_perturbation(baseline=4, keep=(2, 3), fraction=1.0)
@@ -60,24 +60,22 @@ def sensitivity_perturbation(
     fraction: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Make a `perturb_func` for `captum.metrics.sensitivity_max` over ids.
+    """Return a `perturb_func` of token ids for `captum.metrics.sensitivity_max`.
 
-    Where Yeh et al. (2019), section 4, move the input within a small ball, a few tokens become
-    others.
+    It replaces a few tokens; Yeh et al. (2019), section 4, move the input within a small ball.
 
     Args:
-        candidates: the ids that a token may become, each as likely: `[mask_token_id]`, or ids of
-            words.
-        keep: ids that are never replaced: special tokens and padding.
-        fraction: of the other tokens, rounded up: how many are replaced.
-        generator: where the randomness comes from; left out, torch's own.
+        candidates: replacements, drawn uniformly: `[mask_token_id]`, or ids of words.
+        keep: ids that are never replaced, such as special tokens and padding.
+        fraction: share of the other tokens that is replaced, rounded up.
+        generator: source of randomness; None for torch's default.
 
     Returns:
-        A function of a tuple of one tensor of ids `(B, N)`, and of a radius, which is ignored, that
-        returns such a tuple.
+        A function of a tuple of one tensor of ids `(B, N)`, and of a radius, which is ignored. It returns a
+        tuple of perturbed ids.
 
     Raises:
-        ValueError: `fraction` is not above 0 and at most 1, or there are no candidates.
+        ValueError: `fraction` is not in (0, 1], or there are no candidates.
 
     Example:
         >>> perturb = sensitivity_perturbation([4], keep=(2, 3), fraction=1.0)
@@ -86,10 +84,10 @@ def sensitivity_perturbation(
     """
     _check(fraction)
     if not candidates:
-        raise ValueError("candidates are needed: the ids that a token may become.")
+        raise ValueError("candidates is empty: pass the ids that may replace a token.")
 
     def perturb(inputs: Tensor | tuple[Tensor], radius: float = 0.0) -> tuple[Tensor, ...]:
-        # Captum hands over a tuple, or the tensor itself where it was given one.
+        # Captum passes a tuple, or the tensor that it was given.
         (ids,) = inputs if isinstance(inputs, tuple) else (inputs,)
         chosen = _choose(ids, keep, fraction, generator)
         drawn = torch.randint(len(candidates), ids.shape, generator=generator)
@@ -109,4 +107,4 @@ def _choose(ids: Tensor, keep: Sequence[int], fraction: float, generator: torch.
 
 def _check(fraction: float) -> None:
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; it has to be above 0 and at most 1.")
+        raise ValueError(f"fraction is {fraction}; it must be in (0, 1].")

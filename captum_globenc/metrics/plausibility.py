@@ -1,9 +1,12 @@
-"""Plausibility: whether the scores agree with the words that people marked as the reason.
+"""Compare scores with marked tokens: human rationales (plausibility), or tokens that are known to decide.
 
-The statistics are scikit-learn's. Sources: DeYoung et al. (2020), "ERASER", section 4; ferret (Attanasio
-et al. 2023) for the token form of intersection over union.
+`auprc`, `token_f1` and `token_iou` compare with rationales, by scikit-learn: DeYoung et al. (2020), "ERASER",
+section 4; ferret (Attanasio et al. 2023) for intersection over union of tokens. `precision_at`, `first_rank`
+and `names_decoy` are for data in which marked tokens decide by construction (Bastings et al. 2022, "Will You
+Find These Shortcuts?", section 3). Signed scores rank tokens that support an output; rank their absolute
+values to find the tokens that the model used.
 
-Letters: B batch, N tokens.
+B batch, N tokens, D embedding size.
 """
 
 from collections.abc import Callable
@@ -12,21 +15,21 @@ import torch
 from torch import Tensor
 
 from captum_globenc.extras import optional
-from captum_globenc.metrics.by_text import by_text, per_token
+from captum_globenc.metrics.agreement import by_text, per_token
 
 
 def auprc(attributions: Tensor, rationales: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Area under the precision-recall curve as the threshold on the scores falls; higher is better.
+    """Return the area under the precision-recall curve of the scores; higher is better.
 
-    By trapezoids, as ERASER's own code.
+    Integrated by trapezoids, as in ERASER's own code.
 
     Args:
         attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
-        rationales: `(B, N)`, true at the tokens that people marked.
-        mask: `(B, N)`, True at the tokens that count. Left out, all count.
+        rationales: `(B, N)`, True at the tokens that people marked.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
 
     Returns:
-        `(B,)` float64, 0 to 1; NaN where nothing is marked.
+        `(B,)` float64, in [0, 1]; NaN if no token is marked.
 
     Raises:
         ValueError: the shapes do not match.
@@ -42,23 +45,23 @@ def auprc(attributions: Tensor, rationales: Tensor, mask: Tensor | None = None) 
         precision, recall, _ = metrics.precision_recall_curve(marked.numpy(), scores.numpy())
         return float(metrics.auc(recall, precision))
 
-    return _against_marked(area, attributions, rationales, mask)
+    return _compare_with_marked(area, attributions, rationales, mask)
 
 
 def token_f1(
     attributions: Tensor, rationales: Tensor, mask: Tensor | None = None, *, top: int | None = None
 ) -> Tensor:
-    """F1 of the highest scored tokens against the marked ones; higher is better.
+    """Return the F1 score of the highest scored tokens and the marked tokens; higher is better.
 
     Args:
-        attributions: as for :func:`auprc`.
-        rationales: as for :func:`auprc`.
-        mask: as for :func:`auprc`.
-        top: how many tokens are taken; ERASER takes a data set's mean number of marked tokens. Left
-            out, as many as are marked in the text. Of equal scores the first counts as the higher.
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        rationales: `(B, N)`, True at the tokens that people marked.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
+        top: number of highest scored tokens; ERASER uses a data set's mean number of marked tokens. None for
+            the number of marked tokens of each text. Of equal scores, the first ranks higher.
 
     Returns:
-        `(B,)` float64, 0 to 1; NaN where nothing is marked.
+        `(B,)` float64, in [0, 1]; NaN if no token is marked.
 
     Raises:
         ValueError: the shapes do not match, or `top` is less than 1.
@@ -69,22 +72,23 @@ def token_f1(
         tensor([0.5000], dtype=torch.float64)
     """
     statistic = optional("sklearn.metrics").f1_score
-    return _against_marked(_of_top(statistic, top), attributions, rationales, mask)
+    return _compare_with_marked(_of_top(statistic, top), attributions, rationales, mask)
 
 
 def token_iou(
     attributions: Tensor, rationales: Tensor, mask: Tensor | None = None, *, top: int | None = None
 ) -> Tensor:
-    """Intersection over union of the highest scored tokens and the marked ones; higher is better.
+    """Return the intersection over union of the highest scored and the marked tokens; higher is better.
 
     Args:
-        attributions: as for :func:`auprc`.
-        rationales: as for :func:`auprc`.
-        mask: as for :func:`auprc`.
-        top: as for :func:`token_f1`.
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        rationales: `(B, N)`, True at the tokens that people marked.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
+        top: number of highest scored tokens. None for the number of marked tokens of each text. Of equal
+            scores, the first ranks higher.
 
     Returns:
-        `(B,)` float64, 0 to 1; NaN where nothing is marked.
+        `(B,)` float64, in [0, 1]; NaN if no token is marked.
 
     Raises:
         ValueError: the shapes do not match, or `top` is less than 1.
@@ -95,12 +99,12 @@ def token_iou(
         tensor([0.3333], dtype=torch.float64)
     """
     statistic = optional("sklearn.metrics").jaccard_score
-    return _against_marked(_of_top(statistic, top), attributions, rationales, mask)
+    return _compare_with_marked(_of_top(statistic, top), attributions, rationales, mask)
 
 
 def _of_top(statistic: Callable[..., float], top: int | None) -> Callable[[Tensor, Tensor], float]:
     if top is not None and top < 1:
-        raise ValueError(f"top is {top}; at least one token has to be taken.")
+        raise ValueError(f"top is {top}; it must be at least 1.")
 
     def of_top(scores: Tensor, marked: Tensor) -> float:
         count = int(marked.sum()) if top is None else top
@@ -111,7 +115,7 @@ def _of_top(statistic: Callable[..., float], top: int | None) -> Callable[[Tenso
     return of_top
 
 
-def _against_marked(
+def _compare_with_marked(
     statistic: Callable[[Tensor, Tensor], float],
     attributions: Tensor,
     rationales: Tensor,
@@ -123,3 +127,100 @@ def _against_marked(
         return statistic(scores, marked) if bool(marked.any()) else torch.nan
 
     return by_text(agreement, mask, attributions=per_token(attributions), rationales=rationales.bool())
+
+
+def precision_at(
+    attributions: Tensor, marked: Tensor, mask: Tensor | None = None, *, top: int | None = None
+) -> Tensor:
+    """Return the share of the highest scored tokens that are marked; higher is better.
+
+    Args:
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        marked: `(B, N)`, True at the tokens that decide.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
+        top: number of highest scored tokens. None for the number of marked tokens of each text. Of equal
+            scores, the first ranks higher.
+
+    Returns:
+        `(B,)` float64, in [0, 1]; NaN if no token is marked.
+
+    Raises:
+        ValueError: the shapes do not match, the scores are not finite, or `top` is less than 1.
+
+    Example:
+        >>> precision_at(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([[0, 1, 0]]), top=2)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    ranks, chosen = _ranks(attributions, marked, mask)
+    if top is not None and top < 1:
+        raise ValueError(f"top is {top}; it must be at least 1.")
+    count = chosen.sum(dim=1)
+    taken = count if top is None else torch.full_like(count, top)
+    right = (chosen & (ranks <= taken[:, None])).sum(dim=1)
+    return (right.double() / taken).where(count > 0, torch.nan)
+
+
+def first_rank(attributions: Tensor, marked: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the rank of the highest scored marked token, 1 for the highest of all; lower is better.
+
+    Args:
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        marked: `(B, N)`, True at the tokens that decide.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
+
+    Returns:
+        `(B,)` float64, at least 1; NaN if no token is marked.
+
+    Raises:
+        ValueError: the shapes do not match, or the scores are not finite.
+
+    Example:
+        >>> first_rank(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([[1, 0, 1]]))
+        tensor([2.], dtype=torch.float64)
+    """
+    ranks, chosen = _ranks(attributions, marked, mask)
+    first = ranks.double().masked_fill(~chosen, torch.inf).amin(dim=1)
+    return first.where(first.isfinite(), torch.nan)
+
+
+def names_decoy(attributions: Tensor, decoys: Tensor, marked: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return whether a decoy is among the k highest scored tokens of a text with k marked; lower is better.
+
+    Args:
+        attributions: scores `(B, N)`, or `(B, N, D)`, which are summed over D.
+        decoys: `(B, N)`, True at tokens that look like marked ones but have no effect.
+        marked: `(B, N)`, True at the tokens that decide.
+        mask: `(B, N)`, True at the tokens to rank; None for all tokens.
+
+    Returns:
+        `(B,)` float64, 1 if a decoy is among these tokens, else 0; NaN if no token is marked, or there is no
+        decoy.
+
+    Raises:
+        ValueError: the shapes do not match, or the scores are not finite.
+
+    Example:
+        >>> names_decoy(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([[0, 1, 0]]), torch.tensor([[0, 0, 1]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    _, chosen = _ranks(attributions, marked, mask)
+    ranks, decoyed = _ranks(attributions, decoys, mask)
+    count = chosen.sum(dim=1)
+    named = (decoyed & (ranks <= count[:, None])).any(dim=1)
+    return named.double().where((count > 0) & decoyed.any(dim=1), torch.nan)
+
+
+def _ranks(attributions: Tensor, marked: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the rank of each token, from 1, with unselected tokens last, and the marked tokens, `(B, N)`."""
+    scores = per_token(attributions)
+    selection = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
+    if not scores.shape == marked.shape == selection.shape:
+        raise ValueError(
+            f"shapes must be equal: attributions {tuple(scores.shape)}, marked {tuple(marked.shape)}, mask "
+            f"{tuple(selection.shape)}."
+        )
+    scores = scores.masked_fill(~selection, 0)
+    if not bool(scores.isfinite().all()):
+        raise ValueError("attributions are NaN or infinite, and cannot be ranked.")
+    order = scores.masked_fill(~selection, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(dim=1) + 1, marked.bool() & selection

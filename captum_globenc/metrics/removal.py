@@ -1,6 +1,6 @@
-"""Taking tokens out of a batch, and what the model says then.
+"""Remove tokens from a batch, and run the model without them.
 
-Letters: B batch, K variants of each example, N tokens, D embedding size, C classes.
+B batch, K variants of each example, N tokens, D embedding size, C classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,20 +22,19 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "sigmoid": torch.sigmoid,
     "none": lambda outputs: outputs,
 }
-"""What makes probabilities of a model's outputs, by name."""
+"""Functions that turn a model's outputs into probabilities, by name."""
 
 
 def activated(outputs: Tensor, activation: str | Activation) -> Tensor:
-    """Make probabilities of what a model returned.
+    """Turn a model's outputs into probabilities.
 
     Args:
-        outputs: `(B, K, ...)`, of each variant of each example. Only what is `(B, K, C)`, or has more
-            dimensions, with C > 1, has classes that a softmax could be taken over: where a model gives
-            one number for each example, `(B,)` or `(B, 1)`, that number is what is watched.
+        outputs: `(B, K, ...)`, of each variant of each example. A softmax is only taken over classes, of
+            outputs `(B, K, C)` or with more dimensions and C > 1; one number per example is not changed.
         activation: a name from :data:`ACTIVATIONS`, or any function.
 
     Raises:
-        ValueError: the name is not known.
+        ValueError: the name is unknown.
 
     Example:
         >>> activated(torch.tensor([[0.2, 0.7]]), "softmax")
@@ -44,21 +43,21 @@ def activated(outputs: Tensor, activation: str | Activation) -> Tensor:
     if not isinstance(activation, str):
         return activation(outputs)
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is not known; choose from {', '.join(ACTIVATIONS)}.")
+        raise ValueError(f"activation {activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}.")
     if activation == "softmax" and (outputs.ndim < 3 or outputs.shape[-1] == 1):
         return outputs
     return ACTIVATIONS[activation](outputs)
 
 
 def _mask(inputs: Tensor, extra: Arguments, gone: Tensor, baselines: Baseline, at: int) -> Any:
-    """Put the baseline, a mask token, in the place of what goes; the length stays."""
+    """Replace removed tokens by the baseline; the length stays."""
     if baselines is None:
-        raise ValueError('removal="mask" needs baselines: the id of the mask token, or embeddings.')
+        raise ValueError('removal="mask" needs baselines: pass the id of the mask token, or embeddings.')
     return _replace(inputs, gone, baselines), extra
 
 
 def _delete(inputs: Tensor, extra: Arguments, gone: Tensor, baselines: Baseline, at: int) -> Any:
-    """Close the gaps: what stays moves up, its other arguments with it, and padding follows."""
+    """Move the remaining tokens and their arguments together, and pad at the end."""
     extra = _with_attention_mask(inputs, extra, at)
     order = gone.long().argsort(dim=1, stable=True)
     extra = tuple(_gather(arg, order) if _per_token(arg, inputs) else arg for arg in extra)
@@ -71,7 +70,7 @@ def _delete(inputs: Tensor, extra: Arguments, gone: Tensor, baselines: Baseline,
 
 
 def _pad(inputs: Tensor, extra: Arguments, gone: Tensor, baselines: Baseline, at: int) -> Any:
-    """Hide what goes from attention where it stands; the others keep their places."""
+    """Hide removed tokens from the attention; all tokens keep their positions."""
     extra = _without_attention(_with_attention_mask(inputs, extra, at), gone, at)
     return inputs if baselines is None else _replace(inputs, gone, baselines), extra
 
@@ -81,7 +80,7 @@ REMOVALS: Mapping[str, Callable[[Tensor, Arguments, Tensor, Baseline, int], Any]
     "delete": _delete,
     "pad": _pad,
 }
-"""The ways to remove tokens by name."""
+"""Ways to remove tokens, by name."""
 
 
 def outputs_without(
@@ -98,27 +97,27 @@ def outputs_without(
     """Run the model on every variant of every example.
 
     Args:
-        forward_func: the forward function, as for every Captum metric; returns a tensor whose first
+        forward_func: the forward function, as in Captum's metrics; returns a tensor whose first
             dimension is the batch.
         inputs: `(B, N)` ids or `(B, N, D)` embeddings.
         gone: `(B, K, N)`, True at the tokens that each variant lacks.
-        baselines: what stands where a token was: a number, or a tensor that broadcasts to `inputs`.
-            The mask token's id for "mask"; the padding's, or None, for "delete"; None for "pad", where
-            a model that counts its positions from the padding's id would count others.
-        additional_forward_args: further arguments of `forward_func`; tensors whose first dimension is
-            B go with their example, and with "delete" those of shape `(B, N, ...)` with their token:
-            leave `position_ids` out there, for the model to count anew.
-        removal: "mask" replaces, "delete" closes the gap and pads at the end, "pad" takes a token out
-            of the attention mask where it stands.
-        attention_mask: which of `additional_forward_args` is the attention mask, `(B, N)` or None for
-            all ones; "delete" and "pad" need it.
-        max_examples_per_batch: how many variants run at once; left out, all.
+        baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`. Use the
+            mask token's id for "mask", the padding token's id or None for "delete", and None for "pad",
+            because some models count positions by the padding token's id.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`. Tensors whose first
+            dimension is B are split by example. "delete" moves those of shape `(B, N, ...)` with their
+            tokens, so do not pass `position_ids`; the model then counts them.
+        removal: "mask" replaces tokens, "delete" closes the gap and pads at the end, "pad" sets their
+            attention mask to 0.
+        attention_mask: index of the attention mask in `additional_forward_args`, `(B, N)` or None for all
+            ones; "delete" and "pad" need it.
+        max_examples_per_batch: most variants that run at once; None for all.
 
     Returns:
-        `(B, K, ...)`: the output of each variant.
+        `(B, K, ...)`: the output for each variant.
 
     Raises:
-        ValueError: `removal` is not known, lacks what it needs, or the shapes do not match.
+        ValueError: `removal` is unknown, an argument that it needs is missing, or shapes do not match.
 
     Example:
         >>> ids = torch.tensor([[5, 6, 7]])
@@ -128,9 +127,11 @@ def outputs_without(
                  [5., 0., 7.]]])
     """
     if removal not in REMOVALS:
-        raise ValueError(f"removal {removal!r} is not known; choose from {', '.join(REMOVALS)}.")
+        raise ValueError(f"removal {removal!r} is unknown; choose from {', '.join(REMOVALS)}.")
     if gone.ndim != 3 or (gone.shape[0], gone.shape[2]) != inputs.shape[:2]:
-        raise ValueError(f"gone is {tuple(gone.shape)}, but inputs are {tuple(inputs.shape)}.")
+        raise ValueError(
+            f"gone is {tuple(gone.shape)} for inputs {tuple(inputs.shape)}; its shape must be (B, K, N)."
+        )
     batch, variants, _ = gone.shape
     extra = format_arguments(additional_forward_args)
     example = torch.arange(batch, device=inputs.device).repeat_interleave(variants)
@@ -140,9 +141,9 @@ def outputs_without(
     with torch.no_grad():
         for rows, lacking in zip(torch.split(example, size), torch.split(flat, size), strict=True):
             some = tuple(_of_rows(arg, rows, batch) for arg in extra)
-            # A baseline of fewer dimensions is the same for all, even where it is as long as the batch.
-            every = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
-            blank = baselines if every else _of_rows(baselines, rows, batch)
+            # A baseline with fewer dimensions than the inputs has no batch dimension.
+            shared = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
+            blank = baselines if shared else _of_rows(baselines, rows, batch)
             run, some = remove(inputs[rows], some, lacking, blank, attention_mask)
             answers.append(run_forward(forward_func, run, some))
     answer = torch.cat(answers)
@@ -152,17 +153,17 @@ def outputs_without(
 
 
 def selected(values: Tensor, target: TargetType) -> Tensor:
-    """Select each example's target from all its variants, as Captum selects it.
+    """Select the target of every variant, as Captum does.
 
     Args:
         values: `(B, K)` or `(B, K, C)` or with more dimensions.
-        target: as for every Captum metric; one for all examples, or one for each.
+        target: the index of the output, as in Captum; one for all examples, or one for each.
 
     Returns:
         `(B, K)`.
 
     Raises:
-        ValueError: there is no target where one is needed.
+        ValueError: the outputs need a target, and there is none.
         AssertionError, IndexError: the target has the wrong length or is out of range.
     """
     if target is not None:
@@ -171,7 +172,7 @@ def selected(values: Tensor, target: TargetType) -> Tensor:
     elif values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim != 2:
-        raise ValueError(f"a target is needed for outputs of shape {tuple(values[:, 0].shape)}.")
+        raise ValueError(f"outputs of shape {tuple(values[:, 0].shape)} need a target.")
     return values
 
 
@@ -186,7 +187,7 @@ def _gather(tensor: Tensor, order: Tensor) -> Tensor:
 
 
 def _of_rows(value: Any, rows: Tensor, batch: int) -> Any:
-    """Return what belongs to the examples `rows`, of what has an entry for each."""
+    """Return the entries of the examples `rows`, if a value has one per example."""
     per_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
     return value[rows] if per_example else value
 
@@ -196,14 +197,14 @@ def _per_token(value: object, inputs: Tensor) -> bool:
 
 
 def _with_attention_mask(inputs: Tensor, extra: Arguments, at: int) -> Arguments:
-    """Return the arguments with an attention mask at place `at`, checked; None becomes all ones."""
+    """Return the arguments with a valid attention mask at index `at`; None becomes all ones."""
     given = extra[at] if 0 <= at < len(extra) else "missing"
     if given is None:
         given = inputs.new_ones(inputs.shape[:2], dtype=torch.long)
     if not isinstance(given, Tensor) or given.shape != inputs.shape[:2]:
         raise ValueError(
             f"removal needs the attention mask {tuple(inputs.shape[:2])} as argument {at} of "
-            "additional_forward_args: pass it there (or None), or say with attention_mask which it is."
+            "additional_forward_args: pass it there (or None), or pass its index as attention_mask."
         )
     return (*extra[:at], given, *extra[at + 1 :])
 

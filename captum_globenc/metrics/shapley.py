@@ -1,6 +1,6 @@
-"""Exact Shapley values of short texts, and how far scores are from them.
+"""Exact Shapley values of short texts, and the error of scores relative to them.
 
-Letters: B batch, N tokens, n tokens that may be removed.
+B batch, N tokens, n tokens that may be removed.
 """
 
 from math import comb
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.captum_api import TargetType, format_arguments
-from captum_globenc.metrics.calling import Removals, removal_metric
-from captum_globenc.metrics.curve import removable, token_scores
+from captum_globenc.metrics.curve import Removals, removable, removal_metric, token_scores
 from captum_globenc.metrics.removal import (
     Activation,
     Baseline,
@@ -22,7 +21,7 @@ from captum_globenc.metrics.removal import (
 )
 
 MOST_FEATURES = 12
-"""The largest n, whose 4,096 subsets are all run."""
+"""The largest n; it has 4,096 subsets, which are all run."""
 
 
 def shapley_values(
@@ -40,23 +39,23 @@ def shapley_values(
 ) -> Tensor:
     """Return the exact Shapley values of tokens, from all `2 ** n` subsets of each text.
 
-    Shapley (1953): what a token adds to the output, averaged over all orders in which tokens may enter.
+    Shapley (1953): the change of the output when a token is added, averaged over all orders of the tokens.
 
     Args:
-        forward_func: the forward function, as for every Captum metric.
+        forward_func: the forward function, as in Captum's metrics.
         inputs: `(B, N)` ids or `(B, N, D)` embeddings.
-        baselines: what stands where a token was removed: a number, or a tensor that broadcasts to `inputs`.
-        additional_forward_args: further arguments of `forward_func`.
-        target: the output that is explained, as for every Captum metric. Left out, the class that
-            `forward_func` predicts on the whole input, where it gives `(B, C)` with C > 1.
-        mask: `(B, N)`, True at the tokens that may be removed, at most 12 of a text; left out, all.
+        baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
+        target: the index of the explained output, as in Captum. None for the class that `forward_func`
+            predicts for the whole input, if it returns `(B, C)` with C > 1.
+        mask: `(B, N)`, True at the tokens that may be removed, at most 12 per text; None for all tokens.
         removal: "mask", "delete" or "pad"; see :func:`outputs_without`.
-        activation: "none" explains what `forward_func` returns, "softmax" and "sigmoid" its probabilities.
-        attention_mask: which of `additional_forward_args` is the attention mask, for "delete" and "pad".
-        max_examples_per_batch: how many subsets run at once.
+        activation: "none" explains the output of `forward_func`, "softmax" and "sigmoid" its probabilities.
+        attention_mask: index of the attention mask in `additional_forward_args`, for "delete" and "pad".
+        max_examples_per_batch: most subsets that run at once.
 
     Returns:
-        `(B, N)`, 0 where `mask` is False.
+        `(B, N)`, in units of the explained output; 0 where `mask` is False.
 
     Raises:
         ValueError: a text has more than 12 tokens that may be removed, or shapes do not match.
@@ -67,12 +66,12 @@ def shapley_values(
         >>> shapley_values(forward, torch.tensor([[2, 5, 3]]), 0)
         tensor([[5., 5., 3.]])
     """
-    there = removable(inputs, mask)
-    most = int(there.sum(1).max())
+    candidates = removable(inputs, mask)
+    most = int(candidates.sum(1).max())
     if most > MOST_FEATURES:
         raise ValueError(
-            f"a text has {most} tokens that may be removed: its exact Shapley values take 2**{most} forward "
-            f"passes. At most {MOST_FEATURES} tokens are allowed."
+            f"a text has {most} tokens that may be removed, and exact Shapley values would take 2**{most} "
+            f"forward passes. Pass a mask with at most {MOST_FEATURES} tokens per text."
         )
     extra = format_arguments(additional_forward_args)
     rows = []
@@ -83,10 +82,10 @@ def shapley_values(
             return value[row : row + 1] if per_example else value
 
         same = isinstance(baselines, Tensor) and baselines.ndim < inputs.ndim
-        places = there[row].nonzero()[:, 0]
-        present = subsets(len(places), inputs.device)
+        positions = candidates[row].nonzero()[:, 0]
+        present = subsets(len(positions), inputs.device)
         gone = torch.zeros(1, len(present), inputs.shape[1], dtype=torch.bool, device=inputs.device)
-        gone[0, :, places] = ~present
+        gone[0, :, positions] = ~present
         raw = outputs_without(
             forward_func,
             one(inputs),
@@ -98,31 +97,33 @@ def shapley_values(
             max_examples_per_batch=max_examples_per_batch,
         )
         outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
-        aim: Any = [target[row]] if isinstance(target, list) and len(target) == len(inputs) else one(target)
+        row_target: Any = (
+            [target[row]] if isinstance(target, list) and len(target) == len(inputs) else one(target)
+        )
         if target is None and outputs.ndim == 3 and outputs.shape[2] > 1:
-            aim = outputs[:, -1].argmax(dim=1)  # the last subset is the whole text
-        values = selected(outputs, aim)[0]
+            row_target = outputs[:, -1].argmax(dim=1)  # the last subset is the whole text
+        values = selected(outputs, row_target)[0]
         scores = values.new_zeros(inputs.shape[1])
-        scores[places] = _averaged(values.double(), present).to(values.dtype)
+        scores[positions] = _shapley(values.double(), present).to(values.dtype)
         rows.append(scores)
     return torch.stack(rows)
 
 
 @removal_metric
 def shapley_distance(removals: Removals) -> Tensor:
-    """The relative error of scores to the exact Shapley values; lower is better.
+    """Return the relative error of scores compared with exact Shapley values; lower is better.
 
-    `|scores - exact| / |exact|`, Euclidean norms over the tokens that may be removed. NaN where a text has
-    more than 12 of them. The scores must be in units of the output: `activation` is "none" unless given.
+    `|scores - exact| / |exact|`, Euclidean norms over the tokens that may be removed; NaN if a text has more
+    than 12 of them. The scores must be in units of the output: `activation` is "none" by default.
 
     Args:
-        removals: what was called.
+        removals: the call.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ValueError: as :func:`shapley_values` does.
+        ValueError: as for :func:`shapley_values`.
 
     Example:
         >>> def forward(ids):
@@ -148,33 +149,27 @@ def shapley_distance(removals: Removals) -> Tensor:
 
 
 def relative_error(scores: Tensor, exact: Tensor, mask: Tensor) -> Tensor:
-    """Return `|scores - exact| / |exact|` over the tokens of a mask, `(B,)`.
-
-    Args:
-        scores: `(B, N)`.
-        exact: `(B, N)`.
-        mask: `(B, N)`.
-    """
+    """Return `|scores - exact| / |exact|` over the tokens of a mask, `(B,)`; all arguments are `(B, N)`."""
     off, size = (torch.linalg.vector_norm(it.double() * mask, dim=1) for it in (scores - exact, exact))
     ratio: Tensor = off / size
     return ratio.to(scores.dtype)
 
 
 def subsets(count: int, device: torch.device | None = None) -> Tensor:
-    """Return which tokens each subset has, `(2 ** n, n)`, the empty one first and the whole last."""
+    """Return all subsets of n tokens, `(2 ** n, n)` booleans, from the empty to the whole set."""
     numbers = torch.arange(2**count, device=device)
     return (numbers[:, None] >> torch.arange(count, device=device)) % 2 == 1
 
 
-def _averaged(values: Tensor, present: Tensor) -> Tensor:
+def _shapley(values: Tensor, present: Tensor) -> Tensor:
     """Return Shapley values `(n,)` from the values of all subsets `(2 ** n,)`."""
     count, sizes = present.shape[1], present.sum(1)
-    # Of a token's orders, how many have a certain set of others ahead of it: by the size of that set.
+    # The share of orders in which a given set of other tokens comes before a token, by the size of the set.
     by_size = [1 / (count * comb(count - 1, size)) for size in range(count)]
     weights = torch.tensor(by_size, dtype=values.dtype, device=values.device)
     found = [values.new_zeros(0)]
     for token in range(count):
-        there = present[:, token]
-        gains = values[there] - values[~there]  # in both, the other tokens come in the same order
-        found.append((weights[sizes[~there]] * gains).sum()[None])
+        has_token = present[:, token]
+        gains = values[has_token] - values[~has_token]  # the other tokens' subsets are in the same order
+        found.append((weights[sizes[~has_token]] * gains).sum()[None])
     return torch.cat(found)

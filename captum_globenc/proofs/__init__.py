@@ -1,13 +1,12 @@
-"""What shows that numbers are right: identities that hold where a decomposition does, and gradients."""
+"""Check the numbers: identities that a right decomposition satisfies, and gradients."""
 
 from typing import TYPE_CHECKING
 
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
-    from captum_globenc.proofs.checks import EncoderReport, check_encoder
+    from captum_globenc.proofs.checks import EncoderReport, check_encoder, reconstruction_error
     from captum_globenc.proofs.hidden import hidden_token_attribution
-    from captum_globenc.proofs.reconstruction import reconstruction_error
 
 __all__ = ["EncoderReport", "check_encoder", "hidden_token_attribution", "reconstruction_error"]
 
@@ -17,6 +16,6 @@ __getattr__, __dir__ = on_demand(
         "EncoderReport": "checks",
         "check_encoder": "checks",
         "hidden_token_attribution": "hidden",
-        "reconstruction_error": "reconstruction",
+        "reconstruction_error": "checks",
     },
 )

@@ -1,4 +1,4 @@
-"""Whether a spec fits its model: the proofs that every supported family is held to, for anybody's.
+"""Check that a spec fits its model, and that the decomposition of each layer sums to its output.
 
 B batch, N tokens, L layers.
 """
@@ -16,21 +16,21 @@ from captum_globenc.decomposition.mixing import mixing_norms
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
 from captum_globenc.errors import RecordingError
-from captum_globenc.proofs.reconstruction import layer_error
 from captum_globenc.recording.linear import linearized_norm
+from captum_globenc.recording.reconstruction import attention_output
 from captum_globenc.recording.recorder import record
 
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What :func:`check_encoder` measured, each relative to the largest entry.
+    """The errors that :func:`check_encoder` measured, relative to the largest entry.
 
     Args:
-        reconstruction: how far the parts of the attention are from adding up, over all layers.
-        norms: how far the linearised norms are from what the norms returned.
-        output: how far the recorded pass is from the model's own.
-        batch: how far a batch is from its examples alone; None where it holds one without padding.
-        padding: whether the inputs held padding, so that it was checked.
+        reconstruction: largest error of a layer's decomposition.
+        norms: largest error of a linearized norm.
+        output: difference between the output of the recorded pass and the model's own.
+        batch: difference between a batch and its examples alone; None for one example without padding.
+        padding: whether the inputs contained padding, so that it was checked.
     """
 
     reconstruction: float
@@ -50,26 +50,26 @@ def check_encoder(
     forward_func: Callable[..., Any] | None = None,
     tolerance: float | None = None,
 ) -> EncoderReport:
-    """Check that a spec describes what a model really computes.
+    """Check that a spec describes what a model computes.
 
-    Use a model with random weights and biases, none of them 0 or 1 as they are made, in float64, and
-    a batch of texts of different lengths, padded: what is not there cannot be checked.
+    Use a float64 model with random weights and biases instead of the initial zeros and ones, and a padded
+    batch of texts of different lengths; only what occurs can be checked.
 
     Args:
         spec: the family, registered or not.
-        model: holds one encoder of it.
+        model: holds one encoder of the family.
         inputs: a batch, `(B, N)` ids or whatever the model reads.
-        additional_forward_args: further arguments of `forward_func`, after `inputs`. Those of shape
-            `(B, N, ...)` are cut to each example's own tokens where it is run alone.
-        forward_func: as for :class:`~captum_globenc.GlobEnc`; `model` itself where it is left out.
-        tolerance: the largest deviation to accept. By default a thousand times the smallest step of the
-            model's dtype, and no less than 1e-6: many norms are in single precision in any model.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`. Tensors of shape
+            `(B, N, ...)` are cut to each example's own tokens when it runs alone.
+        forward_func: runs the model; `model` itself by default.
+        tolerance: the largest accepted error. By default 1000 times the eps of the model's dtype, and at
+            least 1e-6, because models of every dtype may compute their norms in float32.
 
     Returns:
-        What was measured.
+        The measured errors.
 
     Raises:
-        ValueError: the spec does not fit; the message lists everything that is off.
+        ValueError: the spec does not fit; the message lists every failed check.
 
     Example:
         >>> from captum_globenc.encoders import BERT
@@ -93,7 +93,7 @@ def check_encoder(
     with _norm_errors(encoder) as norm_errors:
         seen = _first_tensor(_record(forward, encoder, inputs, extra, layers))
     if not layers:
-        raise ValueError(f"The spec of {spec.model_type!r} does not fit: no layer was seen to run.")
+        raise ValueError(f"The spec of {spec.model_type!r} does not fit: no layer ran.")
     real = layers[0].real
     report = EncoderReport(
         reconstruction=max(layer_error(layer).item() for layer in layers),
@@ -106,32 +106,92 @@ def check_encoder(
         tolerance = max(1e-6, 1e3 * torch.finfo(own.dtype).eps)
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
     if not failures:
-        try:  # the checks of every pass, of residual connections and of what mixes tokens among them
-            record(lambda: run_forward(forward, inputs, extra), encoder, lambda layer: None, again=True)
+        try:  # also run the checks of every pass, such as those of residual connections and of mixed tokens
+            record(
+                lambda: run_forward(forward, inputs, extra), encoder, lambda layer: None, check_tokens=True
+            )
         except RecordingError as error:
             failures.append(str(error).rstrip("."))
     if _state(model) != before:
-        failures.append("the model is not as it was: its hooks, attention implementation or training flags")
+        failures.append(
+            "the model is not as it was: its hooks, attention implementation or training flags changed"
+        )
     if failures:
         raise ValueError(f"The spec of {spec.model_type!r} does not fit: {'; '.join(failures)}.")
     return report
 
 
+def reconstruction_error(
+    forward_func: Callable[..., Any],
+    model: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    additional_forward_args: object | None = None,
+) -> Tensor:
+    """Return the error of each layer's decomposition.
+
+    The vectors that an attention block passes from all tokens to one, and the bias of its output
+    projection, must sum to the block's output. A wrong order of heads, a missing scale or a missing mask
+    gives a large error.
+
+    Args:
+        forward_func: the forward function, as in Captum.
+        model: the module that holds the encoder.
+        inputs: first argument of `forward_func`.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
+
+    Returns:
+        `(L,)`: the largest error of each layer over real tokens, relative to the largest entry; about the
+        eps of the model's dtype if the decomposition is right.
+
+    Raises:
+        ValueError: the encoder is not found or not supported.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> model = BertModel(BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
+        ...     intermediate_size=8,
+        ... )).eval().double()
+        >>> reconstruction_error(model, model, torch.tensor([[2, 5, 7, 3]])).max() < 1e-12
+        tensor(True)
+    """
+    errors: list[Tensor] = []
+    record(
+        lambda: run_forward(forward_func, inputs, additional_forward_args),
+        find_encoder(model),
+        lambda layer: errors.append(layer_error(layer)),
+        check=False,
+    )
+    return torch.stack(errors)
+
+
+def layer_error(layer: LayerRecord) -> Tensor:
+    """Return the error of one layer's decomposition, relative to the largest entry."""
+    parts = attention_output(layer)
+    if layer.output_bias is not None:
+        parts = parts + layer.output_bias
+    whole = layer.attended - layer.stream
+    if layer.real is not None:
+        parts, whole = parts[layer.real], whole[layer.real]
+    largest = whole.abs().max()
+    return (parts - whole).abs().max() / largest.where(largest > 0, 1)
+
+
 def _failures(report: EncoderReport, tolerance: float) -> Iterator[str]:
-    """Say what is measured to be off; a NaN is."""
+    """Describe the errors above the tolerance, and NaN."""
     measures = (
         (
             report.reconstruction,
-            "the values, through `out`, do not add up to what the attention wrote into the stream: look at "
-            "attention, out, layer_scale, order and the order of heads",
+            "the values, through `out`, do not sum to the attention's output: check attention, out, "
+            "layer_scale, order and the order of heads",
         ),
-        (report.norms, "the norms do not return what they should: look at norm1, norm2, final_norm, centred"),
-        (report.output, "the model computes something else while it is recorded: please report it"),
-        (report.batch or 0.0, "a batch gives other numbers than its examples alone: look at padding"),
+        (report.norms, "the norms do not return what they should: check norm1, norm2, final_norm, centred"),
+        (report.output, "the model's output changes while it is recorded: please report it"),
+        (report.batch or 0.0, "a batch gives other numbers than its examples alone: check the padding"),
     )
     for error, meaning in measures:
         if not error <= tolerance:
-            yield f"{meaning} (off by {error:.1g})"
+            yield f"{meaning} (error {error:.1g})"
 
 
 def _padding_failures(layers: list[LayerRecord]) -> Iterator[str]:
@@ -140,7 +200,7 @@ def _padding_failures(layers: list[LayerRecord]) -> Iterator[str]:
             continue
         pairs = layer.real[:, :, None] & layer.real[:, None, :]
         if bool((mixing_norms(layer)[~pairs] != 0).any()):
-            yield f"padding takes part in layer {layer.index}"
+            yield f"padding is mixed with tokens in layer {layer.index}"
 
 
 def _single_errors(
@@ -150,7 +210,7 @@ def _single_errors(
     extra: tuple[Any, ...],
     layers: list[LayerRecord],
 ) -> Iterator[float]:
-    """Yield how far each example alone, without its padding, is from the same in the batch."""
+    """Yield the difference between each example alone, without padding, and in the batch, per layer."""
     batch, tokens = layers[0].stream.shape[:2]
     real = layers[0].real
     if batch == 1 and (real is None or bool(real.all())):
@@ -168,25 +228,25 @@ def _single_errors(
         _record(forward, encoder, alone(inputs), tuple(map(alone, extra)), single)
         for layer, whole in zip(single, layers, strict=True):
             mixture = mixing_norms(layer)[0]
-            if len(mixture) == tokens:  # what the model reads are no tokens, so padding was not cut
+            if len(mixture) == tokens:  # inputs without a token dimension, so padding was not cut
                 mixture = mixture[keep][:, keep]
             yield _apart(mixing_norms(whole)[example][keep][:, keep], mixture)
 
 
 @contextmanager
 def _norm_errors(encoder: Encoder) -> Iterator[list[float]]:
-    """Collect how far each norm that runs is from the linear map that it is taken for."""
+    """Collect the error of the linear map of each norm that runs."""
     errors: list[float] = []
 
-    def see(norm: nn.Module, args: Any, output: Tensor) -> None:
-        for reading in linearized_norm(norm, args[0], encoder.spec.centred):
+    def measure(norm: nn.Module, args: Any, output: Tensor) -> None:
+        for linearized in linearized_norm(norm, args[0], encoder.spec.centred):
             bias: Any = getattr(norm, "bias", None)
-            linear = reading.linear(args[0]) * reading.scale[..., None]
+            linear = linearized.linear(args[0]) * linearized.scale[..., None]
             errors.append(_apart(linear if bias is None else linear + bias, output))
 
     norms = {id(n): n for layer in encoder.layers for n in (layer.norm1, layer.norm2)}
     norms[id(encoder.final_norm)] = encoder.final_norm
-    handles = [norm.register_forward_hook(see) for norm in norms.values()]
+    handles = [norm.register_forward_hook(measure) for norm in norms.values()]
     try:
         yield errors
     finally:
@@ -205,7 +265,7 @@ def _record(
 
 
 def _first_tensor(output: Any) -> Tensor:
-    """Return the first tensor of what a model returned."""
+    """Return the first tensor in a model's output."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output
@@ -217,7 +277,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _state(model: nn.Module) -> list[tuple[Any, ...]]:
-    """Return what recording touches in a model."""
+    """Return all that recording might change in a model."""
     return [
         (
             module.training,

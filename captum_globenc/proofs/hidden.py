@@ -1,7 +1,7 @@
-"""Hidden Token Attribution: what a layer's output does when its input moves, by gradients.
+"""Hidden Token Attribution: how much a layer's outputs depend on its inputs, by gradients.
 
-Slow and independent of the decomposition: the reference for single layers that Modarressi et al. (2022)
-compare mixing norms with. B batch, L layers, N tokens, D hidden size.
+Modarressi et al. (2022) compare the mixing norms of single layers with it. It is slow, and independent of the
+decomposition. B batch, L layers, N tokens, D hidden size.
 """
 
 from collections.abc import Callable
@@ -33,20 +33,19 @@ def hidden_token_attribution(
     Frobenius norm of the Jacobian of token i after a layer in token j before it,
     `||d e_i^l / d e_j^(l-1)||`, as a share of its sum over j.
 
-    It takes N D backward passes through every layer, or N `directions`: minutes for a text of a large
-    model. Texts of a batch share the passes.
+    Exact norms take N D backward passes through every layer, estimates N times `directions`: minutes for one
+    text and a large model. The texts of a batch share the passes.
 
     Args:
-        forward_func: the forward function, as for every Captum method. It must not turn gradients
-            off.
+        forward_func: the forward function, as in Captum. It must not turn gradients off.
         model: the module that holds the encoder.
-        inputs: what `forward_func` takes first; a tensor or a tuple of one.
-        additional_forward_args: its other arguments.
+        inputs: first argument of `forward_func`; a tensor or a tuple of one.
+        additional_forward_args: further arguments of `forward_func`, after `inputs`.
         normalize: whether each row sums to 1, as Brunner et al. define it, or holds the norms.
-        directions: left out, the norms are exact. Otherwise they are estimated from this many random
-            directions for each output token: the squared norm without bias, and with a relative
-            deviation of at most `sqrt(2 / directions)` (Hutchinson's estimator).
-        generator: where the directions come from; left out, torch's own.
+        directions: number of random directions per output token from which the norms are estimated
+            (Hutchinson's estimator): the squared norm has no bias, and a relative standard deviation of at
+            most `sqrt(2 / directions)`. None for exact norms.
+        generator: source of the directions; None for torch's default.
 
     Returns:
         `(B, L, N, N)`, [receiver, source], at least float32; 0 in the rows and columns of padding.
@@ -68,17 +67,17 @@ def hidden_token_attribution(
         torch.Size([1, 2, 3, 3])
     """
     if directions is not None and directions < 1:
-        raise ValueError(f"directions is {directions}; at least one is needed.")
+        raise ValueError(f"directions is {directions}; pass at least 1, or None for exact norms.")
     encoder = find_encoder(model)
     padding: list[Tensor | None] = []
 
     def run() -> Any:
         return run_forward(forward_func, inputs, additional_forward_args)
 
-    def see(layer: LayerRecord) -> None:
+    def keep_padding(layer: LayerRecord) -> None:
         padding.append(layer.real)
 
-    record(run, encoder, see)
+    record(run, encoder, keep_padding)
     real = padding[0]
     layers: list[Tensor] = []
     open_layer: list[Tensor] = []
@@ -86,16 +85,16 @@ def hidden_token_attribution(
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
         stream = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
         open_layer[:] = [stream]
-        # A copy, so that a layer that works in place does not write to what is differentiated.
+        # A copy, so that a layer that works in place does not change the differentiated tensor.
         given = stream.clone()
         return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": given})
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         after = output[0] if isinstance(output, tuple) else output
         if not after.requires_grad:
-            raise RuntimeError("forward_func turns gradients off (torch.no_grad), and they are needed here.")
+            raise RuntimeError("forward_func turns gradients off (torch.no_grad); this method needs them.")
         layers.append(_jacobian_norms(open_layer.pop(), after, real, directions, generator))
-        # The next layer starts anew, so the graph of this one can go.
+        # The next layer starts a new graph, so this layer's memory is freed.
         after = after.detach()
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
@@ -138,7 +137,7 @@ def _jacobian_norms(
 
 
 def _vectors(size: int, directions: int | None, generator: torch.Generator | None) -> Tensor:
-    """Return what to project each output on: the axes, or random signs, `(axes or directions, D)`."""
+    """Return the vectors to multiply the Jacobian with: the axes, or random signs `(directions, D)`."""
     if directions is None:
         return torch.eye(size)
     return torch.randint(2, (directions, size), generator=generator) * 2.0 - 1

@@ -1,1 +1,1 @@
-"""One pass of the user's own model under hooks: what each encoder layer did."""
+"""Record one pass of the user's own model: what each encoder layer did."""

@@ -1,31 +1,31 @@
-"""The linear maps that modules are: projections by their matrix, norms by what they saw.
+"""Modules as linear maps: projections, norms with known statistics, and the check of those norms.
 
-B batch, N tokens, D hidden size, E size of a projection's input.
+B batch, N tokens, D hidden size, E input size of a projection.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from captum_globenc.decomposition.record import Normalization
-from captum_globenc.encoders.walk import every
-
-_UNKNOWN = object()
+from captum_globenc.encoders.search import submodules
+from captum_globenc.errors import RecordingError
+from captum_globenc.recording.checks import TOLERANCE, Failure
 
 
 def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return the matrix and the bias of an affine module.
 
-    A plain `torch.nn.Linear` of a plain weight is read. Anything else, such as a projection that an
-    adapter wraps or that is quantised, is asked: its answers to zero and to the unit vectors are its
-    bias and its columns.
+    The weight of a plain `torch.nn.Linear` is read. Any other module, such as a quantized projection or
+    one with an adapter, is run on zero and the unit vectors, which gives its bias and its columns.
 
     Args:
         module: maps `(..., E)` to `(..., D)`.
         size: E.
-        dtype: of what is returned.
+        dtype: of the returned tensors.
 
     Returns:
         The matrix `(D, E)` and the bias `(D,)` or None.
@@ -35,63 +35,123 @@ def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor
         >>> matrix.shape, bias.shape
         (torch.Size([2, 3]), torch.Size([2]))
     """
-    refuse_meta([module])
+    reject_meta([module])
     weight: Any = getattr(module, "weight", None)
-    if type(module) is nn.Linear and is_plain(weight):
+    if type(module) is nn.Linear and _is_plain(weight):
         bias = None if module.bias is None else module.bias.to(dtype)
         return weight.to(dtype), bias
     like = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
-    kind = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    units = torch.eye(size, dtype=kind, device=like.device)
-    # forward itself, so that no hook of the user's takes the probes for a pass of the model.
-    answers = module.forward(torch.cat([torch.zeros_like(units[:1]), units])).to(dtype)
-    return (answers[1:] - answers[0]).T, answers[0]
+    units_dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    units = torch.eye(size, dtype=units_dtype, device=like.device)
+    # Call forward, not the module, so that the user's hooks do not see the unit vectors.
+    outputs = module.forward(torch.cat([torch.zeros_like(units[:1]), units])).to(dtype)
+    return (outputs[1:] - outputs[0]).T, outputs[0]
 
 
-def refuse_meta(modules: Iterable[nn.Module]) -> None:
-    """Refuse modules whose weights are not here.
+def reject_meta(modules: Iterable[nn.Module]) -> None:
+    """Reject modules whose weights are not loaded.
 
     Raises:
         ValueError: a parameter is on the meta device.
     """
     for module in modules:
-        if any(it is not None and it.is_meta for part in every(module) for it in part._parameters.values()):
+        parts = submodules(module)
+        if any(it is not None and it.is_meta for part in parts for it in part._parameters.values()):
             raise ValueError(
                 f"The weights of a {type(module).__name__} are on the meta device, offloaded or not loaded "
-                "yet: they are needed, so load the model onto one device."
+                "yet. Load the model onto one device."
             )
 
 
-def is_plain(weight: Any) -> bool:
-    """Tell whether a weight is what it says, and no packed or quantised form of it."""
+def _is_plain(weight: Any) -> bool:
+    """Whether a weight is an ordinary floating-point tensor, not a packed or quantized one."""
     return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
-def linearized_norm(norm: nn.Module, seen: Tensor, centred: bool) -> tuple[Normalization, ...]:
-    """Return a norm as the linear map that it was for the vectors that it saw.
+def is_quantized(module: nn.Module) -> bool:
+    """Whether part of a module is quantized, so that it may round its input."""
+    for part in submodules(module):
+        weight = getattr(part, "weight", None)
+        if "quant" in type(part).__module__ or (isinstance(weight, Tensor) and not _is_plain(weight)):
+            return True
+    return False
+
+
+def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Normalization, ...]:
+    """Return the linear map that a norm computed for given inputs.
 
     Args:
-        norm: a LayerNorm or an RMSNorm of any library, or an Identity where a layer has none.
-        seen: `(B, N, D)` its input.
-        centred: whether it takes off the mean.
+        norm: a LayerNorm or RMSNorm of any library, or an Identity.
+        inputs: `(B, N, D)`.
+        centred: whether the norm subtracts the mean.
 
     Returns:
-        One normalisation, or none for an Identity.
+        One normalization; none for an Identity.
+
+    Raises:
+        ValueError: the module has no eps.
     """
     if isinstance(norm, nn.Identity):
         return ()
     gain: Any = getattr(norm, "weight", None)
-    eps: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", _UNKNOWN))
-    if eps is _UNKNOWN:
+    missing = object()
+    eps: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", missing))
+    if eps is missing:
         raise ValueError(
-            f"{type(norm).__name__} is no LayerNorm or RMSNorm that could be read: it has no eps. If an "
-            "adapter wraps it, merge the adapter first."
+            f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm: it has no eps. If an adapter "
+            "wraps it, merge the adapter first."
         )
-    if eps is None:  # as torch's own RMSNorm takes it
-        eps = torch.finfo(seen.dtype if gain is None else gain.dtype).eps
+    if eps is None:  # the default of torch.nn.RMSNorm
+        eps = torch.finfo(inputs.dtype if gain is None else gain.dtype).eps
     if centred:
-        # In one kernel; Tensor.var takes longer by itself.
-        scale = torch.native_layer_norm(seen, seen.shape[-1:], None, None, eps)[2][..., 0]
+        # One kernel; Tensor.var alone takes longer.
+        scale = torch.native_layer_norm(inputs, inputs.shape[-1:], None, None, eps)[2][..., 0]
     else:
-        scale = torch.rsqrt(torch.linalg.vecdot(seen, seen) / seen.shape[-1] + eps)
-    return (Normalization(None if gain is None else gain.to(seen.dtype), centred, scale),)
+        scale = torch.rsqrt(torch.linalg.vecdot(inputs, inputs) / inputs.shape[-1] + eps)
+    return (Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale),)
+
+
+class NormCheck:
+    """Check that norms return what their family's norms do, for one token of each example.
+
+    Only norms that are not plainly torch's own, or that have hooks, are checked.
+
+    Args:
+        norms: the norms of the encoder.
+        centred: whether the family's norms subtract the mean.
+    """
+
+    def __init__(self, norms: Iterable[nn.Module], centred: bool) -> None:
+        self._centred = centred
+        self._wrong: list[Tensor] = []
+        self.norms: Sequence[nn.Module] = [
+            norm for norm in {id(it): it for it in norms}.values() if _may_differ(norm, centred)
+        ]
+
+    def measure(self, norm: nn.Module, args: Any, output: Tensor) -> None:
+        """Measure one of :attr:`norms`; its forward hook."""
+        seen, returned = (it[:, :1] if it.ndim == 3 else it for it in (args[0], output))
+        inputs = seen.to(torch.promote_types(seen.dtype, torch.float32))
+        for linear in linearized_norm(norm, inputs, self._centred):
+            expected = linear.linear(inputs) * linear.scale[..., None]
+            bias: Any = getattr(norm, "bias", None)
+            error = returned - (expected if bias is None else expected + bias)
+            # Models of every dtype may compute their norms in float32.
+            tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
+            self._wrong.append(error.abs().max() > tolerance * returned.abs().max())
+
+    def failures(self) -> Iterable[Failure]:
+        """Return one failure per measured norm."""
+        error = RecordingError(
+            "A norm of the encoder does not return what the norms of its family do: it was replaced, or a "
+            "hook changes its output. Remove the hook, or write a spec for such an encoder, see "
+            "captum_globenc.check_encoder."
+        )
+        return [Failure(flag, lambda: error) for flag in self._wrong]
+
+
+def _may_differ(norm: nn.Module, centred: bool) -> bool:
+    """Whether a norm may return something else than torch's own."""
+    expected = nn.LayerNorm if centred else nn.RMSNorm
+    hooked = norm._forward_hooks or torch_module._global_forward_hooks or "forward" in vars(norm)
+    return not isinstance(norm, nn.Identity) and (type(norm) is not expected or bool(hooked))

@@ -1,38 +1,46 @@
-"""Check that values and the rest of each layer depend on their own token alone, by running the stack again.
+"""Check that only the attention mixes tokens, by running the encoder again with its tokens permuted.
 
-In the second run every token takes the place of another of its text: token i enters each layer as token
-`sources[i]` did in the first run, and the output of each attention is replaced by that of token `sources[i]`.
-If all else in a layer works on each token separately, as GlobEnc assumes, then every value vector and every
-layer output is again that of token `sources[i]`. `sources` is a random cycle with one token repeated, so that
-convolutions, exchanged tokens and averages over tokens all show.
+In the second run, token i enters each layer as token `sources[i]` did in the first run, and the output of
+each attention is replaced by that of token `sources[i]`. If the rest of a layer processes each token on its
+own, as GlobEnc assumes, every value vector and every layer output is again that of token `sources[i]`.
+`sources` is a random cycle with one token repeated, which reveals convolutions, exchanged tokens and averages
+over tokens.
 
-A hook may also treat some positions differently without mixing tokens, such as one that adds a steering
-vector to token 3. So where token i differs most from token `sources[i]`, two more runs keep one of the two in
-its place and move all others: its vectors must stay the same.
+A hook may treat some positions differently without mixing tokens, for example add a steering vector to token
+3. So where token i differs most from token `sources[i]`, two more runs keep one of the two in its place and
+move all others: its vectors must stay the same.
 
-B batch, E examples that are checked, N tokens, H heads, D hidden size, d head size.
+The check runs when the encoder, its hooks or its arguments differ from those of the last check, or when a
+text is much longer. B batch, E checked examples, N tokens, H heads, D hidden size, d head size.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import sys
+import weakref
+from collections.abc import Callable, Sequence, Set
+from types import MethodType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers import PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from captum_globenc.encoders import Encoder
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import RecordingError
-from captum_globenc.recording.adding_up import ALLOWED, ALLOWED_IN_INTEGERS, rounds_to_integers
-from captum_globenc.recording.layer import OpenLayer
+from captum_globenc.recording.checks import QUANTIZED_TOLERANCE, TOLERANCE
+from captum_globenc.recording.layer import RunningLayer
+from captum_globenc.recording.linear import is_quantized
 
-__all__ = ["TokenCheck"]
-
-KEPT = 2**28
+KEPT_BYTES = 2**28
 """Bytes of the first run that are kept for the comparison; further examples of the batch go unchecked."""
 
 FEW_TOKENS = 8
-"""Texts of fewer tokens need two runs, and do not stand for longer ones."""
+"""Texts of fewer tokens need two runs, and a check on them does not count for longer texts."""
 
 STEPS = 2
-"""Steps of a low precision by which a vector may differ from the same one at another place of the batch."""
+"""Accepted difference between equal vectors at two positions, in steps (eps) of a low precision."""
 
 CAUSES = (
     "the value vectors of the attention depend on other tokens than their own: an attention function of "
@@ -43,14 +51,14 @@ CAUSES = (
 
 
 class _Layer(NamedTuple):
-    """What the checked examples had in a layer of the first run."""
+    """The checked examples in a layer of the first run."""
 
-    written: Tensor  # `(E, N, D)` by the output projection
+    projected: Tensor  # `(E, N, D)`, output of the output projection
     compared: tuple[Tensor, Tensor]  # value vectors `(E, N, H*d)` and the layer's output `(E, N, D)`
 
 
 class _Difference(NamedTuple):
-    """The first layer in which something differs, and where it differs most."""
+    """The first layer in which a run differs from the first run."""
 
     layer: int
     cause: int
@@ -58,21 +66,20 @@ class _Difference(NamedTuple):
 
 
 class TokenCheck:
-    """Keeps the first run of the stack, and compares further runs with it.
+    """Keep the first run of an encoder, and compare further runs with it.
 
     Args:
-        stack: runs the layers.
-        whole: whether the modules of layers are whole layers, and not their attentions only.
-        layers: how many layers run.
+        encoder: the encoder.
+        whole: whether the layers' modules are whole layers, and not their attentions only.
     """
 
-    def __init__(self, stack: nn.Module, *, whole: bool, layers: int) -> None:
+    def __init__(self, encoder: Encoder, *, whole: bool) -> None:
         self._whole = whole
-        self._layers = layers
-        self._rounds = rounds_to_integers(stack)
+        self._layers = len(encoder.layers)
+        self._quantized = is_quantized(encoder.stack)
         self._first: list[_Layer] = []
         self._stream = self._attended = torch.empty(0)
-        self._real = self._order = self._sources = self._examples = self._judged = torch.empty(0)
+        self._real = self._order = self._sources = self._examples = self._checked = torch.empty(0)
         self._difference: _Difference | None = None
 
     @property
@@ -80,69 +87,70 @@ class TokenCheck:
         """Tokens of the longest text that is checked."""
         return int(self._real.sum(1).max()) if self._first else 0
 
-    def keep(self, layer: OpenLayer, real: Tensor | None) -> None:
+    def keep(self, layer: RunningLayer, real: Tensor | None) -> None:
         """Keep a layer of the first run.
 
         Args:
-            layer: what was seen of it.
-            real: `(B, N)`, False at padding; None where every token is real.
+            layer: the layer.
+            real: `(B, N)`, False at padding; None if every token is real.
 
         Raises:
-            RecordingError: the output projection was not seen to run.
+            RecordingError: the output projection did not run.
         """
-        if layer.written_by_attention is None or layer.written_by_attention.shape != layer.stream.shape:
+        if layer.projected is None or layer.projected.shape != layer.stream.shape:
             raise RecordingError(
                 f"The output projection of {type(layer.layer.attention).__name__} did not run as a module, "
-                "so it cannot be checked that tokens are mixed by the attention alone. Choose another "
-                'attention: model.set_attn_implementation("sdpa").'
+                "so it cannot be checked that only the attention mixes tokens. Choose another attention: "
+                'model.set_attn_implementation("sdpa").'
             )
         if not self._first:
             batch, tokens, _ = layer.stream.shape
             real = torch.ones(batch, tokens).bool() if real is None else real.expand(batch, tokens).cpu()
             size = 3 * self._layers * layer.stream[0].numel() * layer.stream.element_size()
             longest = real.sum(1).argsort(dim=0, descending=True, stable=True)
-            self._examples = longest[: max(1, KEPT // size)]
+            self._examples = longest[: max(1, KEPT_BYTES // size)]
             self._real = real[self._examples]
             random = torch.rand(self._real.shape, generator=torch.Generator().manual_seed(0))
             self._order = random.where(self._real, 2).argsort(dim=1)  # padding last
             if not self._whole:
-                self._attended = self._taken(torch.cat(layer.seen["norm1"], 1))
-        self._first.append(_Layer(self._taken(layer.written_by_attention), self._compared(layer)))
+                self._attended = self._select(torch.cat(layer.norm_inputs["norm1"], 1))
+        self._first.append(_Layer(self._select(layer.projected), self._compared(layer)))
 
-    def move(self, index: int, stream: Tensor) -> Tensor:
-        """Return the input of a layer `(B, N, D)` with its tokens moved, or as in the first run."""
+    def move_input(self, index: int, stream: Tensor) -> Tensor:
+        """Return the input `(B, N, D)` of a layer with the first run's tokens moved."""
         if index and not self._whole:
-            return stream  # of an attention whose input is moved already
-        self._stream = self._first[index - 1].compared[1] if index else self._taken(stream)
-        return self._put(stream, self._moved(self._stream))
+            return stream  # the input of an attention, which is moved already
+        self._stream = self._first[index - 1].compared[1] if index else self._select(stream)
+        return self._replace(stream, self._move(self._stream))
 
-    def write(self, index: int, written: Tensor) -> Tensor:
-        """Return what the output projection of a layer has to return, given what it returned, `(B, N, D)`."""
-        new = self._moved(self._first[index].written)
-        if index == 0 and not self._whole:  # the residual connection passes the module whose input was moved
-            new = self._moved(self._attended) - self._stream
-        return self._put(written, new)
+    def move_projected(self, index: int, projected: Tensor) -> Tensor:
+        """Return the output projection's output `(B, N, D)` with the first run's tokens moved."""
+        moved = self._move(self._first[index].projected)
+        if index == 0 and not self._whole:  # the residual connection starts before the moved input
+            moved = self._move(self._attended) - self._stream
+        return self._replace(projected, moved)
 
-    def compare(self, index: int, layer: OpenLayer) -> None:
+    def compare(self, index: int, layer: RunningLayer) -> None:
         """Compare a layer with that of the first run."""
         if self._difference is not None:
             return
         for cause, (now, before) in enumerate(
             zip(self._compared(layer), self._first[index].compared, strict=True)
         ):
-            expected = self._moved(before)
-            apart = (now - expected).abs().amax(-1)
-            bound = self._allowed(now.dtype) * self._size(expected)
-            excess = (apart / bound).where(apart > 0, 0).nan_to_num(torch.inf).cpu().where(self._judged, 0)
+            expected = self._move(before)
+            error = (now - expected).abs().amax(-1)
+            bound = self._tolerance(now.dtype) * self._size(expected)
+            excess = (error / bound).where(error > 0, 0).nan_to_num(torch.inf).cpu().where(self._checked, 0)
             if bool((excess > 1).any()):
                 self._difference = _Difference(index, cause, excess)
                 return
 
-    def run(self, again: Callable[[], None]) -> None:
-        """Run the stack again, and compare.
+    def run(self, run_again: Callable[[], None]) -> None:
+        """Run the encoder again, and compare.
 
         Args:
-            again: runs the stack, and calls :meth:`move`, :meth:`write` and :meth:`compare`.
+            run_again: runs the encoder, and calls :meth:`move_input`, :meth:`move_projected` and
+                :meth:`compare`.
 
         Raises:
             RecordingError: a token depends on others.
@@ -150,36 +158,40 @@ class TokenCheck:
         tokens = self.tokens
         if tokens < 2:
             return
-        places = torch.arange(self._real.shape[1])
-        # A text of few tokens runs twice, as the one token that moves nowhere may be the one that matters.
+        positions = torch.arange(self._real.shape[1])
+        # With few tokens, the one that the cycle leaves out may be the one that matters: run twice.
         for repeated in range(2 if tokens < FEW_TOKENS else 1):
-            found = self._differs(again, self._cycle(repeated), self._real)
+            found = self._find_difference(run_again, self._cycle(repeated), self._real)
             if found is not None:
                 break
         else:
             return
-        example, worst = divmod(int(found.excess.argmax()), len(places))
+        example, worst = divmod(int(found.excess.argmax()), len(positions))
         for kept in (worst, int(self._sources[example, worst])):
             fixed = torch.zeros_like(self._real)
             fixed[example, kept] = True
-            confirmed = self._differs(again, torch.where(fixed, places, self._cycle()), fixed)
+            sources = torch.where(fixed, positions, self._cycle())
+            confirmed = self._find_difference(run_again, sources, fixed)
             if confirmed is not None:
                 raise RecordingError(
                     f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would attribute "
-                    "to the wrong token. Take it off, or use TransformerDeepLift, which sees it."
+                    "to the wrong token. Remove it, or use TransformerDeepLift, which supports it."
                 )
 
-    def _differs(self, again: Callable[[], None], sources: Tensor, judged: Tensor) -> _Difference | None:
-        self._sources, self._judged, self._difference = sources, judged, None
-        again()
+    def _find_difference(
+        self, run_again: Callable[[], None], sources: Tensor, checked: Tensor
+    ) -> _Difference | None:
+        """Run again with tokens from `sources`, and compare those that are `checked`, both `(E, N)`."""
+        self._sources, self._checked, self._difference = sources, checked, None
+        run_again()
         return self._difference
 
     def _cycle(self, repeated: int | None = None) -> Tensor:
-        """Return `(E, N)`, from which token each comes: the next one in a random order; padding stays.
+        """Return the source of each token, `(E, N)`: the next token in a random order; padding stays.
 
         Args:
-            repeated: which token of that order comes from the one after the next instead, so that one
-                token is there twice and one is missing. An average over tokens is the same otherwise.
+            repeated: a position in that order that takes the token after the next instead. So one token is
+                there twice and one is missing, and an average over all tokens changes.
         """
         count = self._real.sum(1, keepdim=True)
         step = torch.arange(self._real.shape[1]).expand_as(self._real)
@@ -190,36 +202,147 @@ class TokenCheck:
             ).squeeze(1)
         return torch.empty_like(self._order).scatter_(1, self._order, self._order.gather(1, following))
 
-    def _compared(self, layer: OpenLayer) -> tuple[Tensor, Tensor]:
+    def _compared(self, layer: RunningLayer) -> tuple[Tensor, Tensor]:
+        """Return the value vectors `(E, N, H*d)` and the output `(E, N, D)` of a layer."""
         assert layer.value is not None
-        end: Sequence[Tensor | None] = [layer.output] if self._whole else layer.seen["norm2"]
+        end: Sequence[Tensor | None] = [layer.output] if self._whole else layer.norm_inputs["norm2"]
         output = torch.cat([it for it in end if it is not None], 1)
-        return self._taken(layer.value.transpose(1, 2).flatten(2)), self._taken(output)
+        return self._select(layer.value.transpose(1, 2).flatten(2)), self._select(output)
 
-    def _taken(self, whole: Tensor) -> Tensor:
+    def _select(self, batch: Tensor) -> Tensor:
         """Return the checked examples of `(B, N, D)`; a copy, as a model may write in place."""
-        return whole[self._examples.to(whole.device)]
+        return batch[self._examples.to(batch.device)]
 
-    def _moved(self, values: Tensor) -> Tensor:
+    def _move(self, values: Tensor) -> Tensor:
         """Move the tokens of `(E, N, D)`."""
         return values.gather(1, self._sources.to(values.device)[..., None].expand_as(values))
 
-    def _put(self, whole: Tensor, examples: Tensor) -> Tensor:
+    def _replace(self, batch: Tensor, examples: Tensor) -> Tensor:
         """Return a copy of `(B, N, D)` with the checked examples replaced."""
-        return whole.index_copy(0, self._examples.to(whole.device), examples.to(whole))
+        return batch.index_copy(0, self._examples.to(batch.device), examples.to(batch))
 
     def _size(self, values: Tensor) -> Tensor:
-        """Return the largest entry of each token, `(E, N)`; of all where they are rounded together."""
+        """Return the largest entry `(E, N)` of each token; of all tokens if they are quantized together."""
         size = values.abs().amax(-1)
-        return size.max().expand_as(size) if self._rounds else size
+        return size.max().expand_as(size) if self._quantized else size
 
-    def _allowed(self, dtype: torch.dtype) -> float:
-        """Return how far vectors of a dtype may be apart, as a share of the largest entry."""
-        if self._rounds:
-            return ALLOWED_IN_INTEGERS
-        allowed = max(
-            ALLOWED[torch.float64 if dtype == torch.float64 else torch.float32],
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        """Return the accepted difference of vectors of a dtype, relative to the largest entry."""
+        if self._quantized:
+            return QUANTIZED_TOLERANCE
+        tolerance = max(
+            TOLERANCE[torch.float64 if dtype == torch.float64 else torch.float32],
             STEPS * torch.finfo(dtype).eps,
         )
         lowered = torch.get_float32_matmul_precision() != "highest"
-        return max(allowed, ALLOWED[torch.float16]) if lowered else allowed
+        return max(tolerance, TOLERANCE[torch.float16]) if lowered else tolerance
+
+
+Fingerprint = list[Any]
+"""Compared with `==`. Holds weak references and hook ids, so it keeps nothing alive."""
+
+_OURS = ("forward", "__reduce_ex__")
+"""Attributes that the recorder sets on the stack during a pass."""
+
+_passed: "weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, int]]" = weakref.WeakKeyDictionary()
+"""For each stack that passed all checks: its fingerprint, and the tokens of the longest text."""
+
+
+def has_passed(stack: nn.Module, found: Fingerprint, tokens: int) -> bool:
+    """Whether the stack passed all checks as it runs now, on texts that are not much shorter."""
+    known, longest = _passed.get(stack, ([], 0))
+    return known == found and (longest >= tokens or FEW_TOKENS <= longest >= tokens / 2)
+
+
+def mark_passed(stack: nn.Module, found: Fingerprint, tokens: int) -> None:
+    """Remember that the stack passed all checks on a text of `tokens` tokens."""
+    _passed[stack] = found, tokens
+
+
+def fingerprint(
+    encoder: Encoder, forward: Callable[..., Any], args: Any, kwargs: Any, ours: Set[int]
+) -> Fingerprint:
+    """Return all that decides how a stack of layers runs: modules, hooks, functions and arguments.
+
+    Args:
+        encoder: the encoder.
+        forward: the forward function of its stack.
+        args: the stack's positional arguments.
+        kwargs: the stack's keyword arguments.
+        ours: ids of the recorder's hooks, which do not count.
+    """
+    found: Fingerprint = [
+        _reference(forward),
+        list(torch_module._global_forward_hooks),
+        list(torch_module._global_forward_pre_hooks),
+    ]
+    classes: dict[type, None] = {}
+    for module in submodules(encoder.stack):
+        classes[type(module)] = None
+        skipped = _OURS if module is encoder.stack else _OURS[1:]
+        own = [
+            _reference(value)
+            for name, value in vars(module).items()
+            if name not in skipped and callable(value)
+        ]
+        found += [_reference(module), _hooks(module, ours), own]
+        config = vars(module).get("config")
+        if isinstance(config, PretrainedConfig):
+            name = config._attn_implementation
+            found += [name, _reference(ALL_ATTENTION_FUNCTIONS.get(name))]
+    for kind in classes:
+        eager = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        found.append(_reference(eager))
+        for base in kind.__mro__:
+            if base is nn.Module:
+                break
+            found += [_reference(it) for it in vars(base).values() if callable(it)]
+    spec = encoder.spec
+    return [
+        *found,
+        _signature(args),
+        _signature(kwargs),
+        spec.layers,
+        spec.roles,
+        spec.order,
+        spec.layer_scale,
+    ]
+
+
+def has_hooks(stack: nn.Module, ours: Set[int]) -> bool:
+    """Return whether others than the recorder have hooks on the modules of a stack, or on all modules."""
+    everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    return bool(everywhere) or any(any(_hooks(module, ours)) for module in submodules(stack))
+
+
+def _hooks(module: nn.Module, ours: Set[int]) -> tuple[list[int], list[int]]:
+    """Return the ids of a module's hooks; torch never reuses an id."""
+    if not module._forward_hooks and not module._forward_pre_hooks:
+        return [], []
+    return (
+        [it for it in module._forward_hooks if it not in ours],
+        [it for it in module._forward_pre_hooks if it not in ours],
+    )
+
+
+def _reference(value: Any) -> Any:
+    """Return a weak reference; it equals another only if both refer to one living object."""
+    if isinstance(value, MethodType):  # every access makes a new bound method
+        return _reference(value.__func__), _reference(value.__self__)
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return id(value)
+
+
+def _signature(arguments: Any) -> Any:
+    """Return the dtypes and dimensions of tensors, values of booleans and strings, types of all others."""
+    named = arguments if isinstance(arguments, dict) else dict(enumerate(arguments))
+    return {
+        name: (it.dtype, it.ndim)
+        if isinstance(it, Tensor)
+        else it
+        if isinstance(it, bool | str)
+        else type(it)
+        for name, it in named.items()
+    }

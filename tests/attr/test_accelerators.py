@@ -1,6 +1,6 @@
-"""How many kernels a call launches, and how often it waits for them, where texts are worked on together.
+"""The number of kernels and device syncs of a call on a batch.
 
-Counted on a CPU, with the room of an accelerator: what is dispatched is the same.
+Counted on a CPU with the tile budget of an accelerator, which dispatches the same operations.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""GlobEnc as its users meet it: shapes, positions, targets, errors."""
+"""GlobEnc: shapes, positions, targets, errors."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ def test_attribute_future_names_the_method(classifier, method):
     ("method", "multiplies", "delta"),
     [(GlobEnc, False, False), (TransformerDeepLift, True, True), (DecompX, True, False)],
 )
-def test_what_scores_are_is_told_as_captum_asks(classifier, method, multiplies, delta):
+def test_methods_report_the_kind_of_their_scores_as_captum_does(classifier, method, multiplies, delta):
     made = method(classifier)
     assert (made.multiplies_by_inputs, made.has_convergence_delta()) == (multiplies, delta)
 

@@ -93,7 +93,7 @@ def test_noise_tunnel_over_embeddings(embedded, nt_type):
     assert torch.allclose(noisy, expected[nt_type], atol=1e-5)
 
 
-def test_noise_tunnel_over_ids_is_refused_with_advice(setting):
+def test_noise_tunnel_over_ids_is_rejected_with_advice(setting):
     forward, inputs, extra = setting
     with pytest.raises(TypeError, match="embeddings"):
         NoiseTunnel(GlobEnc(forward)).attribute(inputs.float(), target=1, additional_forward_args=extra)

@@ -119,7 +119,7 @@ def test_embeddings_and_tuples(classifier, batch):
 @pytest.mark.parametrize(
     "family", [it for it in FAMILIES if it.classifier is not None], ids=lambda family: family.label
 )
-def test_families_are_scored_or_refused_with_a_reason(family):
+def test_families_are_scored_or_rejected_with_a_reason(family):
     model = family.make(kind=family.classifier)
     batch = family.batch(family.sides[0] if family.sides else "right")
     forward = EncoderForward(model, family.arguments)
@@ -136,7 +136,7 @@ def test_families_are_scored_or_refused_with_a_reason(family):
     assert state_of(model) == before
 
 
-def test_what_it_refuses(classifier, batch):
+def test_unsupported_operations_are_rejected(classifier, batch):
     with pytest.raises(ValueError, match="pass the module"):
         DecompX(lambda ids: classifier(ids).logits)
     with pytest.raises(TypeError, match="not a module"):
@@ -174,7 +174,7 @@ def _weights(classifier):
 
 
 @pytest.mark.parametrize("function", [_probabilities, _weights])
-def test_what_it_does_not_see_or_holds_as_it_is_has_no_scores(classifier, batch, function):
+def test_constants_and_unrecorded_values_have_no_scores(classifier, batch, function):
     method = DecompX(function(classifier), classifier)
     with pytest.raises(ValueError, match=r"explain logits.*looked up by an embedding"):
         method.attribute(batch["input_ids"], 1, batch["attention_mask"])
@@ -194,7 +194,7 @@ def test_checkpointed_layers_give_the_same(classifier, batch):
     torch.testing.assert_close(DecompX(forward).attribute(inputs, 1, extra), expected)
 
 
-def test_scores_that_are_not_finite_are_refused(classifier, batch):
+def test_scores_that_are_not_finite_are_rejected(classifier, batch):
     with torch.no_grad():
         classifier.classifier.weight[1, 0] = torch.inf
     forward = EncoderForward(classifier)

@@ -1,4 +1,4 @@
-"""TransformerDeepLift as its users meet it: Captum's contract, inputs, checks, errors, safety."""
+"""TransformerDeepLift: Captum's contract, inputs, checks, errors, safety."""
 
 import copy
 import gc
@@ -24,7 +24,7 @@ from transformers import (
 
 from captum_globenc import Contrast, EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.differences.call import LINEAR
-from captum_globenc.differences.table import EXACT, Row
+from captum_globenc.differences.rules import EXACT, Row
 from checkpoints import save_tokenizer
 from models import SMALL, randomize, state_of
 
@@ -144,7 +144,7 @@ def test_baselines_of_all_kinds(setting, classifier):
     )
 
 
-def test_ids_without_a_baseline_are_told_of_masked(setting):
+def test_ids_without_a_baseline_raise_with_advice(setting):
     forward, inputs, _, extra = setting
     with pytest.raises(ValueError, match=r"EncoderForward\.masked"):
         TransformerDeepLift(forward).attribute(inputs, target=1, additional_forward_args=extra)
@@ -171,13 +171,13 @@ def test_the_masked_baseline_keeps_special_tokens_and_masks_unknown_words(tmp_pa
         ((1, 2), "2 baselines for 1 inputs"),
     ],
 )
-def test_baselines_that_do_not_fit_are_refused(setting, baselines, message):
+def test_baselines_that_do_not_fit_are_rejected(setting, baselines, message):
     forward, inputs, _, extra = setting
     with pytest.raises(ValueError, match=message):
         TransformerDeepLift(forward).attribute(inputs, baselines, 1, extra)
 
 
-def test_less_than_one_segment_is_refused(setting):
+def test_less_than_one_segment_is_rejected(setting):
     forward, inputs, baselines, extra = setting
     with pytest.raises(ValueError, match="n_steps is 0"):
         TransformerDeepLift(forward).attribute(inputs, baselines, 1, extra, n_steps=0)
@@ -399,7 +399,7 @@ class TestSafety:
             return value
 
         monkeypatch.setitem(EXACT, torch.nn.functional.scaled_dot_product_attention, Row(LINEAR, another))
-        with pytest.raises(RuntimeError, match="output at the baseline|input is off its own"):
+        with pytest.raises(RuntimeError, match="output at the baseline|output at the input"):
             TransformerDeepLift(forward).attribute(inputs, baselines, 1, extra)
 
     def test_a_function_that_draws_at_random_is_caught(self, setting):
@@ -409,14 +409,14 @@ class TestSafety:
         def noisy(*arguments):
             return forward(*arguments) * (1 + next(drawn))
 
-        with pytest.raises(RuntimeError, match="sum to|off its own"):
+        with pytest.raises(RuntimeError, match="sum to|Recording changes"):
             TransformerDeepLift(noisy, forward).attribute(inputs, baselines, 1, extra)
 
     def test_examples_that_depend_on_each_other_are_caught(self):
         with pytest.raises(RuntimeError, match="sum to"):
             TransformerDeepLift(lambda x: (x - x.mean(0)).exp()).attribute(torch.randn(3, 2), target=1)
 
-    def test_what_is_not_finite_is_refused(self):
+    def test_outputs_that_are_not_finite_are_rejected(self):
         with pytest.raises(ValueError, match="NaN or infinite"):
             TransformerDeepLift(lambda x: x.log()).attribute(-torch.ones(2, 3), torch.ones(2, 3), target=0)
 
@@ -479,12 +479,12 @@ class TestKinds:
                 batch["input_ids"], MASK_ID, 1
             )
 
-    def test_a_function_that_looks_nothing_up_is_refused(self):
+    def test_a_function_without_a_look_up_is_rejected(self):
         weights = torch.randn(10, 3)
         with pytest.raises(RuntimeError, match="never looked up"):
             TransformerDeepLift(lambda ids: weights[ids].sum(1)).attribute(torch.tensor([[1, 2]]), 0, 1)
 
-    def test_a_model_that_is_no_module_is_refused(self):
+    def test_a_model_that_is_not_a_module_is_rejected(self):
         with pytest.raises(TypeError, match="not a module"):
             TransformerDeepLift(len, model="bert")
 

@@ -1,4 +1,4 @@
-"""Contributions add up on every family of GlobEnc's, and on many that it has to refuse."""
+"""Contributions sum on every family of GlobEnc, and on many that it rejects."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ SINGLE_OUTSIDERS = {"llama", "mistral", "qwen3", "gemma2", "longformer", "mamba"
 
 @pytest.mark.parametrize("name", OUTSIDERS)
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_contributions_add_up_on_models_that_globenc_refuses(name, n_steps):
+def test_contributions_sum_on_models_that_globenc_rejects(name, n_steps):
     outsider = OUTSIDERS[name]
     model = outsider.make()
     inputs, baselines = outsider.inputs()

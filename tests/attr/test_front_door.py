@@ -1,4 +1,4 @@
-"""Whatever comes to the front door gets scores that match the definition, or a clear refusal."""
+"""Any call gets scores that match the definition, or a clear error."""
 
 from functools import cache
 
@@ -100,7 +100,7 @@ def weights(position, real):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(call=calls())
-def test_scores_match_the_definition_or_are_refused(call):
+def test_scores_match_the_definition_or_are_rejected(call):
     model = model_of(call["family"], call["dtype"], call["implementation"])
     named = EncoderForward(model, output="last_hidden_state")
     forward = named if call["wrapper"] == "EncoderForward" else lambda *inputs: named(*inputs)

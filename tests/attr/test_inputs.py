@@ -159,7 +159,7 @@ def rolled_out(globenc, inputs, extra, weights):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_the_position_left_out_is_what_the_head_reads(name):
+def test_the_default_position_is_the_token_that_the_head_reads(name):
     make, batch, output, weights = HEADS[name]
     model = make()
     batch = FAMILY[name].batch("right") if batch is None else batch
@@ -235,7 +235,7 @@ def test_an_encoder_inside_another_family_asks_for_a_position():
     text = hf.BertConfig(**BERT, num_hidden_layers=1, is_decoder=True, add_cross_attention=True)
     model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.BertLMHeadModel(text)).double().eval()
     globenc = GlobEnc(lambda image: model(image, decoder_input_ids=torch.tensor([[2]] * 3)).logits, model)
-    with pytest.raises(ValueError, match="What is read of VisionEncoderDecoderModel"):
+    with pytest.raises(ValueError, match="unknown which tokens of VisionEncoderDecoderModel"):
         globenc.attribute(noise(2, 8, 12)("none").inputs)
 
 
@@ -363,10 +363,10 @@ def test_sound_in_a_batch_is_scored_as_it_is_alone(label, method, attention):
         torch.testing.assert_close(together[:length], expected, rtol=1e-10, atol=1e-13)
 
 
-def test_inputs_that_are_resized_on_the_way_are_refused():
+def test_resized_inputs_are_rejected():
     model = vit()
     half = torch.nn.functional.avg_pool2d
-    with pytest.raises(ValueError, match="pass what the encoder reads"):
+    with pytest.raises(ValueError, match="Pass the encoder.s inputs"):
         GlobEnc(lambda images: model(half(images, 2)).logits, model).attribute(
             noise(2, 24, 24)("none").inputs
         )
@@ -432,7 +432,7 @@ def test_forward_arguments_are_found_by_the_name_of_the_main_input():
         assert GlobEnc(forward).attribute(inputs, additional_forward_args=extra).shape == inputs.shape
 
 
-def test_ids_given_as_floats_are_still_refused():
+def test_ids_given_as_floats_are_rejected():
     forward = EncoderForward(FAMILY["clip_text_model"].make(), output="pooler_output")
     with pytest.raises(TypeError, match="token ids must be integers"):
         GlobEnc(forward).attribute(IDS.double())
@@ -479,7 +479,7 @@ def test_infidelity_over_pixels_takes_the_scores():
     assert bool((value > 0).all())
 
 
-def test_the_page_on_inputs_says_what_happens():
+def test_the_page_on_inputs_is_right():
     page = Path(__file__).parents[2] / "docs" / "inputs.md"
     failed, tried = doctest.testfile(str(page), module_relative=False)
     assert tried > 0

@@ -282,7 +282,7 @@ def udop():
 
 
 @pytest.mark.parametrize("make", [ctrl, git, blip, udop], ids=lambda it: it.__name__)
-def test_models_that_write_into_what_they_look_up(make):
+def test_models_that_write_to_looked_up_embeddings(make):
     torch.manual_seed(0)
     model, forward = make()
     randomize(model).double()

@@ -1,4 +1,4 @@
-"""Padding that no mask covers is told of, by every method, and nothing else is."""
+"""Every method warns about padding without a mask, and about nothing else."""
 
 import copy
 import warnings
@@ -59,7 +59,7 @@ def attribute(request):
 
 @pytest.mark.parametrize("extra", [None, (None, torch.zeros_like(IDS))])
 @pytest.mark.parametrize("ids", [IDS, IDS.flip(-1), IDS[1:]])
-def test_padding_without_a_mask_is_told_with_what_to_pass(model, attribute, ids, extra):
+def test_padding_without_a_mask_gives_a_warning_with_advice(model, attribute, ids, extra):
     extra = extra and (None, extra[1][: len(ids)])
     before = state_of(model)
     (said,) = attribute(model, ids, extra)
@@ -68,7 +68,7 @@ def test_padding_without_a_mask_is_told_with_what_to_pass(model, attribute, ids,
     assert state_of(model) == before
 
 
-def test_a_function_that_passes_no_mask_is_told(model, attribute):
+def test_a_function_that_passes_no_mask_gives_a_warning(model, attribute):
     none = {"attention_mask": None}
     for forward in (lambda ids: model(ids).logits, lambda ids: model(input_ids=ids, **none).logits):
         assert len(attribute(model, IDS, forward=forward)) == 1
@@ -86,7 +86,7 @@ def test_a_mask_that_reaches_the_model_in_any_way_is_seen(model, attribute, forw
     assert attribute(model, IDS, (MASK,), forward(model)) == []
 
 
-def test_a_mask_of_ones_says_that_padding_is_meant(model, attribute):
+def test_a_mask_of_ones_gives_no_warning(model, attribute):
     assert attribute(model, IDS, (torch.ones_like(IDS),)) == []
 
 
@@ -143,7 +143,7 @@ def test_clip_reads_none_of_what_follows_a_text(method):
         METHODS[method](forward, model, torch.tensor([[5, 9, 3, 1, 1]]), None)
 
 
-def test_a_model_that_tells_padding_by_itself_is_not_told(attribute):
+def test_a_model_that_finds_padding_itself_gives_no_warning(attribute):
     config = XLMConfig(vocab_size=60, emb_dim=24, n_layers=2, n_heads=4, pad_index=PAD)
     model = randomize(XLMForSequenceClassification(config).double())
     model.config.pad_token_id = PAD
@@ -160,7 +160,7 @@ def test_embeddings_are_not_looked_at(model):
 
 def test_a_copy_that_is_made_meanwhile_is_not_watched(model):
     watch = MaskWatch(model, [IDS])
-    with watch.watched():
+    with watch.recorded():
         made = copy.deepcopy(model)
         assert model._forward_pre_hooks
     assert not any(module._forward_pre_hooks for module in made.modules())

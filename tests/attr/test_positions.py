@@ -32,7 +32,7 @@ class Reader(nn.Module):
 
 @pytest.mark.parametrize("wrapped", ["module", "function", "module in EncoderForward's place"])
 @pytest.mark.parametrize("read", READS)
-def test_what_a_head_of_ones_own_reads_is_asked_for(bare, batch, read, wrapped):
+def test_a_custom_head_needs_a_position(bare, batch, read, wrapped):
     reader = Reader(bare, READS[read])
     globenc = {
         "module": lambda: GlobEnc(reader),
@@ -52,7 +52,7 @@ def test_what_a_head_of_ones_own_reads_is_asked_for(bare, batch, read, wrapped):
 
 
 @pytest.mark.parametrize("wrap", [lambda bare: bare, partial(EncoderForward, output="pooler_output")])
-def test_what_the_family_pools_is_known_where_nothing_stands_between(bare, batch, wrap):
+def test_the_pooled_token_is_known_if_the_head_reads_the_encoder_directly(bare, batch, wrap):
     globenc = GlobEnc(wrap(bare), bare)
     inputs, mask = batch["input_ids"], batch["attention_mask"]
     found = globenc.attribute(inputs, additional_forward_args=mask)
@@ -126,7 +126,7 @@ def test_weights_are_shares_of_the_average(setting):
     ("position", "message"),
     [
         (slice(7, 9), "no real token of example 1"),
-        (torch.ones(3, 9), "weighs padding"),
+        (torch.ones(3, 9), "gives weight to padding"),
         (-torch.ones(3, 9), "negative"),
         (torch.full((3, 9), torch.nan), "not finite"),
         (torch.zeros(3, 9), "no real token of example 0"),
@@ -138,7 +138,7 @@ def test_weights_are_shares_of_the_average(setting):
         ([[0], [True], [0]], "out of range"),
     ],
 )
-def test_bad_ones_are_told(setting, position, message):
+def test_bad_positions_raise(setting, position, message):
     globenc, inputs, extra = setting
     with pytest.raises(ValueError, match=message):
         globenc.attribute(inputs, 1, extra, position=position)

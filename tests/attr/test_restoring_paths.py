@@ -467,8 +467,8 @@ def test_a_decoder_without_a_padding_token_takes_one_segment_at_a_time():
     ("options", "message"),
     [
         ({"path": "curved"}, "choose one of straight, restore"),
-        ({"n_paths": 2}, 'pass path="restore"'),
-        ({"feature_mask": torch.zeros(1, 9).long()}, 'pass path="restore"'),
+        ({"n_paths": 2}, 'need path="restore"'),
+        ({"feature_mask": torch.zeros(1, 9).long()}, 'need path="restore"'),
         ({"path": "restore", "n_paths": 0}, "n_paths is 0"),
         ({"path": "restore", "n_steps": 0}, "n_steps is 0"),
         ({"path": "restore", "feature_mask": torch.zeros(1, 8).long()}, "does not broadcast"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
-from captum_globenc.differences.uncompiled import uncompiled
+from captum_globenc.differences.run import uncompiled
 
 METHODS = [DecompX, GlobEnc, TransformerDeepLift]
 

@@ -95,7 +95,7 @@ def test_a_start_of_several_tokens_is_their_weighted_sum():
     )
 
 
-def test_texts_that_are_too_long_for_flows_are_refused_and_padding_does_not_count(monkeypatch):
+def test_texts_too_long_for_flows_are_rejected_and_padding_does_not_count(monkeypatch):
     monkeypatch.setattr(flow, "MOST_TOKENS", 3)
     mixture = torch.zeros(1, 6, 6)
     mixture[:, :3, :3] = 1

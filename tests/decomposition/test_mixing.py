@@ -1,4 +1,4 @@
-"""The engine against the materialising reference, on layers that no model needs to have."""
+"""Mixing matrices and ratios against the reference, on synthetic layers."""
 
 from dataclasses import replace
 
@@ -106,9 +106,9 @@ def _seed():
 
 
 ROOMS = {
-    "several tiles": workspace.Room(cells=1, receivers=4, sources=4, waits=False),
-    "one tile for each text": workspace.Room(
-        cells=HEADS * TOKENS**2, receivers=128, sources=512, waits=False
+    "several tiles": workspace.TileBudget(cells=1, receivers=4, sources=4, syncs=False),
+    "one tile for each text": workspace.TileBudget(
+        cells=HEADS * TOKENS**2, receivers=128, sources=512, syncs=False
     ),
     "one tile": workspace.CPU,
     "an accelerator's": workspace.ACCELERATOR,
@@ -138,12 +138,12 @@ def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, room, monkeypatch
         monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
     record = RECORDS[name]()
     mixture = mix(record, mixing, workspace.Workspace(ROOMS[room]))
-    mixture.settle()
+    mixture.materialize()
     real = record.real if record.real is not None else torch.ones(BATCH, TOKENS).bool()
     expected = reference_mixing(record, mixing)
     for weights in (random(BATCH, 3, TOKENS).abs(), torch.eye(TOKENS).double().expand(BATCH, -1, -1)[:, 4:6]):
         rows = weights * real[:, None]
-        assert (mixture.carry(rows) - rows @ expected).abs().max() <= 1e-12 * expected.max() * TOKENS
+        assert (mixture.left_multiply(rows) - rows @ expected).abs().max() <= 1e-12 * expected.max() * TOKENS
     assert (mixture.matrix() - expected).abs().max() <= 1e-12 * expected.max()
 
 
@@ -151,7 +151,7 @@ def test_a_window_is_worked_on_in_its_band_only():
     """Of 64 tokens that see 4 on each side, tiles of 8 receivers need 16 sources at most."""
     near = (torch.arange(64)[:, None] - torch.arange(64)).abs() <= 4
     attention = QueryKeyAttention(random(1, 2, 64, 3), random(1, 2, 64, 3), 1.0, mask=near[None, None])
-    room = workspace.Workspace(workspace.Room(cells=1, receivers=8, sources=64, waits=False))
+    room = workspace.Workspace(workspace.TileBudget(cells=1, receivers=8, sources=64, syncs=False))
     weights = attention.weights(torch.float64)
     tiles = [weights.seen(tile) for tile in room.columns(1, 64, 2)]
     assert [tile.sources for tile in tiles] == [

@@ -1,4 +1,4 @@
-"""Fused attention equals what it is written out as, and torch's multi-head attention adds up."""
+"""Fused attention equals its decomposition, and contributions of torch's multi-head attention sum."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from captum_globenc.differences import attention, compare
 from captum_globenc.differences.call import LINEAR
-from captum_globenc.differences.table import EXACT
+from captum_globenc.differences.rules import EXACT
 
 B, H, N, M, D = 2, 3, 5, 7, 4
 
@@ -77,7 +77,7 @@ def test_fused_attention_shares_out_as_its_parts_do(kind, tile, scale, monkeypat
 
 
 @pytest.mark.parametrize("rows", [1, 128])
-def test_a_row_that_may_see_nothing_passes_nothing_on(rows, monkeypatch):
+def test_a_fully_masked_row_has_no_contributions(rows, monkeypatch):
     monkeypatch.setattr(attention, "ROWS", rows)
     mask = torch.ones(N, M, dtype=torch.bool)
     mask[1] = False
@@ -94,7 +94,7 @@ def test_a_row_that_may_see_nothing_passes_nothing_on(rows, monkeypatch):
 @pytest.mark.parametrize(
     "kind", ["heads in groups", "mask of the input", "keys of the input alone", "dropout"]
 )
-def test_what_is_not_fused_is_written_out(kind):
+def test_unfused_attention_is_decomposed(kind):
     q, k, v = (random(B, 4, N, D, seed=i) for i in range(3))
     few = random(B, 2, N, D, seed=4)
 
@@ -144,7 +144,7 @@ def test_a_whole_encoder_of_torch():
     torch.testing.assert_close(total, (both.output - both.base).sum().detach(), rtol=1e-11, atol=1e-11)
 
 
-def test_no_row_is_both_linear_and_written_out():
+def test_no_row_is_both_linear_and_decomposed():
     assert [
-        function for function, row in EXACT.items() if row.rule == LINEAR and row.composition is not None
+        function for function, row in EXACT.items() if row.rule == LINEAR and row.decomposition is not None
     ] == []

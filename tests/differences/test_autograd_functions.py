@@ -1,4 +1,4 @@
-"""Autograd functions that compute with torch functions are explained by these, not by their gradient."""
+"""Autograd functions are explained by the torch functions that they call, not by their gradient."""
 
 import pytest
 import torch
@@ -67,10 +67,10 @@ CASES = [
 ]
 
 
-def test_what_loses_its_graph_on_the_way_is_rejected():
+def test_values_that_lose_their_graph_are_rejected():
     """Without gradients, an autograd function that returns its argument returns an unmarked tensor."""
     function = FUNCTIONS["identity"][0]
-    with pytest.raises(ValueError, match="something else at the baseline"):
+    with pytest.raises(ValueError, match="other operations at the baseline"):
         compare(lambda x: PLACES["under no_grad"](function, x), [X], [X0])
 
 

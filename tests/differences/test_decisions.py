@@ -1,4 +1,4 @@
-"""Decisions that come out otherwise at the baseline: rejected, or followed as they were at the input."""
+"""Decisions that differ at the baseline are rejected, or follow those of the input."""
 
 import pytest
 import torch
@@ -88,11 +88,11 @@ def test_indices_of_a_maximum_are_a_decision_where_they_are_used():
     total = unused.contributions(unused.output.sum())[0].sum()
     torch.testing.assert_close(total, (unused.output - unused.base).sum().detach())
     contrast = values(5, 4, seed=9)
-    with pytest.raises(ValueError, match="max decides what the model does"):
+    with pytest.raises(ValueError, match="max decides what the model computes"):
         compare(lambda x: contrast.gather(-1, x.max(-1, keepdim=True)[1]) * x, [X], [X0])
 
 
-def test_what_decides_alike_gives_the_same_either_way():
+def test_equal_decisions_give_the_same_contributions():
     x, x0 = X.abs() + 1, X0.abs() + 1
     function = lambda x: (x * (x > 0)).tanh()  # noqa: E731
     one, other = (compare(function, [x], [x0], decisions=it) for it in ("same", "follow"))

@@ -1,4 +1,4 @@
-"""Attention masks of no dimension and rows that see nothing: what torch's fused attention gives."""
+"""Attention masks without dimensions, and fully masked rows, as in torch's fused attention."""
 
 import math
 
@@ -53,7 +53,7 @@ def by_learned_query(x, mask):
 
 @pytest.mark.parametrize("function", [by_itself, by_learned_query])
 @pytest.mark.parametrize("name", MASKS)
-def test_rows_that_see_nothing_are_as_torchs(name, function):
+def test_fully_masked_rows_are_as_torchs(name, function):
     x, x0 = (X[:, None], X0[:, None]) if MASKS[name].dim() > 2 else (X, X0)
     if MASKS[name].dtype is torch.float32:
         x, x0 = x.float(), x0.float()
@@ -71,7 +71,7 @@ def test_rows_that_see_nothing_are_as_torchs(name, function):
 @pytest.mark.parametrize("rules", [FROZEN, ATTN_LRP])
 @pytest.mark.parametrize("function", [by_itself, by_learned_query])
 @pytest.mark.parametrize("name", MASKS)
-def test_frozen_rows_that_see_nothing_are_as_torchs(name, function, rules):
+def test_frozen_fully_masked_rows_are_as_torchs(name, function, rules):
     x = X[:, None] if MASKS[name].dim() > 2 else X
     x = x.float() if MASKS[name].dtype is torch.float32 else x
     run = freeze(lambda x: function(x, MASKS[name]), [x], rules)

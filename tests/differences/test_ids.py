@@ -1,4 +1,4 @@
-"""Token ids are followed to the look-ups that are made of them, whatever becomes of them on the way."""
+"""Token ids are tracked to the embeddings that are looked up by them."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_what_is_looked_up_is_scored_where_it_comes_from(name):
+def test_looked_up_embeddings_are_credited_to_their_ids(name):
     arrange, powers = KNOWN[name]
     scores = TransformerDeepLift(Places(arrange)).attribute(IDS, 1)
     expected = [
@@ -98,16 +98,16 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_cannot_be_told_apart_is_refused(name):
+def test_unknown_ids_of_look_ups_are_rejected(name):
     base = torch.tensor([[4, 3, 2, 1], [1, 1, 2, 2]])
-    with pytest.raises(ValueError, match="does not tell which id"):
+    with pytest.raises(ValueError, match="unknown which id"):
         TransformerDeepLift(Places(UNKNOWN[name])).attribute(IDS, base)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_ids_that_lie_elsewhere_at_the_baseline_are_refused(n_steps):
+def test_ids_at_other_positions_at_the_baseline_are_rejected(n_steps):
     model = Places(lambda ids: ids[:, ids[0].argsort()])
-    with pytest.raises(ValueError, match="does not tell which id"):
+    with pytest.raises(ValueError, match="unknown which id"):
         TransformerDeepLift(model).attribute(IDS, IDS.flip(1) + 1, n_steps=n_steps)
 
 

@@ -1,4 +1,4 @@
-"""What is written into tensors: contributions are those of the same function written without it."""
+"""In-place writes: contributions equal those of the same function without them."""
 
 import pytest
 import torch
@@ -166,8 +166,8 @@ def _root(x):
 @pytest.mark.parametrize(
     "run", [lambda: compare(_half, [X], [X0]), lambda: freeze(_half, [X]), lambda: freeze(_root, [X])]
 )
-def test_what_cannot_hold_it_is_not_written_into(run):
-    with pytest.raises(ValueError, match="writes what depends on the input"):
+def test_writes_to_constants_and_half_precision_are_rejected(run):
+    with pytest.raises(ValueError, match="writes a value that depends on the input"):
         run()
 
 
@@ -183,7 +183,7 @@ def test_sums_in_half_precision_are_sums(dtype):
 
 
 @pytest.mark.parametrize("run", [lambda it: compare(it, [X], [X0]), lambda it: freeze(it, [X])])
-def test_what_is_made_of_a_value_anew_depends_on_it(run):
+def test_tensors_made_from_a_value_depend_on_it(run):
     with pytest.raises(ValueError, match="new_tensor has no rule"):
         run(lambda x: X.new_tensor(x * 2) * x)
     with pytest.raises(ValueError, match="new_tensor has no rule"):

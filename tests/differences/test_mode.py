@@ -1,4 +1,4 @@
-"""What is seen of a pass: what depends on the input, what is refused, what stays as it was."""
+"""DifferenceMode: tracking of values that depend on the input, errors, and no side effects."""
 
 import re
 import threading
@@ -10,10 +10,9 @@ from torch import nn
 from torch.overrides import get_overridable_functions, get_testing_overrides
 
 from captum_globenc.differences import LINEAR, QUADRATIC, compare, freeze, register_rule
-from captum_globenc.differences.kinds import DECISIONS, IDENTITIES, PLAIN
-from captum_globenc.differences.names import spelt
+from captum_globenc.differences.op_sets import DECISIONS, IDENTITIES, PLAIN, display_name
+from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.scalars import smooth
-from captum_globenc.differences.table import EXACT
 
 
 def values(*shape, seed=0):
@@ -47,14 +46,14 @@ def without_a_rule():
 REFUSED = without_a_rule()
 
 
-def test_there_are_functions_to_refuse():
+def test_some_functions_have_no_rule():
     assert len(REFUSED) >= 50
 
 
 @pytest.mark.parametrize("function", REFUSED, ids=lambda function: function.__name__)
-def test_what_has_no_rule_is_refused_by_name(function):
+def test_functions_without_a_rule_are_rejected_by_name(function):
     x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with pytest.raises(ValueError, match=rf"{re.escape(spelt(function))} has no rule.*register_rule"):
+    with pytest.raises(ValueError, match=rf"{re.escape(display_name(function))} has no rule.*register_rule"):
         compare(lambda x: function(x * 1), [x], [x / 2])
 
 
@@ -103,19 +102,19 @@ def test_a_rule_can_be_added(monkeypatch):
         lambda x: x[: 1 + int(x[0, 0] > 0)],
     ],
 )
-def test_a_decision_that_comes_out_otherwise_is_refused(decide):
+def test_a_decision_that_differs_is_rejected(decide):
     x, x0 = torch.arange(12.0).view(3, 4) - 3, 3.0 - torch.arange(12.0).view(3, 4)
-    with pytest.raises(ValueError, match="decides what the model does"):
+    with pytest.raises(ValueError, match="decides what the model computes"):
         compare(decide, [x], [x0])
 
 
-def test_a_decision_that_comes_out_alike_is_none():
+def test_an_equal_decision_is_accepted():
     both = compare(lambda x: x.exp() * (x > 0) if x.max() > 0 else x, [X.abs()], [X0.abs()])
     total = both.contributions(both.output.sum())[0].sum()
     torch.testing.assert_close(total, (both.output - both.base).sum().detach())
 
 
-def test_a_function_that_does_something_else_the_second_time_is_refused():
+def test_a_function_that_runs_other_operations_the_second_time_is_rejected():
     calls = []
 
     def more(x):
@@ -126,11 +125,11 @@ def test_a_function_that_does_something_else_the_second_time_is_refused():
         compare(more, [X], [X0])
     for function in (lambda x: x.exp() if calls.pop() else x.tanh(), lambda x: x if calls.pop() else x.exp()):
         calls[:] = [True, False]
-        with pytest.raises(ValueError, match="something else at the baseline"):
+        with pytest.raises(ValueError, match="other operations at the baseline"):
             compare(function, [X], [X0])
 
 
-def test_what_a_rule_needs_may_not_be_changed_unseen():
+def test_unrecorded_changes_of_a_rules_arguments_are_rejected():
     def function(x):
         x = x * 1
         y = x.exp()
@@ -138,7 +137,7 @@ def test_what_a_rule_needs_may_not_be_changed_unseen():
             x.add_(1)
         return y
 
-    with pytest.raises(ValueError, match="changed in place later"):
+    with pytest.raises(ValueError, match="later modified in place"):
         compare(function, [X], [X0])
 
 
@@ -160,7 +159,7 @@ def test_under_inference_mode_and_no_grad():
     module = nn.Sequential(nn.Linear(4, 4), nn.GELU()).double()
     with torch.inference_mode():
         both = compare(module, [X.clone()], [X0.clone()])
-        with pytest.raises(ValueError, match="gradients are off"):
+        with pytest.raises(ValueError, match="gradients were off"):
             both.contributions(both.output.sum())
     made = both.contributions(both.output.sum())[0]
     torch.testing.assert_close(made.sum(), (both.output - both.base).sum().detach())
@@ -233,11 +232,11 @@ def test_ids_are_followed_to_where_they_come_from():
 
     both = compare(function, [ids], [base])
     (source,) = both.sources
-    assert source.places.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
-    assert torch.equal(source.leaf, embedding(source.places).detach())
+    assert source.positions.values.tolist() == [1, 5, 2, 6, 3, 7, 0, 4]
+    assert torch.equal(source.leaf, embedding(source.positions.values).detach())
 
 
-def test_a_look_up_by_other_numbers_is_no_source():
+def test_a_look_up_by_other_numbers_is_not_a_source():
     embedding = nn.Embedding(20, 5)
     both = compare(
         lambda ids: embedding(ids) + embedding(torch.arange(4)),
@@ -260,7 +259,7 @@ class Detached(nn.Parameter):
 @pytest.mark.parametrize(
     "run", [lambda model: compare(model, [X[:, :3]], [X0[:, :3]]), lambda model: freeze(model, [X[:, :3]])]
 )
-def test_a_linear_function_without_a_gradient_is_refused(run):
+def test_a_linear_function_without_a_gradient_is_rejected(run):
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
     model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
     with pytest.raises(ValueError, match="linear has no gradient with these arguments"):

@@ -1,4 +1,4 @@
-"""Every rule: the sum of multipliers times differences is the difference of what comes out."""
+"""Every rule: multipliers times differences sum to the difference of the output."""
 
 import math
 from collections import OrderedDict
@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from captum_globenc.differences import compare
-from captum_globenc.differences.compositions import COMPOSITIONS
-from captum_globenc.differences.names import functions
+from captum_globenc.differences.decompositions import DECOMPOSITIONS
+from captum_globenc.differences.op_sets import functions
+from captum_globenc.differences.rules import ROWS
 from captum_globenc.differences.scalars import SCALARS
-from captum_globenc.differences.table import ROWS
 
 torch.manual_seed(0)
 CONSTANT = torch.randn(4, 6, dtype=torch.float64)
@@ -249,7 +249,7 @@ def test_scores_of_hundreds_overflow_nowhere():
         assert_complete(function, [x.float()], [x0.float()], 1e-6)
 
 
-def test_what_all_scores_have_in_common_is_no_part_of_a_softmax():
+def test_a_constant_added_to_all_scores_does_not_change_a_softmax():
     """Multipliers of shares add up to 0 and those of the logarithm of a sum to 1, as its gradients do."""
     x, x0 = random(3, 5), random(3, 5, seed=1) + 7
     for function, total in (
@@ -342,12 +342,12 @@ def test_every_name_with_a_rule_of_its_own_is_tested():
         for cases in (QUADRATIC_CASES, SELECTION_CASES):
             for case in cases.values():
                 case(x, y)
-    names = {name for names, _ in (*SCALARS, *COMPOSITIONS, *ROWS) for name in names.split()}
+    names = {name for names, _ in (*SCALARS, *DECOMPOSITIONS, *ROWS) for name in names.split()}
     assert {name for name in names - ELSEWHERE - SYNONYMS if not functions(name) & called} == set()
 
 
 def test_names_stand_for_methods_operators_and_functions():
-    for names, _ in (*SCALARS, *COMPOSITIONS):
+    for names, _ in (*SCALARS, *DECOMPOSITIONS):
         for name in names.split():
             assert functions(name), name
     assert {torch.add, Tensor.add, Tensor.add_, Tensor.__radd__, Tensor.__iadd__} <= functions("add")

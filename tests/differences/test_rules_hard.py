@@ -1,4 +1,4 @@
-"""Rules where they are easily wrong: names of arguments, mixed dtypes, numbers far apart; and refusals."""
+"""Hard cases of rules: argument names, mixed dtypes, distant numbers; and errors."""
 
 import warnings
 
@@ -82,12 +82,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_a_rule_does_not_hold_for_is_refused(message):
+def test_unsupported_arguments_of_a_rule_are_rejected(message):
     with pytest.raises(ValueError, match=message):
         compare(REFUSED[message], [X], [X0])
 
 
-def test_statistics_of_a_batch_are_refused_in_a_frozen_network():
+def test_statistics_of_a_batch_are_rejected_in_a_frozen_network():
     with pytest.raises(ValueError, match="statistics of the batch"):
         freeze(_batch_norm, [X])
 
@@ -101,7 +101,7 @@ def test_statistics_of_a_batch_are_refused_in_a_frozen_network():
     ],
 )
 def test_numbers_that_become_whole_decide(decide):
-    with pytest.raises(ValueError, match="decides what the model does"):
+    with pytest.raises(ValueError, match="decides what the model computes"):
         compare(decide, [X * 3], [X0 * 3])
     both = compare(decide, [X.abs() * 3], [X.abs() * 3])
     assert torch.equal(both.output, both.base)

@@ -1,4 +1,4 @@
-"""Maxima of equal elements credit each alike, and add up whether they are equal in both runs or in one."""
+"""Equal elements of a maximum get equal shares, and contributions sum."""
 
 import pytest
 import torch

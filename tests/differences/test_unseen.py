@@ -1,4 +1,4 @@
-"""What torch's functions do not show is refused, where no sum of contributions would tell."""
+"""Computations outside of torch functions are rejected if the sum of contributions would not reveal them."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ UNSEEN = {
 )
 def test_a_function_with_unseen_parts_is_rejected(name, run):
     with pytest.raises(
-        ValueError, match="function Unseen acts on" if "autograd" in name else "cannot be seen"
+        ValueError, match="function Unseen changes values" if "autograd" in name else "cannot be intercepted"
     ):
         run(UNSEEN[name])
 
@@ -57,7 +57,7 @@ def test_a_function_with_unseen_parts_is_rejected(name, run):
         lambda ids: MODULE[0].weight[ids],
     ],
 )
-def test_what_is_held_as_it_is_cannot_be_explained(function):
+def test_constants_cannot_be_explained(function):
     inputs = X if function.__code__.co_varnames[0] == "x" else torch.tensor([[1, 2]])
     with pytest.raises(ValueError, match="explain logits"):
         freeze(function, [inputs])

@@ -1,4 +1,4 @@
-"""The registry, the search for an encoder, and what its head reads."""
+"""The registry, the search for an encoder, and the tokens that its head reads."""
 
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -19,7 +19,7 @@ from captum_globenc.encoders import (
     registry,
     supported_encoders,
 )
-from captum_globenc.encoders.refused import REFUSED
+from captum_globenc.encoders.registry import UNSUPPORTED
 from checkpoints import save_classifier
 from families import TEXT
 
@@ -63,9 +63,9 @@ def known(monkeypatch):
     """The registry, put back afterwards, with entry points not yet loaded."""
     specs = dict(registry._REGISTRY)
     monkeypatch.setattr(registry, "_REGISTRY", specs)
-    registry._offered.cache_clear()
+    registry._provided.cache_clear()
     yield specs
-    registry._offered.cache_clear()
+    registry._provided.cache_clear()
 
 
 def family(model_type):
@@ -112,20 +112,22 @@ def test_a_spec_that_does_not_fit_names_the_path_and_the_version(known, role, pa
         find_encoder(family("bert").make())
 
 
-@pytest.mark.parametrize("model_type", sorted(REFUSED))
-def test_a_refused_family_says_why_and_lists_the_supported(model_type):
+@pytest.mark.parametrize("model_type", sorted(UNSUPPORTED))
+def test_an_unsupported_family_says_why_and_lists_the_supported(model_type):
     config = hf.AutoConfig.for_model(model_type)
     kinds = hf.AutoModel._model_mapping[type(config)]
     with torch.device("meta"):
         model = (kinds[0] if isinstance(kinds, tuple) else kinds)(config)
-    with pytest.raises(ValueError, match=f"{model_type} is refused, because {REFUSED[model_type]}") as error:
+    with pytest.raises(
+        ValueError, match=f"{model_type} is unsupported, because {UNSUPPORTED[model_type]}"
+    ) as error:
         find_encoder(model)
     for name in SUPPORTED:
         assert name in str(error.value)
 
 
-def test_no_family_is_both_refused_and_supported():
-    assert not set(REFUSED) & set(supported_encoders())
+def test_no_family_is_both_unsupported_and_supported():
+    assert not set(UNSUPPORTED) & set(supported_encoders())
 
 
 @pytest.mark.parametrize(
@@ -137,20 +139,22 @@ def test_no_family_is_both_refused_and_supported():
         ("flaubert", {"pre_norm": True}, "pre-LN"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_refused_with_its_reason(model_type, settings, reason):
+def test_an_unsupported_setting_is_rejected_with_its_reason(model_type, settings, reason):
     model = family(model_type).make(**settings)
     name = next(iter(settings))
-    with pytest.raises(ValueError, match=rf"{model_type} with config\.{name} = .* is refused, .*{reason}"):
+    with pytest.raises(
+        ValueError, match=rf"{model_type} with config\.{name} = .* is unsupported, .*{reason}"
+    ):
         find_encoder(model)
 
 
-def test_a_decoder_is_refused_as_one():
+def test_a_decoder_is_rejected_as_one():
     model = hf.BertLMHeadModel(hf.BertConfig(**family("bert").sizes, is_decoder=True))
     with pytest.raises(ValueError, match="its bert is a decoder"):
         find_encoder(model)
 
 
-def test_a_model_without_transformers_is_refused():
+def test_a_model_without_transformers_is_rejected():
     with pytest.raises(ValueError, match=r"in Linear: it holds no Hugging Face model"):
         find_encoder(nn.Linear(2, 2))
 
@@ -199,7 +203,7 @@ OFFERED_MORE = [replace(BERT, model_type="offered-a"), replace(BERT, model_type=
 NOT_A_SPEC = "bert"
 
 
-def test_other_packages_offer_families(known, monkeypatch):
+def test_other_packages_provide_families(known, monkeypatch):
     offer(monkeypatch, one="test_encoders:OFFERED", several="test_encoders:OFFERED_MORE")
     assert {"offered", "offered-a", "offered-b"} <= set(supported_encoders())
 
@@ -213,9 +217,9 @@ def test_other_packages_offer_families(known, monkeypatch):
         ("captum_globenc.encoders:BERT", "'bert' is registered already"),
     ],
 )
-def test_a_broken_entry_point_is_left_out_with_one_warning(known, monkeypatch, value, reason):
+def test_a_broken_entry_point_is_ignored_with_one_warning(known, monkeypatch, value, reason):
     offer(monkeypatch, broken=value, fine="test_encoders:OFFERED")
-    with pytest.warns(UserWarning, match=f"Entry point 'broken' = '{value}' .* is left out: .*{reason}"):
+    with pytest.warns(UserWarning, match=f"Entry point 'broken' = '{value}' .* is ignored: .*{reason}"):
         assert "offered" in supported_encoders()
     assert find_encoder(family("bert").make()).spec is BERT
 
@@ -316,7 +320,7 @@ def test_a_head_for_each_token_pools_none(kind):
     ("mode", "pooled"),
     [("mean", "mean"), ("cls", 0), ("lasttoken", None), ("max", None), (("cls", "mean"), None)],
 )
-def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path, mode, pooled):
+def test_the_pooling_module_of_a_sentence_transformer_decides_the_pooled_tokens(tmp_path, mode, pooled):
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
@@ -326,7 +330,7 @@ def test_in_a_sentence_transformer_the_pooling_module_says_what_is_read(tmp_path
     assert encoder.pooled == pooled
 
 
-def test_what_stands_between_encoder_and_pooling_leaves_no_known_average(tmp_path):
+def test_modules_between_encoder_and_pooling_leave_no_known_average(tmp_path):
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))
     size = transformer.get_embedding_dimension()
@@ -339,7 +343,7 @@ def test_what_stands_between_encoder_and_pooling_leaves_no_known_average(tmp_pat
         assert find_encoder(model).pooled is None
 
 
-def test_a_sentence_transformer_is_explained_as_it_is(tmp_path):
+def test_a_sentence_transformer_is_explained_directly(tmp_path):
     """Its embedding of a text changes with every token: the mean is explained without saying so."""
     save_classifier(tmp_path)
     transformer = Transformer(str(tmp_path))

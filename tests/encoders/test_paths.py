@@ -1,4 +1,4 @@
-"""Parts that versions of transformers call by different names, and stacks that are no models of their own."""
+"""Paths with alternatives, and stacks that are not pretrained models."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.encoders import BERT, find_encoder, registry
-from captum_globenc.encoders.paths import parts
+from captum_globenc.encoders.search import resolve_path
 from captum_globenc.errors import UnsupportedModelError
 from models import SMALL, randomize
 
@@ -19,24 +19,24 @@ def tree(**children):
     return nn.ModuleDict(children)
 
 
-def test_the_first_alternative_that_is_there_is_taken():
+def test_the_first_alternative_that_exists_is_used():
     layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
     old, new = tree(encoder=tree(layer=layers)), tree(layers=layers)
     both = tree(layers=layers, encoder=tree(layer=nn.ModuleList()))
     for module in (old, new, both):
-        assert parts(module, "layers.*|encoder.layer.*", "x") == list(layers)
-    assert parts(new, "layers.1.weight", "x") == [layers[1].weight]
+        assert resolve_path(module, "layers.*|encoder.layer.*", "x") == list(layers)
+    assert resolve_path(new, "layers.1.weight", "x") == [layers[1].weight]
 
 
-def test_an_alternative_that_is_there_in_part_is_not_taken():
+def test_an_alternative_that_exists_in_part_is_not_used():
     whole = [nn.Linear(2, 2), nn.Linear(2, 2)]
     module = nn.ModuleList([tree(out=whole[0], o=nn.Identity()), tree(out=whole[1])])
-    assert parts(module, "*.o|*.out", "x") == whole
+    assert resolve_path(module, "*.o|*.out", "x") == whole
 
 
-def test_where_none_is_there_all_are_named():
+def test_without_any_alternative_the_error_names_all():
     with pytest.raises(UnsupportedModelError, match="'x' does not fit: ModuleDict has no 'a.b' or 'c' in"):
-        parts(tree(a=nn.Identity()), "a.b|c", "x")
+        resolve_path(tree(a=nn.Identity()), "a.b|c", "x")
 
 
 class Runner(nn.Module):
@@ -86,7 +86,7 @@ def test_the_innermost_module_of_a_stacks_names_is_the_stack(spec):
     assert find_encoder(classifier, spec).head is classifier
 
 
-def test_a_stack_that_is_no_model_is_decomposed_like_one_that_is(spec):
+def test_a_stack_that_is_not_a_pretrained_model_is_decomposed(spec):
     model = randomize(Classifying(BertConfig(**SMALL)).double())
     ids = torch.tensor([[2, 11, 12, 3], [2, 14, 15, 3]])
     mixtures = GlobEnc(EncoderForward(model)).mixing_matrices(ids)

@@ -1,4 +1,4 @@
-"""Where tokens lie on the inputs, and how their scores are spread over them."""
+"""The layout of tokens on the inputs, and the distribution of their scores."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_every_element_that_is_read_belongs_to_one_token_that_reads_it(axis, siz
 
 
 @pytest.mark.parametrize(("axis", "size"), AXES)
-def test_what_a_token_scores_is_what_its_elements_sum_to(axis, size):
+def test_the_elements_of_a_token_sum_to_its_score(axis, size):
     scores = random(2, axis.tokens(size))
     for token, one in enumerate(torch.eye(scores.shape[1], dtype=torch.float64)):
         alone = spread(scores * one, (2, size), Grid(ndim=2, axes=(axis,)))
@@ -107,7 +107,7 @@ def test_elements_that_no_token_reads_get_exactly_zero():
     assert (image[:, :, :, 8:] == 0).all()
 
 
-def test_sound_that_is_padded_is_spread_as_it_is_alone():
+def test_padded_sound_is_scored_as_without_padding():
     axis = Axis(1, kernel=9, stride=4)
     grid, size, length = Grid(ndim=2, axes=(axis,)), 60, 30
     real = torch.arange(axis.tokens(size))[None] < axis.tokens(length)

@@ -163,7 +163,7 @@ def test_balanced_gradients_are_complete(label):
     biases = Biases([*(layer.module for layer in encoder.layers), *after])
 
     def function(inputs):
-        with depths.watched(), biases.watched():
+        with depths.recorded(), biases.watched():
             return forward(inputs, *batch.extra)
 
     run = freeze(function, [batch.inputs], FROZEN)

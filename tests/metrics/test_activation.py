@@ -1,4 +1,4 @@
-"""What metrics make of one number for each example, of classes, and of a chosen activation."""
+"""Metrics for outputs of one number per example, of classes, and with an activation."""
 
 import math
 
@@ -80,10 +80,8 @@ def test_a_sigmoid_of_one_logit_is_taken_where_it_is_asked_for(shape):
     torch.testing.assert_close(found, whole.sigmoid() - without.sigmoid())
 
 
-def test_names_and_options_that_are_not_known_are_told():
-    with pytest.raises(
-        ValueError, match="activation 'tanh' is not known; choose from softmax, sigmoid, none"
-    ):
+def test_unknown_names_and_options_raise():
+    with pytest.raises(ValueError, match="activation 'tanh' is unknown; choose from softmax, sigmoid, none"):
         comprehensiveness(lambda ids: ids.float(), IDS, SCORES, 0, activation="tanh")
     with pytest.raises(TypeError, match=r"aopc\(\) got an unexpected keyword argument 'fraction'"):
         aopc(lambda ids: ids.float(), IDS, SCORES, 0, fraction=0.2)

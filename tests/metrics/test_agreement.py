@@ -27,7 +27,7 @@ def test_embeddings_are_summed():
 
 
 @pytest.mark.parametrize("agreement", [spearman, kendall])
-def test_undefined_is_nan_and_wrong_shapes_are_refused(agreement):
+def test_undefined_is_nan_and_wrong_shapes_are_rejected(agreement):
     constant = torch.ones(2, 4)
     one = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1]])
     assert agreement(FIRST, constant).isnan().all()
@@ -92,7 +92,7 @@ def test_plausibility_is_perfect_for_the_rationale_itself_and_heeds_the_mask():
 
 @pytest.mark.parametrize("metric", [token_f1, token_iou])
 def test_top_counts_at_least_one_token(metric):
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         metric(SCORES, MARKED, top=0)
 
 

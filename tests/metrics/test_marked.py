@@ -1,4 +1,4 @@
-"""Truth that is known: cases worked out by hand, a method that is right, and ones that are wrong."""
+"""Metrics of known truth: cases worked out by hand, and right and wrong methods."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_the_truth_is_right_its_reverse_is_wrong_and_chance_is_in_between():
     assert names_decoy(chance, decoys, marked).mean().item() == pytest.approx(0.2, abs=0.032)
 
 
-def test_what_is_not_marked_has_no_value_and_wrong_calls_are_refused():
+def test_texts_without_marked_tokens_give_nan_and_wrong_calls_are_rejected():
     nothing = torch.zeros_like(MARKED)
     assert precision_at(SCORES, nothing).isnan().all()
     assert first_rank(SCORES, nothing).isnan().all()
@@ -59,7 +59,7 @@ def test_what_is_not_marked_has_no_value_and_wrong_calls_are_refused():
     assert names_decoy(SCORES, DECOYS, nothing).isnan().all()
     with pytest.raises(ValueError, match="marked"):
         precision_at(SCORES, MARKED[:, :3])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         precision_at(SCORES, MARKED, top=0)
     with pytest.raises(ValueError, match="NaN"):
         first_rank(torch.full((2, 5), torch.nan), MARKED)

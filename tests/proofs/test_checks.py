@@ -1,4 +1,4 @@
-"""check_encoder passes what fits, and says what is off where something does not."""
+"""check_encoder accepts specs that fit, and lists the failed checks of others."""
 
 from dataclasses import replace
 
@@ -34,19 +34,19 @@ def test_every_family_passes(row):
 
 
 WRONG = [
-    ("bert", {"out": "output.dense"}, "do not add up|size|shape"),
-    ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not add up"),
-    ("bert", {"order": "pre-LN"}, "do not add up"),
+    ("bert", {"out": "output.dense"}, "do not sum|size|shape"),
+    ("bert", {"norm1": BERT.norm2, "norm2": BERT.norm1}, "do not sum"),
+    ("bert", {"order": "pre-LN"}, "do not sum"),
     ("bert", {"centred": False}, "centred"),
-    ("rembert", {"out": "output.dense"}, "do not add up|size|shape"),
+    ("rembert", {"out": "output.dense"}, "do not sum|size|shape"),
     ("t5", {"centred": True}, "centred"),
-    ("modernbert", {"norm2": "attn_norm"}, "do not add up"),
-    ("deberta", {"norm1": "output.LayerNorm", "norm2": "attention.output.LayerNorm"}, "do not add up"),
+    ("modernbert", {"norm2": "attn_norm"}, "do not sum"),
+    ("deberta", {"norm1": "output.LayerNorm", "norm2": "attention.output.LayerNorm"}, "do not sum"),
 ]
 
 
 @pytest.mark.parametrize(("model_type", "changes", "message"), WRONG)
-def test_a_spec_that_is_wrong_is_told_what_is_off(model_type, changes, message):
+def test_a_wrong_spec_raises_with_the_failed_checks(model_type, changes, message):
     row = family(model_type)
     spec = replace(find_encoder(row.make()).spec, **changes)
     with pytest.raises((ValueError, RuntimeError), match=message):
@@ -55,7 +55,7 @@ def test_a_spec_that_is_wrong_is_told_what_is_off(model_type, changes, message):
 
 def test_all_that_is_off_is_listed():
     spec = replace(BERT, centred=False, norm1=BERT.norm2, norm2=BERT.norm1)
-    with pytest.raises(ValueError, match="do not add up.*; the norms do not return"):
+    with pytest.raises(ValueError, match="do not sum.*; the norms do not return"):
         check(family("bert"), spec)
 
 
@@ -64,13 +64,13 @@ def test_a_spec_need_not_be_registered():
     assert check(family("bert"), spec).batch < 1e-10
 
 
-def test_padding_that_takes_part_is_told():
+def test_padding_that_is_mixed_with_tokens_raises():
     """Absolute positions and padding on the left: the texts are others than those given alone."""
     with pytest.raises(ValueError, match="a batch gives other numbers than its examples alone"):
         check(family("bert"), side="left")
 
 
-def test_a_model_that_is_not_left_as_it_was_is_told():
+def test_a_model_that_changes_raises():
     row = family("bert")
     model = row.make()
 

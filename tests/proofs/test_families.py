@@ -1,4 +1,4 @@
-"""The proofs that every family is held to, all from the table in families.py."""
+"""Proofs for every family in the table in families.py."""
 
 import warnings
 from functools import wraps
@@ -11,8 +11,8 @@ from captum_globenc import GlobEnc, reconstruction_error
 from captum_globenc.decomposition import workspace
 from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
 from captum_globenc.encoders import find_encoder, supported_encoders
+from captum_globenc.recording.dropout import DROPOUT_RATES
 from captum_globenc.recording.recorder import record
-from captum_globenc.recording.training import DROPOUT_RATES
 from families import ABSENT, FAMILIES, NEWER, ROWS
 from reference import probabilities, reference_mixing
 
@@ -23,7 +23,7 @@ DEPTHS = (2, 3)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Let short inputs span several tiles, the last of them cut."""
-    monkeypatch.setattr(workspace, "CPU", workspace.Room(cells=1, receivers=4, sources=4, waits=False))
+    monkeypatch.setattr(workspace, "CPU", workspace.TileBudget(cells=1, receivers=4, sources=4, syncs=False))
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_a_family_goes_unproved_only_where_transformers_lacks_or_cannot_run_it()
 
 
 @each_family(depths=DEPTHS, sides=True)
-def test_parts_add_up_to_what_the_attention_wrote(family, layers, side):
+def test_the_decomposition_sums_to_the_attention_output(family, layers, side):
     model, batch = family.make(layers), family.batch(side)
     errors = reconstruction_error(family.forward(model), model, batch.inputs, batch.extra)
     assert len(errors) == len(records_of(family, model, batch)[0]) >= layers
@@ -134,7 +134,7 @@ def test_probabilities_are_the_ones_that_the_model_returns(family, layers, side)
 
 
 @each_family(depths=(3,))
-def test_linearised_norms_give_what_the_norms_gave(family, layers, side):
+def test_linearized_norms_return_what_the_norms_returned(family, layers, side):
     model, batch = family.make(layers), family.batch(side)
     encoder = find_encoder(model)
     calls = []

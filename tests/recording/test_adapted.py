@@ -1,4 +1,4 @@
-"""Models that were adapted, quantised or halved after they were made."""
+"""Models with adapters, quantized models and half precision."""
 
 import peft
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder
-from captum_globenc.proofs.reconstruction import layer_error
+from captum_globenc.proofs.checks import layer_error
 from captum_globenc.recording.linear import linear_map, linearized_norm
 from captum_globenc.recording.recorder import record
 from families import TEXT
@@ -67,7 +67,7 @@ quantization = pytest.mark.filterwarnings(
     ],
     ids=["tuned norms", "prefixes"],
 )
-def test_adapters_that_cannot_be_read_are_refused(classifier, batch, config, message):
+def test_adapters_that_cannot_be_read_are_rejected(classifier, batch, config, message):
     adapted = peft.get_peft_model(classifier, config).eval()
     forward = EncoderForward(adapted)
     inputs, extra = forward.arguments(batch)
@@ -75,7 +75,7 @@ def test_adapters_that_cannot_be_read_are_refused(classifier, batch, config, mes
         GlobEnc(forward).attribute(inputs, 1, extra)
 
 
-def test_a_quantised_projection_gives_its_dequantised_matrix(quantized):
+def test_a_quantised_projection_gives_its_dequantized_matrix(quantized):
     module = quantized.encoder.layer[0].attention.output.dense
     matrix, bias = linear_map(module, size=12, dtype=torch.float64)
     torch.testing.assert_close(matrix, module.weight().dequantize().double(), rtol=1e-6, atol=1e-6)
@@ -83,7 +83,7 @@ def test_a_quantised_projection_gives_its_dequantised_matrix(quantized):
 
 
 @quantization
-def test_a_quantised_model_is_exact_but_for_what_is_rounded_in_each_pass(quantized):
+def test_a_quantized_model_is_exact_but_for_what_is_rounded_in_each_pass(quantized):
     layers = []
     forward = ROW.forward(quantized)
     record(lambda: forward(BATCH.inputs, *BATCH.extra), find_encoder(quantized), layers.append)
@@ -96,7 +96,7 @@ def test_a_quantised_model_is_exact_but_for_what_is_rounded_in_each_pass(quantiz
 
 
 @quantization
-def test_a_quantised_model_has_the_scores_of_its_dequantised_weights(quantized):
+def test_a_quantised_model_has_the_scores_of_its_dequantized_weights(quantized):
     plain = ROW.make().float()
     for name, module in quantized.named_modules():
         if isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
@@ -122,7 +122,7 @@ def test_torchs_own_rms_norm_needs_no_eps():
     assert torch.allclose(reading.linear(seen) * reading.scale[..., None], norm(seen), rtol=1e-12)
 
 
-def test_weights_that_are_elsewhere_are_refused():
+def test_weights_that_are_not_loaded_are_rejected():
     with pytest.raises(ValueError, match="meta device"):
         linear_map(nn.Linear(3, 2, device="meta"), size=3, dtype=torch.float32)
 

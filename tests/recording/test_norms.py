@@ -1,4 +1,4 @@
-"""Norms that are not what the family's are: taken as they are where they do the same, refused otherwise."""
+"""Replaced norms: accepted if they compute the same as the family's, rejected otherwise."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ NORMS = ["bert.encoder.layer.1.attention.output.LayerNorm", "bert.encoder.layer.
 
 @pytest.mark.parametrize("path", NORMS)
 @pytest.mark.parametrize("kind", [nn.RMSNorm, Gained])
-def test_another_norm_is_refused(classifier, batch, path, kind):
+def test_another_norm_is_rejected(classifier, batch, path, kind):
     replace_norm(classifier, path, kind)
     with pytest.raises(RuntimeError, match="norm of the encoder does not return"):
         attribute(classifier, batch)
@@ -46,7 +46,7 @@ def test_the_same_norm_by_another_name_is_the_same(classifier, batch, path):
 
 @pytest.mark.parametrize("path", NORMS)
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_a_hook_that_changes_what_a_norm_returns_is_told(classifier, batch, path, everywhere):
+def test_a_hook_that_changes_a_norms_output_raises(classifier, batch, path, everywhere):
     expected, changes = attribute(classifier, batch), []
 
     def hook(module, args, output):
@@ -58,7 +58,7 @@ def test_a_hook_that_changes_what_a_norm_returns_is_told(classifier, batch, path
     try:
         assert torch.equal(attribute(classifier, batch), expected)
         changes.append(1)
-        with pytest.raises(RuntimeError, match="does not return|does not add up"):
+        with pytest.raises(RuntimeError, match="does not return|does not sum"):
             attribute(classifier, batch)
     finally:
         handle.remove()

@@ -53,7 +53,7 @@ def dequantized(quantized, plain):
 
 @pytest.mark.quantized
 @pytest.mark.parametrize("how", QUANTIZED)
-def test_quantised_models_have_the_scores_of_their_rounded_weights(how, batch):
+def test_quantized_models_have_the_scores_of_their_rounded_weights(how, batch):
     pytest.importorskip("torchao", reason='needs the extra "quantized"')
     plain = wide()
     quantized = copy.deepcopy(plain)
@@ -82,7 +82,7 @@ def test_quanto_of_weights_and_activations(batch):
 
 @pytest.mark.quantized
 @pytest.mark.parametrize("how", ["torchao, weights", "quanto, 8 bits", "quanto, 4 bits"])
-def test_contributions_of_quantised_weights_are_those_of_the_rounded_ones(how, batch):
+def test_contributions_of_quantized_weights_are_those_of_the_rounded_ones(how, batch):
     pytest.importorskip("torchao", reason='needs the extra "quantized"')
     plain = wide()
     quantized = copy.deepcopy(plain)
@@ -100,7 +100,7 @@ def test_contributions_of_quantised_weights_are_those_of_the_rounded_ones(how, b
 
 
 @pytest.mark.quantized
-def test_contributions_through_quantised_activations_are_refused(batch):
+def test_contributions_through_quantized_activations_are_rejected(batch):
     pytest.importorskip("torchao", reason='needs the extra "quantized"')
     model = wide()
     torchao_both(model)

@@ -1,4 +1,4 @@
-"""Recording: it sees everything, and leaves the model as it was."""
+"""Recording leaves the model as it was."""
 
 import threading
 import warnings
@@ -214,7 +214,7 @@ def test_autocast_lowers_the_precision_of_the_model_alone(classifier, batch, mix
     assert found.sum(1).tolist() == pytest.approx([1, 1, 1], abs=1e-6)
 
 
-def test_gradients_that_forward_func_turns_on_are_no_matter(classifier, batch):
+def test_forward_func_may_turn_gradients_on(classifier, batch):
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)
 
@@ -244,7 +244,7 @@ def test_a_custom_four_dimensional_mask_is_understood(classifier, batch):
         assert (found[batch["attention_mask"] == 0] == 0).all()
 
 
-def test_the_parts_of_each_layer_add_up_to_what_the_model_wrote(classifier, batch):
+def test_the_decomposition_of_each_layer_sums_to_its_output(classifier, batch):
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)
     errors = reconstruction_error(forward, classifier, inputs, extra)
@@ -252,7 +252,7 @@ def test_the_parts_of_each_layer_add_up_to_what_the_model_wrote(classifier, batc
     assert errors.max() <= 1e-14
 
 
-def test_reconstruction_error_notices_what_is_wrong(classifier, batch):
+def test_reconstruction_error_shows_a_wrong_spec(classifier, batch):
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)
     # The projection's output is doubled on its way: what the decomposition cannot know of.

@@ -1,4 +1,4 @@
-"""What acts between two layers, where rollout cannot follow, is told; what changes nothing is no matter."""
+"""Hooks that change the residual stream between two layers raise; copies do not."""
 
 import pytest
 import torch
@@ -27,22 +27,22 @@ def scaled_in_place(hidden):
 @pytest.mark.parametrize("change", [exchanged, patched, scaled_in_place])
 @pytest.mark.parametrize("layer", [0, 1, -1])
 @pytest.mark.parametrize("gradients", [torch.no_grad, torch.inference_mode])
-def test_a_hook_that_changes_what_a_layer_returns_is_told(classifier, batch, layer, change, gradients):
+def test_a_hook_that_changes_a_layers_output_raises(classifier, batch, layer, change, gradients):
     def hook(module, args, output):
         return change(output) if torch.is_tensor(output) else (change(output[0]), *output[1:])
 
     classifier.bert.encoder.layer[layer].register_forward_hook(hook)
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"), gradients():
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"), gradients():
         attribute(classifier, batch)
 
 
 @pytest.mark.parametrize("change", [exchanged, patched, scaled_in_place])
-def test_a_hook_that_changes_what_a_layer_is_given_is_told(classifier, batch, change):
+def test_a_hook_that_changes_a_layers_input_raises(classifier, batch, change):
     def hook(module, args):
         return change(args[0]), *args[1:]
 
     classifier.bert.encoder.layer[1].register_forward_pre_hook(hook)
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"):
         attribute(classifier, batch)
 
 
@@ -54,13 +54,13 @@ def test_a_pre_norm_encoder_is_watched_as_well(layer):
     expected = globenc.attribute(pixels)
     module = find_encoder(model).layers[layer].module
     handle = module.register_forward_hook(lambda module, args, output: exchanged(output))
-    with pytest.raises(RuntimeError, match="does not read what the one before it wrote"):
+    with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"):
         globenc.attribute(pixels)
     handle.remove()
     assert torch.equal(globenc.attribute(pixels), expected)
 
 
-def test_a_copy_of_what_was_written_and_what_stands_at_padding_are_no_matter(classifier, batch):
+def test_copies_and_changes_of_padding_do_not_raise(classifier, batch):
     expected = attribute(classifier, batch)
     padding = ~batch["attention_mask"].bool()
     assert padding.any()

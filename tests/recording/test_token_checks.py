@@ -191,7 +191,7 @@ class Patched:
 
 
 RESIDUAL = "residual connection of encoder layer 1 does not carry"
-SUMS = "encoder layer 1, .* does not add up"
+SUMS = "encoder layer 1, .* does not sum"
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -288,9 +288,9 @@ FUNCTIONS = {
     "rolls, SDPA": (by_sdpa(lambda v: v.roll(1, 2)), VALUES),
     "exchanges": (by_product(tokens_exchanged), VALUES),
     "averages": (by_product(lambda v: v + v.mean(2, keepdim=True)), VALUES),
-    "exchanges its output": (by_product(lambda v: v, tokens_exchanged), "layer 0, .* does not add up"),
-    "scales its output": (by_product(lambda v: v, lambda c: 2 * c), "layer 0, .* does not add up"),
-    "drops its output": (by_product(lambda v: v, lambda c: c * (c > 0)), "layer 0, .* does not add up"),
+    "exchanges its output": (by_product(lambda v: v, tokens_exchanged), "layer 0, .* does not sum"),
+    "scales its output": (by_product(lambda v: v, lambda c: 2 * c), "layer 0, .* does not sum"),
+    "drops its output": (by_product(lambda v: v, lambda c: c * (c > 0)), "layer 0, .* does not sum"),
     "scales": (by_product(lambda v: 2 * v), None),
     "drops": (by_product(lambda v: v * torch.tensor([1.0, 0.0]).double()[:, None, None]), None),
     "nothing": (by_sdpa(lambda v: v), None),
@@ -383,7 +383,7 @@ def training(case):
 
 @pytest.mark.parametrize("change", [observing, copying, steering, ablating, gating, training])
 @pytest.mark.parametrize("warm", [False, True])
-def test_what_mixes_no_tokens_is_no_matter(case, change, warm):
+def test_hooks_that_mix_no_tokens_do_not_raise(case, change, warm):
     if warm:
         case.attribute()
     change(case)
@@ -393,7 +393,7 @@ def test_what_mixes_no_tokens_is_no_matter(case, change, warm):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("broken", [False, True])
-def test_low_precision_is_told_from_mixing(case, dtype, broken):
+def test_low_precision_does_not_count_as_mixing(case, dtype, broken):
     case.model.to(dtype)
     if case.inputs.is_floating_point():
         case.inputs = case.inputs.to(dtype)

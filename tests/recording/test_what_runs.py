@@ -1,4 +1,4 @@
-"""What is explained is what ran: attention of the user's own, adapters, hooks, compilation, copies."""
+"""Recording observes the model as it runs: custom attention, adapters, hooks, compilation, copies."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder, registry
-from captum_globenc.recording.fused import FUSED
+from captum_globenc.recording.attention import FUSED
 from models import attribute, state_of
 
 HEAD = 1
@@ -116,7 +116,7 @@ def pruned(model):
 
 
 @pytest.mark.parametrize("way", SEEN)
-def test_an_attention_function_of_ones_own_is_explained_as_it_is(classifier, batch, own_attention, way):
+def test_a_custom_attention_function_is_explained(classifier, batch, own_attention, way):
     plain = attribute(classifier, batch)
     expected = pruned(classifier)
     classifier.set_attn_implementation(own_attention(SEEN[way]))
@@ -140,11 +140,11 @@ def linear_attention(module, query, key, value, mask, **kwargs):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (output_without_head, "layer 0, example 0, .* does not add up"),
-        (linear_attention, "without showing its attention.*set_attn_implementation"),
+        (output_without_head, "layer 0, example 0, .* does not sum"),
+        (linear_attention, "was not recorded.*set_attn_implementation"),
     ],
 )
-def test_an_attention_function_that_cannot_be_followed_is_refused(
+def test_an_attention_function_that_cannot_be_recorded_is_rejected(
     classifier, batch, own_attention, function, message
 ):
     classifier.set_attn_implementation(own_attention(function))
@@ -188,7 +188,7 @@ def test_nothing_watches_after_an_interrupt(classifier, batch, error):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mixing", ["N-Enc", "W"])
-def test_a_head_that_a_hook_switches_off_is_told(classifier, batch, implementation, dtype, mixing):
+def test_a_head_that_a_hook_switches_off_raises(classifier, batch, implementation, dtype, mixing):
     classifier.to(dtype).set_attn_implementation(implementation)
     attribute(classifier, batch, mixing=mixing)
     size = classifier.config.hidden_size // classifier.config.num_attention_heads
@@ -200,14 +200,14 @@ def test_a_head_that_a_hook_switches_off_is_told(classifier, batch, implementati
 
     classifier.bert.encoder.layer[1].attention.self.register_forward_hook(switch_off)
     before = state_of(classifier)
-    with pytest.raises(RuntimeError, match="encoder layer 1, example ., .* does not add up"):
+    with pytest.raises(RuntimeError, match="encoder layer 1, example ., .* does not sum"):
         attribute(classifier, batch, mixing=mixing)
     assert state_of(classifier) == before
 
 
 @pytest.mark.parametrize("part", ["attention.self.value", "attention.output.dense"])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_one_batch_with_several_adapters_is_right_or_refused(classifier, batch, part):
+def test_one_batch_with_several_adapters_is_right_or_rejected(classifier, batch, part):
     settings = peft.LoraConfig(r=2, target_modules=[part])
     adapted = peft.get_peft_model(classifier, settings, adapter_name="one")
     adapted.add_adapter("two", settings)
@@ -246,7 +246,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("model_type", "changes"), WRONG, ids=lambda it: it if isinstance(it, str) else "")
-def test_a_row_that_is_wrong_is_told_in_the_pass_itself(monkeypatch, model_type, changes):
+def test_a_wrong_spec_raises_in_every_pass(monkeypatch, model_type, changes):
     from families import FAMILIES
 
     row = next(row for row in FAMILIES if row.model_type == model_type)
@@ -255,11 +255,11 @@ def test_a_row_that_is_wrong_is_told_in_the_pass_itself(monkeypatch, model_type,
     globenc.mixing_matrices(data.inputs, data.extra)
     spec = replace(registry._REGISTRY[model_type], **changes)
     monkeypatch.setitem(registry._REGISTRY, model_type, spec)
-    with pytest.raises(RuntimeError, match="does not add up"):
+    with pytest.raises(RuntimeError, match="does not sum"):
         globenc.mixing_matrices(data.inputs, data.extra)
 
 
-def test_heads_in_the_wrong_order_are_told(classifier, batch):
+def test_heads_in_the_wrong_order_raise(classifier, batch):
     """A hook permutes what the projection is given: what is read of it is not what ran."""
 
     module = classifier.bert.encoder.layer[2].attention.output.dense
@@ -281,7 +281,7 @@ def test_fused_attention_is_replaced_for_the_pass(classifier, batch, implementat
 
 
 @pytest.mark.parametrize("output", ["attentions", "hidden_states"])
-def test_what_an_eager_model_returns_is_there_for_forward_func(classifier, batch, output):
+def test_forward_func_sees_the_attention_weights_of_an_eager_model(classifier, batch, output):
     classifier.set_attn_implementation("eager")
     plain = classifier(**batch, **{f"output_{output}": True})
     seen = []
@@ -355,28 +355,28 @@ def test_compiled_models_are_run_as_they_were_written(classifier, batch, way):
     assert state_of(classifier) == before
 
 
-def test_a_traced_module_beside_the_encoder_is_no_matter(classifier, batch):
+def test_a_traced_module_beside_the_encoder_does_not_raise(classifier, batch):
     scores = attribute(classifier, batch)
     classifier.classifier = torch.jit.trace(classifier.classifier, torch.zeros(1, 24).double())
     assert torch.equal(attribute(classifier, batch), scores)
 
 
 @pytest.mark.parametrize("where", ["everywhere", "bert.encoder.layer.1.attention.output.dense"])
-def test_weights_on_meta_are_told_before_anything_runs(classifier, batch, where):
+def test_meta_weights_raise_before_anything_runs(classifier, batch, where):
     module = classifier if where == "everywhere" else classifier.get_submodule(where)
     module.to("meta")
     with pytest.raises(ValueError, match="meta device, offloaded or not loaded"):
         attribute(classifier, batch)
 
 
-def test_positions_of_virtual_tokens_are_told(classifier, batch):
+def test_virtual_tokens_raise(classifier, batch):
     settings = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
     adapted = peft.get_peft_model(classifier, settings).eval()
     with pytest.raises(ValueError, match="3 more than .*virtual"):
         attribute(adapted, batch)
 
 
-def test_reconstruction_error_measures_what_the_pass_refuses(classifier, batch):
+def test_reconstruction_error_measures_what_the_pass_rejects(classifier, batch):
     projection = find_encoder(classifier).layers[1].out
     projection.register_forward_hook(lambda module, args, output: 2 * output)
     forward = EncoderForward(classifier)

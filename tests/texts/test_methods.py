@@ -441,10 +441,10 @@ def test_what_globenc_cannot_see_leaves_exact_differences(classifier):
     # Whatever is written into the stream behind its back, exact differences see as any other operation.
     attention = model.bert.encoder.layer[1].attention.output.dense
     attention.register_forward_hook(lambda module, args, output: output * 1.5)
-    with pytest.warns(UserWarning, match="globenc is left out: In encoder layer 1, .* does not add up"):
+    with pytest.warns(UserWarning, match="globenc is left out: In encoder layer 1, .* does not sum"):
         (explanation,) = explain(TEXTS[:1], model, tokenizer)
     assert list(explanation.scores) == ["transformer-deep-lift"]
-    with pytest.raises(RuntimeError, match="does not add up"):
+    with pytest.raises(RuntimeError, match="does not sum"):
         explain(TEXTS, model, tokenizer, methods=["globenc"])
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.attr.arguments import selected
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.proof import check_output
-from captum_globenc.attr.selected import selected
 from captum_globenc.differences import Comparison, freeze
 from captum_globenc.differences.frozen import FROZEN, Rules
 from captum_globenc.differences.peers import gim
 from captum_globenc.differences.trace import Snapshot
-from captum_globenc.recording.fused import seen_into
+from captum_globenc.recording.attention import observable_attention
 from captum_globenc.texts.methods.context_mixing import with_whole_layers
 from captum_globenc.texts.request import AttributionRequest
 
@@ -56,7 +56,7 @@ def relevance(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any, r
         ProofError: the recorded output is not the model's own.
     """
     depths = Depths(forward.model)
-    run = _run(forward, inputs, extra, rules, depths.watched)
+    run = _run(forward, inputs, extra, rules, depths.recorded)
     return _shares(run, selected(run.output, target), depths.streams[:1], [depths.streams[0].value])
 
 
@@ -84,7 +84,7 @@ def fullgrad_plus(forward: Any, inputs: Tensor, extra: Sequence[Any], target: An
 
     @contextmanager
     def watched() -> Iterator[None]:
-        with depths.watched(), biases.watched():
+        with depths.recorded(), biases.watched():
             yield
 
     run = _run(forward, inputs, extra, FROZEN, watched)
@@ -194,7 +194,7 @@ def _run(
             output: Tensor = forward(tensor, *extra)
         return output
 
-    with seen_into(forward.model, forward):
+    with observable_attention(forward.model, forward):
         run = freeze(function, [inputs], rules)
         with torch.no_grad():
             check_output(run.output.detach(), forward(inputs, *extra), forward.model)

@@ -14,8 +14,8 @@ from captum_globenc.attr.decompx import value_map
 from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, run
 from captum_globenc.decomposition.aggregation import gather
+from captum_globenc.decomposition.attention import share_heads
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.weights import share_heads
 from captum_globenc.decomposition.workspace import Tile
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.forward import EncoderForward

@@ -1,10 +1,10 @@
-"""The kernel that tells its denominators against scaled_dot_product_attention and the definition."""
+"""Attention with denominators, against scaled_dot_product_attention and the definition."""
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from captum_globenc.recording.denominators import attend_telling
+from captum_globenc.recording.attention import attention_with_logsumexp
 
 BATCH, HEADS, TOKENS, SIZE = 2, 3, 7, 8
 
@@ -36,7 +36,7 @@ def test_the_output_is_the_same_to_the_last_bit_and_denominators_are_those_of_th
     options = masks()[name]
     if "attn_mask" in options and options["attn_mask"].is_floating_point():
         options["attn_mask"] = options["attn_mask"].to(dtype)
-    output, logsumexp = attend_telling(query, key, value, **options)
+    output, logsumexp = attention_with_logsumexp(query, key, value, **options)
     assert torch.equal(output, scaled_dot_product_attention(query, key, value, **options))
     scores = query.double() @ key.double().transpose(2, 3) * options.get("scale", SIZE**-0.5)
     mask = options.get("attn_mask")
@@ -49,8 +49,8 @@ def test_the_output_is_the_same_to_the_last_bit_and_denominators_are_those_of_th
     assert torch.allclose(logsumexp.double()[seen], scores.logsumexp(-1)[seen], rtol=0, atol=tolerance)
 
 
-def test_where_another_kernel_would_run_nothing_is_told():
+def test_without_the_flash_kernel_there_are_no_denominators():
     query, key, value = inputs()
-    assert attend_telling(query, key, value, dropout_p=0.1) is None
-    assert attend_telling(query, key[:, :1], value[:, :1], enable_gqa=True) is None
-    assert attend_telling(query[0], key[0], value[0]) is None
+    assert attention_with_logsumexp(query, key, value, dropout_p=0.1) is None
+    assert attention_with_logsumexp(query, key[:, :1], value[:, :1], enable_gqa=True) is None
+    assert attention_with_logsumexp(query[0], key[0], value[0]) is None

@@ -1,7 +1,7 @@
-"""Functions that are written out as several others, each of which has a rule.
+"""Decompositions of torch functions into others that have rules.
 
-Each takes what tells whether a value depends on the input, and then what torch's own function takes.
-It returns NotImplemented where the row of the function itself holds.
+Each takes a predicate, whether a value depends on the input, and then the arguments of the torch function. It
+returns NotImplemented if the function's own rule applies.
 """
 
 import math
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from captum_globenc.errors import UnsupportedOperationError
-
-__all__ = ["COMPOSITIONS", "absorbing", "attention_in_parts"]
 
 Depends = Callable[[Any], bool]
 
@@ -134,12 +132,12 @@ def _gated(depends: Depends, input: Tensor, dim: int = -1) -> Any:
 def _grouped_product(
     depends: Depends, input: Tensor, mat2: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
 ) -> Any:
-    """Multiply groups of rows, which end at `offs`, by a matrix each, as tokens routed to experts are."""
+    """Multiply groups of rows, which end at `offs`, by one matrix each, as for tokens routed to experts."""
     if offs is None or input.dim() != 2 or mat2.dim() != 3 or bias is not None:
         raise UnsupportedOperationError("grouped_mm is supported for rows in groups, (T, K) by (E, K, N)")
     ends = offs.tolist()
     rows = [input[start:end] @ matrix for start, end, matrix in zip([0, *ends], ends, mat2, strict=False)]
-    rest = len(input) - ends[-1]  # rows of no group, whose result nothing reads
+    rest = len(input) - ends[-1]  # rows of no group, whose result is not read
     return torch.cat([*rows, rows[0].new_zeros(rest, mat2.shape[-1])])
 
 
@@ -176,7 +174,7 @@ def _attention(
 
 
 def _for_each_head(query: Tensor, *shared: Tensor) -> list[Tensor]:
-    """Repeat keys and values for the heads of the queries that share them."""
+    """Repeat keys and values for the query heads that share them."""
     return [it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in shared]
 
 
@@ -191,7 +189,7 @@ def attention_in_parts(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Two products and a softmax. A row that is all False or -inf gives 0, as in torch."""
+    """Compute attention by two products and a softmax; fully masked rows give 0, as in torch."""
     if enable_gqa and key.shape[-3] != query.shape[-3]:
         key, value = _for_each_head(query, key, value)
     scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
@@ -213,7 +211,7 @@ def attention_in_parts(
 
 
 def absorbing(dtype: torch.dtype) -> float:
-    """Return the number below which a sum with a score is the number itself: scores no longer matter."""
+    """Return the mask value below which adding a score does not change it, so scores have no effect."""
     return -2 / torch.finfo(dtype).eps
 
 
@@ -287,13 +285,13 @@ def _multi_head_attention(
 
 
 def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask of torch's multi-head attention, True where something is hidden, as what is added."""
+    """Return a mask of torch's multi-head attention (True: hidden) as an additive mask."""
     if mask.dtype is torch.bool:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)
     return mask.to(dtype)
 
 
-COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
+DECOMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("addcdiv", _add_quotient),
     ("lerp", _interpolate),
     ("var", _variance),
@@ -311,11 +309,11 @@ COMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("scaled_dot_product_attention", _attention),
     ("multi_head_attention_forward", _multi_head_attention),
 )
-"""Names of functions, and what they are made of."""
+"""Names of functions, and their decompositions."""
 
 FROM_THE_RIGHT: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.__rdiv__: _divide_from_right,
     Tensor.__rtruediv__: _divide_from_right,
     Tensor.__rpow__: _power_from_right,
 }
-"""Operators whose first argument is the right one."""
+"""Decompositions of operators whose first argument is the right operand."""

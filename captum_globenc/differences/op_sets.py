@@ -1,27 +1,75 @@
-"""The functions that need no rule of their own: linear ones, questions about a tensor, decisions.
+"""Sets of torch functions: functions by name, and the functions that need no rule of their own."""
 
-Names are those that :func:`~captum_globenc.differences.names.functions` knows.
-"""
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from captum_globenc.differences.names import functions
+NAMESPACES = (
+    torch,
+    Tensor,
+    torch.nn.functional,
+    torch._C._nn,
+    torch._C._VariableFunctions,
+    torch.special,
+    torch.linalg,
+    torch._C._fft,  # type: ignore[attr-defined]
+)
 
-__all__ = [
-    "ARRANGING",
-    "CASTS",
-    "COUNTING",
-    "DECISIONS",
-    "ELEMENTWISE",
-    "FILLED",
-    "IDENTITIES",
-    "LIKE",
-    "LINEAR_FUNCTIONS",
-    "LOOKING_UP",
-    "PLAIN",
-    "QUADRATIC_FUNCTIONS",
-    "SOURCES",
-]
+
+def functions(names: str) -> set[Callable[..., Any]]:
+    """Return all functions with one of these names, separated by spaces.
+
+    `add` means torch.add, Tensor.add, Tensor.add_ and the operators + and +=, from either side. The name of
+    an attribute of tensors means its getter.
+
+    Example:
+        >>> torch.Tensor.__radd__ in functions("add"), torch.Tensor.mT.__get__ in functions("mT")
+        (True, True)
+    """
+    found: set[Callable[..., Any]] = set()
+    for name in names.split():
+        for variant in (name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"):
+            for namespace in NAMESPACES:
+                function: Any = getattr(namespace, variant, None)
+                if hasattr(function, "__objclass__") and not callable(function):
+                    found.add(function.__get__)
+                elif callable(function):
+                    found.add(function)
+    return found
+
+
+def table(rows: Iterable[tuple[str, Any]]) -> dict[Callable[..., Any], Any]:
+    """Return a dictionary from functions to values, given rows of names and values."""
+    return {function: value for names, value in rows for function in functions(names)}
+
+
+def display_name(function: Any) -> str:
+    """Return the name of a function for error messages.
+
+    Example:
+        >>> display_name(torch.nn.functional.gelu), display_name(torch.Tensor.cumprod)
+        ('torch.nn.functional.gelu', 'torch.Tensor.cumprod')
+    """
+    name = torch.overrides.resolve_name(function)
+    return name or getattr(function, "__qualname__", None) or str(function)
+
+
+def changes_in_place(function: Any) -> bool:
+    """Whether a function writes to its first argument.
+
+    Example:
+        >>> [changes_in_place(function) for function in (Tensor.add_, Tensor.__iadd__, Tensor.__add__)]
+        [True, True, False]
+    """
+    name = getattr(function, "__name__", "")
+    if name.startswith("__"):
+        return (
+            name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
+        ) or name == "__setitem__"
+    return name.endswith("_") and not name.startswith("_")
+
 
 ARRANGING = functions(
     "reshape view view_as reshape_as permute transpose t T mT H mH adjoint swapaxes swapdims movedim "
@@ -32,7 +80,7 @@ ARRANGING = functions(
     "concat concatenate stack hstack vstack dstack column_stack pad constant_pad_nd roll flip fliplr "
     "flipud rot90 to type type_as cpu cuda"
 )
-"""Put elements elsewhere, and change none."""
+"""Functions that move elements without changing them."""
 
 LINEAR_FUNCTIONS = (
     ARRANGING
@@ -47,14 +95,14 @@ LINEAR_FUNCTIONS = (
     )
     | {Tensor.float}
 )
-"""Linear in all that depends on the input, whatever else they are given."""
+"""Functions that are linear in all arguments that depend on the input."""
 
 QUADRATIC_FUNCTIONS = functions(
     "mul multiply matmul bmm mm mv dot vdot inner outer ger tensordot kron linear bilinear conv1d "
     "conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d einsum addmm addbmm "
     "baddbmm addmv addr addcmul cross"
 )
-"""Linear in each of their arguments, and products where several depend on the input."""
+"""Functions that are linear in each argument, and products if several depend on the input."""
 
 PLAIN = functions(
     "shape size dim ndim ndimension stride storage_offset dtype device layout numel nelement "
@@ -66,7 +114,7 @@ PLAIN = functions(
     "_is_view is_pinned is_shared dim_order has_names untyped_storage storage storage_type "
     "_has_compatible_shallow_copy_type _nested_tensor_from_mask_left_aligned"
 )
-"""What they return does not depend on a tensor's values."""
+"""Functions whose result does not depend on a tensor's values."""
 
 DECISIONS = functions(
     "eq ne lt le gt ge equal not_equal less less_equal greater greater_equal isnan isinf isfinite "
@@ -74,7 +122,7 @@ DECISIONS = functions(
     "contains nonzero count_nonzero logical_and logical_or logical_not logical_xor is_nonzero "
     "bucketize searchsorted long short byte char"
 ) | {Tensor.__float__}
-"""What they return decides what a model does: the same in both runs, and no part of a difference."""
+"""Functions whose result decides what a model computes: it must be the same in both runs."""
 
 ELEMENTWISE = functions(
     "add sub rsub mul multiply div divide true_divide truediv floor_divide floordiv remainder mod fmod pow "
@@ -84,25 +132,25 @@ ELEMENTWISE = functions(
     "bitwise_left_shift bitwise_right_shift lshift rshift long int short byte bool double half bfloat16 to "
     "type type_as cpu cuda detach"
 ) | {Tensor.float}
-"""Make one number of the elements at the same place of all arguments."""
+"""Elementwise functions."""
 
 COUNTING = functions("cumsum sum")
-"""Sum up elements."""
+"""Functions that sum elements."""
 
 LOOKING_UP = functions("getitem gather take take_along_dim index_select")
-"""Look elements of a table up, one for each element of their indices."""
+"""Functions that look up elements of a table, one for each index."""
 
 CASTS = functions("to type half bfloat16")
-"""Change what numbers are held as."""
+"""Functions that change the dtype."""
 
 FILLED = functions("new_tensor new")
-"""Take what the result holds after what it is made like."""
+"""Functions whose data follow the tensor that gives the dtype."""
 
 LIKE = functions("type_as view_as reshape_as expand_as to")
-"""Take the shape or the type of what they are given second."""
+"""Functions that only take the shape or dtype of their second argument."""
 
 IDENTITIES = functions("detach data")
-"""What cuts a gradient, and not what a value depends on."""
+"""Functions that cut gradients, but not the dependence on the input."""
 
 SOURCES = functions("embedding")
-"""Where token ids become numbers."""
+"""Functions that turn token ids into embeddings."""
