@@ -1,5 +1,6 @@
 """The command line explains what a language model generates for prompts and chats."""
 
+import gzip
 import json
 
 import pytest
@@ -50,9 +51,10 @@ def test_a_prompt_is_explained(run, saved, family, options):
 
 def test_a_chat_comes_from_a_file(run, saved, tmp_path):
     folder, model, tokenizer = saved()
-    file = tmp_path / "chat.json"
     for chats in (CHAT, [CHAT, CHAT * 2]):
-        file.write_text(json.dumps(chats))
+        file = tmp_path / ("chat.json" if chats is CHAT else "chats.json.gz")
+        content = json.dumps(chats).encode("utf-8-sig" if chats is CHAT else "utf-16")
+        file.write_bytes(content if chats is CHAT else gzip.compress(content))
         out, _ = run("explain", "--model", folder, "--chat", file, "--max-new-tokens", "3", "--json")
         asked = [chats] if chats is CHAT else chats
         assert printed(out) == expected(asked, model, tokenizer, max_new_tokens=3)
