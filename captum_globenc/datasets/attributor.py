@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.datasets.files import USUAL
 from captum_globenc.datasets.passes import Passes, Scored
 from captum_globenc.datasets.rows import Reader, Text
 from captum_globenc.datasets.settings import Settings
@@ -189,7 +190,8 @@ class Attributor:
         if text_column not in columns:
             known = ", ".join(columns) or "none"
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
-        pairs = columns.get(pair_column) if pair_column else None
+        names = (pair_column, *(USUAL["pair"] if pair_column in USUAL["pair"] else ()))
+        pairs = next((columns[name] for name in names if name in columns), None)
         return self.explain(list(columns[text_column]), None if pairs is None else list(pairs))
 
     def explain(

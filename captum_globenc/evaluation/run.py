@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
-from captum_globenc.evaluation.data import Example
+from captum_globenc.evaluation.data import Example, read_examples
 from captum_globenc.evaluation.journal import (
     BATCH,
     EXAMPLE,
@@ -58,7 +58,7 @@ DEFAULT_METHODS = (
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    examples: Any,
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
     metrics: Sequence[str] = DEFAULT_METRICS,
@@ -73,16 +73,15 @@ def evaluate(
 ) -> Evaluation:
     """Measure attribution methods on a sequence classifier.
 
-    Every method explains the highest class of every text, or the one that is chosen, with the same
-    forward function and, where it needs one, the same baseline: the text with every token masked.
-    Metrics never touch special tokens and padding. A regression is measured by its value; log-odds and
-    accuracy, which are of classes, are NaN.
+    Every method explains the same output, that of the predicted class or of `target`, with the same forward
+    function and the same baseline. Metrics never remove special tokens and padding. A regression is measured
+    by its value; its log-odds and accuracy are NaN.
 
     Args:
         model: a supported sequence classifier, in eval mode: of one label, or several (by its config's
             `problem_type`), or a regression.
         tokenizer: its tokenizer.
-        examples: the texts.
+        examples: the texts: a list of `Example`, or a file, DataFrame or data set for `read_examples`.
         methods: names from :data:`~captum_globenc.evaluation.METHODS`.
         metrics: names from :data:`~captum_globenc.evaluation.METRICS`.
         removal: how metrics remove tokens: "mask", "delete" or "pad".
@@ -124,6 +123,8 @@ def evaluate(
         ("removal", [removal], REMOVALS),
     ):
         _check_names(what, names, known)
+    if not isinstance(examples, list | tuple):
+        examples = read_examples(examples)
     if not examples:
         raise ValueError("there are no texts to evaluate on")
     if batch_size < 1:

@@ -220,12 +220,8 @@ def test_models_that_do_not_compute_the_same_are_refused(loaded):
 
 
 def test_a_token_without_effect_gets_nothing_and_changes_nothing(loaded, monkeypatch):
-    monkeypatch.setitem(
-        METHODS,
-        Method,
-        "spread",
-        lambda subject, batch: torch.full(batch.inputs.shape, 1 / batch.inputs.shape[1]).double(),
-    )
+    spread = Method(lambda it: torch.full(it.inputs.shape, 1 / it.inputs.shape[1]).double())
+    monkeypatch.setitem(METHODS, "spread", spread)
     model, tokenizer = loaded
     state = state_of(model)
     checks = SanityChecks(model, tokenizer, TEXTS, [*DETERMINISTIC, "spread"], batch_size=2)

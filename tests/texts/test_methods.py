@@ -27,8 +27,9 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from captum_globenc.texts import METHODS, explain
+from captum_globenc.texts import explain
 from captum_globenc.texts.embeddings import INTEGRATION_STEPS
+from captum_globenc.texts.methods import MAIN_METHODS
 from checkpoints import VOCABULARY, save_classifier, save_tokenizer
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
@@ -136,7 +137,7 @@ def test_integrated_gradients_are_those_of_a_sum_written_out(classifier):
 
 
 def test_what_scores_add_up_to_is_said(classifier):
-    for explanation in explain(TEXTS, *classifier, target="NEGATIVE", methods=METHODS):
+    for explanation in explain(TEXTS, *classifier, target="NEGATIVE", methods=MAIN_METHODS):
         (said,) = explanation.sums.values()
         assert list(explanation.sums) == ["transformer-deep-lift"]
         assert re.fullmatch(r"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of NEGATIVE", said)
@@ -195,22 +196,22 @@ def test_every_depth_of_exact_differences_adds_up_to_the_same(classifier):
 
 @pytest.mark.parametrize("baseline", ["mask", "zero"])
 def test_texts_that_run_some_at_a_time_have_the_same_scores(classifier, monkeypatch, baseline):
-    options = {"methods": METHODS, "layers": True, "baseline": baseline, "against": None, "target": 1}
+    options = {"methods": MAIN_METHODS, "layers": True, "baseline": baseline, "against": None, "target": 1}
     together = explain(TEXTS, *classifier, **options)
     monkeypatch.setattr("captum_globenc.texts.request.TOKENS_AT_ONCE", 17)
     for whole, part in zip(together, explain(TEXTS, *classifier, **options), strict=True):
-        for name in METHODS:
+        for name in MAIN_METHODS:
             assert part.scores[name] == pytest.approx(whole.scores[name], abs=1e-9)
         for rows, others in zip(*(it.layers["transformer-deep-lift"] for it in (whole, part)), strict=True):
             assert rows == pytest.approx(others, abs=1e-9)
 
 
 def test_the_json_holds_all_of_it(classifier):
-    (explanation,) = explain(TEXTS[:1], *classifier, layers=True, target=1, against=0, methods=METHODS)
+    (explanation,) = explain(TEXTS[:1], *classifier, layers=True, target=1, against=0, methods=MAIN_METHODS)
     read = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
     assert read["scores"] == explanation.scores
     assert read["layers"] == explanation.layers
-    assert list(read["scores"]) == list(METHODS)
+    assert list(read["scores"]) == list(MAIN_METHODS)
     assert (read["target"], read["against"], read["explained"]) == (
         "POSITIVE",
         "NEGATIVE",
@@ -464,7 +465,7 @@ def test_a_model_is_left_as_it_was_also_after_an_error(classifier):
         return hooks, grads, model.training, model.config.to_dict(), torch.get_rng_state().tolist()
 
     before = state()
-    explain(TEXTS, model, tokenizer, methods=METHODS, baseline="zero", layers=True)
+    explain(TEXTS, model, tokenizer, methods=MAIN_METHODS, baseline="zero", layers=True)
     assert state() == before
     activation = model.bert.encoder.layer[0].intermediate.intermediate_act_fn
     model.bert.encoder.layer[0].intermediate.intermediate_act_fn = Ruleless()

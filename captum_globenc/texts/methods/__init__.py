@@ -86,16 +86,6 @@ METHODS: dict[str, Method] = {
     "globenc": Method(
         ours.globenc, "shares", MIXING, "1.5", ours.globenc_layers, True, "a supported encoder"
     ),
-    **{
-        mixing + ("" if aggregation == "rollout" else f"/{aggregation}"): _mixing(
-            partial(ours.globenc, mixing=mixing, aggregation=aggregation), "1.5"
-        )
-        for aggregation in AGGREGATIONS
-        for mixing in MIXINGS
-    },
-    "attention-rollout": _mixing(partial(ours.globenc, mixing="W-FixedRes"), "1.5"),
-    "value-zeroing": _mixing(partial(ours.mixtures, method=value_zeroing), "n"),
-    "alti": _mixing(partial(ours.mixtures, method=alti), "3"),
     "transformer-deep-lift": Method(
         ours.deep_lift, "contributions", BACKWARD, "4", ours.deep_lift_layers, True
     ),
@@ -126,6 +116,16 @@ METHODS: dict[str, Method] = {
         )
         for passes in (16, 32, 64)
     },
+    **{
+        mixing + ("" if aggregation == "rollout" else f"/{aggregation}"): _mixing(
+            partial(ours.globenc, mixing=mixing, aggregation=aggregation), "1.5"
+        )
+        for aggregation in AGGREGATIONS
+        for mixing in MIXINGS
+    },
+    "attention-rollout": _mixing(partial(ours.globenc, mixing="W-FixedRes"), "1.5"),
+    "value-zeroing": _mixing(partial(ours.mixtures, method=value_zeroing), "n"),
+    "alti": _mixing(partial(ours.mixtures, method=alti), "3"),
     "random": Method(captums.random, "sizes", CHANCE, "0"),
 }
 """The methods by name; :func:`register_method` adds to them."""
