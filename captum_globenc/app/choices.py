@@ -29,7 +29,6 @@ FILE_METHODS = ("globenc", "transformer-deep-lift")
 
 METHODS = (
     "globenc",
-    *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
     "transformer-deep-lift",
     "transformer-deep-lift/2",
     "transformer-deep-lift/restore-2",
@@ -54,6 +53,7 @@ METHODS = (
     "kernel-shap/16",
     "kernel-shap/32",
     "kernel-shap/64",
+    *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
     "random",
 )
 """Methods that explain texts and data sets, and that an evaluation compares."""

@@ -149,7 +149,7 @@ def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift, decompx"),
+        (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift,"),
         (["--baseline", "blank"], "no baseline blank; known: mask, mean, pad, zero"),
         (["--mixing", "N-Nothing"], "no mixing N-Nothing; known: W, "),
         (["--target", "A", "--against", "a"], "a is held against itself: choose two classes"),

@@ -408,3 +408,10 @@ def test_no_rows_are_answered_with_no_rows_of_the_same_columns(kind, folder):
     names = rows.column_names if kind != "lists" else list(rows)
     assert names == list(attribute({"text": ["good"]}))
     assert len(rows["globenc"]) == 0
+
+
+def test_both_names_of_second_segments_are_read(folder):
+    attributor = Attributor(folder)
+    one, other = (attributor({"text": ["good"], name: ["a film"]}) for name in ("pair", "text_pair"))
+    assert one["tokens"] == other["tokens"]
+    assert "film" in one["tokens"][0]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
@@ -559,3 +560,11 @@ def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
     out, err = run("evaluate", "--model", folder, "--limit", 1, "--out", tmp_path, status=130)
     assert out == ""
     assert err == f"note: stopped; the same command goes on from what is in {tmp_path}\n"
+
+
+def test_a_table_is_evaluated_as_the_examples_that_are_read_from_it(loaded):
+    rows = {"text": ["the plot is bad", "great script !"], "label": ["NEGATIVE", "POSITIVE"]}
+    frame = pandas.DataFrame(rows)
+    found, expected = (evaluate(*loaded, data, **QUICK) for data in (frame, read_examples(frame)))
+    assert without_seconds(found.rows) == without_seconds(expected.rows)
+    assert {row["label"] for row in found.rows} == {"NEGATIVE", "POSITIVE"}
