@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.results.shading import Piece, cut_into_pieces
-from captum_globenc.results.words import Word
+from captum_globenc.results.words import Span, Word
 
 __all__ = ["KINDS", "Answer", "Kind", "Record", "Span"]
 
@@ -26,14 +26,6 @@ KINDS: Mapping[Kind, str] = {
     "difference": "shares, less other shares",
 }
 """What the scores of a method may be."""
-
-
-class Span(NamedTuple):
-    """Where something stands: from which character up to which, of the text (0) or its pair (1)."""
-
-    start: int
-    stop: int
-    segment: int = 0
 
 
 class Answer(NamedTuple):
