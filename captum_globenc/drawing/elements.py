@@ -175,14 +175,15 @@ def heat_map(
     shades = [zip(column, strengths(column, largest), strict=True) for column in columns]
     signed = unit != SHARE or any(is_signed(column) for column in columns)
     ahead = [f"{escape(head)}: " if squares else "" for head in heads]
+    whole = ' title="{}"'  # of a name that is cut where there is no room for it
     rows = "\n".join(
-        f'<tr><th scope="row" dir="auto">{escape(name)}</th>'
+        f'<tr><th scope="row" dir="auto"{whole.format(name) if squares else ""}>{name}</th>'
         + "".join(
             f'<td {shade(strength, signed)} title="{head}{hover(score, unit)}">{number(score, unit)}</td>'
             for head, (score, strength) in zip(ahead, cells, strict=True)
         )
         + "</tr>"
-        for name, *cells in zip(names, *shades, strict=True)
+        for name, *cells in zip(map(escape, names), *shades, strict=True)
     )
     kind = "heat squares" if squares else "heat"
     named = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)

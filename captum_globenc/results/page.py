@@ -126,7 +126,7 @@ def _section(record: Record) -> Section:
     texts, answer = _pieces(record), record.answer
     return Section(
         heading=record.heading,
-        label=record.prediction,
+        label=record.prediction if answer is None else "",  # each answer would be a class of its own
         text=" / ".join(record.sources) if record.picture is None else "",  # the heading names its file
         lines=_lines(record, texts),
         about=_likely(record),
@@ -194,7 +194,8 @@ def _answer_map(record: Record, name: str) -> str:
     most = [max(map(abs, row)) for row in zip(*columns, strict=True)]
     shown = sorted(sorted(range(len(parts)), key=lambda place: -most[place])[:MOST_ROWS])
     said = (
-        f"Contributions to the log-probability of each token, in {record.units[name]}; the numbers on hover."
+        f"Contributions to the log-probability of each token, in {record.units[name]}. Shades are relative "
+        "to the strongest of all; hover for the number."
     )
     if len(shown) < len(parts):
         said = f"The {len(shown)} strongest of {len(parts):,} {noun}. {said}"

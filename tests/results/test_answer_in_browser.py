@@ -39,9 +39,8 @@ GENERATED = explanation(
 
 def looks(page):
     """How each word of the prompt is shaded: for or against, and how strongly."""
-    found = page.eval_on_selector_all(
-        ".shaded :is(.for, .against)",
-        "them => them.map(it => [it.className.split(' ')[0], Number(it.style.getPropertyValue('--s'))])",
+    found = page.locator(".shaded :is(.for, .against)").evaluate_all(
+        "them => them.map(it => [it.className.split(' ')[0], Number(it.style.getPropertyValue('--s'))])"
     )
     return [strength if kind == "for" else -strength for kind, strength in found]
 
@@ -103,8 +102,11 @@ def cells(table):
 
 
 def test_the_heat_map_shows_what_each_word_says_of_each_answer_token(show):
-    page = show(Explanations([GENERATED]))
-    table = page.locator("table.squares")
+    other = replace(GENERATED, prediction="green")
+    page = show(Explanations([GENERATED, other]))
+    assert not page.get_by_role("combobox", name="Class").is_visible()
+    article = page.locator("article").first
+    table = article.locator("table.squares")
     assert table.locator("th[scope=col]").all_inner_texts() == ["", "blue", "<b>"]
     assert cells(table) == {
         "the": ["blue: +0 nats", "<b>: +1 nats"],
@@ -119,16 +121,16 @@ def test_the_heat_map_shows_what_each_word_says_of_each_answer_token(show):
     ]  # fmt: skip
     assert shades[2][2] == "rgb(255, 158, 64)"
     table.locator("td").nth(2).click()
-    assert looks(page) == pytest.approx([0, 1, -0.5], abs=1e-3)
+    assert looks(article) == pytest.approx([0, 1, -0.5], abs=1e-3)
     assert page.locator("#said").inner_text() == "red → blue: +2 nats"
     table.locator("th[scope=col]").nth(2).click()
-    assert looks(page) == pytest.approx([1, -0.5, 0], abs=1e-3)
+    assert looks(article) == pytest.approx([1, -0.5, 0], abs=1e-3)
     assert page.locator('.answer [aria-pressed="true"]').inner_text() == "<b>"
 
 
 def long_prompt(count):
     """A prompt of so many sentences, of which the n-th scores n for the one token of the answer."""
-    words = [word for number in range(count) for word in (f"Fact{number}", "holds.")]
+    words = [word for number in range(count) for word in (f"Fact{number}", f"holds-{'x' * 60}.")]
     spans, start = [], 0
     for word in words:
         spans.append(Span(start, start + len(word)))
@@ -157,10 +159,13 @@ def test_long_prompts_have_a_row_for_each_of_their_strongest_sentences(show, wid
     table = page.locator("table.squares")
     # The names of the rows are in the order of the text; all 120 add up to the score of the answer.
     names = table.locator("th[scope=row]").all_inner_texts()
-    assert names == [f"Fact{number} holds." for number in range(20, 120)]
+    assert [name.partition(" ")[0] for name in names] == [f"Fact{number}" for number in range(20, 120)]
+    assert all(len(name) <= 70 for name in names)
     assert table.locator("td").last.get_attribute("title") == "yes: +119 nats"
     assert page.get_by_text("The 100 strongest of 120 sentences.").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    heights = table.locator("th[scope=row]").evaluate_all("them => them.map(it => it.offsetHeight)")
+    assert max(heights) < 40  # a line each, however long the sentence
     for element in (table.locator("th[scope=row]").first, page.locator(".bars span").first):
         assert contrast(*element.evaluate(COLOURS)) > 4.5
 
