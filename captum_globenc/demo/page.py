@@ -51,6 +51,7 @@ STYLE = f"""
 .globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
 .globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
 {RULES}
+.globenc .legend {{ margin-top: .6rem; }}
 .globenc .bars {{ list-style: none; margin: .4rem 0 0; padding: 0; }} .globenc .bars li {{ margin: 0; }}
 .globenc.maps {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
 .globenc.maps section {{ min-width: 0; }}

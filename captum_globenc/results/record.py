@@ -295,8 +295,8 @@ class Record:
 
         Returns:
             The pieces of each of `sources`, in order: words or tokens, gaps between them, and special tokens
-            with the text ahead of them. All but the special ones join to the text, letter by letter. Where
-            the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
+            with the text that they belong to. All but the special ones join to the text, letter by letter.
+            Where the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
 
         Raises:
             ValueError: `of` is something else.

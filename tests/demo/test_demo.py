@@ -640,6 +640,8 @@ def test_a_model_is_explained_for_its_task(tasks_page, folders, name):
     example = example_of(loaded)
     expected = explain([example.text], *loaded[:2], pair=example.pair or None)
     assert headline(page) == expected[0].headline
+    if name == "similarity":  # whose texts are encoded one by one
+        assert page.locator("#tokens .tokens").nth(1).inner_text().startswith("[CLS]")
     several = page.get_by_label("Explained", exact=True)
     assert several.is_visible() == (len(expected) > 1)
     if len(expected) > 1:
