@@ -18,6 +18,7 @@ __all__ = [
     "Scored",
     "Span",
     "Word",
+    "check_spans",
     "merge_scores",
     "score_spans",
     "sentence_spans",
@@ -133,6 +134,25 @@ def sentence_spans(text: str, segment: int = 0) -> list[Span]:
     return [Span(it.start(), it.start() + len(it.group().rstrip()), segment) for it in found]
 
 
+def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:
+    """Check that spans lie in the text, or its pair, and that no two of them overlap.
+
+    Raises:
+        ValueError: They do not, or two do.
+    """
+    for span in spans:
+        if span.segment not in range(len(sources)):
+            raise ValueError(f"there is no segment {span.segment}: 0 is the text, 1 its pair")
+        length = len(sources[span.segment])
+        if not 0 <= span.start < span.stop <= length:
+            raise ValueError(f"span ({span.start}, {span.stop}) is none of a text of {length} characters")
+    for before, after in pairwise(sorted(spans, key=lambda it: (it.segment, it.start))):
+        if before.segment == after.segment and after.start < before.stop:
+            raise ValueError(
+                f"spans {tuple(before[:2])} and {tuple(after[:2])} overlap: a token would count twice"
+            )
+
+
 def tokens_of_spans(
     sources: Sequence[str], offsets: Sequence[Span | None], spans: Sequence[Span]
 ) -> list[Word]:
@@ -152,17 +172,7 @@ def tokens_of_spans(
     """
     if not offsets:
         raise ValueError("where the tokens stand is not known: explain with a tokenizer that is a fast one")
-    for span in spans:
-        if span.segment not in range(len(sources)):
-            raise ValueError(f"there is no segment {span.segment}: 0 is the text, 1 its pair")
-        length = len(sources[span.segment])
-        if not 0 <= span.start < span.stop <= length:
-            raise ValueError(f"span ({span.start}, {span.stop}) is none of a text of {length} characters")
-    for before, after in pairwise(sorted(spans, key=lambda it: (it.segment, it.start))):
-        if before.segment == after.segment and after.start < before.stop:
-            raise ValueError(
-                f"spans {tuple(before[:2])} and {tuple(after[:2])} overlap: a token would count twice"
-            )
+    check_spans(sources, spans)
     held: list[list[int]] = [[] for _ in [*spans, None]]
     for token, place in enumerate(offsets):
         shared = {
