@@ -211,7 +211,9 @@ def main() -> None:
         draw_long(browser, made["whole"], tasks / "long.png")
         for train, path in (small_models.train_digits, "image.png"), (small_models.train_beeps, "sound.png"):
             model, processor, file = train(where)
-            draw_media(explain_file(file, model, processor)).savefig(tasks / path, dpi=110)
+            with contextlib.chdir(where):  # its name alone stands over the picture
+                explained = explain_file(file.name, model, processor)
+            draw_media(explained).savefig(tasks / path, dpi=110)
 
 
 if __name__ == "__main__":
