@@ -4,6 +4,9 @@ Every exception derives from :class:`CaptumGlobencError`, and most also from Val
 arguments raise ValueError, TypeError and what Captum raises; a missing extra raises ImportError.
 """
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
 __all__ = [
     "CaptumGlobencError",
     "EngineError",
@@ -96,3 +99,23 @@ class EngineError(CaptumGlobencError):
 
 class PrecisionWarning(UserWarning):
     """Contributions are correct up to rounding, but large ones cancel; another baseline would say more."""
+
+
+def unknown_names(what: str, names: Iterable[object], known: Sequence[str]) -> str:
+    """Return the message for names that are not known.
+
+    Args:
+        what: What the names are of, such as "method".
+        names: The names that are not known.
+        known: All names that are.
+
+    Example:
+        >>> unknown_names("method", ["Glob_Enc"], ["globenc", "decompx"])
+        'no method Glob_Enc; known: globenc, decompx; did you mean globenc?'
+    """
+    spelled = {name.lower(): name for name in known}
+    wrong = [str(name) for name in names]
+    found = [get_close_matches(name.lower().replace("_", "-"), spelled, n=1) for name in wrong]
+    nearest = ", ".join(dict.fromkeys(spelled[name] for names in found for name in names))
+    message = f"no {what} {', '.join(wrong)}; known: {', '.join(known)}"
+    return f"{message}; did you mean {nearest}?" if nearest else message

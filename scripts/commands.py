@@ -39,7 +39,7 @@ SETS_UP = {
 """What begins a command that is run by nobody here, and why."""
 TAKES_LONG = {
     "captum-globenc evaluate --limit 200": "takes minutes",
-    "captum-globenc demo": "serves until it is ended; tests/app/test_demo.py starts it on a free port",
+    "captum-globenc demo": "serves until it is ended; tests/demo/test_demo.py starts it on a free port",
     "captum-globenc attribute --data reviews.csv --out runs/four --engine ray": "needs Ray, and starts it",
 }
 """What begins a command that the suite leaves to this script, and why."""

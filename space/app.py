@@ -5,7 +5,7 @@ import os
 # Ahead of Gradio, which reads it when it is imported: no usage statistics.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-from captum_globenc.app.demo import build, launch_options
+from captum_globenc.demo.page import build, launch_options
 
 demo = build()
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from captum_globenc import Explanations
 from captum_globenc.encoders import registry
 from captum_globenc.encoders.registry import UNSUPPORTED
 from captum_globenc.texts.tokenizing import token_limit
@@ -136,6 +137,8 @@ def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
     assert not names["whole"].truncated
     assert len(names["whole"].tokens) > token_limit(names["model"], names["tokenizer"])
     assert names["cat"].tokens[0] == "row 1, column 1"
+    # By these names scripts/pictures.py draws several.
+    assert all(isinstance(names[name], Explanations) for name in ("found", "ranked", "entities"))
     best = [text for text, _ in names["whole"].top(2, of="sentences")]
     assert best == ["A wonderful film at first.", "By then it is dull, a waste of two hours."]
 

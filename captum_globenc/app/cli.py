@@ -28,7 +28,7 @@ from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
 from captum_globenc.errors import LoadingError
 from captum_globenc.extras import install, installed_version
-from captum_globenc.results.printable import printable
+from captum_globenc.results.terminal import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What writing fails with where there is no room, or no device."""
@@ -157,7 +157,7 @@ def show_demo(
     if find_spec("gradio") is None:
         raise CommandError(f"the web demo needs gradio: {install('demo')}")
 
-    from captum_globenc.app.demo import serve
+    from captum_globenc.demo.page import serve
 
     try:
         serve(

@@ -12,10 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from captum_globenc.errors import CaptumGlobencError, LoadingError
-from captum_globenc.results.names import unknown_names
-from captum_globenc.results.printable import printable
-from captum_globenc.results.terminal import show
+from captum_globenc.errors import CaptumGlobencError, LoadingError, unknown_names
+from captum_globenc.results.terminal import printable, show
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier

@@ -35,7 +35,7 @@ from captum_globenc.app.command import (
 from captum_globenc.app.standard_input import read_chats, read_texts
 from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.printable import printable
+from captum_globenc.results.terminal import printable
 
 if TYPE_CHECKING:
     from captum_globenc.results.explanation import Explanation

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.app.command import CommandError, write
-from captum_globenc.results.printable import printable
+from captum_globenc.results.terminal import printable
 
 if TYPE_CHECKING:
     from captum_globenc.datasets import WordWeight

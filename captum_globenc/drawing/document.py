@@ -1,7 +1,7 @@
-"""Explained texts in HTML, as they were written: a page that is asked, and a part of somebody else's.
+"""Explained texts as documents: a page that is asked, one without a script, a part of another page.
 
-The page is one file. What is to read in it needs no script. With one it is searched, sorted and filtered,
-tells all numbers of a piece and where it came from, and is saved as pictures and data.
+The page that is asked is one file. What is to read in it needs no script. With one it is searched, sorted and
+filtered, tells all numbers of a piece and where it came from, and is saved as pictures and data. N tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -16,53 +17,18 @@ from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from captum_globenc.drawing.numbers import DEPTHS, SHARE, strengths
-from captum_globenc.drawing.packing import pack
-from captum_globenc.drawing.page import hover, legend, shade
-from captum_globenc.drawing.picture import Picture, behind, lay_on, unshaded
+from captum_globenc.drawing.elements import Line, Part, details, legend, method_lines, number_table, shortened
+from captum_globenc.drawing.numbers import DEPTHS
+from captum_globenc.drawing.picture import Picture, behind, unshaded
 from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 
-__all__ = ["Line", "Part", "Section", "document", "document_part", "shaded"]
+__all__ = ["Section", "document", "document_part", "html_page", "pack"]
 
 SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files", "answers")
 """The parts of the page's script, in order: files of the folder `browser`."""
 
-ENTRY = 70
-"""Characters of a text in the list of contents."""
-
-
-class Part(NamedTuple):
-    """A piece of a text, or what lies between two.
-
-    Attributes:
-        text: What it reads.
-        score: What it is shaded by; None where it is not.
-        special: Whether it is no part of the text, such as [CLS].
-        note: What has to be known of it.
-    """
-
-    text: str
-    score: float | None = None
-    special: bool = False
-    note: str = ""
-
-
-class Line(NamedTuple):
-    """What one method says of a text.
-
-    Attributes:
-        method: Its name.
-        unit: What its scores are counted in; see `captum_globenc.drawing.page`.
-        texts: The parts of the text, and of its pair if there is one.
-        note: What its scores are, and add up to.
-        first: The number of the first layer, where the data hold layers.
-    """
-
-    method: str
-    unit: str
-    texts: Sequence[Sequence[Part]]
-    note: str = ""
-    first: int = 1
+GAP = Part(" ")
+"""What lies between two tokens where no text is known."""
 
 
 class Section(NamedTuple):
@@ -169,14 +135,99 @@ def document_part(sections: Sequence[Section]) -> str:
         >>> document_part([]).startswith('<div class="globenc-part"><style>')
         True
     """
-    drawn = "\n".join(
-        f"<section{behind(it.picture)}>\n<h2>{escape(it.heading)}</h2>\n{_lines(it)}{it.more}\n</section>"
-        for it in sections
-    )
     return (
-        f'<div class="globenc-part"><style>{PART_STYLE}</style>\n{drawn}\n'
+        f'<div class="globenc-part"><style>{PART_STYLE}</style>\n{_drawn(sections)}\n'
         f'<p class="legend">{_legend(sections)}</p>\n</div>'
     )
+
+
+def html_page(
+    tokens: Sequence[Sequence[str]],
+    methods: Mapping[str, Sequence[Iterable[float] | None]],
+    *,
+    headings: Sequence[str] | None = None,
+    title: str = "Token attributions",
+    notes: Mapping[str, Sequence[str]] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> str:
+    """Draw one or several methods' scores over the same texts as a standalone HTML page.
+
+    The page asks for nothing else: no script, no network, no notebook. It follows the reader's
+    light or dark theme, and shows each number on hover and in a table. All texts are escaped.
+
+    Args:
+        tokens: The tokens of each text, or its words, as `token_scores` gives them.
+        methods: Per method name the scores of each text, as many as it has tokens; None for a text that it
+            has none for.
+        headings: A line over each text, such as its prediction; left out, the text's number.
+        title: The page's title.
+        notes: Per method name a line under its tokens for each text, such as what the scores add up to.
+        units: Per method name what its scores are counted in: "%" for shares of a whole, which numbers are
+            shown in; any other for scores for and against something. Left out, numbers are shown as they are.
+
+    Returns:
+        The page, to be written to a file as UTF-8.
+
+    Raises:
+        ValueError: There are not as many headings or notes as texts, or scores as tokens.
+
+    Example:
+        >>> page = html_page([["a", "<b>"]], {"GlobEnc": [[0.4, 0.6]]})
+        >>> "&lt;b&gt;" in page, "<b>" in page
+        (True, False)
+    """
+    sections = _sections(tokens, methods, headings, notes or {}, units or {})
+    return _PLAIN.format(
+        title=escape(title), style=PAGE_STYLE, legend=_legend(sections), sections=_drawn(sections)
+    )
+
+
+def pack(objects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return lines of JSON: what all objects share, and what each has of its own.
+
+    Args:
+        objects: What JSON can hold of each text. Its "scores", rows of N numbers by name, and its "layers"
+            and "answer_scores", several such rows by name, become strings: base64 of N floats of 4 bytes
+            where that is what the numbers are, as those of most models, else of 8; the lowest byte first.
+            Nothing is lost: `browser/data.js` makes every object, and every number, what it was.
+
+    Returns:
+        One line more than there are objects.
+
+    Example:
+        >>> pack([{"unit": "%", "scores": {"a": [0.5, 1.0]}}, {"unit": "%", "scores": {"a": [0.1]}}])
+        ['{"unit":"%"}', '{"scores":{"a":"AAAAPwAAgD8="}}', '{"scores":{"a":"mpmZmZmZuT8="}}']
+    """
+    fields = [{name: _as_json(_packed(name, value)) for name, value in it.items()} for it in objects]
+    first, *others = fields or [{}]
+    shared = {
+        name: value for name, value in first.items() if others and all(it.get(name) == value for it in others)
+    }
+    own = [{name: value for name, value in it.items() if name not in shared} for it in fields]
+    return ["{" + ",".join(f"{_as_json(name)}:{it[name]}" for name in it) + "}" for it in (shared, *own)]
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _packed(name: str, value: Any) -> Any:
+    if name == "scores":
+        return {method: _as_bytes(row) for method, row in value.items()}
+    if name in ("layers", "answer_scores"):
+        return {method: [*map(_as_bytes, rows)] for method, rows in value.items()}
+    return value
+
+
+def _as_bytes(row: Sequence[float]) -> str:
+    """Return the bytes of numbers in base64."""
+    try:
+        made = struct.pack(f"<{len(row)}f", *row)
+    except OverflowError:  # too large for four bytes
+        made = b""
+    if struct.unpack(f"<{len(made) // 4}f", made) != tuple(row):
+        made = struct.pack(f"<{len(row)}d", *row)
+    return base64.b64encode(made).decode()
 
 
 @cache
@@ -185,31 +236,29 @@ def _file(name: str) -> str:
     return (files("captum_globenc") / "drawing" / "browser" / name).read_text(encoding="utf-8")
 
 
-def _legend(sections: Sequence[Section]) -> str:
-    units = {line.unit for section in sections for line in section.lines}
-    return legend(
-        shares=SHARE in units,
-        signed=bool(units - {SHARE}),
-        pictures=any(section.picture for section in sections),
+def _drawn(sections: Sequence[Section]) -> str:
+    """Draw sections without a script."""
+    return "\n".join(
+        f"<section{behind(it.picture)}>\n<h2>{escape(it.heading)}</h2>\n{_lines(it)}{it.more}\n</section>"
+        for it in sections
     )
+
+
+def _legend(sections: Sequence[Section]) -> str:
+    lines = [line for section in sections for line in section.lines]
+    return legend(lines, pictures=any(section.picture for section in sections))
 
 
 def _contents(sections: Sequence[Section]) -> str:
     entries = "\n".join(
         f'<li><a href="#text-{number}"><span>{number}</span> <b>{escape(it.heading)}</b> '
-        f'<span dir="auto">{escape(_short(it.text))}</span></a></li>'
+        f'<span dir="auto">{escape(shortened(it.text))}</span></a></li>'
         for number, it in enumerate(sections, 1)
     )
     return (
         '<nav id="contents" aria-label="Contents"><details open><summary>Contents</summary>\n'
         f"<ol>\n{entries}\n</ol></details></nav>"
     )
-
-
-def _short(text: str) -> str:
-    """Return the beginning of a text in one line."""
-    line = " ".join(text[: 2 * ENTRY].split())
-    return line if len(line) <= ENTRY else f"{line[: ENTRY - 1]}…"
 
 
 def _article(number: int, section: Section) -> str:
@@ -228,14 +277,53 @@ def _lines(section: Section) -> str:
     return (
         about
         + unshaded(section.picture)
-        + "\n".join(
-            f'<div class="method">\n<h3>{escape(line.method)}</h3>\n<p class="note">{escape(line.note)}</p>\n'
-            f'<div class="shaded" data-method="{escape(line.method)}" data-unit="{escape(line.unit)}" '
-            f'data-first="{line.first}">{shaded(line, section.picture)}</div>\n</div>'
-            for line in section.lines
-        )
+        + method_lines(section.lines, section.picture)
         + _answer(section.answer)
+        + "".join(
+            f'\n<div class="method" data-method="{escape(line.method)}">{line.more}</div>'
+            for line in section.lines
+            if line.more
+        )
     )
+
+
+def _sections(
+    tokens: Sequence[Sequence[str]],
+    methods: Mapping[str, Sequence[Iterable[float] | None]],
+    headings: Sequence[str] | None,
+    notes: Mapping[str, Sequence[str]],
+    units: Mapping[str, str],
+) -> list[Section]:
+    """Return a section for each text; see `html_page`."""
+    if headings is None:
+        headings = [f"Text {index}" for index in range(1, len(tokens) + 1)]
+    if len(headings) != len(tokens):
+        raise ValueError(f"{len(headings)} headings for {len(tokens)} texts")
+    for name, rows in methods.items():
+        if len(rows) != len(tokens):
+            raise ValueError(f"{name} has scores for {len(rows)} texts, not {len(tokens)}")
+    for name, lines in notes.items():
+        if len(lines) != len(tokens):
+            raise ValueError(f"{name} has notes for {len(lines)} texts, not {len(tokens)}")
+    sections = []
+    for index, (heading, words) in enumerate(zip(headings, tokens, strict=True)):
+        given = {name: rows[index] for name, rows in methods.items()}
+        scores = {name: [float(it) for it in row] for name, row in given.items() if row is not None}
+        drawn = []
+        for name, row in scores.items():
+            if len(row) != len(words):
+                raise ValueError(
+                    f"{name} has {len(row)} scores for the {len(words)} tokens of text {index + 1}"
+                )
+            parts = [
+                part for word, score in zip(words, row, strict=True) for part in (Part(word, score), GAP)
+            ]
+            drawn.append(
+                Line(name, units.get(name), [parts[:-1]], notes[name][index] if name in notes else "")
+            )
+        more = details({"Numbers": number_table(words, scores, units)})
+        sections.append(Section(heading, "", "", drawn, more=more))
+    return sections
 
 
 def _answer(answer: Sequence[tuple[str, float]]) -> str:
@@ -248,38 +336,19 @@ def _answer(answer: Sequence[tuple[str, float]]) -> str:
     return f'\n<div class="answer">\n<h3>answer</h3>\n<p class="tokens" dir="auto">{tokens}</p>\n</div>'
 
 
-def shaded(line: Line, picture: Picture | None = None) -> str:
-    """Draw the text and its pair, a paragraph each, shaded by the strongest of both; or parts of a picture.
-
-    Example:
-        >>> shaded(Line("GlobEnc", "%", [[Part("a", 0.5), Part(" <b>")]]))  # doctest: +ELLIPSIS
-        '<p class="tokens" dir="auto"><span class="share" ... title="50 %">a</span> &lt;b&gt;</p>'
-    """
-    scores = [part.score for parts in line.texts for part in parts if part.score is not None]
-    if picture is not None:
-        largest = max(map(abs, scores[: picture.count])) or 1.0
-        shades = [max(-1.0, min(1.0, score / largest)) for score in scores]
-        drawn = [_part(*it, line.unit) for it in zip(line.texts[0], shades, strict=True)]
-        beside = drawn[picture.count :]
-        return lay_on(picture, drawn[: picture.count]) + (_paragraph(beside) if beside else "")
-    strong = iter(strengths(scores))
-    return "".join(
-        _paragraph(_part(part, 0.0 if part.score is None else next(strong), line.unit) for part in parts)
-        for parts in line.texts
-    )
-
-
-def _paragraph(parts: Iterable[str]) -> str:
-    return f'<p class="tokens" dir="auto">{"".join(parts)}</p>'
-
-
-def _part(part: Part, strength: float, unit: str) -> str:
-    text, note = escape(part.text), escape(part.note)
-    if part.score is None:
-        return f'<span class="unread" title="{note}">{text}</span>' if note else text
-    look = shade(strength, unit != SHARE, "special" if part.special else "noted" if note else "")
-    said = hover(part.score, unit)
-    named = f' title="{said}; {note}" data-note="{note}"' if note else f' title="{said}"'
-    # A direction of its own keeps it from telling that of the text.
-    aside = ' dir="ltr"' if part.special else ""
-    return f"<span {look}{named}{aside}>{text}</span>"
+_PLAIN = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="legend">{legend}</p>
+{sections}
+</body>
+</html>
+"""

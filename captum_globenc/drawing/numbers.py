@@ -29,14 +29,15 @@ def depths_note(unit: str) -> str:
     return DEPTHS["shares" if unit in (SHARE, "share") else "signed"]
 
 
-def strengths(scores: Sequence[float]) -> list[float]:
-    """Scale the scores of one text to -1..1 by the largest magnitude; zeros stay zeros.
+def strengths(scores: Sequence[float], largest: float | None = None) -> list[float]:
+    """Scale the scores of one text to -1..1 by the largest magnitude, or one that is given; zeros stay zeros.
 
     Example:
         >>> strengths([0.1, -0.4, 0.2])
         [0.25, -1.0, 0.5]
     """
-    largest = max(map(abs, scores), default=0.0)
+    if largest is None:
+        largest = max(map(abs, scores), default=0.0)
     return [score / largest if largest else 0.0 for score in scores]
 
 

@@ -55,6 +55,21 @@ RULES = """
 .numbers tr > :first-child, .heat tr > :first-child { text-align: left; overflow-wrap: anywhere;
   min-width: 6rem; max-width: 16rem; }
 .numbers tr:first-child th, .heat tr:first-child th { font-weight: 600; }
+.squares { margin-top: .4rem; }
+.squares td { font-size: 0; min-width: 1.3rem; border: 1px solid var(--page); }
+.squares td:hover { outline: 2px solid var(--text); outline-offset: -1px; }
+.squares tr:first-child th { writing-mode: vertical-rl; vertical-align: bottom; }
+.squares tr > :first-child { writing-mode: horizontal-tb; white-space: nowrap; overflow: hidden;
+  text-overflow: ellipsis; max-width: min(22rem, 45vw); }
+.bars { display: grid; grid-template-columns: fit-content(50%) 1fr auto; gap: .1rem .8rem; list-style: none;
+  margin: .4rem 0 0; padding: 0; font-variant-numeric: tabular-nums; }
+.bars li { display: grid; grid-column: 1 / -1; grid-template-columns: subgrid; margin: 0; align-items: center;
+  overflow-wrap: anywhere; }
+.bars i { height: .6rem; border-radius: .2rem; box-shadow: inset 0 0 0 1px var(--line);
+  background: linear-gradient(to right, currentColor calc(100% * var(--s)), transparent 0); }
+.bars .for { color: rgb(var(--for)); } .bars .against { color: rgb(var(--against)); }
+.bars .share { color: rgb(var(--share)); }
+.bars span:last-child { text-align: right; }
 """
 """The rules for all the parts, whatever page they are put on: it has to define the colours."""
 

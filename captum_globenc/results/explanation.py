@@ -9,13 +9,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from captum_globenc.results.files import fields_of, to_json, write_lines
+from captum_globenc.results.files import fields_of, to_frame, to_json, write_lines
 from captum_globenc.results.page import draw_page, draw_part
-from captum_globenc.results.parts import Parts, score_spans, sentence_spans
 from captum_globenc.results.record import Record, Span
 from captum_globenc.results.subtraction import subtract
-from captum_globenc.results.table import to_frame
-from captum_globenc.results.words import merge_scores
+from captum_globenc.results.words import Parts, merge_scores, score_spans, sentence_spans
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -156,10 +154,10 @@ class Explanation(Record):
             ValueError: There are no scores of one of them.
         """
         names = [self.chosen(name) for name in methods]
-        rows = {field: getattr(self, field) for field in ("scores", "kinds", "layers", "answer_scores")}
-        kept: dict[str, Any] = {
-            what: {it: row[it] for it in names if it in row} for what, row in rows.items()
-        }
+        kept: dict[str, Any] = {}
+        for field in ("scores", "kinds", "layers", "outputs", "answer_scores"):
+            rows = getattr(self, field)
+            kept[field] = {name: rows[name] for name in names if name in rows}
         return replace(self, **kept)
 
     def difference(self, other: Explanation) -> Explanation:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from captum_globenc.results.explanation import Explanation
-from captum_globenc.results.files import read_lines, write_lines
+from captum_globenc.results.files import read_lines, to_frame, write_lines
 from captum_globenc.results.page import draw_page, draw_part
-from captum_globenc.results.table import to_frame
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

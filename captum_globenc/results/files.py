@@ -1,4 +1,4 @@
-"""Explanations as JSON lines, and back: nothing is lost, every float comes back as it was."""
+"""Explanations as JSON lines and back, where every float comes back as it was, and as a table of pandas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from os import PathLike
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from captum_globenc.drawing.picture import Picture
 from captum_globenc.errors import FileFormatError
+from captum_globenc.extras import optional
 from captum_globenc.results.record import Answer, Record, Span
 from captum_globenc.results.words import Word
 
-__all__ = ["FORMAT", "FileFormatError", "fields_of", "read_lines", "to_json", "write_lines"]
+__all__ = ["FORMAT", "FileFormatError", "fields_of", "read_lines", "to_frame", "to_json", "write_lines"]
 
 FORMAT = "captum_globenc.explanation/1"
 """What every object says that it is."""
@@ -154,6 +155,32 @@ def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -
         except (ValueError, RecursionError) as error:
             reason = "this is no JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
             raise FileFormatError(f"{path}, line {number}: {reason}") from error
+
+
+def to_frame(records: Sequence[Record]) -> Any:
+    """Return a `pandas.DataFrame` of all tokens of all texts by every method.
+
+    Columns: `text`, the number of the text; `index` and `token`; `segment`, `start` and `stop`, missing
+    where a token stands nowhere; `method` and `score`.
+
+    Raises:
+        ImportError: pandas is not installed; the message says what to install.
+    """
+    pandas = optional("pandas", "pandas")
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("text", "index", "token", "segment", "start", "stop", "method", "score")
+    }
+    for number, record in enumerate(records):
+        places = record.offsets or [None] * len(record.tokens)
+        for method, scores in record.scores.items():
+            for index, (token, place, score) in enumerate(zip(record.tokens, places, scores, strict=True)):
+                start, stop, segment = (None, None, None) if place is None else place
+                row = (number, index, token, segment, start, stop, method, score)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+    types = {"text": "int64", "index": "int64", "score": "float64"}
+    types |= dict.fromkeys(("segment", "start", "stop"), "Int64")  # of pandas, which knows missing ones
+    return pandas.DataFrame(columns).astype(types)
 
 
 def _refused(name: str) -> float:

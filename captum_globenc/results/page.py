@@ -1,4 +1,7 @@
-"""Explanations as HTML: what is drawn of them, and what is said of each and of all."""
+"""Explanations as HTML: what is drawn of them on a page, in a notebook and in the web demo, and what is said.
+
+N tokens, T tokens of an answer.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,40 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
 from html import escape
+from typing import Literal
 
-from captum_globenc.drawing.document import Line, Part, Section, document, document_part
-from captum_globenc.drawing.numbers import depths_note
-from captum_globenc.drawing.page import heat_map, number_table
+from captum_globenc.drawing.document import Section, document, document_part
+from captum_globenc.drawing.elements import (
+    Line,
+    Part,
+    bars,
+    details,
+    heat_map,
+    layer_map,
+    legend,
+    method_lines,
+    number_table,
+    shortened,
+)
+from captum_globenc.drawing.numbers import SHARE
 from captum_globenc.results.files import to_json
 from captum_globenc.results.record import Record
 from captum_globenc.results.shading import Piece
-from captum_globenc.results.words import merge_scores
+from captum_globenc.results.words import Word, merge_scores, sentence_spans, tokens_of_spans
 
-__all__ = ["draw_page", "draw_part"]
+__all__ = ["draw_page", "draw_part", "draw_pieces"]
 
 NAMED = 4
 """Of how many models, or classes and so on, a page says the names."""
+
+MOST_WORDS = 60
+"""Words of a prompt that a heat map has a row each for; of a longer one, its sentences have."""
+
+MOST_ROWS = 100
+"""Rows of a heat map: the strongest of more."""
+
+OTHERS = "other tokens"
+"""What is said of tokens that stand in no sentence, or in no passage."""
 
 
 def draw_page(records: Sequence[Record]) -> str:
@@ -38,35 +62,79 @@ def draw_part(records: Sequence[Record]) -> str:
     return document_part([_section(it)._replace(more=_tables(it)) for it in records])
 
 
-def _section(record: Record) -> Section:
-    """Return what is drawn of one text: its words, where they are known, as they were written."""
-    pieces = record.pieces()
-    units, notes = record.units, record.notes
-    if record.picture is not None:  # no words, between which there are gaps
-        pieces = [[piece for piece in text if piece.tokens] for text in pieces]
-    scored = [piece for text in pieces for piece in text if piece.tokens]
-    lines = []
-    for name, scores in record.scores.items():
-        merged = iter(merge_scores(scores, scored))
-        texts = [[_part(piece, next(merged) if piece.tokens else None) for piece in text] for text in pieces]
-        lines.append(Line(name, units[name], texts, notes[name], _first(record, name)))
-    return Section(
-        heading=record.heading,
-        label=record.prediction,
-        text=" / ".join(record.sources) if record.picture is None else "",  # the heading names its file
-        lines=lines,
-        about=_likely(record),
-        tokens=[piece.tokens for piece in scored],
-        layers=any(record.layers.values()),
-        picture=record.picture,
-        answer=[]
-        if record.answer is None
-        else [*zip(record.answer.tokens, record.answer.log_probabilities, strict=True)],
+def draw_pieces(
+    record: Record, *, of: Literal["words", "tokens"] = "words", special: bool = True, after: int = 0
+) -> tuple[str, str]:
+    """Draw one explanation for a page that has controls of its own, such as the web demo.
+
+    Args:
+        record: The explanation.
+        of: What is shaded, "words" or "tokens".
+        special: Whether special tokens such as [CLS] are shown.
+        after: After which layer shares are shown, from 1; 0 for the scores.
+
+    Returns:
+        The text shaded by every method with its numbers, and the heat maps of all layers.
+    """
+    texts = _pieces(record, of, special)
+    scored = [piece for text in texts for piece in text if piece.tokens]
+    names = [it.text if of == "words" else " ".join(record.tokens[one] for one in it.tokens) for it in scored]
+    lines = _lines(record, texts, after)
+    numbers = number_table(
+        names, {it.method: it.scores for it in lines}, {it.method: it.unit for it in lines if it.unit}
+    )
+    maps = _layers(record, scored, names)
+    return (
+        f'{method_lines(lines)}<p class="legend">{legend(lines)}</p>{details({"Numbers": numbers})}',
+        "".join(f"<section><h3>{escape(name)}</h3>{made}</section>" for name, made in maps.items()),
     )
 
 
-def _part(piece: Piece, score: float | None) -> Part:
-    return Part(piece.text, score, piece.special, piece.note)
+def _pieces(
+    record: Record, of: Literal["words", "tokens"] = "words", special: bool = True
+) -> list[list[Piece]]:
+    """Return the pieces of each text that are shown; those of a picture have no gaps."""
+    return [
+        [
+            piece
+            for piece in text
+            if (special or not piece.special) and (record.picture is None or piece.tokens)
+        ]
+        for text in record.pieces(of)
+    ]
+
+
+def _lines(record: Record, texts: Sequence[Sequence[Piece]], after: int = 0) -> list[Line]:
+    """Return what every method says of the pieces; of shares with layers, after a layer."""
+    scored = [piece for text in texts for piece in text if piece.tokens]
+    units, notes, lines = record.units, record.notes, []
+    for name, scores in record.scores.items():
+        label, layers = name, record.layers.get(name, ())
+        if units[name] == SHARE and 0 < after < len(layers):
+            label, scores = f"{name}, after layer {after} of {len(layers)}", layers[after - 1]
+        merged = iter(merge_scores(scores, scored))
+        parts = [
+            [Part(it.text, next(merged) if it.tokens else None, it.special, it.note) for it in text]
+            for text in texts
+        ]
+        lines.append(Line(label, units[name], parts, notes[name], _first(record, name), _more(record, name)))
+    return lines
+
+
+def _section(record: Record) -> Section:
+    """Return what is drawn of one text: its words, where they are known, as they were written."""
+    texts, answer = _pieces(record), record.answer
+    return Section(
+        heading=record.heading,
+        label=record.prediction if answer is None else "",  # each answer would be a class of its own
+        text=" / ".join(record.sources) if record.picture is None else "",  # the heading names its file
+        lines=_lines(record, texts),
+        about=_likely(record),
+        tokens=[piece.tokens for text in texts for piece in text if piece.tokens],
+        layers=any(record.layers.values()),
+        picture=record.picture,
+        answer=[] if answer is None else [*zip(answer.tokens, answer.log_probabilities, strict=True)],
+    )
 
 
 def _first(record: Record, name: str) -> int:
@@ -82,19 +150,77 @@ def _likely(record: Record) -> str:
     return (f"{said} and {left} more" if left > 0 else said) if len(ranked) > 1 else ""
 
 
+def _layers(record: Record, scored: Sequence[Piece], names: Sequence[str]) -> dict[str, str]:
+    """Return a heat map for each method that has layers: what pieces score after each."""
+    return {
+        name: layer_map(
+            names, [merge_scores(row, scored) for row in rows], record.units[name], first=_first(record, name)
+        )
+        for name, rows in record.layers.items()
+    }
+
+
 def _tables(record: Record) -> str:
     """Return the numbers of all tokens, and what every word scores after every layer."""
-    tables = {"Numbers": number_table(record.tokens, record.scores, record.units)}
-    scored = [piece for text in record.pieces() for piece in text if piece.tokens]
-    for name, layers in record.layers.items():
-        merged = [merge_scores(row, scored) for row in layers]
-        texts = [piece.text for piece in scored]
-        unit = record.units[name]
-        drawn = heat_map(texts, merged, unit, first=_first(record, name))
-        tables[f"Layers of {name}"] = f'<p class="note">{depths_note(unit)}</p>{drawn}'
-    return "".join(
-        f"\n<details><summary>{escape(name)}</summary>{made}</details>" for name, made in tables.items()
+    scored = [piece for text in _pieces(record) for piece in text if piece.tokens]
+    maps = _layers(record, scored, [piece.text for piece in scored])
+    numbers = number_table(record.tokens, record.scores, record.units)
+    return details({"Numbers": numbers} | {f"Layers of {name}": made for name, made in maps.items()})
+
+
+def _more(record: Record, name: str) -> str:
+    """Return what is shown of generated text: passages with bars, a heat map of the answer by the prompt."""
+    return _passages(record, name) + _answer_map(record, name)
+
+
+def _passages(record: Record, name: str) -> str:
+    """Rank the passages of a prompt by a method's scores, and say last what all other tokens score."""
+    if not (record.passage_spans and record.offsets):
+        return ""
+    names, spans = zip(*record.passage_spans, strict=True)
+    *scores, rest = merge_scores(record.scores[name], tokens_of_spans(record.sources, record.offsets, spans))
+    ranked = sorted(zip(names, scores, strict=True), key=lambda it: -it[1])
+    rows = [*ranked, (OTHERS, rest)]
+    drawn = bars([it for it, _ in rows], [it for _, it in rows], record.units[name], "Passages")
+    return f"\n<h3>passages, by {escape(name)}</h3>\n{drawn}"
+
+
+def _answer_map(record: Record, name: str) -> str:
+    """Draw which words or sentences of the prompt speak for and against each token of the answer."""
+    if record.answer is None or name not in record.answer_scores:
+        return ""
+    noun, parts = _parts_of(record)
+    columns = [merge_scores(row, parts) for row in record.answer_scores[name]]
+    most = [max(map(abs, row)) for row in zip(*columns, strict=True)]
+    shown = sorted(sorted(range(len(parts)), key=lambda place: -most[place])[:MOST_ROWS])
+    said = (
+        f"Contributions to the log-probability of each token, in {record.units[name]}. Shades are relative "
+        "to the strongest of all; hover for the number."
     )
+    if len(shown) < len(parts):
+        said = f"The {len(shown)} strongest of {len(parts):,} {noun}. {said}"
+    drawn = heat_map(
+        [shortened(parts[place].text) for place in shown],
+        [[column[place] for place in shown] for column in columns],
+        record.units[name],
+        heads=record.answer.tokens,
+        label=f"The answer by {noun} of the prompt",
+        squares=True,
+    )
+    made = f'<p class="note">{said}</p>{drawn}'
+    return details({f"The answer by {noun} of the prompt, {name}": made}, opened=True)
+
+
+def _parts_of(record: Record) -> tuple[str, list[Word]]:
+    """Return what the rows of a heat map are: words, or of a long prompt sentences, where these are known."""
+    words = [Word(it.text, it.tokens, it.special) for text in _pieces(record) for it in text if it.tokens]
+    if len(words) <= MOST_WORDS or not record.offsets:
+        return "words", words
+    spans = [
+        span for segment, source in enumerate(record.sources) for span in sentence_spans(source, segment)
+    ]
+    *sentences, rest = tokens_of_spans(record.sources, record.offsets, spans)
+    return "sentences", [*sentences, *([rest._replace(text=OTHERS)] if rest.tokens else [])]
 
 
 def _facts(records: Sequence[Record]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.results.shading import Piece, cut_into_pieces
-from captum_globenc.results.words import Word
+from captum_globenc.results.words import Span, Word, check_spans
 
 __all__ = ["KINDS", "Answer", "Kind", "Record", "Span"]
 
@@ -26,14 +26,6 @@ KINDS: Mapping[Kind, str] = {
     "difference": "shares, less other shares",
 }
 """What the scores of a method may be."""
-
-
-class Span(NamedTuple):
-    """Where something stands: from which character up to which, of the text (0) or its pair (1)."""
-
-    start: int
-    stop: int
-    segment: int = 0
 
 
 class Answer(NamedTuple):
@@ -99,7 +91,8 @@ class Record:
 
     Raises:
         ValueError: There are not as many scores, offsets or ids as tokens, a position or a word lies outside
-            of them, the words are not the parts of the picture, or a kind is missing or not known.
+            of them, passages overlap or lie outside of the prompt, tokens of the answer have no scores, the
+            words are not the parts of the picture, or a kind is missing or not known.
     """
 
     text: str
@@ -148,6 +141,11 @@ class Record:
             raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
         if self.span is not None and self.span.segment >= len(self.sources):
             raise ValueError("the span lies in a second segment, and there is none")
+        check_spans(self.sources, [span for _, span in self.passage_spans])
+        if self.answer is not None:
+            _, names, ids, values = self.answer
+            if len({len(names), len(ids), len(values), *map(len, self.answer_scores.values())}) > 1:
+                raise ValueError("an answer has an id, a log-probability and a row of scores for each token")
         if self.picture is not None:
             parts = [(place,) for place in range(self.picture.count)]
             words = [word.tokens for word in self.groups[: len(parts)]]
@@ -303,8 +301,8 @@ class Record:
 
         Returns:
             The pieces of each of `sources`, in order: words or tokens, gaps between them, and special tokens
-            with the text ahead of them. All but the special ones join to the text, letter by letter. Where
-            the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
+            with the text that they belong to. All but the special ones join to the text, letter by letter.
+            Where the tokenizer does not tell where tokens stand, they are what was read, with spaces between.
 
         Raises:
             ValueError: `of` is something else.

@@ -64,8 +64,9 @@ def cut_into_pieces(
         truncated: Whether the texts were too long.
 
     Returns:
-        The pieces of each text, special tokens with the text ahead of them. Where no places are known, units
-        read as they say, with a space between them.
+        The pieces of each text, special tokens with the text ahead of them, but those that a second text
+        begins with as the first does. Where no places are known, units read as they say, with a space between
+        them.
 
     Example:
         >>> units = [Word("[CLS]", (0,), True), Word("not", (1,), False), Word("bad", (2,), False)]
@@ -103,6 +104,11 @@ def cut_into_pieces(
     cut = ("end" if "".join(ends).strip() else "beginning") if truncated else ""
     filled = [_filled(source, row, names, cut) for source, row in zip(sources, found, strict=True)]
     filled[0] = [*ahead, *filled[0]]
+    # Two texts that are encoded apart begin alike, and the special tokens between them are of both.
+    begins = [place for place, piece in enumerate(behind[0]) if ahead and piece.text == ahead[0].text]
+    if len(sources) > 1 and begins:
+        behind[0], own = behind[0][: begins[-1]], behind[0][begins[-1] :]
+        filled[1] = [*own, *filled[1]]
     return [[*pieces, *rest] for pieces, rest in zip(filled, behind, strict=True)]
 
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 from textwrap import shorten
 from typing import Any, TypeVar
 
-from captum_globenc.results.parts import score_spans
 from captum_globenc.results.record import Kind, Record, Span
-from captum_globenc.results.words import Word
+from captum_globenc.results.words import Word, score_spans
 
 __all__ = ["subtract"]
 

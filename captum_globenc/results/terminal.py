@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -15,12 +16,11 @@ from rich.text import Text
 
 from captum_globenc.drawing.numbers import SHARE, depths_note, number, strengths
 from captum_globenc.drawing.picture import Picture
-from captum_globenc.results.printable import in_table, printable
 from captum_globenc.results.record import Record
 from captum_globenc.results.shading import CUT, Piece
 from captum_globenc.results.words import merge_scores
 
-__all__ = ["Shown", "printable", "show"]
+__all__ = ["Shown", "in_table", "printable", "show"]
 
 LAYERS_PER_TABLE = {True: 7, False: 12}
 """How many layers stand side by side, of signed scores and of shares."""
@@ -30,6 +30,15 @@ BAR = 8
 
 STRONGEST = 10
 """How many parts of an image or a sound the tables have, unless that is asked for."""
+
+LONGEST_WORD = 40
+"""Characters of a word that a table shows."""
+
+BLANK = "\N{OPEN BOX}"
+"""Shown in tables for a token that is nothing but white space."""
+
+# Which shape letters, join emoji or say where one may break: harmless, and a part of how words are written.
+_HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 
 # Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which
 # background the terminal has cannot be known, so all tokens lie on a strip of their own. White text
@@ -275,3 +284,38 @@ def _shade(strength: float, signed: bool) -> str:
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(NEUTRAL, full, strict=True))
     line = "underline " if signed and strength < 0 else ""
     return f"{line}#ffffff on #{red:02x}{green:02x}{blue:02x}"
+
+
+def in_table(text: str) -> str:
+    """Return a word in one line that is not too long, and not invisible.
+
+    Example:
+        >>> in_table(" "), in_table("\u200b")
+        ('␣', 'U+200B')
+    """
+    if not text.strip():
+        text = BLANK
+    elif not any(char.isprintable() for char in text):
+        text = " ".join(f"U+{ord(char):04X}" for char in text)
+    text = printable(text)
+    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
+
+
+def printable(text: str, kept: str = "") -> str:
+    r"""Replace what would steer a terminal: escape sequences, line ends, changes of direction.
+
+    Args:
+        text: Any text.
+        kept: Characters to leave as they are, such as line ends.
+
+    Example:
+        >>> printable("a\x1b[31mb")
+        'a\ufffd[31mb'
+    """
+    kept += _HARMLESS
+    return "".join(
+        char
+        if char.isprintable() or char in kept or unicodedata.category(char) == "Zs"
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )

@@ -1,4 +1,4 @@
-"""A word, and what it scores by its tokens.
+"""Words, sentences and spans of a text, and what they score by their tokens.
 
 N tokens.
 """
@@ -6,10 +6,24 @@ N tokens.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["REDUCTIONS", "Scored", "Word", "merge_scores"]
+__all__ = [
+    "REDUCTIONS",
+    "Part",
+    "Parts",
+    "Scored",
+    "Span",
+    "Word",
+    "check_spans",
+    "merge_scores",
+    "score_spans",
+    "sentence_spans",
+    "tokens_of_spans",
+]
 
 REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "sum": math.fsum,
@@ -42,6 +56,14 @@ class Word(NamedTuple):
     special: bool
 
 
+class Span(NamedTuple):
+    """Where something stands: from which character up to which, of the text (0) or its pair (1)."""
+
+    start: int
+    stop: int
+    segment: int = 0
+
+
 def merge_scores(scores: Sequence[float], words: Iterable[Scored], reduce: str = "sum") -> list[float]:
     """Score words by their tokens; sums add up to what the tokens add up to.
 
@@ -64,3 +86,132 @@ def merge_scores(scores: Sequence[float], words: Iterable[Scored], reduce: str =
     if reduce not in REDUCTIONS:
         raise ValueError(f"no way {reduce!r} to score a word; known: {', '.join(REDUCTIONS)}")
     return [float(REDUCTIONS[reduce]([scores[token] for token in word.tokens])) for word in words]
+
+
+Part = tuple[str, float]
+"""The text of a part, and its score."""
+
+
+class Parts(list[Part]):
+    """A list of parts and their scores. Its repr rounds scores to three digits; the scores are exact.
+
+    Example:
+        >>> parts = Parts([("wonderful", 1.9306542873382568), ("thin", -0.00039)])
+        >>> parts, parts[0][1]
+        ([('wonderful', 1.93), ('thin', -0.00039)], 1.9306542873382568)
+    """
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(f'({text!r}, {_rounded(score)})' for text, score in self)}]"
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Parts(found) if isinstance(index, slice) else found
+
+
+def _rounded(score: float) -> str:
+    return f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"
+
+
+_MARKS, _WIDE_MARKS = r".!?\u2026", r"\u3002\uff01\uff1f"
+_CLOSING = r"\"'\u201d\u2019\u00bb)\]\u300d\u300f"
+# A mark ends a sentence where white space follows, or where the script puts none; so does the end of a line.
+_SENTENCE = re.compile(
+    rf"\S(?:[^\n]*?(?:(?<![{_MARKS}])[{_MARKS}]++[{_CLOSING}]*+(?=\s|$)|[{_WIDE_MARKS}]++[{_CLOSING}]*+)|[^\n]*)"
+)
+
+
+def sentence_spans(text: str, segment: int = 0) -> list[Span]:
+    """Cut a text into sentences: at marks that end one, and at the ends of lines.
+
+    By punctuation alone: "e.g. this" is two. Spans of a better splitter are for `score_spans`.
+
+    Example:
+        >>> [(it.start, it.stop) for it in sentence_spans("Dull. Is it? No")]
+        [(0, 5), (6, 12), (13, 15)]
+    """
+    found = _SENTENCE.finditer(text)
+    return [Span(it.start(), it.start() + len(it.group().rstrip()), segment) for it in found]
+
+
+def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:
+    """Check that spans lie in the text, or its pair, and that no two of them overlap.
+
+    Raises:
+        ValueError: They do not, or two do.
+    """
+    for span in spans:
+        if span.segment not in range(len(sources)):
+            raise ValueError(f"there is no segment {span.segment}: 0 is the text, 1 its pair")
+        length = len(sources[span.segment])
+        if not 0 <= span.start < span.stop <= length:
+            raise ValueError(f"span ({span.start}, {span.stop}) is none of a text of {length} characters")
+    for before, after in pairwise(sorted(spans, key=lambda it: (it.segment, it.start))):
+        if before.segment == after.segment and after.start < before.stop:
+            raise ValueError(
+                f"spans {tuple(before[:2])} and {tuple(after[:2])} overlap: a token would count twice"
+            )
+
+
+def tokens_of_spans(
+    sources: Sequence[str], offsets: Sequence[Span | None], spans: Sequence[Span]
+) -> list[Word]:
+    """Return the tokens of each span as a word: each token is of the span that holds most of its characters.
+
+    Args:
+        sources: The text, and its pair.
+        offsets: Where the N tokens stand.
+        spans: Which do not overlap.
+
+    Returns:
+        A word for each span, in the order of `spans`, and at last one of the tokens that none of them holds,
+        which reads "".
+
+    Raises:
+        ValueError: Spans overlap or lie outside of the texts, or no offsets are known.
+    """
+    if not offsets:
+        raise ValueError("where the tokens stand is not known: explain with a tokenizer that is a fast one")
+    check_spans(sources, spans)
+    held: list[list[int]] = [[] for _ in [*spans, None]]
+    for token, place in enumerate(offsets):
+        shared = {
+            index: size
+            for index, span in enumerate(spans)
+            if place is not None
+            and place.segment == span.segment
+            and (size := min(place.stop, span.stop) - max(place.start, span.start)) > 0
+        }
+        # The first of those that hold as much of it.
+        held[max(shared, key=lambda index: shared[index]) if shared else -1].append(token)
+    read = [*(sources[span.segment][span.start : span.stop] for span in spans), ""]
+    return [Word(text, tuple(tokens), False) for text, tokens in zip(read, held, strict=True)]
+
+
+def score_spans(
+    sources: Sequence[str],
+    offsets: Sequence[Span | None],
+    scores: Sequence[float],
+    spans: Sequence[Span],
+) -> list[Part]:
+    """Share the scores of tokens out among spans: each token counts where most of its characters are.
+
+    Args:
+        sources: The text, and its pair.
+        offsets: Where the N tokens stand.
+        scores: N scores.
+        spans: Which do not overlap.
+
+    Returns:
+        What each span reads and scores, in the order of `spans`, and at last what none of them holds, which
+        reads "". They add up to what the tokens add up to.
+
+    Raises:
+        ValueError: Spans overlap or lie outside of the texts, or no offsets are known.
+
+    Example:
+        >>> score_spans(["ab cd"], [None, Span(0, 2), Span(3, 5)], [0.5, 1.0, 2.0], [Span(3, 5)])
+        [('cd', 2.0), ('', 1.5)]
+    """
+    words = tokens_of_spans(sources, offsets, spans)
+    return [*zip((word.text for word in words), merge_scores(scores, words), strict=True)]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.errors import unknown_names
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.names import unknown_names
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
 from captum_globenc.texts.methods import METHODS, run_methods

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
+    from captum_globenc.drawing.document import html_page
     from captum_globenc.drawing.numbers import strengths
-    from captum_globenc.drawing.page import html_page
     from captum_globenc.visualization.explained import plot_explanation
     from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
     from captum_globenc.visualization.media import draw_media
@@ -32,7 +32,7 @@ __getattr__, __dir__ = on_demand(
     __name__,
     {
         "draw_media": "media",
-        "html_page": ".drawing.page",
+        "html_page": ".drawing.document",
         "plot_words": "words",
         "plot_comparison": "figures",
         "plot_explanation": "explained",

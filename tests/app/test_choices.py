@@ -91,8 +91,6 @@ MISTAKES = [
     ("explain good --mixing magic", "no mixing magic; known: W, "),
     ("explain good --baseline magic", "no baseline magic; known: mask, mean, pad, zero"),
     ("explain good --top 0", "--top"),
-    ("explain good --method lime --baseline pad", "lime compare with the text all masked"),
-    ("explain good --method lime --against 1", "lime cannot hold a class against another"),
     ("explain good -o no/such/page.html", "cannot write no/such/page.html: no such folder"),
     ("explain ' '", "a text is empty"),
     ("evaluate --methods magic", "no method magic; known: globenc"),

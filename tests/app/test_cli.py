@@ -505,7 +505,7 @@ def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
         started(f"http://{host}:{port}/ with {', '.join(models)}, any: {any_model}, {seconds:g} s")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("captum_globenc.app.demo.serve", serve)
+    monkeypatch.setattr("captum_globenc.demo.page.serve", serve)
     assert run("demo")[0] == "GlobEnc is at http://127.0.0.1:7860/ with , any: None, 120 s (Ctrl-C ends it)\n"
     out, _ = run("demo", "--host", "0.0.0.0", "--port", "80", "--model", "here", "--model", "there")
     assert out.startswith("GlobEnc is at http://0.0.0.0:80/ with here, there, any: None")
@@ -518,7 +518,7 @@ def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
         raise OSError("it is in use")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("captum_globenc.app.demo.serve", serve)
+    monkeypatch.setattr("captum_globenc.demo.page.serve", serve)
     assert failing("demo") == "error: cannot listen on 127.0.0.1, port 7860: it is in use\n"
 
 

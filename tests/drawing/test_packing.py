@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captum_globenc.drawing.packing import pack
+from captum_globenc.drawing.document import pack
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SHORT = st.floats(allow_nan=False, allow_infinity=False, width=32)

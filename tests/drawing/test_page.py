@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from captum_globenc.drawing import page, style
+from captum_globenc.drawing import elements, style
+from captum_globenc.drawing.document import html_page
 from captum_globenc.drawing.numbers import strengths
-from captum_globenc.drawing.page import html_page
 from colours import contrast
 from markup import HOSTILE, Page
 
@@ -104,15 +104,16 @@ def test_notes_of_unequal_number_are_refused():
 
 
 def test_the_heat_map_of_signed_scores_counts_from_what_enters_the_layers():
-    table = Page(page.heat_map(["a", "b"], [[0.25, -1.5], [-0.5, 0.0]], "logit", first=0))
-    assert table.text.split() == ["logit", "after", "layer01", "a+0.250-0.500", "b-1.5000.000"]
+    table = Page(elements.layer_map(["a", "b"], [[0.25, -1.5], [-0.5, 0.0]], "logit", first=0))
+    assert table.text.split()[-5:] == ["logit", "after", "layer01", "a+0.250-0.500", "b-1.5000.000"]
+    assert table.text.startswith(elements.depths_note("logit"))
     cells = [attributes for tag, attributes in table.elements if tag == "td"]
     assert [cell["class"] for cell in cells] == ["for", "against", "against", "for"]
     assert [cell["title"] for cell in cells] == ["+0.25 logit", "-0.5 logit", "-1.5 logit", "+0 logit"]
 
 
 def test_the_heat_map_shows_every_layer_of_every_token_escaped():
-    table = Page(page.heat_map([HOSTILE, "b"], [[0.25, 0.75], [0.5, 0.5], [1.0, -0.5]]))
+    table = Page(elements.layer_map([HOSTILE, "b"], [[0.25, 0.75], [0.5, 0.5], [1.0, -0.5]]))
     cells = [attributes for tag, attributes in table.elements if tag == "td"]
     assert [cell["title"] for cell in cells] == ["25 %", "50 %", "100 %", "75 %", "50 %", "-50 %"]
     assert [cell["style"] for cell in cells][:3] == [
@@ -126,7 +127,7 @@ def test_the_heat_map_shows_every_layer_of_every_token_escaped():
 
 
 def test_what_scrolls_can_be_reached_with_the_keyboard():
-    for part in (page.heat_map(["a"], [[1.0]]), page.number_table(["a"], {"m": [1.0]})):
+    for part in (elements.layer_map(["a"], [[1.0]]), elements.number_table(["a"], {"m": [1.0]})):
         region = dict(Page(part).elements)["div"]
         assert (region["tabindex"], region["role"]) == ("0", "region")
         assert region["aria-label"]

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from captum_globenc import Explanation, Explanations
-from captum_globenc.results.parts import sentence_spans
 from captum_globenc.results.record import Span
 from captum_globenc.results.terminal import Shown
-from captum_globenc.results.words import Word
+from captum_globenc.results.words import Word, sentence_spans
 from markup import HOSTILE, Page
 
 SHARES, SIGNED = "globenc", "transformer-deep-lift"
@@ -245,6 +244,20 @@ def test_several_are_a_sequence_that_is_sliced_and_sorted():
         found.difference(found[:1])
     with pytest.raises(IndexError):
         found[3]
+
+
+def test_one_of_several_classes_is_shown_alone(capsys):
+    names = {f"{SIGNED}: {label}": value for label, value in (("NEGATIVE", -1.0), ("POSITIVE", 1.0))}
+    both = explanation(
+        scores={name: [value] * 10 for name, value in names.items()},
+        kinds=dict.fromkeys(names, "contributions"),
+        outputs={name: (name.partition(": ")[2], value) for name, value in names.items()},
+    )
+    name = f"{SIGNED}: NEGATIVE"
+    alone = both.by(name)
+    assert (dict(alone.scores), dict(alone.outputs)) == ({name: [-1.0] * 10}, {name: ("NEGATIVE", -1.0)})
+    alone.show(top=1)
+    assert "for and against NEGATIVE" in capsys.readouterr().out
 
 
 def test_what_is_printed_of_it_is_short():

@@ -57,14 +57,17 @@ def unpacked(made):
         return np.frombuffer(raw, "<f4" if len(raw) == 4 * len(made["tokens"]) else "<f8").tolist()
 
     made["scores"] = {name: row(packed) for name, packed in made["scores"].items()}
-    if "layers" in made:
-        made["layers"] = {name: [*map(row, rows)] for name, rows in made["layers"].items()}
+    for field in made.keys() & {"layers", "answer_scores"}:
+        made[field] = {name: [*map(row, rows)] for name, rows in made[field].items()}
     return made
 
 
 def test_the_data_of_the_page_are_what_is_saved():
     found = Explanations(
-        [explanation(layers=LAYERS), explanation(pair=None, text="</script>😀\u2028\r\n", probability=None)]
+        [
+            explanation(layers=LAYERS, answer_scores={SIGNED: [[0.25] * 10, [1e299] * 10]}),
+            explanation(pair=None, text="</script>😀\u2028\r\n", probability=None),
+        ]
     )
     data = data_of(found.to_html())
     assert data == json.loads(json.dumps(found.to_dict()))

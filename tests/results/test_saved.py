@@ -95,6 +95,10 @@ def changed(**fields):
     return json.dumps({**explanation().to_dict(), **fields})
 
 
+def answered(ids):
+    return {"text": "a", "tokens": ["a"], "ids": ids, "log_probabilities": [-0.5]}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -114,6 +118,10 @@ def changed(**fields):
         (changed(offsets=[[1, 2]] * 10), "'offsets' is not what"),
         (changed(scores={SIGNED: [1.0]}), "scores of transformer-deep-lift: 1 for 10 tokens"),
         (changed(kinds={}), "kind of globenc"),
+        (changed(passage_spans=[["a", [0, 99, 0]]]), r"span \(0, 99\) is none of a text of 17 characters"),
+        (changed(passage_spans=[["a", [0, 8, 0]], ["b", [7, 9, 0]]]), "overlap: a token would count twice"),
+        (changed(answer=answered([])), "a row of scores for each token"),
+        (changed(answer=answered([1]), answer_scores={SIGNED: [[0.5] * 10] * 2}), "a row of scores for each"),
         (changed(picture={"kind": "image"}), "'picture' is not what"),
         (changed(picture=drawn(kind="film")), "a picture is of the kind image or sound, not 'film'"),
         (changed(picture=drawn(widths=[])), "parts of a picture have a width"),

@@ -112,6 +112,16 @@ def test_each_text_of_a_pair_has_its_own_pieces_and_the_special_tokens_behind_it
     assert [it.text for it in second] == ["fox", "</s>"]
 
 
+def test_the_second_of_two_texts_that_are_encoded_apart_begins_as_the_first_does():
+    texts = ["[CLS]", "a", "[SEP]", "[CLS]", "query:", "b", "[SEP]"]
+    units = [Word(text, (token,), len(text) > 1) for token, text in enumerate(texts)]
+    places = [None, Span(0, 1), None, None, None, Span(0, 1, 1), None]
+    first, second = cut_into_pieces(["a", "b"], units, places)
+    assert [it.text for it in first] == ["[CLS]", "a", "[SEP]"]
+    assert [it.text for it in second] == ["[CLS]", "query:", "b", "[SEP]"]
+    assert [it.tokens for it in [*first, *second]] == [(token,) for token in range(7)]
+
+
 def test_what_is_cut_off_and_what_is_dropped_is_said():
     (pieces,) = record(wordpiece(), "the fox the fox", truncation=True, max_length=4).pieces()
     assert [it.text for it in pieces] == ["<s>", "the", " ", "fox", " the fox", "</s>"]

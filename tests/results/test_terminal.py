@@ -14,9 +14,9 @@ from captum_globenc.drawing.picture import Picture
 from captum_globenc.results import terminal
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.printable import printable
 from captum_globenc.results.record import Span
 from captum_globenc.results.shading import CUT, UNREAD
+from captum_globenc.results.terminal import printable
 from captum_globenc.results.words import Word
 from colours import contrast
 

@@ -1,4 +1,5 @@
-// The answer of a language model: selecting one of its tokens shades the prompt by the row of that token.
+// The answer of a language model: selecting one of its tokens shades the prompt by the row of that token, and so does
+// the column of the token in the heat map.
 
 /** Shade the pieces of every method by what is selected. */
 function shadeAgain(article) {
@@ -49,4 +50,12 @@ for (const article of articles) {
     event.preventDefault();
     event.stopPropagation();
   });
+  for (const map of article.querySelectorAll(".squares")) {
+    map.addEventListener("click", (event) => {
+      const cell = event.target.closest("td, th[scope=col]");
+      if (!cell?.cellIndex) return;
+      if (selected.get(article) !== cell.cellIndex - 1) select(article, cell.cellIndex - 1);
+      if (cell.title) say(`${cell.parentElement.cells[0].textContent} → ${cell.title}`);
+    });
+  }
 }

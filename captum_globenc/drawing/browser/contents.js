@@ -106,7 +106,7 @@ function nextFound() {
 function showMethods() {
   const off = new Set([...tools.querySelectorAll("[name=method]:not(:checked)")].map((it) => it.value));
   for (const section of main.querySelectorAll(".method")) {
-    section.hidden = off.has(section.querySelector(".shaded").dataset.method);
+    section.hidden = off.has((section.querySelector(".shaded") ?? section).dataset.method);
   }
   document.body.classList.toggle("without-special", !fields.special.checked);
   main.querySelectorAll(".shaded").forEach(keepReachable);

@@ -23,12 +23,14 @@ function unpack(packed, count) {
   return Array.from(buffer.byteLength === 4 * count ? new Float32Array(buffer) : new Float64Array(buffer));
 }
 
-/** The explanation that an article shows: what is shared by all, and what is its own, as `packing.py` made them small. */
+/** The explanation that an article shows: what is shared by all, and what is its own, as `pack` made them small. */
 const recordOf = remembered((article) => {
   const record = { ...JSON.parse(SHARED), ...JSON.parse(LINES[articles.indexOf(article)]) };
   const numbers = (row) => unpack(row, record.tokens.length);
   for (const name of Object.keys(record.scores)) record.scores[name] = numbers(record.scores[name]);
-  for (const name of Object.keys(record.layers ?? {})) record.layers[name] = record.layers[name].map(numbers);
+  for (const rows of [record.layers ?? {}, record.answer_scores ?? {}]) {
+    for (const name of Object.keys(rows)) rows[name] = rows[name].map(numbers);
+  }
   return record;
 });
 

@@ -85,7 +85,8 @@ function* wordsOf(node, pattern = /\S+/gu, from = 0, to = node.length) {
 /** Draw an article as it is seen: every shade where it lies, every word where it stands. */
 function toSvg(article) {
   const frame = article.getBoundingClientRect();
-  const bottom = Math.max(...[...article.querySelectorAll("h2, .note, .shaded")].map((it) => it.getBoundingClientRect().bottom));
+  const last = article.querySelectorAll(":is(h2, .note, .shaded, .answer, .bars):not(details *)");
+  const bottom = Math.max(...[...last].map((it) => it.getBoundingClientRect().bottom));
   const [width, height] = [Math.ceil(frame.width) + 16, Math.ceil(bottom - frame.top) + 16];
   const page = getComputedStyle(document.body);
   const made = draw("svg", { xmlns: SVG, width, height, viewBox: `-8 -8 ${width} ${height}`, "font-family": page.fontFamily },
@@ -104,6 +105,11 @@ function toSvg(article) {
         made.append(draw("line", { x1: box.x, x2: box.x + box.width, y1: y, y2: y, stroke: style.color, "stroke-dasharray": "1.5 1.5" }));
       }
     }
+  }
+  for (const bar of article.querySelectorAll(".bars i")) {
+    const [box, { color, boxShadow }] = [at(bar.getBoundingClientRect()), getComputedStyle(bar)];
+    made.append(draw("rect", { ...box, fill: "none", stroke: boxShadow.match(/rgba?\([^)]*\)/)?.[0] ?? color }),
+      draw("rect", { ...box, width: box.width * bar.style.getPropertyValue("--s"), fill: color }));
   }
   const walk = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {

@@ -8,14 +8,13 @@ from html import escape
 from os import PathLike
 from typing import NamedTuple
 
-from captum_globenc.app.form import LONGEST_TEXT, TYPED, Form
-from captum_globenc.drawing.document import Line, Part, shaded
-from captum_globenc.drawing.numbers import SHARE, depths_note
-from captum_globenc.drawing.page import heat_map, legend, number_table
+from captum_globenc.demo.form import LONGEST_TEXT, TYPED, Form
+from captum_globenc.drawing.elements import bars
+from captum_globenc.drawing.numbers import SHARE
 from captum_globenc.errors import CaptumGlobencError
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.words import merge_scores
+from captum_globenc.results.page import draw_pieces
 from captum_globenc.texts.explaining import TRUNCATED, explain
 from captum_globenc.texts.loading import Classifier
 from captum_globenc.texts.methods import DEFAULT_METHODS
@@ -81,43 +80,12 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     Returns:
         Both as HTML, escaped.
     """
-    texts = [
-        [piece for piece in pieces if form.special or not piece.special]
-        for pieces in explanation.pieces("words" if form.words else "tokens")
-    ]
-    scored = [piece for pieces in texts for piece in pieces if piece.tokens]
-    tokens = [
-        it.text if form.words else " ".join(explanation.tokens[place] for place in it.tokens) for it in scored
-    ]
-    units, notes = explanation.units, explanation.notes
-    depths = {name: [merge_scores(row, scored) for row in rows] for name, rows in explanation.layers.items()}
-    lines, rows = [], {}
-    for name, scores in explanation.scores.items():
-        label, row = name, merge_scores(scores, scored)
-        if units[name] == SHARE and 0 < form.layer < len(depths.get(name, ())):
-            label = f"{name}, after layer {form.layer} of {len(depths[name])}"
-            row = depths[name][form.layer - 1]
-        rows[name], score = row, iter(row)
-        line = [
-            [Part(it.text, next(score) if it.tokens else None, it.special, it.note) for it in pieces]
-            for pieces in texts
-        ]
-        lines.append(
-            f'<section aria-label="{escape(label)}"><h3>{escape(label)}</h3>'
-            f'<div class="shaded">{shaded(Line(name, units[name], line))}</div>'
-            f'<p class="note">{escape(notes[name])}</p></section>'
-        )
-    numbers = number_table(tokens, rows, units)
-    key = legend(shares=SHARE in units.values(), signed=any(unit != SHARE for unit in units.values()))
-    maps = [
-        f'<section><h3>{escape(name)}</h3><p class="note">{depths_note(units[name])}</p>'
-        f"{heat_map(tokens, made, units[name], first=int(units[name] == SHARE))}</section>"
-        for name, made in depths.items()
-    ]
+    tokens, layers = draw_pieces(
+        explanation, of="words" if form.words else "tokens", special=form.special, after=form.layer
+    )
     return (
-        f'<div class="globenc">{"".join(lines)}<p class="legend">{key}</p>'
-        f"<details><summary>Numbers</summary>{numbers}</details></div>",
-        f'<div class="globenc maps">{"".join(maps)}</div>' if maps else "",
+        f'<div class="globenc">{tokens}</div>',
+        f'<div class="globenc maps">{layers}</div>' if layers else "",
     )
 
 
@@ -182,13 +150,12 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
 def _bars(explanation: Explanation) -> str:
     """Return the probabilities of the most probable classes, as bars and numbers."""
     ranked = sorted(explanation.probabilities.items(), key=lambda it: -it[1])
-    bars = [
-        f'<li style="--part:{share:.4f}">{escape(name)} <i></i> <span>{share:.1%}</span></li>'
-        for name, share in ranked[:BARS]
-    ]
+    if not ranked:
+        return ""
+    names, shares = zip(*ranked[:BARS], strict=True)
     left = len(ranked) - BARS
     more = f'<p class="note">{left} more classes are less probable.</p>' if left > 0 else ""
-    return f'<ul class="classes" aria-label="Probabilities">{"".join(bars)}</ul>{more}' if bars else ""
+    return bars(names, shares, SHARE, "Probabilities") + more
 
 
 def _wrong(form: Form) -> str:

@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from captum_globenc.app.browser import STYLE
-from captum_globenc.app.layout import ABOUT, EXAMPLE, EXAMPLES, describe, example_of
+from captum_globenc.demo.models import ABOUT, EXAMPLE, EXAMPLES, describe, example_of
+from captum_globenc.demo.page import STYLE
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, load_default
 from captum_globenc.texts.default import encoder_folder
@@ -109,7 +109,8 @@ def explain_it(page):
 
 def tokens(page, method="globenc"):
     """What is shown for a method, and the numbers on hover."""
-    spans = page.locator(f'#tokens section[aria-label="{method}"] .tokens span')
+    heading = page.get_by_role("heading", name=method, exact=True)
+    spans = page.locator("#tokens .method", has=heading).locator(".tokens span")
     spans.first.wait_for()
     page.locator("#answer:not([aria-busy=true])").wait_for()
     return spans.all_inner_texts(), spans.evaluate_all("all => all.map(span => parseFloat(span.title))")
@@ -211,7 +212,7 @@ def test_methods_a_class_a_contrast_and_a_baseline_can_be_chosen(page, address):
     (expected,) = explain([TEXT], *load_default(), methods=methods, **chosen)
     for method in methods:
         assert tokens(page, method)[1] == pytest.approx(scores(expected, method), rel=1e-2, abs=1e-3)
-    assert page.locator("#tokens section").count() == 2
+    assert page.locator("#tokens .method").count() == 2
     assert headline(page) == expected.headline
     assert page.locator("#tokens .note").all_inner_texts() == list(expected.notes.values())
     assert asked(page) == {"text": TEXT, "methods": ",".join(methods), **chosen}
@@ -491,7 +492,7 @@ def test_on_a_phone_the_answer_is_scrolled_to_and_whole(visit, address):
     ask(page, TEXT)
     tokens(page)
     assert abs(page.locator("#answer").bounding_box()["y"]) < 40
-    box = page.locator("#tokens section").last.bounding_box()
+    box = page.locator("#tokens .method").last.bounding_box()
     assert box["y"] + box["height"] < 844
     assert whole(page)
 
@@ -639,6 +640,8 @@ def test_a_model_is_explained_for_its_task(tasks_page, folders, name):
     example = example_of(loaded)
     expected = explain([example.text], *loaded[:2], pair=example.pair or None)
     assert headline(page) == expected[0].headline
+    if name == "similarity":  # whose texts are encoded one by one
+        assert page.locator("#tokens .tokens").nth(1).inner_text().startswith("[CLS]")
     several = page.get_by_label("Explained", exact=True)
     assert several.is_visible() == (len(expected) > 1)
     if len(expected) > 1:

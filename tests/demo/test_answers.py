@@ -12,10 +12,9 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from captum_globenc.app.answers import FILES, answer, shown
-from captum_globenc.app.form import LONGEST_TEXT, Form
-from captum_globenc.app.layout import TASKS, describe, example_of
-from captum_globenc.app.offered import check_shown
+from captum_globenc.demo.answers import FILES, answer, shown
+from captum_globenc.demo.form import LONGEST_TEXT, Form
+from captum_globenc.demo.models import TEXTS, check_shown, describe, example_of
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, tasks
 from captum_globenc.texts.default import encoder_folder
@@ -265,7 +264,7 @@ def test_similarity_is_explained_and_has_no_windows():
 
 def test_the_page_has_texts_for_every_task():
     shown = {task.name for task in tasks.TASKS if not task.generates}
-    assert TASKS.keys() == {SIMILARITY, *shown}
+    assert TEXTS.keys() == {SIMILARITY, *shown}
 
 
 def test_models_that_generate_text_are_rejected():

@@ -9,8 +9,8 @@ from test_load import demo_load  # noqa: F401  (a fixture)
 pytest.importorskip("gradio")
 httpx = pytest.importorskip("httpx")
 
-from captum_globenc.app.demo import KEPT_RESULTS, MOST_BYTES, _drop_unfetched  # noqa: E402
-from captum_globenc.app.form import LONGEST_TEXT  # noqa: E402
+from captum_globenc.demo.form import LONGEST_TEXT  # noqa: E402
+from captum_globenc.demo.limits import KEPT_RESULTS, MOST_BYTES, drop_unfetched  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def test_results_that_nobody_fetches_are_dropped_the_oldest_first():
         str(number): messages("estimation", "process_completed") for number in range(KEPT_RESULTS + 5)
     }
     sessions["waits"] = messages("estimation")
-    _drop_unfetched(SimpleNamespace(pending_messages_per_session=sessions))
+    drop_unfetched(SimpleNamespace(pending_messages_per_session=sessions))
     left = [name for name, queue in sessions.items() if not queue.empty()]
     assert left == [*map(str, range(5, KEPT_RESULTS + 5)), "waits"]
     one = {"script": messages(*["process_completed"] * (KEPT_RESULTS + 1))}
-    _drop_unfetched(SimpleNamespace(pending_messages_per_session=one))
+    drop_unfetched(SimpleNamespace(pending_messages_per_session=one))
     assert one["script"].empty()

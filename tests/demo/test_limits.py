@@ -5,10 +5,10 @@ import threading
 import pytest
 import torch
 
-from captum_globenc.app import deadline as clock
-from captum_globenc.app.answers import answer
-from captum_globenc.app.deadline import STOPS, Deadline, Turns
-from captum_globenc.app.form import Form
+from captum_globenc.demo import limits as clock
+from captum_globenc.demo.answers import answer
+from captum_globenc.demo.form import Form
+from captum_globenc.demo.limits import STOPS, Deadline, Turns
 from captum_globenc.texts.loading import load_classifier
 from captum_globenc.texts.methods import METHODS
 from models import state_of

@@ -4,7 +4,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from captum_globenc.app.form import LONGEST_LINK, Form
+from captum_globenc.demo.form import LONGEST_LINK, Form
 
 FORMS = [
     Form(),

@@ -1,13 +1,16 @@
-"""Which classifiers a demo loads: those that it was started with, unless its owner allows any."""
+"""The models of a demo: those that it was started with, unless its owner allows any; their examples."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from captum_globenc.app import demo
-from captum_globenc.app import offered as offered_models
-from captum_globenc.app.answers import answer
-from captum_globenc.app.form import LONGEST_TEXT, Form
-from captum_globenc.app.offered import Classifiers
+from captum_globenc.demo import models as offered_models
+from captum_globenc.demo import page
+from captum_globenc.demo.answers import answer
+from captum_globenc.demo.form import LONGEST_TEXT, Form
+from captum_globenc.demo.models import EXAMPLES, Classifiers
 from captum_globenc.texts.loading import LoadingError
+from checkpoints import save_classifier
 
 HOSTS = {
     "127.0.0.1": True,
@@ -115,11 +118,11 @@ def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
         built.append((models, any_model))
         return Page()
 
-    monkeypatch.setattr(demo, "build", build)
-    monkeypatch.setattr(demo, "launch_options", dict)
+    monkeypatch.setattr(page, "build", build)
+    monkeypatch.setattr(page, "launch_options", dict)
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    demo.serve(host, models=["here"], any_model=asked)
+    page.serve(host, models=["here"], any_model=asked)
     assert built == [(["here"], HOSTS[host] if asked is None else asked)]
 
 
@@ -130,3 +133,52 @@ def test_a_link_may_name_what_is_offered_and_nothing_that_would_have_to_be_fetch
     assert "somebody/large" not in classifiers
     classifiers("somebody/large")
     assert "somebody/large" in classifiers
+
+
+CLAIMS = {
+    "For and against": ("POSITIVE", "POSITIVE", {"wonderful": 1, "thin": -1}),
+    "A good word in a bad review": ("NEGATIVE", "NEGATIVE", {"boredom": 1, "masterpiece": -1}),
+    "Why not the other class?": ("NEGATIVE", "POSITIVE", {"good": 1, "terrible": -1}),
+    "A negation that it gets wrong": ("NEGATIVE", "NEGATIVE", {"waste": 1}),
+}
+"""What is predicted, what is explained, and words that speak for (1) and against it (-1)."""
+
+
+@pytest.fixture(scope="module")
+def classifiers():
+    return Classifiers((), any_model=False)
+
+
+def test_every_example_claims_something():
+    assert EXAMPLES.keys() == CLAIMS.keys()
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_an_example_shows_what_it_is_called(classifiers, name):
+    found = answer(EXAMPLES[name], classifiers).explanation
+    predicted, explained, speak = CLAIMS[name]
+    assert (found.prediction, found.target) == (predicted, explained)
+    contributions = dict(found.words("transformer-deep-lift"))
+    for word, sign in speak.items():
+        assert sign * contributions[word] > 0.1
+    strongest = max(contributions, key=lambda word: abs(contributions[word]))
+    assert strongest in speak
+
+
+def test_classes_can_be_chosen_before_anything_is_asked(classifiers, tmp_path):
+    assert classifiers.classes("") == ["NEGATIVE", "POSITIVE"]
+    value = save_classifier(tmp_path, num_labels=1, id2label={0: "stars"}, label2id={"stars": 0})
+    assert Classifiers((str(value),), any_model=False).classes("") == []
+
+
+def test_who_cancels_and_who_leaves_end_their_own_work(monkeypatch, folder):
+    pytest.importorskip("gradio")
+    ended = []
+    monkeypatch.setattr(page, "Turns", lambda seconds: SimpleNamespace(end=ended.append))
+    built = page.build([folder])
+    (cancel,) = (index for index, block in built.blocks.items() if block.elem_id == "cancel")
+    for target in ((cancel, "click"), (None, "unload")):
+        events = [it for it in built.fns.values() if target in [tuple(found) for found in it.targets]]
+        (event,) = (it for it in events if it.fn is not None and not it.is_cancel_function)
+        event.fn(SimpleNamespace(session_hash=f"who {target[1]}s"))
+    assert ended == ["who clicks", "who unloads"]

@@ -1,54 +1,289 @@
-"""The web demo: a page that explains a text in the browser, and the server that shows it.
+"""The page of the web demo: its components, style and scripts, what each press does, and the server.
 
 Gradio is imported where the page is built, so that this module needs nothing of it.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from captum_globenc.app import browser
-from captum_globenc.app.answers import FILES, Answer, answer, depth, message, shown
-from captum_globenc.app.deadline import Turns
-from captum_globenc.app.form import LONGEST_LINK, Form
-from captum_globenc.app.layout import (
-    ABOUT,
-    ENTAILMENT,
-    EXAMPLES,
-    TASKS,
-    Answered,
-    class_choices,
-    describe,
-    example_of,
-    lay_out,
-)
-from captum_globenc.app.offered import Classifiers
+from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.demo.answers import FILES, Answer, answer, depth, message, shown
+from captum_globenc.demo.form import LONGEST_LINK, Form
+from captum_globenc.demo.limits import Guard, Turns
+from captum_globenc.demo.models import ABOUT, ENTAILMENT, EXAMPLES, TEXTS, Classifiers, describe, example_of
+from captum_globenc.drawing.style import DARK, LIGHT, RULES
 from captum_globenc.texts.loading import LoadingError
+from captum_globenc.texts.methods import MAIN_METHODS
+from captum_globenc.texts.request import BASELINES
 from captum_globenc.texts.tasks import task_name
 
 if TYPE_CHECKING:
     import gradio
 
-__all__ = ["build", "launch_options", "serve"]
+__all__ = ["STYLE", "build", "launch_options", "serve"]
 
 KEPT_SECONDS, KEPT_VISITORS = 3600, 200
 """How long what a visitor was shown is kept to be drawn anew, and of how many visitors."""
 WAITING = 64
 """How many may wait for their answer; one more is told to come back."""
-MOST_BYTES = 1 << 20
-"""Bytes that a request may have: more than the longest text and its pair."""
-TOO_LARGE = f"a request may have {MOST_BYTES:,} bytes".encode()
-EXAMPLE_TEXTS = {it.text for it in (ENTAILMENT, *EXAMPLES.values(), *(of.example for of in TASKS.values()))}
+EXAMPLE_TEXTS = {it.text for it in (ENTAILMENT, *EXAMPLES.values(), *(of.example for of in TEXTS.values()))}
 """Texts that nobody typed, which the example of another model replaces."""
-KEPT_RESULTS = 32
-"""Results, of all visitors together, that wait to be fetched; the oldest are dropped."""
 SECONDS = 120.0
 """How long an answer may take until it is given up, so that the others are not kept waiting."""
+PREDICTED, NONE = ("predicted", ""), ("none", "")
+"""What stands for no choice of a class."""
+
+# Gradio marks its dark theme with a class, not with a media query.
+STYLE = f"""
+#about {{ font-size: .85rem; opacity: .85; }}
+.globenc {{ {LIGHT} color: var(--text); }} .dark .globenc {{ {DARK} }}
+.globenc h3 {{ font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }}
+.globenc .prediction {{ font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; margin: 0; }}
+.globenc .message {{ border-left: .25rem solid rgb(var(--for)); padding: .2rem .6rem; margin: .4rem 0;
+  overflow-wrap: anywhere; }}
+.globenc .scroll {{ max-height: 30rem; overflow: auto; }}
+.globenc :is(table, tr, th, td) {{ border: 0 !important; color: inherit; }}
+.globenc summary {{ cursor: pointer; color: var(--quiet); font-size: .85rem; margin-top: .8rem; }}
+{RULES}
+.globenc .legend {{ margin-top: .6rem; }}
+.globenc .bars {{ list-style: none; margin: .4rem 0 0; padding: 0; }} .globenc .bars li {{ margin: 0; }}
+.globenc.maps {{ display: flex; flex-wrap: wrap; gap: 0 1.5rem; }}
+.globenc.maps section {{ min-width: 0; }}
+.globenc .heat tr > :first-child {{ min-width: 4rem; max-width: 9rem; position: sticky; left: 0;
+  background: var(--block-background-fill); }}
+.globenc .heat {{ font-size: .8rem; }}
+.globenc .heat td {{ padding: .1rem .25rem; }}
+.globenc .heat:has(tr:first-child > :nth-child(10)) td {{ font-size: .7rem; padding: .1rem .2rem; }}
+@media (max-width: 40rem) {{
+  #answer {{ min-height: 100vh; }}
+  #prediction [data-testid="status-tracker"] {{ align-items: flex-start; padding: 0; }}
+  .globenc.maps {{ margin: 0 -.6rem; }}
+  .globenc .heat {{ font-size: .65rem; }}
+  .globenc .heat td, .globenc .heat th {{ padding: .1rem; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) {{ font-size: .58rem; letter-spacing: -.03em; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) :is(td, th) {{ padding: .1rem .06rem; }}
+  .globenc .heat:has(tr:first-child > :nth-child(8)) tr > :first-child {{ min-width: 3rem; }}
+}}"""
+"""The rules of the page."""
+
+# What is asked lies with the entry in the tab's own history: a refresh finds it, and no other tab does.
+_FORM = f"""const form = values => Object.fromEntries(
+  {json.dumps(Form._fields)}.map((name, index) => [name, String(values[index] ?? "")]));"""
+KEEP = f"""(...values) => {{ {_FORM} history.replaceState(form(values), ""); }}"""
+"""Keep the fields, in the order of `Form`, for a refresh."""
+READ = "() => history.state"
+"""Read the fields that were kept."""
+REMEMBER = f"""(query, ...values) => {{ {_FORM}
+  const here = new URL(query || location.pathname, location.href), link = query && here.href;
+  for (const [name, value] of new URLSearchParams(location.search)) {{
+    if (name.startsWith("__")) here.searchParams.append(name, value);  // Gradio's own, such as its theme
+  }}
+  history.replaceState(form(values), "", here);
+  return link;
+}}"""
+"""Keep the fields, and make the query that restores the answer the page's address; gives the whole link."""
+
+BEGIN = """() => {
+  const answer = document.querySelector("#answer");
+  answer.setAttribute("aria-busy", "true");
+  if (answer.getBoundingClientRect().top > innerHeight / 2) {
+    document.activeElement?.blur();  // which puts a phone's keyboard away
+    answer.scrollIntoView();
+  }
+  return {__type__: "update", visible: true};
+}"""
+"""Show the Cancel button, and scroll to the answer if it is below the first screen."""
+BEGIN_RESTORED = f"""() => new URLSearchParams(location.search).has("text") || history.state?.text
+  ? ({BEGIN})() : {{__type__: "update", visible: false}}"""
+"""Do the same for a link or a refresh; the example of a new page is not scrolled to."""
+END = """() => {
+  document.querySelector("#answer").setAttribute("aria-busy", "false");
+  return {__type__: "update", visible: false};
+}"""
+"""Hide the Cancel button."""
+DOWNLOAD = """() => document.querySelector("#file").click()"""
+"""Download the file that was written."""
+
+DOWNLOADS = {"jsonl": "Download JSON", "html": "Download page", "csv": "Download CSV"}
+"""The files that an answer is downloaded as, by the end of their names, and what they are called."""
+
+
+class Asked(NamedTuple):
+    """The fields of the form, in its order, except `layer` and `result`."""
+
+    text: Any
+    pair: Any
+    model: Any
+    mixing: Any
+    methods: Any
+    words: Any
+    special: Any
+    position: Any
+    target: Any
+    against: Any
+    baseline: Any
+    windows: Any
+
+
+class Answered(NamedTuple):
+    """The components that an answer fills."""
+
+    about: Any
+    result: Any
+    prediction: Any
+    tokens: Any
+    layers: Any
+    layer: Any
+    viewing: Any
+    heading: Any
+    sharing: Any
+    query: Any
+    link: Any
+    kept: Any
+
+
+class Controls(NamedTuple):
+    """What is pressed: buttons, by the end of a file's name those that download it, and the examples."""
+
+    explain: Any
+    cancel: Any
+    downloads: dict[str, Any]
+    file: Any
+    examples: "gradio.Examples | None"
+
+
+def class_choices(classes: list[str]) -> tuple[list[Any], list[Any]]:
+    """Return what can be chosen: as the class that is explained, and as the one it is held against."""
+    return [PREDICTED, *classes], [NONE, *classes]
+
+
+def lay_out(
+    classifiers: Classifiers, *, embedded: bool, any_model: bool, kept_seconds: int
+) -> tuple[Asked, Answered, Controls]:
+    """Lay out the page within a block of Gradio's: the form on the left, the answer on the right.
+
+    Args:
+        classifiers: The models.
+        embedded: Whether the first is the embedded one.
+        any_model: Whether visitors may name any other model.
+        kept_seconds: Seconds for which an answer is kept, to be drawn with other options.
+
+    Returns:
+        The fields, the components of the answer, and the buttons.
+    """
+    import gradio as gr
+
+    plain, targets = Form(), class_choices(classifiers.classes(""))
+    first = classifiers("")
+    texts, example = TEXTS[task_name(first.model)], example_of(first)
+    gr.Markdown("# GlobEnc\nWhich words does the model use, and which support or oppose its prediction?")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            about = gr.HTML(ABOUT if embedded else describe(first, classifiers.first), elem_id="about")
+            text = gr.Textbox(
+                example.text,
+                label=texts.text,
+                placeholder="Enter explains it, Shift+Enter begins a new line.",
+                lines=1,
+                max_lines=8,
+                html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),
+                elem_id="text",
+            )
+            pair = gr.Textbox(
+                example.pair,
+                label=texts.pair,
+                lines=1,
+                max_lines=8,
+                visible=bool(texts.pair) and (any_model or not embedded),
+                elem_id="pair",
+            )
+            button = gr.Button("Explain", variant="primary", elem_id="explain")
+            chips = gr.Column(visible=embedded)
+            methods = gr.CheckboxGroup(
+                list(MAIN_METHODS),
+                value=list(plain.methods),
+                label="Methods",
+                info="globenc: the share of each token, without a class. The others: positive and negative "
+                "contributions to the explained class.",
+            )
+            with gr.Row():
+                target = gr.Dropdown(
+                    targets[0], value="", label="Explained class", allow_custom_value=True, min_width=140
+                )
+                against = gr.Dropdown(
+                    targets[1], value="", label="Rather than", allow_custom_value=True, min_width=140
+                )
+            with gr.Accordion("More options", open=False):
+                named = gr.Dropdown(
+                    [("the embedded one", "")] if embedded else list(classifiers.offered),
+                    label="Model: a folder or a name on the hub" if any_model else "Model",
+                    allow_custom_value=True,  # which a link may hold; others are refused when they are asked
+                    visible=any_model or len(classifiers.offered) > 1,
+                )
+                baseline = gr.Dropdown(list(BASELINES), value=plain.baseline, label="Compared with")
+                mixing = gr.Dropdown(list(MIXINGS), value=plain.mixing, label="Mixing of GlobEnc")
+                position = gr.Textbox(
+                    label="Explained token of GlobEnc: an index, or mean", placeholder="what the head reads"
+                )
+                windows = gr.Checkbox(
+                    plain.windows, label="Windows", info="Explain long texts whole, in overlapping windows."
+                )
+        with gr.Column(scale=5, min_width=320, elem_id="answer"):
+            result = gr.Dropdown([], label="Explained", visible=False, elem_id="result")
+            with gr.Row():
+                prediction = gr.HTML(
+                    '<div class="globenc"><p class="note">The answer comes here.</p></div>',
+                    elem_id="prediction",
+                    min_height=80,
+                )
+                cancel = gr.Button(
+                    "Cancel", visible=False, size="md", scale=0, min_width=100, elem_id="cancel"
+                )
+            tokens = gr.HTML(elem_id="tokens")
+            with gr.Column(visible=False) as viewing:
+                with gr.Row():
+                    words = gr.Checkbox(plain.words, label="Whole words", min_width=140)
+                    special = gr.Checkbox(plain.special, label="Special tokens", min_width=140)
+                layer = gr.Slider(0, 1, 0, step=1, label="GlobEnc after layer", elem_id="layer")
+            with gr.Group(visible=False) as sharing:
+                link = gr.Textbox(
+                    label="Link to this answer",
+                    interactive=False,
+                    buttons=["copy"],
+                    elem_id="link",
+                    max_lines=1,
+                )
+                with gr.Row():
+                    downloads = {
+                        end: gr.Button(label, size="sm", min_width=100) for end, label in DOWNLOADS.items()
+                    }
+            with gr.Accordion("Layers", visible=False) as heading:
+                layers = gr.HTML(elem_id="layers", padding=False)
+            query, file = gr.Textbox(visible=False), gr.DownloadButton(visible="hidden", elem_id="file")
+            state = gr.State(None, time_to_live=kept_seconds)
+    asked = Asked(
+        text, pair, named, mixing, methods, words, special, position, target, against, baseline, windows
+    )
+    examples = None
+    if embedded:
+        with chips:
+            examples = gr.Examples(
+                [form.fields() for form in EXAMPLES.values()],
+                list(asked),
+                example_labels=[form.text for form in EXAMPLES.values()],
+                label="Examples",
+                api_visibility="private",
+            )
+    answered = Answered(
+        about, result, prediction, tokens, layers, layer, viewing, heading, sharing, query, link, state
+    )
+    return asked, answered, Controls(button, cancel, downloads, file, examples)
 
 
 def build(
@@ -72,7 +307,7 @@ def build(
     import gradio as gr
 
     classifiers = Classifiers(tuple(models), any_model)
-    # A wrong name raises an error here, not in the browser.
+    # A wrong name raises an error here, not in the
     opening = answer(example_of(classifiers("")), classifiers)
     turns = Turns(seconds)
     with gr.Blocks(
@@ -97,7 +332,7 @@ def build(
             filled = _filled(found, answered) | described(form.model.strip())
             loaded = classifiers.loaded(form.model.strip())
             if found.explanation is not None and loaded is not None:
-                more = TASKS[task_name(loaded.model)].targets
+                more = TEXTS[task_name(loaded.model)].targets
                 targets, others = class_choices([*more, *found.explanation.probabilities])
                 filled |= {
                     asked.target: gr.Dropdown(choices=targets),
@@ -111,7 +346,7 @@ def build(
             if found is None:
                 return {answered.about: gr.skip()}
             own = not models and not name
-            texts = TASKS[task_name(found.model)]
+            texts = TEXTS[task_name(found.model)]
             return {
                 answered.about: ABOUT if own else describe(found, name or classifiers.first),
                 asked.text: gr.Textbox(label=texts.text),
@@ -128,7 +363,7 @@ def build(
                 return {answered.about: message(str(error))}
             updates = described(name)
             if not text.strip() or text in EXAMPLE_TEXTS:
-                label = TASKS[task_name(classifiers(name).model)]
+                label = TEXTS[task_name(classifiers(name).model)]
                 updates[asked.text] = gr.Textbox(example.text, label=label.text)
                 updates[asked.pair] = gr.Textbox(example.pair, label=label.pair, visible=bool(label.pair))
             return updates
@@ -192,21 +427,21 @@ def build(
         everything = [answered.query, *asked, answered.layer, answered.result]
 
         def remember(event: Any) -> None:
-            event.then(None, everything, answered.link, js=browser.REMEMBER)
+            event.then(None, everything, answered.link, js=REMEMBER)
 
         # Listeners of one event run one after the other, in the order in which they are added.
         pressed = [controls.explain.click, asked.text.submit, asked.pair.submit, asked.position.submit]
-        gr.on(pressed, None, None, cancel, js=browser.BEGIN)
+        gr.on(pressed, None, None, cancel, js=BEGIN)
         runs = [gr.on(pressed, run, list(asked), results, trigger_mode="always_last", **alone)]
         if controls.examples is not None:
-            chosen = controls.examples.load_input_event.then(None, None, cancel, js=browser.BEGIN)
+            chosen = controls.examples.load_input_event.then(None, None, cancel, js=BEGIN)
             runs.append(chosen.then(run, list(asked), results, trigger_mode="always_last", **alone))
-        page.load(restore, before, wanted, js=browser.READ, **private)
+        page.load(restore, before, wanted, js=READ, **private)
         wanted.change(fill, wanted, list(asked), **private)
-        wanted.change(None, None, cancel, js=browser.BEGIN_RESTORED)
+        wanted.change(None, None, cancel, js=BEGIN_RESTORED)
         runs.append(wanted.change(run_restored, [wanted, asked.text], results, **alone))
         for event in runs:
-            event.then(None, None, cancel, js=browser.END)
+            event.then(None, None, cancel, js=END)
             remember(event)
         cancel.click(stop, None, None, cancels=runs, queue=False, **private)
         page.unload(stop)
@@ -222,10 +457,10 @@ def build(
         # Not as each letter is typed: reading the fields then would undo what is typed meanwhile.
         typed = [asked.text, asked.pair, asked.position]
         left = [field.blur if field in typed else field.input for field in asked]
-        gr.on([*pressed, *left], None, everything[1:], None, js=browser.KEEP)
+        gr.on([*pressed, *left], None, everything[1:], None, js=KEEP)
         for end, download in controls.downloads.items():
             written = download.click(partial(write, end), answered.kept, controls.file, **private)
-            written.success(None, None, None, js=browser.DOWNLOAD)
+            written.success(None, None, None, js=DOWNLOAD)
     page.queue(max_size=WAITING)
     return page
 
@@ -290,89 +525,13 @@ def launch_options() -> dict[str, Any]:
 
     return {
         "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "css": browser.STYLE,
+        "css": STYLE,
         "footer_links": [],
         "share": False,
         "ssr_mode": False,
         "state_session_capacity": KEPT_VISITORS,
-        "app_kwargs": {"middleware": [Middleware(_Guard)]},
+        "app_kwargs": {"middleware": [Middleware(Guard)]},
     }
-
-
-class _TooLargeError(Exception):
-    """A request whose body has more than `MOST_BYTES`."""
-
-
-class _Guard:
-    """Bounds what a request may hold, and adds the content security policy to every response."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        read, started = 0, False
-
-        async def guarded(message: Any) -> None:
-            nonlocal started
-            if read > MOST_BYTES and not started:
-                return  # the application's response to a body that was cut off
-            if message["type"] == "http.response.start":
-                started = True
-                policy = (b"content-security-policy", browser.POLICY.encode())
-                message = {**message, "headers": [*message.get("headers", ()), policy]}
-            await send(message)
-
-        async def bounded() -> Any:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MOST_BYTES:
-                raise _TooLargeError
-            return message
-
-        if scope["type"] != "http":
-            await self.app(scope, receive, guarded)
-        elif scope["path"].rstrip("/").endswith("/upload"):  # the page has none
-            await _answer(404, b"there is nothing to upload here", guarded)
-        elif _declared(scope) > MOST_BYTES:
-            await _answer(413, TOO_LARGE, guarded)
-        else:
-            if scope["method"] == "POST":
-                _drop_unfetched(scope["app"].get_blocks()._queue)
-            with suppress(_TooLargeError):
-                await self.app(scope, bounded, guarded)
-            if read > MOST_BYTES and not started:
-                read = 0
-                await _answer(413, TOO_LARGE, guarded)
-
-
-def _declared(scope: Any) -> int:
-    """Return how many bytes a request says that its body has; 0 where it does not."""
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    return int(length) if length.isdigit() else 0
-
-
-async def _answer(status: int, reason: bytes, send: Any) -> None:
-    """Send a response of plain text."""
-    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": reason})
-
-
-def _drop_unfetched(queue: Any) -> None:
-    """Drop the messages of visitors who never fetched their results, the oldest first.
-
-    Gradio keeps what it has for a visitor until the visitor asks for it, which a script need not do.
-
-    Args:
-        queue: Gradio's queue of a page.
-    """
-    kept = 0
-    for messages in reversed(list(queue.pending_messages_per_session.values())):
-        kept += sum(it.msg == "process_completed" for it in messages._queue)
-        if kept > KEPT_RESULTS:
-            while not messages.empty():
-                messages.get_nowait()
 
 
 def _is_of_this_machine(host: str) -> bool:
