@@ -191,7 +191,7 @@ class Attributor:
             known = ", ".join(columns) or "none"
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
         names = (pair_column, *(USUAL["pair"] if pair_column in USUAL["pair"] else ()))
-        pairs = next((columns[name] for name in names if name in columns), None)
+        pairs = next((columns[name] for name in names if name and name in columns), None)
         return self.explain(list(columns[text_column]), None if pairs is None else list(pairs))
 
     def explain(
