@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from captum_globenc.attr.arguments import selected
 from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof, run_plainly
+from captum_globenc.attr.proof import OutputCheck, run_plainly
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (
     TargetType,
@@ -73,7 +73,7 @@ class DecompX(EncoderAttribution):
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
         super().__init__(forward_func, model)
-        self._proof = Proof()
+        self._output_check = OutputCheck()
 
     @logged
     def attribute(
@@ -161,7 +161,7 @@ class DecompX(EncoderAttribution):
         with observable_attention(self.model, self):
             with masks.recorded():
                 run = freeze(recorded, [tensor.detach()])
-            self._proof.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
+            self._output_check.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]

@@ -19,7 +19,7 @@ from captum_globenc.attr.base import ModelAttribution, logged
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
-from captum_globenc.attr.proof import Proof, Scored, check_sum, run_plainly
+from captum_globenc.attr.proof import OutputCheck, Scored, check_sum, run_plainly
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -98,7 +98,7 @@ class TransformerDeepLift(ModelAttribution):
             raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
         self.decisions = decisions
-        self._proof = Proof()
+        self._output_check = OutputCheck()
 
     @logged
     def attribute(
@@ -382,7 +382,7 @@ class TransformerDeepLift(ModelAttribution):
             if values is None:
                 # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None
-                self._proof.check(comparison, partial(plain, points[number + 1]), self.model, base)
+                self._output_check.check(comparison, partial(plain, points[number + 1]), self.model, base)
             yield SegmentRun(comparison, partial(repeat, number), points[number + 1], depths)
             del comparison
         if masks:
