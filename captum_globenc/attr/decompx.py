@@ -10,9 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.arguments import selected
+from captum_globenc.attr.arguments import MaskWatch, selected
 from captum_globenc.attr.base import EncoderAttribution, logged
-from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.proof import OutputCheck, run_plainly
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (

@@ -96,14 +96,7 @@ def record(
 
 
 class Recorder:
-    """Collect what one layer after the other does during one forward pass.
-
-    Args:
-        encoder: the encoder to record.
-        on_layer: called with each layer's record when the layer is done.
-        check: whether to check the recording.
-        check_tokens: whether to run the encoder again to check that only the attention mixes tokens.
-    """
+    """Collect what one layer after the other does during one forward pass; see :func:`record`."""
 
     def __init__(
         self,
@@ -235,12 +228,7 @@ class Recorder:
         return output
 
     def _run_token_check(self, check: TokenCheck, run_again: Callable[[], None]) -> None:
-        """Check that only the attention mixes tokens.
-
-        Args:
-            check: holds the first run.
-            run_again: runs the stack.
-        """
+        """Compare further runs of the stack with the first run, which `check` holds."""
         count = self._index
 
         def compare() -> None:
