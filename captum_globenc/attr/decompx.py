@@ -29,7 +29,7 @@ from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
-from captum_globenc.recording.hooks import bound_arguments, in_this_thread
+from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -257,7 +257,7 @@ class _FirstLayer:
             self._runs += 1
 
         def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            self._streams.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
+            self._streams.append(Snapshot.of(layer_input(args, kwargs)))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:
