@@ -54,6 +54,9 @@ from captum_globenc.differences.trace import (
 )
 from captum_globenc.errors import UnsupportedOperationError
 
+# Attributes that the mode sets on tensors: its token, if they depend on the input; an alias with the graph
+# before an autograd function replaced it; the autograd node that belongs to the call; the function whose
+# decision differs; the tensor that they are a part of.
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
