@@ -10,10 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.arguments import selected
+from captum_globenc.attr.arguments import MaskWatch, selected
 from captum_globenc.attr.base import EncoderAttribution, logged
-from captum_globenc.attr.padded import MaskWatch
-from captum_globenc.attr.proof import Proof, run_plainly
+from captum_globenc.attr.proof import OutputCheck, run_plainly
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (
     TargetType,
@@ -30,7 +29,7 @@ from captum_globenc.encoders.search import Encoder
 from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
-from captum_globenc.recording.hooks import bound_arguments, in_this_thread
+from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -73,7 +72,7 @@ class DecompX(EncoderAttribution):
 
     def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
         super().__init__(forward_func, model)
-        self._proof = Proof()
+        self._output_check = OutputCheck()
 
     @logged
     def attribute(
@@ -161,7 +160,7 @@ class DecompX(EncoderAttribution):
         with observable_attention(self.model, self):
             with masks.recorded():
                 run = freeze(recorded, [tensor.detach()])
-            self._proof.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
+            self._output_check.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]
@@ -258,7 +257,7 @@ class _FirstLayer:
             self._runs += 1
 
         def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            self._streams.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
+            self._streams.append(Snapshot.of(layer_input(args, kwargs)))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
         def leave(_: nn.Module, args: Any, output: Any) -> None:

@@ -14,12 +14,11 @@ import torch
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
-from captum_globenc.attr.arguments import Baselines, formatted_baselines, formatted_inputs
+from captum_globenc.attr.arguments import Baselines, MaskWatch, formatted_baselines, formatted_inputs
 from captum_globenc.attr.base import ModelAttribution, logged
 from captum_globenc.attr.depths import Depths
-from captum_globenc.attr.padded import MaskWatch
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
-from captum_globenc.attr.proof import Proof, Scored, check_sum, run_plainly
+from captum_globenc.attr.proof import OutputCheck, Scored, check_sum, run_plainly
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -98,7 +97,7 @@ class TransformerDeepLift(ModelAttribution):
             raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
         self.decisions = decisions
-        self._proof = Proof()
+        self._output_check = OutputCheck()
 
     @logged
     def attribute(
@@ -161,10 +160,8 @@ class TransformerDeepLift(ModelAttribution):
             torch.Size([2, 3])
         """
         along = Path(n_steps, path, n_paths, feature_mask, seed)
-        tensors = formatted_inputs(inputs)
-        bases = formatted_baselines(baselines, tensors)
         total = PathSum()
-        for run in self._runs(tensors, bases, additional_forward_args, along):
+        for run in self._runs(inputs, baselines, additional_forward_args, along):
             total.add(run, *self._scored(run, target))
             del run  # and its graph, before the next segment runs
         answer = format_output(inputs, total.scores)
@@ -201,10 +198,8 @@ class TransformerDeepLift(ModelAttribution):
             Exception: as for :meth:`attribute`; ValueError if the output is not `(B, C)`.
         """
         along = Path(n_steps, path, n_paths, feature_mask, seed)
-        tensors = formatted_inputs(inputs)
-        bases = formatted_baselines(baselines, tensors)
         totals: list[PathSum] = []
-        for run in self._runs(tensors, bases, additional_forward_args, along):
+        for run in self._runs(inputs, baselines, additional_forward_args, along):
             shape = run.comparison.output.shape
             if len(shape) != 2:
                 raise ValueError(f"the output is {tuple(shape)}, not (B, C): it has no classes")
@@ -251,10 +246,8 @@ class TransformerDeepLift(ModelAttribution):
         if not self._multiply_by_inputs:
             raise ValueError("attribute_layers returns contributions: pass multiply_by_inputs=True")
         along = Path(n_steps, path, n_paths, feature_mask, seed)
-        tensors = formatted_inputs(inputs)
-        bases = formatted_baselines(baselines, tensors)
         totals: list[PathSum] = []
-        for run in self._runs(tensors, bases, additional_forward_args, along, layers=True):
+        for run in self._runs(inputs, baselines, additional_forward_args, along, layers=True):
             firsts = run.of_layers(run.comparison, run.depths, target)
             finer = cache(partial(self._finer_layers, run, target))  # once for all layers
             totals = totals or [PathSum() for _ in firsts]
@@ -287,13 +280,15 @@ class TransformerDeepLift(ModelAttribution):
 
     def _runs(
         self,
-        inputs: tuple[Tensor, ...],
-        baselines: tuple[Tensor, ...],
+        given: Any,
+        given_baselines: Baselines,
         arguments: object | None,
         path: Path,
         layers: bool = False,
     ) -> Iterator[SegmentRun]:
         """Run the function once at every point of a path, the points of several orders in a batch."""
+        inputs = formatted_inputs(given)
+        baselines = formatted_baselines(given_baselines, inputs)
         if self.model is not None:
             warn_of_dropout(self.model)
         if not self._multiply_by_inputs:
@@ -382,7 +377,7 @@ class TransformerDeepLift(ModelAttribution):
             if values is None:
                 # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None
-                self._proof.check(comparison, partial(plain, points[number + 1]), self.model, base)
+                self._output_check.check(comparison, partial(plain, points[number + 1]), self.model, base)
             yield SegmentRun(comparison, partial(repeat, number), points[number + 1], depths)
             del comparison
         if masks:

@@ -12,7 +12,7 @@ from torch import nn
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.errors import NoLayersError, UnsupportedModelError
-from captum_globenc.recording.hooks import in_this_thread
+from captum_globenc.recording.hooks import in_this_thread, layer_input, layer_output
 
 
 class Depths:
@@ -62,10 +62,10 @@ class Depths:
         self._runs = [*([it._replace(edge=None) for it in run] for run in self._runs[-1:]), seen]
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(Snapshot.of(args[0] if args else kwargs["hidden_states"]))
+            seen.append(Snapshot.of(layer_input(args, kwargs)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            last[:] = [Snapshot.of(output[0] if isinstance(output, tuple) else output)]
+            last[:] = [Snapshot.of(layer_output(output))]
 
         with ExitStack() as handles:
             for layer in self._layers:

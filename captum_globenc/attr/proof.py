@@ -30,7 +30,7 @@ ADVICE = (
 )
 
 
-class Proof:
+class OutputCheck:
     """Check that recording does not change the output, once for each operation and types of its arguments.
 
     A check costs one forward pass per run.
@@ -41,7 +41,7 @@ class Proof:
 
     def __reduce__(self) -> Any:
         """Return an empty object for copies and pickles, because torch functions cannot be pickled."""
-        return Proof, ()
+        return OutputCheck, ()
 
     def check(
         self,

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_globenc.attr.arguments import as_tensors
-from captum_globenc.attr.padded import unmasked_padding, warn_of_padding
+from captum_globenc.attr.arguments import as_tensors, unmasked_padding, warn_of_padding
 from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.mixing import Mixture, mix
 from captum_globenc.decomposition.record import LayerRecord

@@ -7,7 +7,6 @@ exponentials and the quadratic forms of :mod:`captum_globenc.decomposition.norms
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,75 +17,6 @@ LOG2_E = math.log2(math.e)
 
 HIDDEN_BELOW = 1e3
 """An entry of an additive mask this far below the largest of its row hides its source."""
-
-
-class Weights(Protocol):
-    """Computes the attention probabilities of one layer, one tile at a time."""
-
-    @property
-    def splits_sources(self) -> bool:
-        """Whether a tile may hold some of its receivers' sources; otherwise it must hold all."""
-        ...
-
-    def trim(self, tile: Tile) -> Tile:
-        """Return the tile without sources at its ends that none of its receivers attends to.
-
-        The receivers themselves stay among the sources.
-        """
-        ...
-
-    def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
-        """Return the probabilities `(b, H, S, R)`.
-
-        Args:
-            tile: which ones.
-            out: contiguous memory of that shape, which may be used for the result.
-        """
-        ...
-
-    def diagonal(self) -> Tensor | None:
-        """Return the probabilities `(B, H, N)` of each token for itself; None if only tiles give them."""
-        ...
-
-
-class Attention(Protocol):
-    """The attention of one layer, whatever was recorded of it."""
-
-    @property
-    def heads(self) -> int:
-        """H."""
-        ...
-
-    @property
-    def tokens(self) -> int:
-        """N, the number of sources."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype the model computed it in."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of entries of the stored tensors."""
-        ...
-
-    def weights(self, dtype: torch.dtype) -> Weights:
-        """Return the probabilities in tiles of `dtype`."""
-        ...
-
-    def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
-        ...
-
-    def visible(self) -> Tensor | None:
-        """Return `(B, N)`, True for sources that any receiver may attend to; None without a mask."""
-        ...
-
-    def to(self, dtype: torch.dtype) -> Self:
-        """Return the same attention in `dtype`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +60,7 @@ class QueryKeyAttention:
         """Number of entries of the stored tensors."""
         return self.query.numel() + self.key.numel()
 
-    def weights(self, dtype: torch.dtype) -> Weights:
+    def weights(self, dtype: torch.dtype) -> "Weights":
         """Return the probabilities in tiles of `dtype`."""
         it = self.to(dtype)
         if it.logsumexp is None:
@@ -206,7 +136,7 @@ class GivenAttention:
         """Number of entries of the stored tensors."""
         return self.probabilities.numel()
 
-    def weights(self, dtype: torch.dtype) -> Weights:
+    def weights(self, dtype: torch.dtype) -> "Weights":
         """Return the probabilities in tiles of `dtype`."""
         return self.to(dtype)
 
@@ -278,7 +208,10 @@ class ScoreWeights:
         return self.shift is not None
 
     def trim(self, tile: Tile) -> Tile:
-        """Return the tile without sources at its ends that none of its receivers attends to."""
+        """Return the tile without sources at its ends that none of its receivers attends to.
+
+        The receivers themselves stay among the sources.
+        """
         first, last = tile.sources.start, tile.sources.stop
         if self.causal:
             last = tile.receivers.stop
@@ -332,6 +265,16 @@ class ScoreWeights:
         if mask.shape[3] > 1:
             mask = mask[..., tile.sources]
         return mask.transpose(2, 3)
+
+
+Attention = QueryKeyAttention | GivenAttention
+"""The attention of one layer, as far as it was recorded."""
+
+Weights = ScoreWeights | GivenAttention
+"""Attention probabilities in tiles.
+
+`splits_sources` says whether a tile may hold some of its receivers' sources; otherwise it must hold all.
+"""
 
 
 def share_heads(heads: Tensor, number: int) -> Tensor:

@@ -224,11 +224,11 @@ class FrozenMode(DifferenceMode):
             )
         return super().completed(output)
 
-    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
-        seen = super()._seen_through(leaf, in_place)
-        if seen is not leaf:
-            self._roots.share(leaf, seen)
-        return seen
+    def _unwrapped(self, leaf: Any, in_place: bool = False) -> Any:
+        unwrapped = super()._unwrapped(leaf, in_place)
+        if unwrapped is not leaf:
+            self._roots.share(leaf, unwrapped)
+        return unwrapped
 
     def _apply_row(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]

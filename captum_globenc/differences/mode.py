@@ -48,16 +48,19 @@ from captum_globenc.differences.trace import (
     Route,
     Source,
     Trace,
-    joined,
+    connected,
+    not_intercepted,
     own_function,
-    unseen,
 )
 from captum_globenc.errors import UnsupportedOperationError
 
+# Attributes that the mode sets on tensors: its token, if they depend on the input; an alias with the graph
+# before an autograd function replaced it; the autograd node that belongs to the call; the function whose
+# decision differs; the tensor that they are a part of.
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
-OTHERWISE = "_captum_globenc_otherwise"
+DIFFERS = "_captum_globenc_differs"
 PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
@@ -146,11 +149,11 @@ class DifferenceMode(TorchFunctionMode):
             return output
         for leaf in leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not self.depends(leaf):
-                self._trace.check_unseen(leaf)
+                self._trace.check_independent(leaf)
         if not self._alone:
             self._trace.check_finished()
         self._trace.protect_written()
-        return replaced(output, self._seen_through)
+        return replaced(output, self._unwrapped)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -165,8 +168,8 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 if self.depends(leaf):
                     return self._call(func, args, kwargs)
-                if hasattr(leaf, OTHERWISE) and func not in PLAIN:
-                    raise _decision_differs(getattr(leaf, OTHERWISE))
+                if hasattr(leaf, DIFFERS) and func not in PLAIN:
+                    raise _decision_differs(getattr(leaf, DIFFERS))
                 index = self._ids.index(leaf) or index
                 has_inference_tensors = has_inference_tensors or leaf.is_inference()
         self._protect_from(func, args, kwargs)
@@ -187,9 +190,9 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
-        if self._at_input and any(map(self._altered, leaves((args, kwargs)))):
-            seen_through = partial(self._seen_through, in_place=changes_in_place(func))
-            args, kwargs = replaced((args, kwargs), seen_through)
+        if self._at_input and any(map(self._may_be_altered, leaves((args, kwargs)))):
+            unwrap = partial(self._unwrapped, in_place=changes_in_place(func))
+            args, kwargs = replaced((args, kwargs), unwrap)
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         if self._route is not None and func in ROUTING:
@@ -224,7 +227,7 @@ class DifferenceMode(TorchFunctionMode):
             with self:
                 output = row.decomposition(self.depends, *args, **kwargs)
             if output is not NotImplemented:
-                return self._written(args[0], output) if in_place else output
+                return self._write(args[0], output) if in_place else output
         if rule == CONSTANT:
             with torch.no_grad():
                 return func(*args, **kwargs)
@@ -238,11 +241,11 @@ class DifferenceMode(TorchFunctionMode):
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
         if not in_place:
-            return self._ruled(cast(Rule, rule), func, args, kwargs)
+            return self._apply_rule(cast(Rule, rule), func, args, kwargs)
         assert isinstance(target, Tensor)
         with torch.set_grad_enabled(self._at_input):
             copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
-        return self._written(target, self._ruled(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
+        return self._write(target, self._apply_rule(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
     def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
         """Return an argument in the precision of the comparison, and constants without a graph."""
@@ -252,7 +255,7 @@ class DifferenceMode(TorchFunctionMode):
             return leaf
         if leaf.requires_grad:
             if self._at_input:
-                self._trace.check_unseen(leaf)
+                self._trace.check_independent(leaf)
             leaf = leaf.detach()
         leaf = differentiable(leaf)
         return leaf.to(self._precision) if self._low(leaf.dtype) else leaf
@@ -288,11 +291,11 @@ class DifferenceMode(TorchFunctionMode):
                 "are quantized. Use the model before quantization, or quantize only its weights."
             )
         if in_place:
-            self._changed(args[0])
+            self._mark_changed(args[0])
             return output
         if self._at_input and (self._trace.written or self._alone) and made and made[0]._is_view():
             self._note_parts(next(leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)), made)
-        return self._noted(output, whole=True)
+        return self._tag_output(output, whole=True)
 
     def _note_parts(self, viewed: Tensor, views: Sequence[Tensor]) -> None:
         """Record of which tensor the outputs of functions like split, and views of them, are parts.
@@ -314,20 +317,20 @@ class DifferenceMode(TorchFunctionMode):
             whole = self._writable(whole, in_place)
             return self._tagged(whole.as_strided(leaf.shape, leaf.stride(), leaf.storage_offset()))
 
-    def _written(self, target: Tensor, output: Tensor) -> Tensor:
+    def _write(self, target: Tensor, output: Tensor) -> Tensor:
         """Write to a tensor in place, and mark it as depending on the input."""
         self._protect(target)
         with torch.set_grad_enabled(self._at_input):
             target.copy_(output)
-        return self._changed(target)
+        return self._mark_changed(target)
 
-    def _changed(self, target: Tensor) -> Tensor:
+    def _mark_changed(self, target: Tensor) -> Tensor:
         if target._base is not None:
             self._tagged(target._base)
         self._views = True
-        return cast(Tensor, self._noted(target))
+        return cast(Tensor, self._tag_output(target))
 
-    def _ruled(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _apply_rule(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function whose rule needs the values of both runs."""
         dependents = [leaf for leaf in leaves((args, kwargs)) if self.depends(leaf)]
         if any(tensor.is_complex() for tensor in dependents):
@@ -350,7 +353,7 @@ class DifferenceMode(TorchFunctionMode):
             kept = [it.detach() for it in dependents] if self._at_input else dependents
             self._record.calls.append(RecordedCall(func, kept, list(values), indices))
         if not self._at_input:
-            return self._noted(output)
+            return self._tag_output(output)
         if self._alone:
             other = RecordedCall(func, dependents, list(values))
         else:
@@ -358,13 +361,13 @@ class DifferenceMode(TorchFunctionMode):
             if self._route is None:
                 for own, its in zip(indices, other.indices, strict=True):
                     if not torch.equal(own, its):
-                        setattr(own, OTHERWISE, func)
+                        setattr(own, DIFFERS, func)
         pairs = map(Pair, dependents, other.arguments)
         args, kwargs = replaced((args, kwargs), lambda leaf: next(pairs) if self.depends(leaf) else leaf)
         call = Call(func, args, kwargs, tuple(map(Pair, values, other.outputs)))
         applied = AppliedRule.of(rule, call, self._trace)
-        of = {id(old): new for old, new in zip(outputs, joined(applied, outputs, dependents), strict=True)}
-        return self._noted(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
+        of = {id(old): new for old, new in zip(outputs, connected(applied, outputs, dependents), strict=True)}
+        return self._tag_output(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function whose result is a decision, which must be the same in both runs."""
@@ -408,7 +411,7 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 self._protect(leaf)
 
-    def _noted(self, output: Any, whole: bool = False) -> Any:
+    def _tag_output(self, output: Any, whole: bool = False) -> Any:
         """Tag all floating-point tensors of an output as depending on the input.
 
         Args:
@@ -434,14 +437,14 @@ class DifferenceMode(TorchFunctionMode):
             self._trace.measure(leaf)
         return output
 
-    def _altered(self, leaf: Any) -> bool:
+    def _may_be_altered(self, leaf: Any) -> bool:
         """Whether something other than a torch function may have changed the graph of a value."""
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             return hasattr(leaf, TWIN)
         marks = leaf.__dict__
         return TWIN in marks or PART in marks or own_function(leaf.grad_fn) is not None
 
-    def _seen_through(self, leaf: Any, in_place: bool = False) -> Any:
+    def _unwrapped(self, leaf: Any, in_place: bool = False) -> Any:
         """Return the result of an autograd function as the result of the torch functions that it called.
 
         Its own backward pass is not used. Full backward hooks of modules are autograd functions, too.
@@ -461,7 +464,7 @@ class DifferenceMode(TorchFunctionMode):
         function = own_function(node)
         known = function is None or function is _Twin or function.__module__.startswith(LINEAR_AUTOGRAD)
         if not known and getattr(leaf, WHOLE, None) is not node:
-            raise unseen(function)
+            raise not_intercepted(function)
         return leaf
 
     def _tagged(self, tensor: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ class Trace:
 
         node.register_prehook(collect)
 
-    def check_unseen(self, tensor: Tensor) -> None:
+    def check_independent(self, tensor: Tensor) -> None:
         """Check that a tensor without a tag does not depend on the input.
 
         Raises:
@@ -235,7 +235,9 @@ class Trace:
         leaves = {id(source.leaf) for source in self.sources}
         nodes = list(_nodes(tensor))
         if any(id(getattr(node, "variable", None)) in leaves for node in nodes):
-            raise unseen(next((function for node in nodes if (function := own_function(node))), None))
+            raise not_intercepted(
+                next((function for node in nodes if (function := own_function(node))), None)
+            )
 
 
 class Snapshot(NamedTuple):
@@ -379,7 +381,7 @@ class Node(torch.autograd.Function):
         return None, None, *ctx.applied.multipliers(*grads)
 
 
-def joined(
+def connected(
     applied: AppliedRule, outputs: tuple[Tensor, ...], dependents: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """Return the outputs of a call, connected to its dependents in the graph."""
@@ -394,7 +396,7 @@ def own_function(node: Any) -> type | None:
     return None if function is Node else function
 
 
-def unseen(function: type | None) -> UnsupportedOperationError:
+def not_intercepted(function: type | None) -> UnsupportedOperationError:
     """Return the error for values that change outside of torch functions.
 
     Args:

@@ -91,7 +91,7 @@ POST_LN = (
     BERT,
     *(
         replace(BERT, model_type=name)
-        for name in (
+        for name in [
             "roberta",
             "xlm-roberta",
             "camembert",
@@ -100,7 +100,7 @@ POST_LN = (
             "data2vec-text",
             "layoutlm",
             "splinter",
-        )
+        ]
     ),
     EncoderSpec(
         model_type="distilbert",
@@ -128,7 +128,7 @@ POST_LN = (
     ),
     replace(BERT, model_type="rembert"),
     replace(
-        replace(BERT, model_type="rembert"),
+        BERT,
         model_type="roformer",
         refuses={"rotary_value": "the values are rotated by their positions after the projection"},
     ),

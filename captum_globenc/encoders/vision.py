@@ -155,6 +155,7 @@ SIGLIP_TEXT = replace(
     pooled=lambda config: -1,
 )
 
+
 VISION_ENCODERS = (
     VIT,
     DEIT,

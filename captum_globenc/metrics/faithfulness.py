@@ -21,11 +21,7 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 
 @removal_metric
-def comprehensiveness(
-    removals: Removals,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-) -> Tensor:
+def comprehensiveness(removals: Removals, *, fractions: Sequence[float] = FRACTIONS) -> Tensor:
     """Return the drop of the prediction without the most important tokens; higher is better.
 
     DeYoung et al. (2020), "ERASER", section 4: `p(x) - p(x - top k(f))`, averaged over the fractions.
@@ -54,11 +50,7 @@ def comprehensiveness(
 
 
 @removal_metric
-def sufficiency(
-    removals: Removals,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-) -> Tensor:
+def sufficiency(removals: Removals, *, fractions: Sequence[float] = FRACTIONS) -> Tensor:
     """Return the drop of the prediction with only the most important tokens; lower is better.
 
     DeYoung et al. (2020), "ERASER", section 4: `p(x) - p(the top k(f))`, averaged over the fractions.
@@ -86,12 +78,7 @@ def sufficiency(
 
 
 @removal_metric
-def aopc(
-    removals: Removals,
-    *,
-    steps: int = 10,
-    order: str = "most",
-) -> Tensor:
+def aopc(removals: Removals, *, steps: int = 10, order: str = "most") -> Tensor:
     """Return the area over the perturbation curve, removing tokens one by one.
 
     Samek et al. (2017), eq. 12, for text Nguyen (2018), section 3.1:
@@ -127,11 +114,7 @@ def aopc(
 
 
 @removal_metric
-def log_odds(
-    removals: Removals,
-    *,
-    fractions: Sequence[float] = (0.2,),
-) -> Tensor:
+def log_odds(removals: Removals, *, fractions: Sequence[float] = (0.2,)) -> Tensor:
     """Return the change of the log probability without the most important tokens; lower is better.
 
     Chen et al. (2020), section 4.2, after Shrikumar et al. (2017), section 4.1:
@@ -164,12 +147,7 @@ def log_odds(
 
 
 @removal_metric
-def accuracy(
-    removals: Removals,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-    order: str = "most",
-) -> Tensor:
+def accuracy(removals: Removals, *, fractions: Sequence[float] = FRACTIONS, order: str = "most") -> Tensor:
     """Return how often the target is still predicted as tokens are removed; lower is better for "most".
 
     The share of the fractions at which the class with the highest output is the target. With one fraction it

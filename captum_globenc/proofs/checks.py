@@ -16,7 +16,7 @@ from captum_globenc.decomposition.mixing import mixing_norms
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import Encoder, EncoderSpec, find_encoder
 from captum_globenc.errors import RecordingError
-from captum_globenc.recording.linear import linearized_norm
+from captum_globenc.recording.linear import norm_error
 from captum_globenc.recording.reconstruction import attention_output
 from captum_globenc.recording.recorder import record
 
@@ -239,10 +239,8 @@ def _norm_errors(encoder: Encoder) -> Iterator[list[float]]:
     errors: list[float] = []
 
     def measure(norm: nn.Module, args: Any, output: Tensor) -> None:
-        for linearized in linearized_norm(norm, args[0], encoder.spec.centred):
-            bias: Any = getattr(norm, "bias", None)
-            linear = linearized.linear(args[0]) * linearized.scale[..., None]
-            errors.append(_apart(linear if bias is None else linear + bias, output))
+        error = norm_error(norm, args[0], output, encoder.spec.centred)
+        errors.append(float(error / output.abs().max()))
 
     norms = {id(n): n for layer in encoder.layers for n in (layer.norm1, layer.norm2)}
     norms[id(encoder.final_norm)] = encoder.final_norm

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from captum_globenc.captum_api import run_forward
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.encoders import find_encoder
+from captum_globenc.recording.hooks import layer_input, layer_output, with_layer_input
 from captum_globenc.recording.recorder import record
 
 
@@ -83,14 +84,13 @@ def hidden_token_attribution(
     open_layer: list[Tensor] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        stream = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        stream = layer_input(args, kwargs).detach().requires_grad_()
         open_layer[:] = [stream]
         # A copy, so that a layer that works in place does not change the differentiated tensor.
-        given = stream.clone()
-        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": given})
+        return with_layer_input(args, kwargs, stream.clone())
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
-        after = output[0] if isinstance(output, tuple) else output
+        after = layer_output(output)
         if not after.requires_grad:
             raise RuntimeError("forward_func turns gradients off (torch.no_grad); this method needs them.")
         layers.append(_jacobian_norms(open_layer.pop(), after, real, directions, generator))

@@ -1,4 +1,4 @@
-"""Hook modules safely: past callers that skip hooks, in one thread, and without a trace on copies."""
+"""Hook modules past callers that skip hooks, in one thread, without traces on copies; find hidden states."""
 
 import inspect
 import threading
@@ -109,3 +109,18 @@ class _CleanReduce:
 def bound_arguments(module: nn.Module, args: Any, kwargs: Any) -> inspect.BoundArguments:
     """Return the arguments of a call of a module by parameter name."""
     return inspect.signature(module.forward).bind(*args, **kwargs)
+
+
+def layer_input(args: Any, kwargs: Any) -> Any:
+    """Return the hidden states in a layer's arguments."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def with_layer_input(args: Any, kwargs: Any, stream: Any) -> Any:
+    """Return a layer's arguments with other hidden states."""
+    return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
+
+
+def layer_output(output: Any) -> Any:
+    """Return the hidden states in a layer's output."""
+    return output[0] if isinstance(output, tuple) else output

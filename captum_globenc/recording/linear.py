@@ -111,6 +111,16 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
     return (Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale),)
 
 
+def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
+    """Return the largest difference between a norm's output and that of its linear map, both `(B, N, D)`."""
+    expected = inputs
+    for linear in linearized_norm(norm, inputs, centred):
+        bias: Any = getattr(norm, "bias", None)
+        expected = linear.linear(inputs) * linear.scale[..., None]
+        expected = expected if bias is None else expected + bias
+    return (output - expected).abs().max()
+
+
 class NormCheck:
     """Check that norms return what their family's norms do, for one token of each example.
 
@@ -132,13 +142,10 @@ class NormCheck:
         """Measure one of :attr:`norms`; its forward hook."""
         seen, returned = (it[:, :1] if it.ndim == 3 else it for it in (args[0], output))
         inputs = seen.to(torch.promote_types(seen.dtype, torch.float32))
-        for linear in linearized_norm(norm, inputs, self._centred):
-            expected = linear.linear(inputs) * linear.scale[..., None]
-            bias: Any = getattr(norm, "bias", None)
-            error = returned - (expected if bias is None else expected + bias)
-            # Models of every dtype may compute their norms in float32.
-            tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
-            self._wrong.append(error.abs().max() > tolerance * returned.abs().max())
+        # Models of every dtype may compute their norms in float32.
+        tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
+        error = norm_error(norm, inputs, returned, self._centred)
+        self._wrong.append(error > tolerance * returned.abs().max())
 
     def failures(self) -> Iterable[Failure]:
         """Return one failure per measured norm."""

@@ -30,7 +30,14 @@ from captum_globenc.recording.attention import (
 )
 from captum_globenc.recording.checks import FiniteCheck, raise_first_failure
 from captum_globenc.recording.dropout import warn_of_dropout
-from captum_globenc.recording.hooks import bound_arguments, hidden_from_copies, replaced_forward
+from captum_globenc.recording.hooks import (
+    bound_arguments,
+    hidden_from_copies,
+    layer_input,
+    layer_output,
+    replaced_forward,
+    with_layer_input,
+)
 from captum_globenc.recording.layer import RunningLayer
 from captum_globenc.recording.linear import NormCheck, reject_meta
 from captum_globenc.recording.reconstruction import ReconstructionCheck
@@ -96,14 +103,7 @@ def record(
 
 
 class Recorder:
-    """Collect what one layer after the other does during one forward pass.
-
-    Args:
-        encoder: the encoder to record.
-        on_layer: called with each layer's record when the layer is done.
-        check: whether to check the recording.
-        check_tokens: whether to run the encoder again to check that only the attention mixes tokens.
-    """
+    """Collect what one layer after the other does during one forward pass; see :func:`record`."""
 
     def __init__(
         self,
@@ -235,12 +235,7 @@ class Recorder:
         return output
 
     def _run_token_check(self, check: TokenCheck, run_again: Callable[[], None]) -> None:
-        """Check that only the attention mixes tokens.
-
-        Args:
-            check: holds the first run.
-            run_again: runs the stack.
-        """
+        """Compare further runs of the stack with the first run, which `check` holds."""
         count = self._index
 
         def compare() -> None:
@@ -280,24 +275,23 @@ class Recorder:
         self._finish_layer(next_norm=self._encoder.final_norm, norm_input=self._final_norm_input)
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        stream = args[0] if args else kwargs["hidden_states"]
+        stream = layer_input(args, kwargs)
         self._finish_layer(next_norm=layer.norm1, next_input=stream)
         self._layer = RunningLayer(layer, stream)
         if self._rerun is None:
             if self._residuals is not None:
                 self._layer_modes.enter_context(self._residuals)
             return None
-        stream = self._rerun.move_input(self._index, stream)
-        return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
+        return with_layer_input(args, kwargs, self._rerun.move_input(self._index, stream))
 
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
-            self._layer.output = _hidden_states(output)
+            self._layer.output = layer_output(output)
             self._layer.written = VersionedTensor(self._layer.output)
 
     def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
-            self._layer.returned = _hidden_states(output)
+            self._layer.returned = layer_output(output)
 
     def _enter_attention(self, module: nn.Module, args: Any) -> None:
         if self._layer is not None:
@@ -398,11 +392,6 @@ class Recorder:
         if has_passed(stack, found, tokens):
             return None
         return TokenCheck(self._encoder, whole=self._whole_layers)
-
-
-def _hidden_states(output: Any) -> Any:
-    """Return the hidden states in a layer's output."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:

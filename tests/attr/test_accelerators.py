@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition import workspace
 
-WAITS = {
+SYNCS = {
     "aten._local_scalar_dense.default",
     "aten.nonzero.default",
     "aten.equal.default",
@@ -23,7 +23,7 @@ TOKENS = 64
 
 
 class Dispatched(TorchDispatchMode):
-    """Counts what is dispatched, lists among it, which have to be read as well."""
+    """Counts dispatched operations."""
 
     def __init__(self):
         super().__init__()
@@ -34,8 +34,8 @@ class Dispatched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     @property
-    def waits(self):
-        return sum(count for name, count in self.names.items() if name in WAITS)
+    def syncs(self):
+        return sum(count for name, count in self.names.items() if name in SYNCS)
 
 
 @pytest.fixture(name="model")
@@ -70,28 +70,28 @@ def test_kernels_do_not_grow_with_the_texts(model, padded):
 
 
 @pytest.mark.parametrize("position", [None, "mean", slice(1, 3)], ids=str)
-def test_nothing_waits_before_the_pass_is_over_and_three_times_after(model, position, monkeypatch):
+def test_no_sync_before_the_pass_is_over_and_three_after(model, position, monkeypatch):
     forward = EncoderForward(model)
     ids, extra = inputs(8, padded=True)
-    GlobEnc(forward).attribute(ids, None, extra, position=0)  # waits, to check the model
+    GlobEnc(forward).attribute(ids, None, extra, position=0)  # synchronizes, to check the model
     read = []
     monkeypatch.setattr(
         torch.Tensor, "tolist", lambda self, own=torch.Tensor.tolist: read.append(1) or own(self)
     )
     with Dispatched() as seen, torch.no_grad():
         forward(ids, *extra)
-    model_waits = seen.waits
+    model_syncs = seen.syncs
     ended = []
 
     def watched(*arguments):
         output = forward(*arguments)
-        ended.append(seen.waits + len(read))
+        ended.append(seen.syncs + len(read))
         return output
 
     with Dispatched() as seen:
         GlobEnc(watched, model).attribute(ids, None, extra, position=position or 0)
-    assert ended == [model_waits]
-    assert seen.waits + len(read) - model_waits <= 3
+    assert ended == [model_syncs]
+    assert seen.syncs + len(read) - model_syncs <= 3
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
-from captum_globenc.attr.padded import MaskWatch
+from captum_globenc.attr.arguments import MaskWatch
 from models import SMALL, randomize, state_of
 
 PAD, BASE = 0, 4

@@ -63,8 +63,8 @@ def local_window():
     return a_record(queries(mask=mask & near), real=real)
 
 
-def telling(record):
-    """The same layer, its model's attention having told its denominators."""
+def with_logsumexp(record):
+    """The same layer, with known denominators."""
     query = record.attention
     key = query.key.repeat_interleave(HEADS // query.key.shape[1], dim=1)
     scores = query.query @ key.transpose(2, 3) * query.scaling
@@ -74,8 +74,8 @@ def telling(record):
         scores = scores + query.mask
     if query.causal:
         scores = scores.masked_fill(torch.ones(TOKENS, TOKENS).triu(1).bool(), -torch.inf)
-    told = scores.logsumexp(dim=-1).nan_to_num(neginf=0)  # as the kernel says of what sees nothing
-    return replace(record, attention=replace(query, logsumexp=told))
+    logsumexp = scores.logsumexp(dim=-1).nan_to_num(neginf=0)  # as the kernel returns for fully masked rows
+    return replace(record, attention=replace(query, logsumexp=logsumexp))
 
 
 PLAIN = {
@@ -93,10 +93,10 @@ PLAIN = {
     "norm without weight": lambda: a_record(queries(), norms=(norm(gain=False), norm(gain=False))),
     "no norms": lambda: replace(a_record(queries()), after_attention=(), after_layer=()),
 }
-TELLING = ("plain", "padded", "mask without receivers", "local window", "causal", "position bias")
+WITH_LOGSUMEXP = ("plain", "padded", "mask without receivers", "local window", "causal", "position bias")
 RECORDS = PLAIN | {
-    f"{name}, denominators known": lambda name=name: telling(PLAIN[name]())
-    for name in (*TELLING, "grouped heads")
+    f"{name}, denominators known": lambda name=name: with_logsumexp(PLAIN[name]())
+    for name in (*WITH_LOGSUMEXP, "grouped heads")
 }
 
 
@@ -105,7 +105,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-ROOMS = {
+BUDGETS = {
     "several tiles": workspace.TileBudget(cells=1, receivers=4, sources=4, syncs=False),
     "one tile for each text": workspace.TileBudget(
         cells=HEADS * TOKENS**2, receivers=128, sources=512, syncs=False
@@ -115,9 +115,9 @@ ROOMS = {
 }
 
 
-@pytest.fixture(params=ROOMS)
+@pytest.fixture(params=BUDGETS)
 def _tile(request, monkeypatch):
-    monkeypatch.setattr(workspace, "CPU", ROOMS[request.param])
+    monkeypatch.setattr(workspace, "CPU", BUDGETS[request.param])
 
 
 @pytest.mark.usefixtures("_tile")
@@ -129,15 +129,15 @@ def test_norms_equal_the_definition(name, mixing):
     assert (mixing_norms(record, mixing) - expected).abs().max() <= 1e-12 * expected.max()
 
 
-@pytest.mark.parametrize("room", ["several tiles", "an accelerator's"])
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "made anew"])
+@pytest.mark.parametrize("budget", ["several tiles", "an accelerator's"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("name", RECORDS)
-def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, room, monkeypatch):
+def test_left_multiplication_equals_the_product_with_the_matrix(name, mixing, kept, budget, monkeypatch):
     for attention in (QueryKeyAttention, GivenAttention):
         monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
     record = RECORDS[name]()
-    mixture = mix(record, mixing, workspace.Workspace(ROOMS[room]))
+    mixture = mix(record, mixing, workspace.Workspace(BUDGETS[budget]))
     mixture.materialize()
     real = record.real if record.real is not None else torch.ones(BATCH, TOKENS).bool()
     expected = reference_mixing(record, mixing)
@@ -147,13 +147,13 @@ def test_rows_are_carried_as_by_the_matrix(name, mixing, kept, room, monkeypatch
     assert (mixture.matrix() - expected).abs().max() <= 1e-12 * expected.max()
 
 
-def test_a_window_is_worked_on_in_its_band_only():
+def test_a_window_is_computed_at_visible_positions_only():
     """Of 64 tokens that see 4 on each side, tiles of 8 receivers need 16 sources at most."""
     near = (torch.arange(64)[:, None] - torch.arange(64)).abs() <= 4
     attention = QueryKeyAttention(random(1, 2, 64, 3), random(1, 2, 64, 3), 1.0, mask=near[None, None])
-    room = workspace.Workspace(workspace.TileBudget(cells=1, receivers=8, sources=64, syncs=False))
+    space = workspace.Workspace(workspace.TileBudget(cells=1, receivers=8, sources=64, syncs=False))
     weights = attention.weights(torch.float64)
-    tiles = [weights.seen(tile) for tile in room.columns(1, 64, 2)]
+    tiles = [weights.trim(tile) for tile in space.columns(1, 64, 2)]
     assert [tile.sources for tile in tiles] == [
         slice(max(k - 4, 0), min(k + 12, 64)) for k in range(0, 64, 8)
     ]

@@ -247,7 +247,7 @@ def test_a_look_up_by_other_numbers_is_not_a_source():
 
 
 class Detached(nn.Parameter):
-    """A weight whose products have no gradient, as those with quantised activations."""
+    """A weight whose products have no gradient, as those with quantized activations."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -327,7 +327,7 @@ def test_infidelity_of_globenc_over_ids(setting):
     perturb = infidelity_perturbation(MASK_ID, keep=[0])
     torch.manual_seed(0)
     value = infidelity(forward, perturb, inputs, scores, None, extra, 1, n_perturb_samples=1, normalize=True)
-    # One sample, normalised: beta I.phi equals the change exactly.
+    # One sample, normalized: beta I.phi equals the change exactly.
     assert torch.allclose(value, torch.zeros(3, dtype=value.dtype), atol=1e-12)
 
 

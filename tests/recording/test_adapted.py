@@ -47,7 +47,7 @@ def test_lora_gives_the_numbers_of_the_merged_model(targets):
 
 @pytest.fixture(scope="module")
 def quantized():
-    """BERT with all its linear maps quantised to 8 bits, its inputs to them in each pass."""
+    """BERT with all its linear maps quantized to 8 bits, its inputs to them in each pass."""
     model = ROW.make().float()
     return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
@@ -75,7 +75,7 @@ def test_adapters_that_cannot_be_read_are_rejected(classifier, batch, config, me
         GlobEnc(forward).attribute(inputs, 1, extra)
 
 
-def test_a_quantised_projection_gives_its_dequantized_matrix(quantized):
+def test_a_quantized_projection_gives_its_dequantized_matrix(quantized):
     module = quantized.encoder.layer[0].attention.output.dense
     matrix, bias = linear_map(module, size=12, dtype=torch.float64)
     torch.testing.assert_close(matrix, module.weight().dequantize().double(), rtol=1e-6, atol=1e-6)
@@ -96,7 +96,7 @@ def test_a_quantized_model_is_exact_but_for_what_is_rounded_in_each_pass(quantiz
 
 
 @quantization
-def test_a_quantised_model_has_the_scores_of_its_dequantized_weights(quantized):
+def test_a_quantized_model_has_the_scores_of_its_dequantized_weights(quantized):
     plain = ROW.make().float()
     for name, module in quantized.named_modules():
         if isinstance(module, torch.ao.nn.quantized.dynamic.Linear):

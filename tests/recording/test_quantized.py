@@ -1,4 +1,4 @@
-"""Models that torchao and optimum-quanto quantised, which the extra "quantized" installs."""
+"""Models that torchao and optimum-quanto quantized, which the extra "quantized" installs."""
 
 import copy
 from functools import partial
