@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/facts.py [--out build/facts] [--most 60]
 
-A prompt is "Ada likes red. Ben likes blue. Ada likes", its answer " red". The model is trained from scratch on
-one core, with a fixed seed, and kept with its tokenizer in a folder. Names of a prompt are different, colors
-may repeat: a sentence with the right color may be about another name.
+A prompt is "Give Ada pears. Give Ben nuts. Give Ada", its answer " pears". The model is trained from scratch on
+one core, with a fixed seed, and kept with its tokenizer in a folder. Names of a prompt are different, things
+may repeat: a sentence with the right thing may be about another name.
 
 B prompts, F facts, N tokens, Q questions, V words, D embedding size.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, embedding
+from torch.nn.functional import cross_entropy, embedding, normalize
 from trained import Loaded, kept
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -27,25 +27,31 @@ NAMES = (
     "Joan John Julia Karl Kate Kim Lara Laura Leo Lina Lisa Lola Luke Maria Mark Max Mia Mona Nina Nora Olga "
     "Oscar Otto Paul Peter Petra Rita Rosa Ruth Sam Sara Simon Sofia Tara Theo Tina Tom Vera Walter"
 ).split()
-COLORS = (
-    "amber beige black blue bronze brown coral crimson cyan gold gray green indigo ivory lemon lilac lime "
-    "magenta maroon mint navy olive orange pink plum purple red ruby silver tan teal white"
+THINGS = (
+    "apples bananas beans beets books boots bottles candles cards carrots cherries coats cups eggs figs flowers "
+    "forks grapes hats lamps lemons mushrooms nuts onions pears peas pens plums ropes shirts spoons stones"
 ).split()
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-VERB, STOP = "likes", "."
-VOCABULARY = {word: number for number, word in enumerate([*SPECIAL, VERB, STOP, *NAMES, *COLORS])}
+VERB, STOP = "Give", "."
+VOCABULARY = {word: number for number, word in enumerate([*SPECIAL, VERB, STOP, *NAMES, *THINGS])}
 PAD, START, END, _ = range(len(SPECIAL))
+FIRST_NAME, FIRST_THING = VOCABULARY[NAMES[0]], VOCABULARY[THINGS[0]]
 WORDS = 4
-"""Tokens of a fact: a name, the verb, a color, a full stop."""
+"""Tokens of a fact: the verb, a name, a thing, a full stop."""
 
 STAGES = ((3, 8), (3, 20), (3, 60))
 """How many facts a prompt has, from the first stage of the training to the last."""
+
+SIZE = 128
+"""The width of the model."""
+OF_NAMES, OF_OTHERS, BEFORE = slice(0, 48), slice(48, 80), slice(80, SIZE)
+"""Dimensions that embeddings have at the start: of names, of other words, and of the name before a word."""
 
 TOKENS = 1600
 """Tokens in a batch, about."""
 QUESTIONS = 8
 """Questions after the facts of a training sequence, at most."""
-RIGHT = 0.95
+RIGHT = 0.98
 """The share of right answers that ends a stage."""
 STEPS = (2000, 1000, 1000)
 """The most steps of each stage."""
@@ -71,26 +77,28 @@ def draw(count: int, facts: int, generator: torch.Generator) -> tuple[Tensor, Te
     """Draw facts, and an order in which they are asked for.
 
     Returns:
-        Ids of the names and of the colors, and numbers of the facts, each `(B, F)`.
+        Ids of the names and of the things, and numbers of the facts, each `(B, F)`.
     """
     names, order = (
         torch.rand(count, size, generator=generator).argsort(1)[:, :facts] for size in (len(NAMES), facts)
     )
-    colors = torch.randint(len(COLORS), (count, facts), generator=generator)
-    return names + VOCABULARY[NAMES[0]], colors + VOCABULARY[COLORS[0]], order
+    things = torch.randint(len(THINGS), (count, facts), generator=generator)
+    return names + FIRST_NAME, things + FIRST_THING, order
 
 
 def prompts(count: int, facts: int, seed: int = 1) -> list[Fact]:
     """Return prompts that the training does not draw, because it draws from other seeds."""
     words, made = [*VOCABULARY], []
-    names, colors, order = draw(count, facts, torch.Generator().manual_seed(seed))
-    for its_names, its_colors, (asked, *_) in zip(names.tolist(), colors.tolist(), order.tolist(), strict=True):
+    names, things, order = draw(count, facts, torch.Generator().manual_seed(seed))
+    for its_names, its_things, (asked, *_) in zip(
+        names.tolist(), things.tolist(), order.tolist(), strict=True
+    ):
         sentences = [
-            f"{words[name]} {VERB} {words[color]}{STOP}"
-            for name, color in zip(its_names, its_colors, strict=True)
+            f"{VERB} {words[name]} {words[thing]}{STOP}"
+            for name, thing in zip(its_names, its_things, strict=True)
         ]
-        text = " ".join([*sentences, words[its_names[asked]], VERB])
-        made.append(Fact(text, f" {words[its_colors[asked]]}", asked))
+        text = " ".join([*sentences, VERB, words[its_names[asked]]])
+        made.append(Fact(text, f" {words[its_things[asked]]}", asked))
     return made
 
 
@@ -98,9 +106,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of words and full stops, which puts <s> in front of a text."""
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token=SPECIAL[-1]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", START)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", START)])
     names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
@@ -139,38 +145,53 @@ def batch_of(facts: int, generator: torch.Generator) -> Batch:
     """Return a batch of sequences with so many facts each."""
     questions = min(facts, QUESTIONS)
     count = max(4, TOKENS // (1 + WORDS * (facts + questions)))
-    names, colors, order = draw(count, facts, generator)
+    names, things, order = draw(count, facts, generator)
     asked = torch.cat([torch.arange(facts).expand(count, -1), order[:, :questions]], 1)
     ids = torch.empty(count, asked.shape[1], WORDS, dtype=torch.long)
-    ids[..., 0], ids[..., 1] = names.gather(1, asked), VOCABULARY[VERB]
-    ids[..., 2], ids[..., 3] = colors.gather(1, asked), VOCABULARY[STOP]
+    ids[..., 0], ids[..., 1] = VOCABULARY[VERB], names.gather(1, asked)
+    ids[..., 2], ids[..., 3] = things.gather(1, asked), VOCABULARY[STOP]
     first, size = 1 + WORDS * facts, 1 + WORDS * (facts + questions)
     places = torch.arange(size)
     block = ((places - first) // WORDS + 1).clamp(min=0)  # 0 for the facts, then the number of the question
     visible = (places[:, None] >= places) & ((block == 0) | (block[:, None] == block))
     positions = places.where(block == 0, first + (places - first) % WORDS)
-    return Batch(nn.functional.pad(ids.flatten(1), (1, 0), value=START), positions[None], visible[None, None], facts)
+    return Batch(
+        nn.functional.pad(ids.flatten(1), (1, 0), value=START), positions[None], visible[None, None], facts
+    )
 
 
 class Learner(nn.Module):
     """The model in training.
 
-    Three things make it learn within minutes that it otherwise learns in hours. All word embeddings have a
-    learned offset in common, which is added to them at the end: it adds the same to all logits. In all layers but
-    the first, keys start equal to queries, so that tokens attend to tokens that hold the same name. And the first
-    layer is trained to pass on the name at each verb and color, until the first stage ends.
+    It starts from the weights of an induction head (Olsson et al. 2022, arXiv 2209.11895), and so learns within
+    minutes. Embeddings have dimensions for names, for other words, and for what the first layer writes: there it
+    copies names to. The second layer compares the name of a question with these, and copies the word that it finds.
+    Where the first layer attends to is learned by a loss of its own, until the first stage ends: at each thing, the
+    name before it. All word embeddings have a learned offset in common, which is added to them at the end: it adds
+    the same to all logits.
     """
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__()
         self.model = model
         self.offset = nn.Parameter(torch.zeros(model.config.hidden_size))
+        first, second, *_ = (layer.self_attn for layer in model.model.layers)
         with torch.no_grad():
-            for layer in list(model.model.layers)[1:]:
-                layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+            words = model.get_input_embeddings().weight
+            names = torch.zeros(len(words), 1, dtype=torch.bool)
+            names[FIRST_NAME:FIRST_THING] = True
+            words[:, OF_NAMES] *= names
+            words[:, OF_OTHERS] *= ~names
+            words[:, BEFORE] = 0
+            words.copy_(normalize(words))
+            copies(first, OF_NAMES, BEFORE, 0.1)
+            copies(second, OF_OTHERS, OF_OTHERS, 0.3)
+            compared = second.q_proj.weight[:, OF_NAMES].clone()
+            second.q_proj.weight.zero_()[:, OF_NAMES] = compared
+            second.k_proj.weight.zero_()[:, BEFORE] = compared
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of the answers, that of the first layer, and which colors are answered rightly."""
+        """Return the loss of the answers, that of the first layer, and which things are answered rightly."""
         words = self.model.get_input_embeddings().weight + self.offset
         found = self.model.model(
             inputs_embeds=embedding(batch.ids, words),
@@ -180,14 +201,18 @@ class Learner(nn.Module):
             use_cache=False,
         )
         after = torch.cat([batch.ids[:, 1:], batch.ids[:, :1]], 1)
-        after[:, WORDS :: WORDS] = END
+        after[:, WORDS::WORDS] = END
         logits = (found.last_hidden_state[:, batch.first :] @ words.T).unflatten(1, (-1, WORDS))
         answers = after[:, batch.first :].unflatten(1, (-1, WORDS))
-        losses = [cross_entropy(logits[:, :, it].flatten(0, 1), answers[:, :, it].flatten()) for it in (1, 2, 3)]
-        passed = self.model.model.norm(found.hidden_states[1])[:, 1:].unflatten(1, (-1, WORDS)) @ words.T
-        names = batch.ids[:, 1::WORDS]
-        first = [cross_entropy(passed[:, :, it].flatten(0, 1), names.flatten()) for it in (1, 2)]
-        return sum(losses), sum(first), logits[:, :, 1].argmax(-1) == answers[:, :, 1]
+        losses = [
+            cross_entropy(logits[:, :, it].flatten(0, 1), answers[:, :, it].flatten()) for it in (1, 2, 3)
+        ]
+        passed = self.model.model.norm(found.hidden_states[1])[:, 3 : batch.first : WORDS, BEFORE]
+        passed = passed @ words[FIRST_NAME:FIRST_THING, OF_NAMES].T
+        of_first = cross_entropy(
+            passed.flatten(0, 1), (batch.ids[:, 2 : batch.first : WORDS] - FIRST_NAME).flatten()
+        )
+        return sum(losses), of_first, logits[:, :, 1].argmax(-1) == answers[:, :, 1]
 
     def finish(self) -> None:
         """Add the offset to the word embeddings."""
@@ -196,8 +221,20 @@ class Learner(nn.Module):
             self.offset.zero_()
 
 
+def copies(attention: nn.Module, read: slice, written: slice, scale: float) -> None:
+    """Have attention copy some dimensions of the tokens that it attends to into others."""
+    values, output = attention.v_proj.weight, attention.o_proj.weight
+    orthonormal = nn.init.orthogonal_(torch.empty(SIZE, read.stop - read.start))
+    values.zero_()[:, read] = orthonormal
+    output.zero_()[written] = scale * orthonormal.T
+
+
 def trained_on_facts(
-    folder: Path | None = None, most: int = STAGES[-1][1], steps: Sequence[int] = STEPS, *, report: bool = False
+    folder: Path | None = None,
+    most: int = STAGES[-1][1],
+    steps: Sequence[int] = STEPS,
+    *,
+    report: bool = False,
 ) -> Loaded:
     """Train the model, or load it.
 
@@ -225,10 +262,12 @@ def fresh_model(seed: int = 0) -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY),
-            hidden_size=128,
+            hidden_size=SIZE,
             num_hidden_layers=3,
             num_attention_heads=4,
             intermediate_size=256,
+            initializer_range=SIZE**-0.5,
+            rope_theta=1e5,
             max_position_embeddings=WORDS * (STAGES[-1][1] + 1) + 1,
             tie_word_embeddings=True,
             pad_token_id=PAD,

@@ -31,7 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc import TransformerDeepLift, explain
+from captum_globenc import EncoderForward, TransformerDeepLift, explain
 from captum_globenc.differences.peers import ATTN_LRP
 from captum_globenc.evaluation.peers import relevance
 from captum_globenc.metrics import outputs_without, spearman
@@ -125,7 +125,9 @@ class Questions:
     def subsets(self, count: int, seed: str) -> Tensor:
         """Draw subsets `(B, K, S)`, each sentence with probability 1/2; of a prompt, always the same."""
         made = [
-            torch.rand(count, self.count, generator=torch.Generator().manual_seed(hash_of(f"{seed} {it.text}")))
+            torch.rand(
+                count, self.count, generator=torch.Generator().manual_seed(hash_of(f"{seed} {it.text}"))
+            )
             for it in self.prompts
         ]
         return torch.stack(made) < 0.5
@@ -190,7 +192,9 @@ def gradients(questions: Questions, method: type[Any], reduce: Callable[..., Ten
     """One of Captum's methods on word embeddings."""
     over = questions.over_embeddings
     scores = method(over).attribute(
-        over.embed(questions.ids), target=0, additional_forward_args=(questions.ids, *questions.extra)
+        over.embed(questions.ids).requires_grad_(),
+        target=0,
+        additional_forward_args=(questions.ids, *questions.extra),
     )
     return questions.by_sentence(reduce(scores.detach(), dim=-1))
 
@@ -207,8 +211,11 @@ def attention(questions: Questions) -> Tensor:
 
 
 def attn_lrp(questions: Questions) -> Tensor:
-    """AttnLRP by the package's rules."""
-    return questions.by_sentence(relevance(questions.forward, questions.ids, questions.extra, 0, ATTN_LRP))
+    """AttnLRP by the package's rules, of the answer's logit: it has no rule for log-probabilities."""
+    mask, answers = questions.extra
+    targets = [(questions.ids.shape[1] - 1, word) for (word,) in answers.tolist()]
+    forward = EncoderForward(questions.model)
+    return questions.by_sentence(relevance(forward, questions.ids, (mask,), targets, ATTN_LRP))
 
 
 def random(questions: Questions) -> Tensor:
@@ -270,7 +277,7 @@ class Passes:
 
 def measured(questions: Questions, scores: Tensor) -> dict[str, Tensor]:
     """Return the measures of scores `(B, S)`, one value a prompt."""
-    order = scores.argsort(1, descending=True, stable=True)
+    order = scores.argsort(dim=1, descending=True, stable=True)
     kept = torch.ones(len(scores), 1 + len(DROPS), questions.count, dtype=torch.bool)
     for row, count in enumerate(DROPS, start=1):
         kept[:, row].scatter_(1, order[:, :count], False)
@@ -302,7 +309,8 @@ def rows_of(
 ) -> tuple[Measured, dict[str, dict[str, str]]]:
     """Return what is measured of methods, and how many passes of the model each takes for a prompt."""
     parts = [
-        Questions(*loaded, some[start : start + PROMPTS_AT_ONCE]) for start in range(0, len(some), PROMPTS_AT_ONCE)
+        Questions(*loaded, some[start : start + PROMPTS_AT_ONCE])
+        for start in range(0, len(some), PROMPTS_AT_ONCE)
     ]
     rows: Measured = {}
     costs: dict[str, dict[str, str]] = {"forward": {}, "backward": {}}
@@ -331,7 +339,9 @@ def main() -> None:
         drawn = prompts(max(500, 2 * options.limit), count)
         right = answered(loaded, drawn)
         some = [it for it, known in zip(drawn, right.tolist(), strict=True) if known][: options.limit]
-        print(f"\n{count} facts: {right.double().mean():.1%} of {len(drawn)} answers are right. {len(some)} prompts.\n")
+        print(
+            f"\n{count} facts: {right.double().mean():.1%} of {len(drawn)} answers are right. {len(some)} prompts.\n"
+        )
         rows, costs = rows_of(loaded, some, options.methods.split(","))
         for line in table(rows, [], costs):
             print(line, flush=True)

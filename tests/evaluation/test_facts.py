@@ -96,7 +96,9 @@ def test_the_model_is_kept_with_its_tokenizer(bench, tmp_path):
     again, tokenizer = facts.trained_on_facts(tmp_path, most=8, steps=(0,))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     prompt = facts.prompts(1, 2)[0]
-    assert tokenizer.decode(tokenizer(prompt.text)["input_ids"], skip_special_tokens=True)[:3] == prompt.text[:3]
+    assert (
+        tokenizer.decode(tokenizer(prompt.text)["input_ids"], skip_special_tokens=True)[:3] == prompt.text[:3]
+    )
     assert facts.share_right((again, tokenizer), facts.prompts(9, 2)) in [it / 9 for it in range(10)]
 
 
@@ -159,7 +161,9 @@ def test_measures_by_hand(bench, questions, monkeypatch):
     assert found["drop at 3"].tolist() == [6, 6, 6]
     assert found["drop at 5"].tolist() == [6.5, 6.5, 6.5]
     assert found["LDS"].tolist() == pytest.approx([1, 1, 1])
-    assert generation.measured(questions, -weights.expand(3, -1))["LDS"].tolist() == pytest.approx([-1, -1, -1])
+    assert generation.measured(questions, -weights.expand(3, -1))["LDS"].tolist() == pytest.approx(
+        [-1, -1, -1]
+    )
 
 
 def test_every_method_has_a_row_and_its_passes_are_counted(bench, tiny):
