@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/facts.py [--out build/facts] [--most 60]
 
-A prompt is "Give Ada pears. Give Ben nuts. Give Ada", its answer " pears". The model is trained from scratch on
-one core, with a fixed seed, and kept with its tokenizer in a folder. Names of a prompt are different, things
-may repeat: a sentence with the right thing may be about another name.
+A prompt is "Give Ada pears. Give Ben nuts. Give Ada", its answer " pears". Names of a prompt are different,
+things may repeat: a sentence with the right thing may be about another name. The model is trained in about a
+minute on one core, with a fixed seed, and kept with its tokenizer in a folder.
 
 B prompts, F facts, N tokens, Q questions, V words, D embedding size.
 """
@@ -21,16 +21,19 @@ from torch.nn.functional import cross_entropy, embedding, normalize
 from trained import Loaded, kept
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-NAMES = (
-    "Ada Adam Alan Alice Amy Anna Ben Bella Bob Carl Carol Clara Cora Dan David Diana Dora Edith Elena Emil Emma "
-    "Eric Eva Felix Fiona Frank Fred Gina Grace Greta Hanna Hans Hugo Ida Igor Irene Iris Ivan Jack Jane Jim "
-    "Joan John Julia Karl Kate Kim Lara Laura Leo Lina Lisa Lola Luke Maria Mark Max Mia Mona Nina Nora Olga "
-    "Oscar Otto Paul Peter Petra Rita Rosa Ruth Sam Sara Simon Sofia Tara Theo Tina Tom Vera Walter"
-).split()
-THINGS = (
-    "apples bananas beans beets books boots bottles candles cards carrots cherries coats cups eggs figs flowers "
-    "forks grapes hats lamps lemons mushrooms nuts onions pears peas pens plums ropes shirts spoons stones"
-).split()
+_NAMES = (
+    "Ada Adam Alan Alice Amy Anna Ben Bella Bob Carl Carol Clara Cora Dan David Diana Dora Edith Elena "
+    "Emil Emma Eric Eva Felix Fiona Frank Fred Gina Grace Greta Hanna Hans Hugo Ida Igor Irene Iris "
+    "Ivan Jack Jane Jim Joan John Julia Karl Kate Kim Lara Laura Leo Lina Lisa Lola Luke Maria Mark Max "
+    "Mia Mona Nina Nora Olga Oscar Otto Paul Peter Petra Rita Rosa Ruth Sam Sara Simon Sofia Tara Theo "
+    "Tina Tom Vera Walter"
+)
+_THINGS = (
+    "apples bananas beans beets books boots bottles candles cards carrots cherries coats cups eggs figs "
+    "flowers forks grapes hats lamps lemons mushrooms nuts onions pears peas pens plums ropes shirts "
+    "spoons stones"
+)
+NAMES, THINGS = _NAMES.split(), _THINGS.split()
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 VERB, STOP = "Give", "."
 VOCABULARY = {word: number for number, word in enumerate([*SPECIAL, VERB, STOP, *NAMES, *THINGS])}
@@ -163,12 +166,12 @@ def batch_of(facts: int, generator: torch.Generator) -> Batch:
 class Learner(nn.Module):
     """The model in training.
 
-    It starts from the weights of an induction head (Olsson et al. 2022, arXiv 2209.11895), and so learns within
-    minutes. Embeddings have dimensions for names, for other words, and for what the first layer writes: there it
-    copies names to. The second layer compares the name of a question with these, and copies the word that it finds.
-    Where the first layer attends to is learned by a loss of its own, until the first stage ends: at each thing, the
-    name before it. All word embeddings have a learned offset in common, which is added to them at the end: it adds
-    the same to all logits.
+    It starts from the weights of an induction head (Olsson et al. 2022, arXiv 2209.11895), and learns within a
+    minute what it does not learn from random ones in ten. Embeddings have dimensions for names, for other words,
+    and for what the first layer writes: it copies names there. The second layer compares the name of a question
+    with these, and copies the word that it finds. Where the first layer attends to is learned by a loss of its
+    own, until the first stage ends: at each thing, the name before it. All word embeddings have a learned offset
+    in common. It is added to them at the end, which adds the same to all logits.
     """
 
     def __init__(self, model: LlamaForCausalLM) -> None:

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/generation.py [--facts 5,20,60] [--limit 100]
 
 The model of benchmarks/facts.py answers questions from facts in its prompt; it is trained first and kept in
-build/facts. Only prompts that it answers rightly are explained. Measured are, as ContextCite (Cohen-Wang et al.
-2024, arXiv 2409.00729) defines them: how often the sentence that holds the answer has the highest score; what
-the answer's log-probability loses without the sentences of the highest scores; and the linear datamodeling
-score. Seeds are fixed.
+build/facts. Only prompts that it answers rightly are explained. Measured are how often the sentence with the
+answer has the highest score, and as ContextCite defines them (Cohen-Wang et al. 2024, arXiv 2409.00729) what
+the answer's log-probability loses without the sentences of the highest scores, and the linear datamodeling
+score (LDS). Seeds are fixed.
 
 B prompts, K subsets of sentences, N tokens, S sentences that hold facts, T tokens of the answer.
 """
@@ -25,7 +25,7 @@ from unittest.mock import patch
 import torch
 from captum.attr import InputXGradient, Saliency
 from comparison import Measured, table
-from facts import STAGES, WORDS, Fact, answered, prompts, trained_on_facts
+from facts import WORDS, Fact, answered, prompts, trained_on_facts
 from sklearn.linear_model import Lasso
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -90,7 +90,7 @@ class Questions:
 
     @cached_property
     def sentences(self) -> Tensor:
-        """By token, the number of its sentence from 0 to S - 1; S at the question, and -1 at `<s>`: `(N,)`."""
+        """By token, the number of its sentence, 0 to S - 1; S at the question, -1 at `<s>`: `(N,)`."""
         return (torch.arange(self.ids.shape[1]) - 1) // WORDS
 
     @cached_property
@@ -110,7 +110,7 @@ class Questions:
     def values(self, kept: Tensor) -> Tensor:
         """Return the log-probabilities `(B, K)` of the answers to prompts with some sentences.
 
-        The other sentences are hidden from attention, and positions count what is left: the prompt without them.
+        The others are hidden from attention, and positions count what is left, as in a prompt without them.
 
         Args:
             kept: `(B, K, S)`.
@@ -156,7 +156,7 @@ def explained(questions: Questions, baseline: str = "mean", method: str = DEEP_L
 
 
 def question_kept(questions: Questions, **path: Any) -> Tensor:
-    """Exact differences from a baseline that keeps the question, along a path that restores whole sentences."""
+    """Exact differences from a baseline that keeps the question; or on a path that restores sentences."""
     over, sentences = questions.over_embeddings, questions.sentences[None, :, None]
     own = over.embed(questions.ids)
     facts = (sentences >= 0) & (sentences < questions.count)
@@ -225,11 +225,11 @@ def random(questions: Questions) -> Tensor:
 
 METHODS: Mapping[str, Callable[[Questions], Tensor]] = {
     "exact differences": explained,
-    "exact differences, zero": partial(explained, baseline="zero"),
-    "exact differences, eos": partial(explained, baseline="eos"),
-    "exact differences, question kept": question_kept,
-    "exact differences, restore-2": partial(question_kept, n_steps=2),
-    "exact differences, restore-4": partial(question_kept, n_steps=4),
+    "exact differences/zero": partial(explained, baseline="zero"),
+    "exact differences/eos": partial(explained, baseline="eos"),
+    "exact differences/question-kept": question_kept,
+    "exact differences/restore-2": partial(question_kept, n_steps=2),
+    "exact differences/restore-4": partial(question_kept, n_steps=4),
     "leave one sentence out": leave_one_out,
     "sparse regression/32": partial(regression, passes=32),
     "sparse regression/64": partial(regression, passes=64),
@@ -293,8 +293,8 @@ def measured(questions: Questions, scores: Tensor) -> dict[str, Tensor]:
 def linear_datamodeling(scores: Tensor, subsets: Tensor, values: Tensor) -> Tensor:
     """Return the linear datamodeling score `(B,)`.
 
-    It is Spearman's correlation, over subsets, of the sum of the scores of the sentences that are kept with the
-    measured log-probability.
+    It is Spearman's correlation, over subsets, of the sum of the scores of the sentences that are kept with
+    the measured log-probability.
 
     Args:
         scores: `(B, S)`.
@@ -339,9 +339,8 @@ def main() -> None:
         drawn = prompts(max(500, 2 * options.limit), count)
         right = answered(loaded, drawn)
         some = [it for it, known in zip(drawn, right.tolist(), strict=True) if known][: options.limit]
-        print(
-            f"\n{count} facts: {right.double().mean():.1%} of {len(drawn)} answers are right. {len(some)} prompts.\n"
-        )
+        share = f"{right.double().mean():.1%} of {len(drawn)} answers are right"
+        print(f"\n{count} facts: {share}; {len(some)} prompts are explained.\n", flush=True)
         rows, costs = rows_of(loaded, some, options.methods.split(","))
         for line in table(rows, [], costs):
             print(line, flush=True)
