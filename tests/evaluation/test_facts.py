@@ -50,11 +50,11 @@ def test_the_sentence_of_a_prompt_holds_its_answer(bench):
     assert made != facts.prompts(20, 5, seed=2)
     for prompt in made:
         parts, question = sentences(prompt)
-        assert len({it.split()[0] for it in parts}) == 5
-        assert [it for it in parts if it.startswith(question)] == [parts[prompt.sentence]]
+        assert len({it.split()[1] for it in parts}) == 5
+        assert [it for it in parts if it.startswith(f"{question} ")] == [parts[prompt.sentence]]
         assert parts[prompt.sentence] == f"{question}{prompt.answer}. "
     tokenizer = facts.word_tokenizer()
-    assert len({*facts.NAMES, *facts.COLORS}) == len(facts.NAMES) + len(facts.COLORS)
+    assert len({*facts.NAMES, *facts.THINGS}) == len(facts.NAMES) + len(facts.THINGS)
     ids = tokenizer(made[0].text)["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", *made[0].text.replace(".", " .").split()]
 
@@ -85,8 +85,8 @@ def test_the_offset_in_the_embeddings_changes_no_probability(bench):
     torch.testing.assert_close(learner(batch)[0], before)
     logits = learner.model(batch.ids, attention_mask=batch.visible, position_ids=batch.positions).logits
     at = slice(batch.first + 1, None, facts.WORDS)
-    colors = batch.ids[:, batch.first + 2 :: facts.WORDS]
-    first = torch.nn.functional.cross_entropy(logits[:, at].flatten(0, 1), colors.flatten())
+    things = batch.ids[:, batch.first + 2 :: facts.WORDS]
+    first = torch.nn.functional.cross_entropy(logits[:, at].flatten(0, 1), things.flatten())
     assert 0 < first < before
 
 
