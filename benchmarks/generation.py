@@ -132,6 +132,12 @@ class Questions:
         ]
         return torch.stack(made) < 0.5
 
+    @cached_property
+    def measured_subsets(self) -> tuple[Tensor, Tensor]:
+        """Random subsets `(B, K, S)` and their values `(B, K)`, the same for every method."""
+        kept = self.subsets(SUBSETS, "measure")
+        return kept, self.values(kept)
+
 
 def hash_of(text: str) -> int:
     """Return a seed that depends on a text alone."""
@@ -282,11 +288,11 @@ def measured(questions: Questions, scores: Tensor) -> dict[str, Tensor]:
     for row, count in enumerate(DROPS, start=1):
         kept[:, row].scatter_(1, order[:, :count], False)
     values = questions.values(kept)
-    subsets = questions.subsets(SUBSETS, "measure")
+    subsets, outcomes = questions.measured_subsets
     return {
         "recall at 1": (order[:, 0] == questions.truth).double(),
         **{f"drop at {count}": values[:, 0] - values[:, row] for row, count in enumerate(DROPS, start=1)},
-        "LDS": linear_datamodeling(scores, subsets, questions.values(subsets)),
+        "LDS": linear_datamodeling(scores, subsets, outcomes),
     }
 
 
