@@ -282,7 +282,7 @@ def fresh_model(seed: int = 0) -> LlamaForCausalLM:
 
 
 def learn(model: LlamaForCausalLM, most: int, steps: Sequence[int], report: bool = False) -> None:
-    """Train a model in place, by stages with more and more facts; the learning rate falls in the last one."""
+    """Train a model in place, by stages with more and more facts."""
     learner, generator = Learner(model).train(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
     stages = [(few, many) for few, many in STAGES if many <= most] or [(min(3, most), most)]
