@@ -24,8 +24,8 @@ def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-def test_there_are_nine_tutorials():
-    assert [path.name[:2] for path in TUTORIALS] == [f"{number:02d}" for number in range(1, 10)]
+def test_there_are_ten_tutorials():
+    assert [path.name[:2] for path in TUTORIALS] == [f"{number:02d}" for number in range(1, 11)]
 
 
 def test_cells_ran_once_and_in_order(cells):
