@@ -33,9 +33,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc import EncoderForward, TransformerDeepLift, explain
 from captum_globenc.differences.peers import ATTN_LRP
-from captum_globenc.texts.methods.backward import relevance
 from captum_globenc.metrics import outputs_without, spearman
 from captum_globenc.texts.embeddings import OnEmbeddings
+from captum_globenc.texts.methods.backward import relevance
 from captum_globenc.texts.tasks.generation import AnswerForward
 
 DROPS = (1, 3, 5)
