@@ -15,9 +15,11 @@ demo: $(VENV)/embedded
 web: $(VENV)/test
 	$(BIN)/captum-globenc demo
 
-# Tests that look at a page are left out where there is no chromium; PYTEST_ARGUMENTS=--require-browser insists.
+# One process for each core; tests that look at a page come last and alone, because they wait for a browser. They are
+# left out where there is no chromium (status 5: no tests); PYTEST_ARGUMENTS=--require-browser insists.
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not browser" $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGUMENTS) || [ $$? = 5 ]
 
 # What is published: built, looked through, installed where nothing else is, and run away from the sources.
 test-wheel:

@@ -52,18 +52,23 @@ def test_one_module_alone_imports_the_private_modules_of_captum():
     assert found == {"captum_api.py"}
 
 
+WINGS = {
+    path.parent.relative_to(PACKAGE).as_posix()
+    for path in MODULES
+    if path.name == "__init__.py" and path.parent != PACKAGE
+}
+
+
 def test_the_page_names_every_wing_and_only_files_that_are_there():
     page = (ROOT / "docs/house.md").read_text(encoding="utf-8")
-    wings = {path.parent.name for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE}
-    assert {wing for wing in wings if f"| `{wing}/` |" not in page} == set()
+    assert {wing for wing in WINGS if f"| `{wing}/` |" not in page} == set()
     named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page)
     assert len(named) > 10
     assert {name for name in named if not any((root / name).exists() for root in (ROOT, PACKAGE))} == set()
 
 
 def test_the_tests_mirror_the_package():
-    wings = {path.parent.name for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE}
-    assert {wing for wing in wings if not list((ROOT / "tests" / wing).glob("test_*.py"))} == set()
+    assert {wing for wing in WINGS if not list((ROOT / "tests" / wing).glob("test_*.py"))} == set()
 
 
 def test_the_citation_is_of_this_version():

@@ -115,7 +115,10 @@ def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
         (["--workers", "3"], "the local engine is one process on all cores"),
         (["--position", "first"], "position must be a whole number or mean, not 'first'"),
         (["--windows", "-2"], "windows is -2: give how many tokens they share"),
-        (["--layout", "thermostat", "--methods", "all"], "the layout thermostat holds one method, and 4 are"),
+        (
+            ["--layout", "thermostat", "--methods", "all"],
+            "the layout thermostat holds one method, and 42 are",
+        ),
         (["--text-column", "review"], "has no column review; it has text, label"),
         (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is none of the model's: NEGATIVE, POSITIVE"),
         (["--model", "no/such"], "cannot load no/such: no such folder"),
@@ -133,15 +136,6 @@ def test_another_run_in_the_same_folder_is_refused(run, failing, folder, data, t
     assert "holds attributions with windows null, not 2: choose another folder" in failing(
         *command, "--windows", 2
     )
-
-
-def test_methods_are_listed(run):
-    assert run("attribute", "--data", "x", "--out", "y", "--methods", "list")[0].split() == [
-        "globenc",
-        "transformer-deep-lift",
-        "decompx",
-        "integrated-gradients",
-    ]
 
 
 def test_stopping_by_hand_says_how_to_go_on(run, folder, data, tmp_path, monkeypatch):

@@ -70,6 +70,13 @@ def test_mistakes_are_told(failing, saved, tmp_path):
     assert "leave one of the two out" in failing("explain", "a", "--model", folder, "--chat", file)
     assert "No such file" in failing("explain", "--model", folder, "--chat", tmp_path / "none.json")
     assert "answer: for models that generate text" in failing("explain", "good", "--answer", "x")
-    assert "explain no generated text" in failing(
-        "explain", "a", "--model", folder, "--answer", "red", "--method", "lime"
+    assert "saliency has no sign" in failing(
+        "explain", "a", "--model", folder, "--answer", "red", "--against", "blue", "--method", "saliency"
     )
+
+
+def test_a_prompt_is_explained_by_other_methods(run, saved):
+    folder, model, tokenizer = saved()
+    method = "feature-ablation"
+    out, _ = run("explain", "the cat sat", "--model", folder, "--answer", "red", "--method", method, "--json")
+    assert printed(out) == expected(["the cat sat"], model, tokenizer, answer="red", methods=[method])

@@ -14,9 +14,10 @@ from tokenizers import processors
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
-from captum_globenc.datasets import METHODS, Attributor, attribute_files
+from captum_globenc.datasets import Attributor, attribute_files
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.loading import LoadingError
+from captum_globenc.texts.methods import MAIN_METHODS, METHODS
 from checkpoints import LIMIT, VOCABULARY, save_classifier, save_tokenizer
 from pages import ROOT, python_blocks
 from sentences import LEXICON, sentences, write_rows
@@ -62,7 +63,7 @@ def alone(classifier):
     return alone
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MAIN_METHODS)
 def test_scores_and_logits_are_those_of_each_text_alone(method, folder, alone):
     rows = Attributor(folder, methods=method, batch_tokens=64)({"text": TEXTS})
     for text, scores, logits in zip(TEXTS, rows[method], rows["logits"], strict=True):
@@ -159,7 +160,7 @@ def test_a_text_that_the_model_fails_on_fails_alone(folder):
     assert [len(scores) for scores in rows["transformer-deep-lift"]] == [5, 0, 3]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MAIN_METHODS)
 def test_an_output_that_is_not_finite_is_an_error_of_its_row(method, folder):
     model, tokenizer, _ = load_classifier(folder)
     with torch.no_grad():
@@ -415,3 +416,12 @@ def test_both_names_of_second_segments_are_read(folder):
     one, other = (attributor({"text": ["good"], name: ["a film"]}) for name in ("pair", "text_pair"))
     assert one["tokens"] == other["tokens"]
     assert "film" in one["tokens"][0]
+
+
+def test_every_other_method_gives_the_scores_of_explain(folder):
+    names = [name for name in METHODS if name not in (*MAIN_METHODS, "random", "gradient-shap", "lime")]
+    found = Attributor(folder, methods=names)({"text": ["the plot is bad"]})
+    (expected,) = explain(["the plot is bad"], *load_classifier(folder)[:2], methods=names)
+    assert found["error"] == [""]
+    for name in names:
+        assert found[name][0] == pytest.approx(expected.scores[name], abs=1e-5), name

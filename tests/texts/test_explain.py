@@ -182,7 +182,7 @@ def test_no_texts_have_no_explanations(classifier):
         ({"mixing": "N-Nothing"}, "N-Nothing"),
         (
             {"methods": ["gradients"]},
-            "no method gradients; known: globenc, transformer-deep-lift, decompx, integrated-gradients",
+            "no method gradients; known: globenc, transformer-deep-lift, ",
         ),
         ({"methods": []}, "a list of one or more of globenc"),
         ({"methods": "globenc"}, "a list of one or more of globenc"),
