@@ -117,7 +117,7 @@ def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
         (["--windows", "-2"], "windows is -2: give how many tokens they share"),
         (
             ["--layout", "thermostat", "--methods", "all"],
-            "the layout thermostat holds one method, and 42 are",
+            "thermostat holds one method, and 42 are",
         ),
         (["--text-column", "review"], "has no column review; it has text, label"),
         (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is none of the model's: NEGATIVE, POSITIVE"),
