@@ -9,6 +9,8 @@ from transformers import (
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from captum_globenc import explain
@@ -160,3 +162,30 @@ def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):
     found = explain(TEXTS, model, tokenizer, methods=names)
     (alone,) = explain(TEXTS[1:], model, tokenizer, methods=names)
     assert found[1] == alone
+
+
+def test_a_classifier_whose_decoder_reads_the_text_again_is_compared_with_padding(folder):
+    torch.manual_seed(0)
+    tokenizer = load_classifier(folder).tokenizer
+    tokenizer.mask_token, tokenizer.eos_token = None, "[SEP]"
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    ends = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": tokenizer.sep_token_id}
+    config = T5Config(vocab_size=len(VOCABULARY), **shape, **ends)
+    model = T5ForSequenceClassification(config).eval().double()
+    names = ["transformer-deep-lift", "feature-ablation"]
+    (it,) = explain(TEXTS[:1], model, tokenizer, methods=names, target=1)
+    batch = tokenizer(TEXTS[0], return_tensors="pt")
+
+    def logit(*replaced):
+        ids = batch["input_ids"].clone()
+        ids[0, list(replaced)] = 0
+        with torch.no_grad():
+            return model(ids, attention_mask=batch["attention_mask"]).logits[0, 1].item()
+
+    inside = range(1, batch["input_ids"].shape[1] - 1)
+    assert it.settings["baseline"] == "pad"
+    assert sum(it.scores[names[0]]) == pytest.approx(logit() - logit(*inside), abs=1e-6)
+    losses = [logit() - logit(place) for place in inside]
+    assert it.scores[names[1]] == pytest.approx([0, *losses, 0], abs=1e-6)
+    with pytest.raises(ValueError, match="looks up words besides those of the text"):
+        explain(TEXTS[:1], model, tokenizer, methods=names, baseline="mean")
