@@ -41,7 +41,7 @@ DEFAULT_METHODS = (
     "W-FixedRes",
     "N-Enc/max-flow",
     "transformer-deep-lift",
-    "transformer-deep-lift/2",
+    "transformer-deep-lift/restore-2",
     "decompx",
     "integrated-gradients",
     "input-x-gradient",
