@@ -34,6 +34,12 @@ def test_the_page_on_adding_a_family_runs(monkeypatch):
     assert found.failed == 0
 
 
+def test_the_example_of_the_page_on_captums_tests_runs():
+    found = doctest.testfile(str(DOCS / "captum.md"), module_relative=False)
+    assert found.attempted > 5
+    assert found.failed == 0
+
+
 def test_the_page_lists_every_refused_family_with_its_reason():
     assert rows(2) >= set(UNSUPPORTED.items())
 
@@ -155,7 +161,7 @@ def test_every_page_that_shows_python_is_run_by_a_test():
     # Here, and in tests/test_readme.py, tests/datasets, tests/test_quantus.py and tests/test_harnesses.py.
     known = {"tasks.md", "differences.md", "evaluation.md", "datasets.md"}
     assert {page.name for page in DOCS.glob("*.md") if python_blocks(page)} == known
-    doctests = {"adding-a-family.md", "choosing.md", "inputs.md"}
+    doctests = {"adding-a-family.md", "captum.md", "choosing.md", "inputs.md"}
     assert {page.name for page in DOCS.glob("*.md") if "\n    >>> " in page.read_text()} == doctests
 
 
