@@ -19,11 +19,11 @@ from captum_globenc.results.words import REDUCTIONS, Word, merge_scores
 from captum_globenc.texts.pieces import (
     BLANK,
     CUT_CHARACTER,
-    beginnings,
-    looks_for_spaces,
     names,
     read,
-    run_on,
+    splits_at_spaces,
+    splits_unspaced,
+    word_start_rule,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def find_words(
             count = "one string" if isinstance(given, str) else f"{len(given)}"
             raise ValueError(f"{name}: {count} for a batch of {len(rows)} rows; one for each is needed")
     encodings = getattr(batch, "encodings", None) or [None] * len(rows)
-    begins = cache(lambda: beginnings(tokenizer))  # reads the whole vocabulary: once, if at all
+    begins = cache(lambda: word_start_rule(tokenizer))  # reads the whole vocabulary: once, if at all
     found = []
     for number, (row, mask) in enumerate(zip(rows, masks, strict=True)):
         sources = [given[number] for given in (texts, pairs) if given is not None]
@@ -188,7 +188,7 @@ class _Row:
         self._given = self._given or restarts
         if self._given:
             return places
-        return self._cut(places, by_marks=not looks_for_spaces(self._tokenizer))
+        return self._cut(places, by_marks=not splits_at_spaces(self._tokenizer))
 
     def _by_words_given(self) -> list[_Place | None]:
         """Find the words of tokens that nothing but themselves is known of, and maybe what was given."""
@@ -230,7 +230,7 @@ class _Row:
                 runs.append([])
             runs[-1].append(index)
         for before, after in pairwise(runs):
-            fresh[after[0]] |= run_on(self._read(before), self._read(after))
+            fresh[after[0]] |= splits_unspaced(self._read(before), self._read(after))
         numbers = accumulate(map(int, fresh))
         return [
             place and _Place(place.segment, number) for place, number in zip(places, numbers, strict=True)

@@ -190,8 +190,8 @@ def test_no_texts_have_no_explanations(classifier):
         ({"target": "POSTIVE"}, "target 'POSTIVE' is none of the model's: NEGATIVE, POSITIVE"),
         ({"target": 2}, "target 2 is none of the model's: NEGATIVE, POSITIVE"),
         ({"against": "x"}, "against 'x' is none of the model's: NEGATIVE, POSITIVE"),
-        ({"target": "positive", "against": "Positive"}, "Positive is held against itself"),
-        ({"target": 1, "against": "POSITIVE"}, "POSITIVE is held against itself"),
+        ({"target": "positive", "against": "Positive"}, "Positive is contrasted with itself"),
+        ({"target": 1, "against": "POSITIVE"}, "POSITIVE is contrasted with itself"),
     ],
 )
 def test_names_that_are_not_known_are_refused(classifier, options, message):

@@ -55,11 +55,11 @@ def _explained_output(
     predictions: Predictions, text: int, rows: Sequence[int], place: int
 ) -> ExplainedOutput:
     found = {
-        row: predictions.encoded.places[row].index(place)
+        row: predictions.encoded.positions[row].index(place)
         for row in rows
-        if place in predictions.encoded.places[row]
+        if place in predictions.encoded.positions[row]
     }
-    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.places[it]) - 1 - found[it]))
+    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.positions[it]) - 1 - found[it]))
     token = found[row]
     logits = predictions.outputs[row, token]
     shares = logits.softmax(-1)
@@ -73,7 +73,7 @@ def _explained_output(
     if predictions.options.against is not None:
         other = _token(predictions.options.against, predictions.loaded.tokenizer)
         if other == one:
-            raise ValueError(f"{predictions.options.against} is held against itself: choose two words")
+            raise ValueError(f"{predictions.options.against} is contrasted with itself: choose two words")
         terms = {**terms, (token, other): -1.0}
     offsets = predictions.offsets(row)
     likely = shares.topk(min(SHOWN, len(shares)))

@@ -62,7 +62,7 @@ def select_answers(predictions: Predictions) -> list[ExplainedOutput]:
             class.
     """
     if predictions.options.against is not None:
-        raise ValueError("an answer has no class to hold against another: leave against out")
+        raise ValueError("an answer has no contrast class: leave against out")
     if predictions.options.single not in (None, *ENDS):
         raise ValueError(f"target {predictions.options.single!r} is none of an answer's: {', '.join(ENDS)}")
     return [_explained_output(predictions, text, rows) for text, rows in enumerate(predictions.encoded.rows)]
@@ -125,7 +125,7 @@ def _stretches(predictions: Predictions, row: int) -> list[tuple[float, int, int
 def _words(predictions: Predictions, text: int, row: int, start: int, end: int) -> Span:
     """Return where the words stand that a stretch of tokens is part of."""
     encoding: Any = (predictions.encoded.whole.encodings or [])[text]
-    tokens, spans = predictions.encoded.places[row], predictions.spans(row)
+    tokens, spans = predictions.encoded.positions[row], predictions.spans(row)
     ends = []
     for token in (start, end):
         word = encoding.token_to_word(tokens[token])

@@ -41,7 +41,7 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
     shares = probabilities(logits, config)
     chosen, other = _chosen(predictions, logits, names)
     labels = predictions.options.target is None and problem_of(config) == MULTI
-    beside = several_classes(predictions.options.target, names) is not None
+    side_by_side = several_classes(predictions.options.target, names) is not None
     explained = []
     for text, (classes, best) in enumerate(zip(chosen, logits.argmax(-1).tolist(), strict=True)):
         for one in classes:
@@ -61,7 +61,7 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
                     target=names[one],
                     against=None if other is None else names[other],
                     explained=predictions.sum_of(predictions.encoded.rows[text], terms),
-                    beside=beside,
+                    side_by_side=side_by_side,
                 )
             )
     return explained

@@ -109,7 +109,7 @@ def _explained_output(
     if predictions.options.against is not None:
         for token, label in zip(tokens, _labels(predictions.options.against, names, outputs), strict=True):
             if (token, label) in terms:
-                raise ValueError(f"{names[label]} is held against itself: choose two labels")
+                raise ValueError(f"{names[label]} is contrasted with itself: choose two labels")
             terms[token, label] = -weight
     shares = outputs.softmax(-1).mean(0).tolist()
     own: OutputWeights = dict.fromkeys(zip(tokens, _labels(group, names, outputs), strict=True), weight)

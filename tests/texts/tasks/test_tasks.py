@@ -142,7 +142,7 @@ def test_each_label_that_is_likely_is_explained(of):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "all", "against": "NEGATIVE"}, "several classes cannot be held against another"),
+        ({"target": "all", "against": "NEGATIVE"}, "several classes cannot have a contrast class"),
         ({"target": []}, "an empty list"),
         ({"target": ["POSITIVE", "x"]}, "target 'x' is none of the model's"),
         ({"threshold": 2}, "threshold is 2: give a probability"),
@@ -355,7 +355,7 @@ def test_the_context_of_a_question_is_its_pair(answerer):
     [
         ({}, "a question needs a text that holds the answer: pass it as pair"),
         ({"pair": CONTEXT[:20], "target": "middle"}, "target 'middle' is none of an answer's: start, end"),
-        ({"pair": CONTEXT[:20], "against": "start"}, "an answer has no class to hold against another"),
+        ({"pair": CONTEXT[:20], "against": "start"}, "an answer has no contrast class"),
     ],
 )
 def test_what_is_no_question_is_refused(answerer, options, message):
