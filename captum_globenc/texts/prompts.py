@@ -23,7 +23,7 @@ Passages = Mapping[str, str] | Sequence[Any]
 """Named passages; see `captum_globenc.explain`."""
 
 MARK = "\ue000{}\ue001"
-"""Placeholder for the text of a message in a rendered template, with private-use characters."""
+"""Placeholder for the text of a message in a rendered chat; no template tests for these characters."""
 
 
 class Prompt(NamedTuple):
