@@ -353,7 +353,7 @@ def _assemble(
                 target=it.target,
                 against=it.against,
                 explained=it.explained,
-                position=_place(predictions, it, rows.start, position) if "globenc" in scores else None,
+                position=_position(predictions, it, rows.start, position) if "globenc" in scores else None,
                 scores={name: merged.row(values[rows], kinds[name]) for name, values in scores.items()},
                 kinds=kinds,
                 layers={
@@ -427,7 +427,7 @@ def _spans(explained: Sequence[ExplainedOutput]) -> Iterator[tuple[ExplainedOutp
         start += len(it.rows)
 
 
-def _place(
+def _position(
     predictions: Predictions,
     explained: ExplainedOutput,
     row: int,

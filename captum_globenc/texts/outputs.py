@@ -89,7 +89,7 @@ class Predictions:
     def offsets(self, row: int) -> list[Span | None]:
         """Return the character offsets of the tokens of a row; empty if the tokenizer has none."""
         found = find_offsets(self.encoded.whole, self.encoded.text_of(row))
-        return [found[place] for place in self.encoded.positions[row]] if found else []
+        return [found[position] for position in self.encoded.positions[row]] if found else []
 
     def spans(self, row: int) -> list[Span]:
         """Return the character offsets of each token of a row; (0, 0) for special tokens.
@@ -102,7 +102,7 @@ class Predictions:
             raise ValueError("this tokenizer has no character offsets: use a fast tokenizer")
         encoding = encodings[self.encoded.text_of(row)]
         offsets, segments = encoding.offsets, encoding.sequence_ids
-        return [Span(*offsets[place], segments[place] or 0) for place in self.encoded.positions[row]]
+        return [Span(*offsets[position], segments[position] or 0) for position in self.encoded.positions[row]]
 
     @cached_property
     def words(self) -> list[list[Word]]:
@@ -112,7 +112,7 @@ class Predictions:
 
     def sum_of(self, rows: Sequence[int], terms: OutputWeights) -> float:
         """Return the weighted sum of outputs of each row, averaged over the rows."""
-        sums = [weight * self.outputs[row][place] for row in rows for place, weight in terms.items()]
+        sums = [weight * self.outputs[row][position] for row in rows for position, weight in terms.items()]
         return float(torch.stack(sums).double().sum()) / len(rows)
 
 
@@ -160,18 +160,18 @@ def selector_tensors(terms: Sequence[OutputWeights], outputs: Tensor) -> tuple[T
 
     Example:
         >>> terms = [{(1, 0): 1.0}, {(0, 1): 0.5, (1, 1): 0.5}]
-        >>> places, weights = selector_tensors(terms, torch.ones(1, 2, 3))
-        >>> places[..., 0].tolist(), weights.tolist()
+        >>> indices, weights = selector_tensors(terms, torch.ones(1, 2, 3))
+        >>> indices[..., 0].tolist(), weights.tolist()
         ([[3, 0], [1, 4]], [[1.0, 0.0], [0.5, 0.5]])
     """
     steps = [1]
     for size in reversed(outputs.shape[2:]):
         steps.insert(0, steps[0] * size)
     most = max(map(len, terms))
-    places = torch.zeros(len(terms), most, 1, dtype=torch.long)
+    indices = torch.zeros(len(terms), most, 1, dtype=torch.long)
     weights = torch.zeros(len(terms), most, dtype=outputs.dtype)
     for row, of in enumerate(terms):
-        for number, (place, weight) in enumerate(of.items()):
-            places[row, number, 0] = sum(index * step for index, step in zip(place, steps, strict=True))
+        for number, (position, weight) in enumerate(of.items()):
+            indices[row, number, 0] = sum(index * step for index, step in zip(position, steps, strict=True))
             weights[row, number] = weight
-    return places.to(outputs.device), weights.to(outputs.device)
+    return indices.to(outputs.device), weights.to(outputs.device)

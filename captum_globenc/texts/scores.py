@@ -62,9 +62,9 @@ def token_scores(
         kept = [word for word in found if special or not word.special]
         row = attributions[number].tolist()
         if words is None:
-            places = [token for word in kept for token in word.tokens]
-            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][places].tolist())))
-            scores.append([row[place] for place in places])
+            positions = [token for word in kept for token in word.tokens]
+            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][positions].tolist())))
+            scores.append([row[position] for position in positions])
         else:
             tokens.append([word.text for word in kept])
             scores.append(merge_scores(row, kept, words))

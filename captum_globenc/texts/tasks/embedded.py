@@ -198,7 +198,7 @@ class Embedded:
                 made.append(word)
                 continue
             for special, tokens in parts.items():
-                spans = [place for token in tokens if (place := offsets[token])]
+                spans = [span for token in tokens if (span := offsets[token])]
                 if spans:
                     spelt = self._prompted[text][spans[0].start : spans[-1].stop].strip()
                     made.append(Word(spelt, tokens, special))
@@ -209,10 +209,10 @@ class Embedded:
         cut = len(self._prompt)
         return [
             # A token may begin with the end of the prompt, such as its last space.
-            place and place._replace(start=max(place.start - cut, 0), stop=place.stop - cut)
+            span and span._replace(start=max(span.start - cut, 0), stop=span.stop - cut)
             if token not in self._in_prompt[text]
             else None
-            for token, place in enumerate(find_offsets(self.encoded.whole, text))
+            for token, span in enumerate(find_offsets(self.encoded.whole, text))
         ]
 
     def _check_ids(self, features: Mapping[str, Any]) -> None:
@@ -245,7 +245,7 @@ class Embedded:
             )
         found: list[set[int]] = []
         for text in range(len(self._prompted)):
-            places = enumerate(find_offsets(whole, text))
-            found.append({token for token, it in places if it and it.stop <= len(self._prompt)})
+            offsets = enumerate(find_offsets(whole, text))
+            found.append({token for token, it in offsets if it and it.stop <= len(self._prompt)})
             whole["special_tokens_mask"][text, sorted(found[-1])] = 1
         return found

@@ -122,7 +122,7 @@ def explain_embeddings(
 
     made = []
     for index, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
-        place = int(reads[index]) if isinstance(reads, Tensor) else reads
+        position = int(reads[index]) if isinstance(reads, Tensor) else reads
         ids = [token for side in sides for token in side.ids(index)]
         words = _words(sides, index)
         unknown, ahead = [], 0
@@ -141,7 +141,7 @@ def explain_embeddings(
                 target=target,
                 against=None,
                 explained=value,
-                position=place if place == "mean" or not others else None,
+                position=position if position == "mean" or not others else None,
                 tokens=[token for side in sides for token in side.tokens(index)],
                 scores={name: joined(rows, name, index) for name, rows in scores.items()},
                 kinds=kinds,
@@ -154,9 +154,9 @@ def explain_embeddings(
                 },
                 groups=words,
                 offsets=[
-                    place and place._replace(segment=segment)
+                    span and span._replace(segment=segment)
                     for segment, side in enumerate(sides)
-                    for place in side.offsets(index)
+                    for span in side.offsets(index)
                 ],
                 model=whose,
                 settings=settings,
