@@ -41,8 +41,8 @@ def ferret_explainer(
         explanations: Any = import_module("ferret.explainers.explanation")
     except ImportError as error:
         raise ImportError(
-            f"ferret cannot be imported ({error}). It asks for older versions of transformers and captum "
-            "than this package, and runs with these: pip install --no-deps ferret-xai, and what is missing."
+            f"ferret cannot be imported ({error}). It requires older versions of transformers and captum "
+            "than this package but runs with these: pip install --no-deps ferret-xai, then what is missing."
         ) from error
 
     class Explainer(kinds.BaseExplainer):  # type: ignore[misc]

@@ -37,7 +37,7 @@ def read_image(path: str | PathLike[str]) -> Any:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image that Pillow reads") from error
+        raise ValueError(f"{path} is not an image that Pillow reads") from error
 
 
 def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
@@ -60,14 +60,14 @@ def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
             content = sound.readframes(count)
     except (wave.Error, EOFError) as error:
         raise ValueError(
-            f"{path} is no WAV file of whole numbers (PCM): ffmpeg -i FILE -ar {rate} {path}"
+            f"{path} is not a WAV file of integers (PCM): ffmpeg -i FILE -ar {rate} {path}"
         ) from error
     if found != rate:
         raise ValueError(
             f"{path} has {found} samples a second, and the model takes {rate}: ffmpeg -i FILE -ar {rate} OUT"
         )
     if width not in FULL_SCALE or not content:
-        raise ValueError(f"{path} holds no samples of 1, 2 or 4 bytes")
+        raise ValueError(f"{path} has no samples of 1, 2 or 4 bytes")
     # Samples of one byte are unsigned.
     samples = np.frombuffer(content, dtype="u1" if width == 1 else f"<i{width}").astype(np.float64)
     samples = (samples - (128 if width == 1 else 0)) / FULL_SCALE[width]

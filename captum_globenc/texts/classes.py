@@ -77,7 +77,7 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
     if by_index and int(text) < len(names) and str(int(text)) == text:  # "007" is not an index
         return int(text)
-    raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
+    raise ValueError(f"{what} {label!r} is not a class of the model: {', '.join(names)}")
 
 
 def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]:

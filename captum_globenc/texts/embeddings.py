@@ -127,8 +127,8 @@ class OnEmbeddings(nn.Module):
             if torch.equal(found, ids.T):  # XLNet transposes ids to (N, B)
                 return embeddings.to(output.dtype).transpose(0, 1)
             raise ValueError(
-                "the model looks up words besides those of the text, as a decoder that reads it again does: "
-                "nothing can be put in their place. transformer-deep-lift with masked words can do without"
+                "the model embeds other ids than those of the text, as a decoder that reads it again does, "
+                "so its word embeddings cannot be replaced. transformer-deep-lift with masked words works"
             )
 
         handles = [layer.register_forward_hook(replace, with_kwargs=True) for layer in self._layers]
@@ -139,8 +139,8 @@ class OnEmbeddings(nn.Module):
                 handle.remove()
         if looked_up != 1:
             raise ValueError(
-                f"the model looked the words of the text up {looked_up} times, not once: nothing can be put "
-                "in their place"
+                f"the model embedded the ids of the text {looked_up} times, not once, so its word embeddings "
+                "cannot be replaced"
             )
         return output
 

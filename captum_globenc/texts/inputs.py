@@ -37,12 +37,12 @@ def texts_and_pairs(
     name = "pair" if context is None else "context"
     if context is not None:
         if pair is not None:
-            raise ValueError("context is pair by another name: leave one of the two out")
+            raise ValueError("context is an alias of pair: leave one of the two out")
         pair = context
     entries = _entries(texts)
     if any(isinstance(it, list | tuple) for it in entries):
         if pair is not None:
-            raise ValueError(f"texts hold pairs already, (text, pair) each: leave {name} out")
+            raise ValueError(f"texts contain pairs already, (text, pair) each: leave {name} out")
         return _split(entries)
     pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else list(pair)
     if len(pairs) != len(entries):

@@ -78,7 +78,9 @@ def as_loaded_model(
             raise TypeError(f"{what} has a tokenizer of its own: leave the other out")
         found, tokenizer = found.transformers_model if kind else found.model, found.tokenizer
         if kind and (found is None or (kind == "CrossEncoder" and "Sequence" not in type(found).__name__)):
-            raise TypeError(f"{what} of {type(found).__name__} is explained by its parts, not as a whole")
+            raise TypeError(
+                f"{what} of {type(found).__name__} is not supported: explain its models one by one"
+            )
     if not isinstance(found, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         name = repr(model) if isinstance(model, str) else "name"

@@ -67,9 +67,9 @@ class Options:
         if None not in (target, against) and str(target).lower() == str(against).lower():
             raise ValueError(f"{against} is contrasted with itself: choose two classes")
         if windows is not None and (not isinstance(windows, int) or isinstance(windows, bool) or windows < 0):
-            raise ValueError(f"windows is {windows!r}: give how many tokens they share, 0 or more")
+            raise ValueError(f"windows is {windows!r}: pass the number of tokens that they share, 0 or more")
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold!r}: give a probability, 0 to 1")
+            raise ValueError(f"threshold is {self.threshold!r}: pass a probability, 0 to 1")
 
     @property
     def single(self) -> str | int | None:
@@ -137,7 +137,7 @@ def chosen_classes(
     if against is None:
         return chosen, None
     if problem_of(config) == VALUE or len(names) == 1:
-        raise ValueError("the model gives a value: there is no contrast class")
+        raise ValueError("the model is a regression: there is no contrast class")
     other = class_of(against, names, "against")
     if target is not None and int(chosen[0]) == other:
         raise ValueError(f"{names[other]} is contrasted with itself: choose two classes")

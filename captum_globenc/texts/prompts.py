@@ -94,7 +94,7 @@ def read_prompts(
             f"{name} has {len(answers)} entries for {len(made)} prompts: pass one for each, or a string"
         )
     if wrong := [it for it in answers if it is not None and not isinstance(it, str)]:
-        raise TypeError(f"{name} holds a {type(wrong[0]).__name__}, not a string")
+        raise TypeError(f"{name} contains a {type(wrong[0]).__name__}, not a string")
     each = _passages_of_each(passages, len(made))
     return [
         prompt._replace(answer=one, passages=_found(named, prompt.text))
@@ -134,8 +134,8 @@ def _rendered(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokeni
     spans = _messages_in(text, render(chat), contents)
     if spans is None:
         raise ValueError(
-            "where the messages stand in the rendered prompt is not known, because the chat template changes "
-            "their text: pass the prompt as a string, "
+            "the messages cannot be found in the rendered prompt, because the chat template changes their "
+            "text: pass the prompt as a string, "
             "tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)"
         )
     return Prompt(text, spans)

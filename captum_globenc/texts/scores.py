@@ -56,7 +56,7 @@ def token_scores(
             f"input_ids of shape {tuple(ids.shape)}"
         )
     if not attributions.isfinite().all():
-        raise ValueError("attributions hold NaN or infinity")
+        raise ValueError("attributions contain NaN or infinity")
     tokens, scores = [], []
     for number, found in enumerate(find_words(batch, tokenizer, texts, pairs)):
         kept = [word for word in found if special or not word.special]

@@ -31,7 +31,7 @@ def find_segments(batch: Mapping[str, Any], row: int, *, paired: bool) -> list[i
         tokens = zip(encodings[row].sequence_ids, encodings[row].attention_mask, strict=True)
         return [segment for segment, real in tokens if real]
     if paired:
-        raise ValueError("this tokenizer does not tell two segments apart: no windows")
+        raise ValueError("this tokenizer does not mark segments: use a fast tokenizer")
     special = [bool(it) for it in batch["special_tokens_mask"][row]]
     real = batch["attention_mask"][row] if "attention_mask" in batch else [True] * len(special)
     return [None if it else 0 for it, there in zip(special, real, strict=True) if there]
@@ -69,7 +69,7 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
         other = "second" if segment == 0 else "first"
         raise ValueError(
             f"special tokens and the {other} segment leave {max(room, 0)} of {limit} tokens to a window, too "
-            f"few for neighbours that share {overlap}"
+            f"few for neighboring windows that share {overlap}"
         )
     windows = 1 + math.ceil((len(inside) - room) / (room - overlap))
     starts = [min(number * (room - overlap), len(inside) - room) for number in range(windows)]

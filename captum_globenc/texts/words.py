@@ -155,7 +155,7 @@ class _Row:
         if key is not None and source is not None:
             if not isinstance(source, str):
                 if key.word >= len(source):
-                    raise ValueError(f"the batch holds more words than the {len(source)} of a text")
+                    raise ValueError(f"the batch has more words than the {len(source)} words of a text")
                 return str(source[key.word])
             if self._encoding is not None:
                 offsets = [self._offsets[index] for index in run]

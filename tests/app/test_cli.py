@@ -291,8 +291,14 @@ def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explain", "good", "--target", "GOOD"], "target 'GOOD' is none of the model's: NEGATIVE, POSITIVE"),
-        (["explain", "good", "--against", "2"], "against '2' is none of the model's: NEGATIVE, POSITIVE"),
+        (
+            ["explain", "good", "--target", "GOOD"],
+            "target 'GOOD' is not a class of the model: NEGATIVE, POSITIVE",
+        ),
+        (
+            ["explain", "good", "--against", "2"],
+            "against '2' is not a class of the model: NEGATIVE, POSITIVE",
+        ),
         (["explain", "good", "--target", "1", "--against", "positive"], "POSITIVE is contrasted with itself"),
         (["explain", "good", "--position", "first"], "position must be a whole number or mean, not 'first'"),
         (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),

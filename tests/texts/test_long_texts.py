@@ -86,7 +86,9 @@ def test_what_windows_cannot_do_is_refused(folder):
     with pytest.raises(ValueError, match="windows have no position in common"):
         explain([DOCUMENT], model, tokenizer, windows=OVERLAP, position=2)
     assert explain(["a bad film"], model, tokenizer, windows=OVERLAP, position=2)[0].position == 2
-    with pytest.raises(ValueError, match="leave 22 of 24 tokens to a window, too few for neighbours"):
+    with pytest.raises(
+        ValueError, match="leave 22 of 24 tokens to a window, too few for neighboring windows"
+    ):
         explain([DOCUMENT], model, tokenizer, windows=22)
 
 

@@ -243,7 +243,7 @@ def run_methods(
     if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
         notices[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
-            f"(token_dropout), so {request.of.baseline!r} is none"
+            f"(token_dropout), so {request.of.baseline!r} is not a baseline"
         ] = None
     if exact and has_experts(request.of.model):
         notices[

@@ -169,5 +169,5 @@ def with_whole_layers(model: nn.Module) -> Encoder:
     """
     encoder = find_encoder(model)
     if any("*" in path for path in encoder.spec.roles.values()):
-        raise ValueError(f"the layers of {encoder.spec.model_type} are no modules of their own")
+        raise ValueError(f"the layers of {encoder.spec.model_type} are not single modules")
     return encoder

@@ -227,8 +227,8 @@ class Embedded:
         ids = whole["input_ids"][whole["attention_mask"].bool()]
         if not torch.equal(model_ids.to(ids.device), ids):
             raise ValueError(
-                f"{self._method} gives the model other tokens than its tokenizer makes of the texts: explain "
-                "the model's transformer by itself"
+                f"{self._method} passes other tokens to the model than its tokenizer returns for the texts: "
+                "explain the model's transformer alone"
             )
 
     def _find_prompt(self) -> list[set[int]]:

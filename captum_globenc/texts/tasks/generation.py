@@ -148,7 +148,7 @@ def check_generation(
             "layers is not for decoders: above the embeddings the tokens of the answer contribute as well"
         )
     if answered and generation:
-        raise ValueError(f"answer is given, so nothing is generated: leave {', '.join(generation)} out")
+        raise ValueError(f"answer was passed, so nothing is generated: leave {', '.join(generation)} out")
     if options.per_token and contrasted:
         raise ValueError("per_token has a row for each token of one answer: leave it or against out")
     tokens = generation.get("max_new_tokens", 1)
@@ -165,7 +165,7 @@ def check_generation(
     if decoder and "globenc" in methods:
         message = f"it explains encoders, and {name} is a decoder"
         if options.methods is not None:
-            raise ValueError(f"globenc does not hold: {message}")
+            raise ValueError(f"globenc does not support the model: {message}")
         notices[f"globenc is left out: {message}"] = None
         return replace(options, methods=[it for it in methods if it != "globenc"])
     return options
@@ -366,8 +366,8 @@ def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
         first, changed = (model(input_ids=it).logits[0, 0] for it in (ids[:1], other))
     if not torch.allclose(first, changed, rtol=1e-3, atol=1e-3):
         raise ValueError(
-            f"the tokens of this {type(model).__name__} see later ones, so it cannot generate text: load it "
-            "with is_decoder=True, or as a model for another task"
+            f"the attention of this {type(model).__name__} is not causal, so it cannot generate text: load "
+            "it with is_decoder=True, or as a model for another task"
         )
 
 

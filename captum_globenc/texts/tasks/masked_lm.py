@@ -44,8 +44,8 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
         found = [_explained_output(predictions, text, rows, position) for position in masked]
         if not found:
             raise ValueError(
-                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}, "
-                "which is what a masked language model fills in"
+                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}: "
+                "a masked language model predicts mask tokens"
             )
         explained += found
     return explained
@@ -104,7 +104,7 @@ def _token(word: str | int, tokenizer: PreTrainedTokenizerBase) -> int:
     known = tokenizer.get_vocab().get(str(word))
     ids = [known] if known is not None else tokenizer(str(word), add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(f"{word!r} is no single token of the model's, and so nothing that it fills in")
+        raise ValueError(f"{word!r} is not a single token of the model's vocabulary")
     return int(ids[0])
 
 

@@ -64,7 +64,9 @@ def select_answers(predictions: Predictions) -> list[ExplainedOutput]:
     if predictions.options.against is not None:
         raise ValueError("an answer has no contrast class: leave against out")
     if predictions.options.single not in (None, *ENDS):
-        raise ValueError(f"target {predictions.options.single!r} is none of an answer's: {', '.join(ENDS)}")
+        raise ValueError(
+            f"target {predictions.options.single!r} is not one of an answer's targets: {', '.join(ENDS)}"
+        )
     return [_explained_output(predictions, text, rows) for text, rows in enumerate(predictions.encoded.rows)]
 
 
@@ -110,7 +112,9 @@ def _candidates(predictions: Predictions, row: int) -> list[tuple[float, int, in
     spans = predictions.spans(row)
     inside = torch.tensor([it.segment == 1 for it in spans])
     if not inside.any():
-        raise ValueError("a question needs a text that holds the answer: pass it as pair or context")
+        raise ValueError(
+            "a question needs a context: pass the text that contains the answer as pair or context"
+        )
     counted, none = inside, predictions.loaded.tokenizer.cls_token_id
     if none is not None:
         counted = inside | (predictions.encoded.batch["input_ids"][row, : len(spans)].cpu() == none)

@@ -220,9 +220,9 @@ def _without_class(methods: Sequence[str] | None, notices: dict[str, None]) -> l
     chosen = DEFAULT_METHODS if methods is None else methods
     kept = [name for name in chosen if not METHODS[name].knows_class]
     rejected = ", ".join(name for name in chosen if name not in kept)
-    reason = "an embedding by itself has no class: pass pair, a text that it is compared with"
+    reason = "a single embedding has no class: pass pair, a text to compare it with"
     if rejected and methods is not None:
-        raise ValueError(f"{rejected} does not hold: {reason}, or take globenc alone")
+        raise ValueError(f"{rejected} does not apply: {reason}, or use globenc alone")
     if rejected:
         notices[f"{rejected} is left out: {reason}"] = None
     return kept
@@ -268,7 +268,7 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
         parts, mean = parts / mean.norm(dim=-1, keepdim=True)[..., None], normalize(mean, dim=-1)
     if not torch.allclose(mean, its.vectors, rtol=1e-3, atol=1e-5):
         raise ValueError(
-            "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
+            "the model's embeddings are not the means of token vectors: nothing sums over token pairs"
         )
     of = Explainer(own.model, own.tokenizer, own.forward, own.similarity)
     only = torch.zeros(1, dtype=torch.long, device=parts.device)

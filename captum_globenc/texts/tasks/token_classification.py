@@ -41,7 +41,7 @@ def select_entities(predictions: Predictions) -> list[ExplainedOutput]:
             f"a token classifier gives (B, N, C), this model gives {tuple(predictions.outputs.shape)}"
         )
     if any(pair is not None for pair in predictions.pairs):
-        raise ValueError("entities are of one text: leave pair out")
+        raise ValueError("token classification takes single texts: leave pair out")
     pipeline = _pipeline(predictions)
     # The names of the pipeline, which need not be unique.
     labels = cast("Mapping[int, str]", predictions.loaded.model.config.id2label or {})
@@ -144,7 +144,7 @@ def _labels(group: str | int, names: Sequence[str], outputs: Tensor) -> list[int
     chosen = [label for label, it in enumerate(names) if it == name]
     chosen = chosen or [label for label, it in enumerate(names) if it.partition("-")[2] == name]
     if not chosen:
-        raise ValueError(f"label {group!r} is none of the model's: {', '.join(names)}")
+        raise ValueError(f"label {group!r} is not a label of the model: {', '.join(names)}")
     best = outputs[:, chosen].argmax(-1).tolist()
     return [chosen[it] for it in best]
 

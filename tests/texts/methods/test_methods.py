@@ -1,4 +1,4 @@
-"""What the methods that texts are explained by say, held against plain calls of the model."""
+"""The methods that explain texts, compared with plain calls of the model."""
 
 import json
 import re
@@ -499,7 +499,7 @@ def test_esm_2_is_compared_with_embeddings_that_do_not_change_its_scale(protein,
     assert it.settings["baseline"] == ("pad" if pads else "zero")
     assert told == [
         "the baseline is 'zero': the model scales its embeddings by the number of mask tokens "
-        "(token_dropout), so 'mask' is none"
+        "(token_dropout), so 'mask' is not a baseline"
     ] * (baseline.get("baseline", "mask") == "mask")
     batch = tokenizer(text, return_tensors="pt")
 
