@@ -118,7 +118,7 @@ def explain(
             model's limit; the longer of text and pair is split. Logits are averaged over windows, scores over
             the windows that contain the token; GlobEnc's are normalized to sum to 1. Entities, answers and
             mask tokens belong to one window. By default such texts are truncated.
-        threshold: The probability in [0, 1] above which labels of a multi-label model are explained.
+        threshold: The least probability in [0, 1] of the labels of a multi-label model that are explained.
         tell: Called with each notice, such as a method that is left out, or truncated texts. By default
             notices are warnings.
         answer: The explained answer for text generation, or one per prompt. It is tokenized separately, so it

@@ -143,7 +143,7 @@ class Biases:
                     if own == "bias":
                         self._owners[f"{number}.{name}"] = part
                     elif own.endswith("bias"):
-                        raise ValueError(f"{type(part).__name__} adds its {own} where it cannot be seen")
+                        raise ValueError(f"{type(part).__name__} adds its {own} where it cannot be recorded")
         self._made: list[tuple[nn.Module, Tensor]] = []
 
     @contextmanager
@@ -173,7 +173,7 @@ class Biases:
         unseen |= {module for module, output in made if shape and output.shape[:2] != shape}
         names = [name for name, module in self._owners.items() if module in unseen]
         if names:
-            raise ValueError(f"{names[0]}.bias of a layer is not added to tokens where it can be seen")
+            raise ValueError(f"{names[0]}.bias of a layer is not added to tokens where it can be recorded")
         return [output for _, output in made], [module.get_parameter("bias").detach() for module, _ in made]
 
 

@@ -1,4 +1,4 @@
-"""Generated text: contributions of a prompt to the log-probability of an answer, compared with plain calls."""
+"""Generated text: contributions of a prompt to the log-probability of an answer, against plain calls."""
 
 import copy
 import json

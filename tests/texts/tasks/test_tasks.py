@@ -402,7 +402,7 @@ def test_another_word_than_the_one_filled_in(filler):
     for target in ("unhappy", "zebra"):
         with pytest.raises(ValueError, match=f"'{target}' is not a single token of the model's vocabulary"):
             explain(MASKED, model, tokenizer, target=target)
-    with pytest.raises(ValueError, match=r"'a film' has no \[MASK\], which is what a masked language model"):
+    with pytest.raises(ValueError, match=r"'a film' has no \[MASK\]: a masked language model predicts"):
         explain(["a film"], model, tokenizer)
 
 
