@@ -1,4 +1,4 @@
-"""Adapters to ferret and interpreto: the methods of `explain` as explainers that these evaluate."""
+"""Adapters to ferret and interpreto: the methods of `explain` as explainers for both libraries."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -26,23 +26,23 @@ def ferret_explainer(
 
     Args:
         model: a sequence classifier.
-        tokenizer: its tokenizer.
-        method: one of the methods of :func:`captum_globenc.explain`.
-        **options: of :func:`captum_globenc.explain`, such as `baseline`.
+        tokenizer: the model's tokenizer.
+        method: the name of a method of :func:`captum_globenc.explain`.
+        **options: further options of :func:`captum_globenc.explain`, such as `baseline`.
 
     Returns:
-        An instance of a `ferret.explainers.BaseExplainer`, called as any other with a text and a target.
+        A `ferret.explainers.BaseExplainer`.
 
     Raises:
-        ImportError: ferret is not installed, or lacks what it imports.
+        ImportError: ferret or one of its dependencies is not installed.
     """
     try:
         kinds: Any = import_module("ferret.explainers")
         explanations: Any = import_module("ferret.explainers.explanation")
     except ImportError as error:
         raise ImportError(
-            f"ferret cannot be imported ({error}). It asks for older versions of transformers and captum "
-            "than this package, and runs with these: pip install --no-deps ferret-xai, and what is missing."
+            f"ferret cannot be imported ({error}). It requires older versions of transformers and captum "
+            "than this package but runs with these: pip install --no-deps ferret-xai, then what is missing."
         ) from error
 
     class Explainer(kinds.BaseExplainer):  # type: ignore[misc]
@@ -63,21 +63,22 @@ def interpreto_explainer(
     method: str = "transformer-deep-lift",
     **options: Any,
 ) -> Callable[..., list[Any]]:
-    """Return an explainer that is called as those of interpreto are, whose output its metrics take.
+    """Return a function with the signature of interpreto's explainers, for interpreto's metrics.
 
     Args:
         model: a sequence classifier.
-        tokenizer: its tokenizer, one that tells where tokens stand.
-        method: one of the methods of :func:`captum_globenc.explain`.
-        **options: of :func:`captum_globenc.explain`, such as `baseline`.
+        tokenizer: the model's tokenizer, with character offsets (a fast tokenizer).
+        method: the name of a method of :func:`captum_globenc.explain`.
+        **options: further options of :func:`captum_globenc.explain`, such as `baseline`.
 
     Returns:
-        A function of a text or several, and of classes, one for all or one for each (left out, the predicted
-        ones), that returns an `AttributionOutput` for each text: scores of all tokens, for one class.
+        A function `explainer(inputs, targets=None)` that returns an `AttributionOutput` for each text: the
+        scores of all tokens for one class. `inputs` is a text or a list of texts, `targets` one class index
+        for all texts or one for each, by default the predicted classes. It raises `ValueError` if the
+        numbers of targets and texts differ.
 
     Raises:
         ImportError: interpreto is not installed.
-        ValueError: when it is called: there are not as many classes as texts.
     """
     base: Any = optional("interpreto.attributions.base", "interpreto")
 
@@ -117,9 +118,9 @@ def _explained(
     number: int | None,
     options: Any,
 ) -> Explanation:
-    """Explain a class by its number, whatever the names of classes are; left out, the likeliest."""
+    """Explain the class with the index `number`, or the predicted class if `number` is None."""
     names = class_names(model.config)
-    # A number that is none of a class is told to be none.
+    # `explain` rejects an index that is out of range.
     target = names[number] if number is not None and 0 <= number < len(names) else number
     found = explain([text], model, tokenizer, methods=[method], target=target, **options)
     return max(found, key=lambda it: it.value)

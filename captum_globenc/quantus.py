@@ -1,7 +1,7 @@
-"""GlobEnc, and any of Captum's methods, as Quantus calls an explanation: numpy in, numpy out.
+"""Explain functions for Quantus: GlobEnc, or any Captum method, on numpy arrays.
 
-Quantus knows images (B, C, H, W) and signals (B, C, T). A text is a signal: its tokens are the steps, the
-dimensions of their embeddings the channels. B batch, N tokens, D embedding size.
+Quantus supports images (B, C, H, W) and signals (B, C, T). Here a text is a signal: time steps are tokens,
+channels are embedding dimensions. Shapes: B texts, N tokens, D embedding dimensions.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from captum_globenc.attr.globenc import GlobEnc
 
 
 class TextSignal(nn.Module):
-    """A text model that reads embeddings as a signal, `(B, D, N)`.
+    """Wrap a text model so that it reads embeddings as a signal, `(B, D, N)`.
 
-    Quantus cuts batches as it likes and hands over nothing but the signal, so texts must have one
-    length and no padding: run it on texts of each length by themselves.
+    Quantus passes only the signal, without an attention mask, and splits batches itself. All texts must
+    therefore have the same length and no padding: evaluate texts of each length separately.
 
     Args:
-        forward_func: a module of embeddings `(B, N, D)`, such as `EncoderForward(model)`.
+        forward_func: a module that maps embeddings `(B, N, D)` to outputs, such as `EncoderForward(model)`.
 
     Example:
         >>> TextSignal(nn.Linear(3, 5))(torch.zeros(2, 3, 4)).shape
@@ -31,11 +31,11 @@ class TextSignal(nn.Module):
     def __init__(self, forward_func: nn.Module) -> None:
         super().__init__()
         self.forward_func = forward_func
-        # A fresh module is in training mode, which Quantus refuses; what counts is whether dropout is.
+        # Quantus rejects modules in training mode, as new modules are; only the mode of dropout matters.
         self.training = any(m.training for m in forward_func.modules() if isinstance(m, nn.Dropout))
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Run the model on `(B, D, N)`."""
+        """Run the model on a signal `(B, D, N)`."""
         output: Tensor = self.forward_func(signal.transpose(1, 2))
         return output
 
@@ -50,23 +50,23 @@ def explain(
     device: str | torch.device | None = None,
     **options: Any,
 ) -> npt.NDArray[Any]:
-    """Explain as Quantus's `explain_func` does.
+    """Explain a batch, as an `explain_func` of Quantus.
 
     Args:
-        model: the model, in the wrapper that makes a signal of a text.
+        model: the wrapped model.
         inputs: `(B, D, N)` embeddings.
-        targets: `(B,)` classes.
-        attribution: makes one of Captum's attributions of a module of embeddings `(B, N, D)`: the
-            class itself, where it needs nothing else.
-        method: the name that Quantus reports under, which it passes on; of no use here.
-        device: where to compute; left out, where the model is.
-        **options: for the `attribute` method, such as `n_steps`.
+        targets: `(B,)` class indices.
+        attribution: a Captum attribution class, or a function that creates an attribution from a module that
+            reads embeddings `(B, N, D)`.
+        method: the name that Quantus uses in reports; ignored.
+        device: the device to compute on; by default that of the model.
+        **options: further arguments of the `attribute` method, such as `n_steps`.
 
     Returns:
-        `(B, 1, N)`: a score per token, the same for all channels.
+        Scores `(B, 1, N)`, one per token, broadcast over channels.
 
     Raises:
-        TypeError: `model` is no :class:`TextSignal`.
+        TypeError: `model` is not a :class:`TextSignal`.
 
     Example:
         >>> import numpy as np

@@ -118,5 +118,7 @@ def test_a_class_is_told_by_its_number_whatever_classes_are_called(tmp_path):
     for number, value in [*enumerate(logits), (None, max(logits))]:
         found = _explained(TEXTS[0], model, tokenizer, "decompx", number, {})
         assert found.explained == pytest.approx(value, abs=1e-5)
-    with pytest.raises(ValueError, match="target 3 is none of the model's: dull \\(0\\), dull \\(1\\), 2"):
+    with pytest.raises(
+        ValueError, match="target 3 is not a class of the model: dull \\(0\\), dull \\(1\\), 2"
+    ):
         _explained(TEXTS[0], model, tokenizer, "decompx", 3, {})

@@ -186,7 +186,7 @@ def test_texts_in_tuples_have_their_pairs(classifier):
             explain([kind(it) for it in zip(TEXTS, ["a script", "great"], strict=True)], *classifier)
             == expected
         )
-    with pytest.raises(ValueError, match="texts hold pairs already.*leave pair out"):
+    with pytest.raises(ValueError, match="texts contain pairs already.*leave pair out"):
         explain([("a", "b")], *classifier, pair="c")
 
 

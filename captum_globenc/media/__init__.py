@@ -1,4 +1,4 @@
-"""From a file, an image or a sound, to what a classifier makes of it."""
+"""Explain classifiers of images and sounds, from files."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The explanation of an image or a sound: what every part of it had to do with its class.
+"""`explain_file`: score the parts of an image or a sound for the class of a classifier.
 
 Shapes: B = 1 image or sound, C classes or channels; H, W pixels; T samples or frames, F features of a frame.
 """
@@ -31,11 +31,11 @@ from captum_globenc.texts.provenance import versions
 
 __all__ = ["METHODS", "Method", "explain_file"]
 
-STRETCHES = 50
-"""Into how many parts a sound is cut."""
+SOUND_PARTS = 50
+"""The number of parts of a sound."""
 
-PATCH = 16
-"""How many pixels the squares of an image have on a side, where the model has no patches."""
+PATCH_SIZE = 16
+"""The side of the squares of an image in pixels, if the model has no patches."""
 
 TIME_AXIS = {
     "ASTFeatureExtractor": 0,
@@ -47,19 +47,19 @@ TIME_AXIS = {
     "wav2vec2-bert": 0,
     "whisper": 1,
 }
-"""Which dimension of an example's sound features is time, by feature extractor, else by `model_type`."""
+"""The time axis of an example's sound features, by class of the feature extractor or by `model_type`."""
 
-LEAST = 1e-6
-"""What tokens that no part feeds have to score to be told of: less is what rounding leaves."""
+ROUNDING = 1e-6
+"""The largest share of tokens outside all parts that is ignored as a rounding error."""
 
 
 class Method(NamedTuple):
-    """A method by which files are explained.
+    """An attribution method for files.
 
     Attributes:
-        run: takes the forward function, its inputs, its further arguments and the target class; returns
-            scores in the shape of the inputs.
-        kind: what the scores are.
+        run: a function of the forward function, its inputs, its other arguments and the target class, which
+            returns scores in the shape of the inputs.
+        kind: the kind of the scores.
     """
 
     run: Callable[[EncoderForward, Tensor, tuple[Any, ...], int], Tensor]
@@ -75,25 +75,25 @@ def explain_file(
     target: str | int | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Explanation:
-    """Explain what a classifier makes of an image or a sound.
+    """Explain the prediction of a classifier for an image or a sound.
 
     Args:
-        path: the file: an image that Pillow reads, or a WAV file, as the processor is for one or the other.
+        path: an image file that Pillow reads, or a WAV file, depending on the processor.
         model: an image or audio classifier of transformers, in eval mode.
-        processor: its image processor or feature extractor.
-        methods: names from `METHODS`; left out, those of them that hold for the model.
-        target: the class that is explained, by name or index; left out, the one that is predicted.
-        tell: called with what is left out, and why.
+        processor: the model's image processor or feature extractor.
+        methods: names from `METHODS`; by default those that support the model.
+        target: the explained class, by name or index; by default the predicted class.
+        tell: called with each notice, such as a method that is left out.
 
     Returns:
-        An explanation as those of texts are, of parts in place of tokens: squares of the pixels, row by row,
-        as large as the model's patches; or stretches of samples or frames. Shares of tokens that no part
-        feeds, such as [CLS], are a token of their own at the end. Contributions add up to what the output
-        differs from that of inputs that are 0: of an image all of one grey, of silence.
+        An explanation with parts instead of tokens: squares of pixels, row by row, with the size of the
+        model's patches; or intervals of samples or frames. Shares of tokens outside all parts, such as
+        [CLS], are one more token at the end. Contributions sum to the output minus the output for inputs of
+        0, a gray image or silence.
 
     Raises:
-        ValueError: the file holds nothing of the kind, a name is not known, the model gives no (B, C) logits,
-            or a method that was chosen does not hold for it, or none does.
+        ValueError: the file has another format, a name is unknown, the model does not return finite logits
+            (B, C), or a chosen method, or every method, does not support the model.
         OSError: the file cannot be read.
     """
     unknown = [name for name in methods or () if name not in METHODS]
@@ -104,7 +104,7 @@ def explain_file(
         batch = processor(read_image(path), return_tensors="pt")
     else:
         batch = processor(read_sound(path, rate), sampling_rate=rate, return_tensors="pt")
-    # Some feature extractors add frames, and say so in a mask that the model reads.
+    # Some feature extractors pad frames and return a mask.
     masked = "attention_mask" in batch and "attention_mask" in signature(model.forward).parameters
     forward = EncoderForward(model, ("attention_mask",) if masked else ())
     inputs, extra = forward.arguments(batch)
@@ -124,8 +124,8 @@ def explain_file(
     picture, names = _parts(inputs[0].movedim(time, -1), model, processor)
     rows = {name: _by_part(values[0].movedim(time, -1), picture) for name, values in found.items()}
     rest = {name: 1 - sum(row) if METHODS[name].kind == "shares" else 0.0 for name, row in rows.items()}
-    words = [Word(name, (place,), False) for place, name in enumerate(names)]
-    if any(abs(it) > LEAST for it in rest.values()):
+    words = [Word(name, (index,), False) for index, name in enumerate(names)]
+    if any(abs(it) > ROUNDING for it in rest.values()):
         words.append(Word(f"[of no {PARTS[picture.kind][0]}]", (len(names),), True))
         rows = {name: [*row, rest[name]] for name, row in rows.items()}
     return Explanation(
@@ -158,37 +158,37 @@ def _scores(
     methods: Sequence[str] | None,
     tell: Callable[[str], None] | None,
 ) -> dict[str, Tensor]:
-    """Return the scores by every method, in the shape of the inputs."""
+    """Return the scores of each method, in the shape of the inputs."""
     scores: dict[str, Tensor] = {}
-    refused: dict[str, Exception] = {}
+    rejected: dict[str, Exception] = {}
     for name in METHODS if methods is None else methods:
         try:
             scores[name] = METHODS[name].run(forward, inputs, extra, target).detach().cpu()
         except CaptumGlobencError as error:
             if methods is not None:
                 raise
-            refused[name] = error
+            rejected[name] = error
     if not scores:
-        raise ValueError("; ".join(f"{name}: {error}" for name, error in refused.items()))
-    for name, reason in refused.items():
+        raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
+    for name, reason in rejected.items():
         if tell is not None:
             tell(f"{name} is left out: {reason}")
     return scores
 
 
 def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
-    """Return which dimension of a sound's features is time: 0 for `(T, F)`, 1 for `(F, T)`.
+    """Return the time axis of a sound's features: 0 for `(T, F)`, 1 for `(F, T)`.
 
-    Sizes alone cannot tell: a short sound has fewer frames than mel bins.
+    Sizes do not determine it: a short sound has fewer frames than mel bins.
 
     Args:
-        features: of one sound.
+        features: the features of one sound.
         model: the model that reads them.
-        processor: the feature extractor that made them.
+        processor: the feature extractor that computed them.
 
     Raises:
-        ValueError: neither the feature extractor nor the family is known, and the model's number of mel bins
-            is not the size of exactly one dimension.
+        ValueError: the feature extractor and the model family are unknown, and the number of mel bins is not
+            the size of exactly one dimension.
     """
     for name in (*(kind.__name__ for kind in type(processor).__mro__), model.config.model_type):
         if name in TIME_AXIS:
@@ -206,27 +206,29 @@ def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
 
 
 def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Picture, list[str]]:
-    """Return the picture of an input, cut into parts, and the names of the parts.
+    """Return the picture of an input, divided into parts, and the names of the parts.
 
     Args:
         inputs: pixels `(3, H, W)`, samples `(T,)` or sound features `(F, T)`.
         model: the model that reads them.
-        processor: the processor that made them.
+        processor: the processor that computed them.
     """
     values = inputs.cpu().double().numpy()
     if values.ndim == 3:
         side = getattr(model.config, "patch_size", None)
-        heights, widths = (_cut(size, side if isinstance(side, int) else PATCH) for size in values.shape[1:])
+        heights, widths = (
+            _cut(size, side if isinstance(side, int) else PATCH_SIZE) for size in values.shape[1:]
+        )
         names = [
             f"row {row}, column {column}"
             for row in range(1, len(heights) + 1)
             for column in range(1, len(widths) + 1)
         ]
-        normalised = bool(getattr(processor, "do_normalize", False))
-        known = [getattr(processor, it, None) if normalised else None for it in ("image_mean", "image_std")]
-        return Picture("image", widths, heights, draw_pixels(values, *known)), names
+        normalized = bool(getattr(processor, "do_normalize", False))
+        moments = [getattr(processor, it, None) if normalized else None for it in ("image_mean", "image_std")]
+        return Picture("image", widths, heights, draw_pixels(values, *moments)), names
     length = values.shape[-1]
-    widths = _cut(length, -(-length // STRETCHES))
+    widths = _cut(length, -(-length // SOUND_PARTS))
     ends = [0, *np.cumsum(widths).tolist()]
     if values.ndim == 1:
         rate = processor.sampling_rate
@@ -237,7 +239,7 @@ def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Pict
 
 
 def _cut(length: int, size: int) -> list[int]:
-    """Return the lengths of parts of one size, the last of which may be shorter.
+    """Return the lengths of parts of equal size; the last part may be shorter.
 
     Example:
         >>> _cut(10, 4)
@@ -250,8 +252,8 @@ def _by_part(scores: Tensor, picture: Picture) -> list[float]:
     """Return the sum of scores over each part, in order.
 
     Args:
-        scores: of pixels `(C, H, W)`, samples `(T,)` or sound features `(F, T)`.
-        picture: the picture of the input, cut into parts.
+        scores: scores of pixels `(C, H, W)`, samples `(T,)` or sound features `(F, T)`.
+        picture: the picture of the input, divided into parts.
     """
     values = scores.double()
     if values.dim() > 1:

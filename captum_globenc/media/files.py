@@ -1,4 +1,4 @@
-"""Images and sounds from files, as processors of transformers take them.
+"""Read images and sounds from files, for processors of transformers.
 
 Shapes: T samples.
 """
@@ -14,45 +14,45 @@ from numpy.typing import NDArray
 
 __all__ = ["read_image", "read_sound"]
 
-LARGEST = {1: 128.0, 2: 32768.0, 4: 2147483648.0}
-"""What samples of so many bytes are divided by."""
+FULL_SCALE = {1: 128.0, 2: 32768.0, 4: 2147483648.0}
+"""The full scale of samples, by bytes per sample."""
 
 
 def read_image(path: str | PathLike[str]) -> Any:
-    """Read an image, in colour.
+    """Read an image as RGB.
 
     Args:
-        path: a file of any kind that Pillow reads.
+        path: a file in any format that Pillow reads.
 
     Returns:
-        A `PIL.Image.Image`, turned as its camera says.
+        A `PIL.Image.Image`, rotated by its EXIF orientation.
 
     Raises:
-        ValueError: the file is no image.
-        OSError: it cannot be read.
+        ValueError: the file is not an image.
+        OSError: the file cannot be read.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError  # waits, as matplotlib does
+    from PIL import Image, ImageOps, UnidentifiedImageError  # imported on demand, as matplotlib is
 
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image that Pillow reads") from error
+        raise ValueError(f"{path} is not an image that Pillow reads") from error
 
 
 def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
-    """Read a sound, its channels averaged.
+    """Read a sound, averaged over its channels.
 
     Args:
-        path: a WAV file of whole numbers (PCM).
-        rate: how many samples a second the model takes.
+        path: a WAV file with integer samples (PCM).
+        rate: the sampling rate of the model, in samples per second.
 
     Returns:
-        `(T,)`, from -1 to 1.
+        Samples `(T,)` in [-1, 1].
 
     Raises:
-        ValueError: the file is no such WAV file, holds nothing, or has another rate.
-        OSError: it cannot be read.
+        ValueError: the file is not such a WAV file, is empty, or has another sampling rate.
+        OSError: the file cannot be read.
     """
     try:
         with wave.open(str(path), "rb") as sound:
@@ -60,16 +60,16 @@ def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
             content = sound.readframes(count)
     except (wave.Error, EOFError) as error:
         raise ValueError(
-            f"{path} is no WAV file of whole numbers (PCM): ffmpeg -i FILE -ar {rate} {path}"
+            f"{path} is not a WAV file of integers (PCM): ffmpeg -i FILE -ar {rate} {path}"
         ) from error
     if found != rate:
         raise ValueError(
             f"{path} has {found} samples a second, and the model takes {rate}: ffmpeg -i FILE -ar {rate} OUT"
         )
-    if width not in LARGEST or not content:
-        raise ValueError(f"{path} holds no samples of 1, 2 or 4 bytes")
-    # Samples of one byte are the only ones without a sign.
+    if width not in FULL_SCALE or not content:
+        raise ValueError(f"{path} has no samples of 1, 2 or 4 bytes")
+    # Samples of one byte are unsigned.
     samples = np.frombuffer(content, dtype="u1" if width == 1 else f"<i{width}").astype(np.float64)
-    samples = (samples - (128 if width == 1 else 0)) / LARGEST[width]
+    samples = (samples - (128 if width == 1 else 0)) / FULL_SCALE[width]
     made: NDArray[np.float32] = samples.reshape(-1, channels).mean(1).astype(np.float32)
     return made

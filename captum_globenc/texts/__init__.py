@@ -1,4 +1,4 @@
-"""From a text to its explanation and back: classifiers, tokens, words."""
+"""Explain the predictions of text models: load models, compute scores, merge tokens into words."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The classes of a classifier: what its model is for, what each is called, how likely it is.
+"""The classes of a classifier: problem type, names and probabilities.
 
 Shapes: B texts, C classes.
 """
@@ -24,20 +24,20 @@ __all__ = [
 ]
 
 Name = str | int | float
-"""A class by its name or its index, or a value."""
+"""A class name, a class index, or a value of a regression."""
 
 SINGLE, MULTI, VALUE = "single_label_classification", "multi_label_classification", "regression"
 ACTIVATIONS = {SINGLE: "softmax", MULTI: "sigmoid", VALUE: "none"}
-"""What makes probabilities of logits, by what a model is for, as transformers calls it."""
+"""The activation that turns logits into probabilities, by `problem_type` of transformers."""
 
-TRUTH = {"false": 0, "true": 1}
-"""The classes of labels that say only whether something holds, where two classes are called otherwise."""
+BOOLEAN = {"false": 0, "true": 1}
+"""Class indices of boolean labels, for models with two classes of other names."""
 
 
 def problem_of(config: PretrainedConfig) -> str:
-    """Return what a model is for, a key of :data:`ACTIVATIONS`.
+    """Return the problem type of a model, a key of :data:`ACTIVATIONS`.
 
-    As transformers has it, one output is a value unless it is said to be a label of several.
+    As in transformers, a model with one output is a regression unless its `problem_type` is multi-label.
 
     Example:
         >>> from transformers import BertConfig
@@ -50,12 +50,14 @@ def problem_of(config: PretrainedConfig) -> str:
 
 
 def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
-    """Return the class of a label: its name as it is or in any case, or its index where no name is a number.
+    """Return the class index of a label.
+
+    A label is a class name, in any case if that is unambiguous, or an index if no class name is a number.
 
     Args:
         label: the label.
-        names: of the classes, by index.
-        what: what a message calls the label.
+        names: the class names, by index.
+        what: the name of the label in error messages.
 
     Raises:
         ValueError: the model has no such class.
@@ -70,18 +72,22 @@ def class_of(label: Name, names: Sequence[str], what: str = "label") -> int:
     text, lowered = text.lower(), [name.lower() for name in names]
     if lowered.count(text) == 1:
         return lowered.index(text)
-    if text in TRUTH and len(names) == 2:
-        return TRUTH[text]
+    if text in BOOLEAN and len(names) == 2:
+        return BOOLEAN[text]
     by_index = text.isdecimal() and not any(name.isdecimal() for name in names)
-    if by_index and int(text) < len(names) and str(int(text)) == text:  # 007 is a code, and no index
+    if by_index and int(text) < len(names) and str(int(text)) == text:  # "007" is not an index
         return int(text)
-    raise ValueError(f"{what} {label!r} is none of the model's: {', '.join(names)}")
+    raise ValueError(f"{what} {label!r} is not a class of the model: {', '.join(names)}")
 
 
 def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]:
-    """Return the names of so many classes, or of all of a model, by index, each another.
+    """Return unique class names, by index.
 
-    One without a name is called by its number, which also tells those apart that are called alike.
+    A class without a name is named by its index. Equal names get their index as a suffix.
+
+    Args:
+        config: the model's config.
+        count: the number of classes; by default that of the config.
 
     Example:
         >>> from transformers import BertConfig
@@ -92,12 +98,12 @@ def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]
     """
     known = cast("Mapping[int, str]", config.id2label or {})
     names = [str(known.get(index, "")) or str(index) for index in range(count or config.num_labels or 0)]
-    alike = Counter(names)
-    return [name if alike[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:
-    """Return the probabilities `(B, C)` that logits mean; None where they are values.
+    """Return probabilities `(B, C)` of logits `(B, C)`; None for a regression.
 
     Example:
         >>> import torch
@@ -109,11 +115,11 @@ def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:
 
 
 def activated(logits: Tensor, activation: str) -> Tensor | None:
-    """Return the probabilities `(B, C)` that logits mean by an activation; None where they are values.
+    """Return probabilities `(B, C)` of logits under an activation; None for a regression.
 
     Args:
         logits: `(B, C)`.
-        activation: one of the values of `ACTIVATIONS`.
+        activation: a value of `ACTIVATIONS`.
     """
     if activation == ACTIVATIONS[MULTI]:
         return logits.sigmoid()

@@ -1,4 +1,4 @@
-"""Load the default classifier: a packaged encoder plus the small trained part shipped here.
+"""Load the default classifier: an encoder from another package, with fine-tuned weights from this one.
 
 Shapes: U output features and V input features of a linear weight, R rank of its update.
 """
@@ -27,15 +27,12 @@ NAME = "embedded sentiment model"
 
 
 def encoder_folder() -> Path:
-    """Find the folder with the packaged encoder's weights and tokenizer.
+    """Return the folder with the encoder's weights and tokenizer, for `from_pretrained`.
 
-    The package is located, not imported: it would bring sentence-transformers along.
-
-    Returns:
-        The folder, as `from_pretrained` takes it.
+    The package is located without importing it, because it imports sentence-transformers.
 
     Raises:
-        ImportError: The package that carries the encoder is not installed.
+        ImportError: The package with the encoder is not installed.
     """
     spec = importlib.util.find_spec(ENCODER_PACKAGE)
     if spec is None or spec.origin is None:
@@ -44,34 +41,34 @@ def encoder_folder() -> Path:
 
 
 def load_encoder_state(folder: Path) -> dict[str, Tensor]:
-    """Read the encoder's weights under the names they have inside a classifier.
+    """Read the encoder's weights, with their names in `BertForSequenceClassification`.
 
     Args:
-        folder: What `encoder_folder` returned.
+        folder: The folder from `encoder_folder`.
 
     Returns:
-        State dict of `BertForSequenceClassification` but for the classifier's own weights.
+        A state dict of `BertForSequenceClassification` without the weights of the classifier.
     """
     state = load_file(folder / "model.safetensors")
-    # position_ids is a buffer that the model makes for itself and does not take back.
+    # The model creates position_ids itself and does not load it.
     return {f"bert.{name}": value for name, value in state.items() if "position_ids" not in name}
 
 
 def merge(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold a trained part into a state dict.
+    """Merge fine-tuned weights into a state dict.
 
-    A pair `x.up` (U, R) and `x.down` (R, V) is added to `x.weight` (U, V) as their product; every
-    other tensor replaces, or adds, the one of its name. The result is differentiable in `trained`.
+    The product of `x.up` (U, R) and `x.down` (R, V), a low-rank update, is added to `x.weight` (U, V). Other
+    tensors replace those of the same name. The result is differentiable in `trained`.
 
     Args:
-        state: Weights to start from; left as they are.
-        trained: Trained tensors, in any floating type.
+        state: The pretrained weights; not modified.
+        trained: The fine-tuned tensors, in any floating-point type.
 
     Returns:
         The merged state dict, in float32.
 
     Raises:
-        KeyError: An update has no weight to go to, or half of its pair is missing.
+        KeyError: The weight of an update, or one of its two factors, is missing.
 
     Example:
         >>> up, down = torch.ones(2, 1), torch.ones(1, 3)
@@ -80,45 +77,42 @@ def merge(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[st
         tensor([[1., 1., 1.],
                 [1., 1., 1.]])
     """
-    halves = (".up", ".down")
+    factors = (".up", ".down")
     merged = dict(state)
-    merged.update({name: v.float() for name, v in trained.items() if not name.endswith(halves)})
-    for layer in dict.fromkeys(name.rpartition(".")[0] for name in trained if name.endswith(halves)):
+    merged.update({name: v.float() for name, v in trained.items() if not name.endswith(factors)})
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in trained if name.endswith(factors)):
         update = trained[f"{layer}.up"].float() @ trained[f"{layer}.down"].float()
         merged[f"{layer}.weight"] = state[f"{layer}.weight"] + update
     return merged
 
 
 def build_classifier(folder: Path) -> BertForSequenceClassification:
-    """Build the untrained classifier on the encoder's configuration.
+    """Build the two-class classifier from the encoder's config, with random weights, in eval mode.
 
     Args:
-        folder: What `encoder_folder` returned.
-
-    Returns:
-        The stock two-label classifier, with random weights, in eval mode.
+        folder: The folder from `encoder_folder`.
     """
     config = BertConfig.from_pretrained(
         folder,
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
     )
-    config.name_or_path = NAME  # the folder's config names an encoder, not this classifier
-    # The random weights are overwritten; the caller's random stream must not notice them.
+    config.name_or_path = NAME  # the config in the folder names the encoder, not this classifier
+    # The random weights are overwritten later; drawing them must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
         model = BertForSequenceClassification(config)
-    model.train(False)  # As eval(), which transformers leaves untyped.
+    model.train(False)  # same as eval(), which has no type annotations in transformers
     return model
 
 
 def load_default() -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
-    """Load the embedded two-label sentiment classifier and its tokenizer, from local files only.
+    """Load the embedded sentiment classifier and its tokenizer, from local files only.
 
     Returns:
-        The classifier in eval mode, labels NEGATIVE (0) and POSITIVE (1), and its tokenizer.
+        The classifier in eval mode, with classes NEGATIVE (0) and POSITIVE (1), and its tokenizer.
 
     Raises:
-        ImportError: The package that carries the encoder is not installed.
+        ImportError: The package with the encoder is not installed.
 
     Example:
         >>> model, tokenizer = load_default()

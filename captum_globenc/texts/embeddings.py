@@ -1,4 +1,4 @@
-"""Methods over a model's word embeddings, while it goes on reading the ids of the text.
+"""Replace the word embeddings of a model that reads ids; Integrated Gradients over word embeddings.
 
 Shapes: B texts, N tokens, D embedding dimensions, C classes.
 """
@@ -18,17 +18,17 @@ __all__ = ["INTEGRATION_STEPS", "OnEmbeddings", "integrated_gradients"]
 
 INTEGRATION_STEPS = 50
 ROWS_AT_ONCE = 32
-"""Points between two texts that run together, which bounds the memory."""
+"""Interpolated inputs per forward pass, which bounds the memory."""
 TABLE_ROWS_AT_ONCE = 4096
-"""Word embeddings that are averaged together, which bounds the memory."""
+"""Word embeddings that are averaged at once, which bounds the memory."""
 
 
 class OnEmbeddings(nn.Module):
-    """A forward function of word embeddings, whose model reads the ids all the same.
+    """A forward function of word embeddings `(B, N, D)`, for a model that reads ids.
 
-    A decoder finds its last token by them, and some encoders their positions: with embeddings in the
-    place of ids (`inputs_embeds`) such models do something else. So here they get the ids, and what
-    they look up by them is replaced. In any precision, as points between two texts come.
+    Some models need the ids: decoders find the last token by them, some encoders the position ids. They
+    compute something else from `inputs_embeds`. Here the model reads the ids, and a hook replaces the output
+    of its embedding layer. Embeddings may have any precision, such as interpolated ones.
 
     Args:
         forward_func: a forward function of ids `(B, N)` and further arguments.
@@ -50,36 +50,35 @@ class OnEmbeddings(nn.Module):
     def __init__(self, forward_func: Callable[..., Tensor], model: nn.Module) -> None:
         super().__init__()
         self.forward_func = forward_func
-        self._model = (
-            model,
-        )  # no second child: some walk through a module and meet twice what is there twice
+        # In a tuple, so that the model is not registered as a submodule twice.
+        self._model = (model,)
         try:
             layer = cast("Any", model).get_input_embeddings()
         except (AttributeError, NotImplementedError):
             layer = None
         if not isinstance(layer, nn.Module):
             raise ValueError(f"no word embeddings are found in {type(model).__name__}")
-        # Where the table is shared, what the model calls may be another module with the same weights.
+        # With shared embeddings, the model may call another module with the same weights.
         weight = getattr(layer, "weight", None)
         others = [it for it in model.modules() if isinstance(it, nn.Embedding) and it.weight is weight]
         self._layers = list(dict.fromkeys([layer, *others]))
 
     @property
     def model(self) -> nn.Module:
-        """The model that runs."""
+        """The model that `forward_func` runs."""
         return self._model[0]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, cut off from their weights."""
+        """Return the word embeddings `(B, N, D)` of ids `(B, N)`, without a gradient."""
         with torch.no_grad():
             return cast("Tensor", self._layers[0](ids))
 
     @cached_property
     def mean(self) -> Tensor:
-        """The mean embedding `(D,)` of all words that the model knows: a baseline without a mask token.
+        """The mean embedding `(D,)` of the vocabulary, a baseline for models without a mask token.
 
         Raises:
-            ValueError: the model has no table with a row for each word.
+            ValueError: the model has no embedding matrix.
         """
         weight = getattr(self._layers[0], "weight", None)
         if not isinstance(weight, Tensor) or weight.dim() != 2:
@@ -87,7 +86,7 @@ class OnEmbeddings(nn.Module):
                 f"{type(self.model).__name__} has no table of word embeddings to average: choose another "
                 "baseline than mean"
             )
-        # Offloaded weights come to the device of the ids. Gemma's layer scales what it looks up.
+        # The layer itself is called: it may be offloaded, and Gemma's scales the embeddings.
         ids = torch.arange(len(weight), device="cpu" if weight.is_meta else weight.device)
         sums = []
         for some in torch.split(ids, TABLE_ROWS_AT_ONCE):
@@ -99,12 +98,12 @@ class OnEmbeddings(nn.Module):
         """Run the forward function.
 
         Args:
-            embeddings: `(B, N, D)`, what the model is to find.
-            ids: `(B, N)`, what it is given.
-            arguments: what follows them.
+            embeddings: `(B, N, D)`, which replace the word embeddings of the ids.
+            ids: `(B, N)`, which the model reads.
+            arguments: the further arguments of the forward function.
 
         Raises:
-            ValueError: the model never looks the ids up, or looks up words besides.
+            ValueError: the model does not look the ids up exactly once, or looks up other ids as well.
         """
         thread, looked_up = get_ident(), 0
 
@@ -112,24 +111,24 @@ class OnEmbeddings(nn.Module):
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor | None:
             nonlocal looked_up
-            if get_ident() != thread:  # somebody else's run of the same model
+            if get_ident() != thread:  # a pass of the same model in another thread
                 return None
             (found,) = (*args, *kwargs.values())
             if any(
                 isinstance(it, Tensor) and it.dtype == found.dtype and torch.equal(it, found)
                 for it in arguments
             ):
-                return None  # GPT-2 keeps types of tokens in the same table
+                return None  # GPT-2's token type ids use the same embeddings
             looked_up += 1
             length = ids.shape[1]
-            # Where attention goes by windows, a model may add padding of its own.
+            # Models with windowed attention may add padding.
             if found.dim() == 2 and torch.equal(found[:, :length], ids):
                 return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)
-            if torch.equal(found, ids.T):  # XLNet counts texts second
+            if torch.equal(found, ids.T):  # XLNet transposes ids to (N, B)
                 return embeddings.to(output.dtype).transpose(0, 1)
             raise ValueError(
-                "the model looks up words besides those of the text, as a decoder that reads it again does: "
-                "nothing can be put in their place. transformer-deep-lift with masked words can do without"
+                "the model embeds other ids than those of the text, as a decoder that reads it again does, "
+                "so its word embeddings cannot be replaced. transformer-deep-lift with masked words works"
             )
 
         handles = [layer.register_forward_hook(replace, with_kwargs=True) for layer in self._layers]
@@ -140,8 +139,8 @@ class OnEmbeddings(nn.Module):
                 handle.remove()
         if looked_up != 1:
             raise ValueError(
-                f"the model looked the words of the text up {looked_up} times, not once: nothing can be put "
-                "in their place"
+                f"the model embedded the ids of the text {looked_up} times, not once, so its word embeddings "
+                "cannot be replaced"
             )
         return output
 
@@ -154,9 +153,8 @@ def integrated_gradients(
     target: Tensor | None,
     arguments: tuple[Any, ...] = (),
 ) -> Tensor:
-    """Integrated gradients (Sundararajan et al. 2017) over word embeddings.
+    """Compute Integrated Gradients (Sundararajan et al. 2017) over word embeddings, with 50 steps.
 
-    On the straight line from the baseline's embeddings to the text's, 50 steps, some at a time.
     The usual baseline masks all but the special tokens of the text (`EncoderForward.masked`).
 
     Args:
@@ -164,17 +162,17 @@ def integrated_gradients(
         model: the model that it runs.
         ids: `(B, N)`, the texts.
         baselines: ids `(B, N)`, or embeddings `(B, N, D)`.
-        target: `(B,)`, the output of each text that is explained; None where there is one.
-        arguments: what follows the ids.
+        target: `(B,)`, the explained class of each text; None for outputs `(B,)`.
+        arguments: the further arguments of `forward_func`.
 
     Returns:
-        `(B, N)`, adding up to about what the output differs from that of the baseline.
+        Scores `(B, N)`, which sum approximately to the output for the text minus the output for the baseline.
 
     Raises:
-        ValueError: the model has no word embeddings, or does not look the text up in them once.
+        ValueError: the model has no word embeddings, or does not look the ids up exactly once.
     """
     over = OnEmbeddings(forward_func, model)
-    # A decoder that knows no padding takes one at a time.
+    # A decoder without a padding token takes one text at a time.
     pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
     scores: Tensor = IntegratedGradients(over).attribute(
         over.embed(ids),

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["TRUNCATED", "explain"]
 
 TRUNCATED = "texts are truncated at"
-"""What the notice of truncated texts begins with."""
+"""Prefix of the notice about truncated texts."""
 
 
 def explain(
@@ -75,80 +75,78 @@ def explain(
     passages: Passages | None = None,
     **generation: Any,
 ) -> Explanations:
-    """Explain what a model predicts for texts: which tokens were used, and what for.
+    """Explain the predictions of a model for texts: score each token.
 
-    What is explained depends on what the model is for, which its class says: the class of a sequence
-    classifier, each likely label of a multi-label one, the value of a regression; each entity of a token
-    classifier, grouped as its pipeline groups them; the answer in `pair` to the request in a text; the word
-    that a masked language model fills in for each mask token; the answer that a language model generates for
-    a prompt; the similarity that a SentenceTransformer finds between a text and its pair, or, where there is
-    none, what its embedding is made of, by "globenc" alone.
+    The class of the model determines the task and the explained outputs:
 
-    All texts are tokenized together: cut long lists into pieces. A model without a padding token takes them
-    one by one.
+    - sequence classification: the predicted class; every label above the threshold (multi-label); the value
+      (regression);
+    - token classification: each entity, grouped as by the pipeline of transformers;
+    - question answering: the answer in `context` to the question in a text;
+    - masked language modeling: the predicted word for each mask token;
+    - text generation: the log-probability of the answer to a prompt;
+    - SentenceTransformer: the similarity of a text and its pair; without a pair, the embedding, by "globenc".
+
+    All texts run as one batch, so split long lists. Models without a padding token run one text at a time.
 
     Args:
-        texts: B texts, or B tuples (text, pair). For a model that generates text, B prompts: strings, or
-            lists of chat messages, which the tokenizer's chat template renders.
-        model: A Hugging Face model for one of these, in eval mode; a pipeline of transformers; or a
-            SentenceTransformer or a CrossEncoder.
-        tokenizer: Its tokenizer; a pipeline, and an object of sentence-transformers, has one.
-        pair: A second segment that goes with every text, or one for each. None where a text has none.
-        context: `pair` of a request: the passage that holds its answer. For models that answer questions.
-        position: The token whose mixture GlobEnc explains: its index in every text, negative ones
-            counting from the text's own end, or "mean"; left out, what the model's head pools, or the tokens
-            whose outputs are explained.
-        mixing: One of GlobEnc's kinds of mixing matrix.
-        layers: Whether to compute the scores at every depth as well, of methods that have them.
-        methods: Names from `METHODS`. Left out, "globenc" and "transformer-deep-lift", or the one of them
-            that holds for the model: the other is told of.
-        target: What is explained in every text, by name or index: a class, a label, a word to be filled in,
-            the "start" or "end" of an answer; left out, what is predicted. Several classes, or "all", are
-            shown side by side, with scores by method and class. "globenc" knows no class.
-        against: What `target` is held against: why that one rather than this. For a model that generates
-            text, another answer, or one for each prompt: the difference of both log-probabilities is
-            explained.
-        baseline: What "transformer-deep-lift" and "integrated-gradients" compare a text with. Special tokens
-            are kept, the others replaced: "mask" by the mask token, or the mean word embedding where the
-            tokenizer has no mask token; "mean" by the mean word embedding; "pad" by the embedding of padding;
-            "zero" by zeros, where norms without a bias are singular (RMSNorm of Llama, Mistral, Qwen, T5).
-            `settings["baseline"]` of an explanation says which was used.
-        windows: How many tokens neighbouring windows share, into which a text is cut that is longer than the
-            model takes, or its pair where that is longer. The prediction is of the mean of the windows'
-            logits, and a token's score is the average over the windows that hold it; GlobEnc's are made to
-            sum to 1 again. An entity, an answer and a filled-in word are of the window that they are found
-            in. Left out, such texts lose their end.
-        threshold: How likely a label of a multi-label model has to be to be explained.
-        tell: Called with each notice: a method that is left out and why, texts that are truncated. By default
+        texts: B texts, or B tuples (text, pair). For text generation, B prompts: strings, or lists of chat
+            messages, which the tokenizer's chat template renders.
+        model: A Hugging Face model in eval mode, a pipeline of transformers, a SentenceTransformer or a
+            CrossEncoder.
+        tokenizer: The model's tokenizer; not needed for pipelines and objects of sentence-transformers.
+        pair: One second segment for all texts, or one per text, with None for texts without one.
+        context: An alias of `pair` for question answering: the passage that contains the answer.
+        position: The token that GlobEnc explains: an index into every text, negative from the end of the
+            text, or "mean". By default the token that the model's head pools, or the tokens of the explained
+            outputs.
+        mixing: GlobEnc's mixing matrix, a name of `MIXINGS`.
+        layers: Whether to compute the scores of every layer as well, for methods that have them.
+        methods: Names from `METHODS`. By default "globenc" and "transformer-deep-lift"; one that does not
+            support the model is left out with a notice.
+        target: The explained output of every text, by name or index: a class, a label, a word, or the "start"
+            or "end" of an answer. By default the prediction. A list of classes, or "all", is explained side
+            by side, with scores by method and class; scores of "globenc" do not depend on the class.
+        against: The contrast class: explain `target` minus this output. For text generation, another answer,
+            or one per prompt: the difference of the two log-probabilities is explained.
+        baseline: The baseline of "transformer-deep-lift" and "integrated-gradients". Special tokens are kept;
+            others are replaced by the mask token, or the mean word embedding if there is none ("mask"), by
+            the mean word embedding ("mean"), by the embedding of padding ("pad"), or by zeros ("zero"), a
+            singular point of norms without a bias (RMSNorm of Llama, Mistral, Qwen, T5).
+            `settings["baseline"]` of an explanation has the baseline that was used.
+        windows: The number of tokens that neighboring windows share, for texts that are longer than the
+            model's limit; the longer of text and pair is split. Logits are averaged over windows, scores over
+            the windows that contain the token; GlobEnc's are normalized to sum to 1. Entities, answers and
+            mask tokens belong to one window. By default such texts are truncated.
+        threshold: The least probability in [0, 1] of the labels of a multi-label model that are explained.
+        tell: Called with each notice, such as a method that is left out, or truncated texts. By default
             notices are warnings.
-        answer: For a model that generates text: the answer whose log-probability is explained, or one for
-            each prompt. It is tokenized by itself, so begin it with a space where the text would have one.
-            Left out, the answer that the model generates, greedily unless `generation` says otherwise.
+        answer: The explained answer for text generation, or one per prompt. It is tokenized separately, so it
+            starts with a space if the text has one there. By default the answer that the model generates,
+            greedily unless `generation` sets sampling or beams.
         max_new_tokens: The largest number of generated tokens; by default that of the model's generation
             config, else 64.
-        per_token: Whether to compute a row of contributions for each token of the answer as well,
-            `answer_scores`.
-        passages: Passages of the prompt, whose contributions `Explanation.passages()` sums: a dict from names
-            to texts, a list of (name, text), or a list of texts, as they stand in the prompt; or a list of
-            such dicts or lists, one for each prompt.
-        **generation: Further options of `model.generate` by the names of `transformers.GenerationConfig`, and
-            `seed`, which `do_sample=True` needs.
+        per_token: Whether to compute the contributions to each token of the answer as well (`answer_scores`).
+        passages: Passages of the prompt whose contributions `Explanation.passages()` sums: a dict from names
+            to texts, a list of (name, text), or a list of texts, exactly as in the prompt; or a list of such
+            dicts or lists, one per prompt.
+        **generation: Further options of `model.generate`, named as in `transformers.GenerationConfig`, and
+            `seed`, which `do_sample=True` requires.
 
     Returns:
-        An explanation of each text, in their order: several of one with more than one label, entity or mask
-        token, and none of one without entities.
+        The explanations, in the order of the texts: several for a text with more than one label, entity or
+        mask token, none for a text without entities.
 
     Raises:
-        TypeError: `texts` is one string, or holds something else; `model` is not of transformers; or there
-            is no tokenizer.
-        ValueError: There are not as many pairs as texts, a method that was chosen does not hold for the model
-            or none does, the model's outputs are none of a task's, a name is not known, a class is held
-            against itself, a position lies outside of a text, a text has no mask token or no text to find an
-            answer in, is not valid Unicode or has tokens that the model has no embedding for, windows share
-            too much, or the model's output is not finite. Of generated text: a prompt is longer than the
-            model takes, an answer has no tokens, a chat has no template or one that fails, or sampling has no
-            seed.
-        RuntimeError: The numbers of a method that was chosen were found not to hold.
+        TypeError: `texts` is one string or has other entries, `model` is not a model of transformers, or
+            there is no tokenizer.
+        ValueError: The arguments do not fit each other or the model: an unknown name, a different number of
+            pairs and texts, a class contrasted with itself, a position outside a text, a text without a mask
+            token or a context, invalid Unicode, ids without an embedding, windows that share too many tokens,
+            or a chosen method that does not support the model. Also if the model's output is not finite. For
+            text generation: a prompt above the model's limit, an answer without tokens, a missing or failing
+            chat template, or sampling without a seed.
+        RuntimeError: A chosen method failed a check of its numbers.
 
     Example:
         >>> from captum_globenc.texts.default import load_default
@@ -167,9 +165,9 @@ def explain(
     loaded = as_loaded_model(model, tokenizer)
     if max_new_tokens is not None:
         generation["max_new_tokens"] = max_new_tokens
-    given = {"answer": answer, "per_token": per_token or None, "passages": passages, **generation}
-    own = [name for name, value in given.items() if value is not None]
-    check_task(loaded, context=context is not None, generation=own)
+    own = {"answer": answer, "per_token": per_token or None, "passages": passages, **generation}
+    passed = [name for name, value in own.items() if value is not None]
+    check_task(loaded, context=context is not None, generation=passed)
     generates = not loaded.embeds and task_of(loaded.model).generates
     options = Options(
         methods,
@@ -224,7 +222,7 @@ def explain(
 def _answers(
     prompts: Sequence[Prompt], loaded: LoadedModel, options: Options, notices: dict[str, None]
 ) -> list[Explanation]:
-    """Explain the answers to prompts, all together or, without padding, one by one."""
+    """Explain the answers to prompts, as one batch or, without a padding token, one at a time."""
     parts = [prompts] if loaded.pads and prompts else [[it] for it in prompts]
     return [
         it
@@ -249,13 +247,13 @@ def _explain_batch(
     notices: dict[str, None],
     prompts: Sequence[Prompt] = (),
 ) -> list[Explanation]:
-    """Explain one batch; notices are added to `notices`."""
+    """Explain one batch, and add notices to `notices`."""
     model, tokenizer, position = loaded.model, loaded.tokenizer, options.position
     task = task_of(model)
     forward: EncoderForward
     if prompts:
         encoded, forward = prepare_prompts(prompts, loaded, options)
-        position = "mean" if position is None else position  # of the encoder of an encoder-decoder
+        position = "mean" if position is None else position  # for the encoder of an encoder-decoder
     else:
         encoded = encode(texts, pairs, model, tokenizer, options.windows)
         forward = EncoderForward(model, output=task.output)
@@ -304,7 +302,7 @@ def _truncated(loaded: LoadedModel) -> str:
 
 
 def _weights(explained: Sequence[ExplainedOutput], inputs: Tensor) -> Tensor:
-    """Return the weights `(A, N)` of the tokens whose mixture GlobEnc explains, for outputs of tokens."""
+    """Return the weights `(A, N)` of the tokens that GlobEnc explains, for outputs of single tokens."""
     weights = torch.zeros(len(explained), inputs.shape[1], device=inputs.device)
     for row, it in enumerate(explained):
         weights[row, list(it.tokens)] = 1 / len(it.tokens)
@@ -327,16 +325,16 @@ def _assemble(
 ) -> list[Explanation]:
     """Return an explanation of each output, or one of all outputs that are shown side by side.
 
-    The scores of windows are merged over their text, and are 0 where no explained window is. Averages over
-    several windows do not sum to a difference, so their kind is "signed".
+    The scores of windows are merged into scores of the text, 0 outside the explained windows. Contributions
+    averaged over several windows do not sum to a difference, so their kind is "signed".
 
     Args:
         predictions: The texts and the model's predictions.
         explained: The explained outputs.
-        scores: By method, `(A, N)`, the rows of one output after the other.
-        layers: By method that has them, `(A, L, N)`.
-        position: The token that GlobEnc explained: `(A,)` indices, "mean", an index into all texts, or None
-            if it is no single token.
+        scores: Scores `(A, N)` by method, with the rows of each output adjacent.
+        layers: Scores of layers `(A, L, N)` by method.
+        position: The token that GlobEnc explains: indices `(A,)`, "mean", one index for all texts, or None
+            for several tokens.
     """
     made = []
     for it, rows in _spans(explained):
@@ -355,7 +353,7 @@ def _assemble(
                 target=it.target,
                 against=it.against,
                 explained=it.explained,
-                position=_place(predictions, it, rows.start, position) if "globenc" in scores else None,
+                position=_position(predictions, it, rows.start, position) if "globenc" in scores else None,
                 scores={name: merged.row(values[rows], kinds[name]) for name, values in scores.items()},
                 kinds=kinds,
                 layers={
@@ -366,16 +364,17 @@ def _assemble(
                 **_of_text(predictions, it.text),
             )
         )
-    together = groupby(zip(explained, made, strict=True), key=lambda pair: (pair[0].text, pair[0].beside))
-    groups = [([explanation for _, explanation in group], key[1]) for key, group in together]
-    return [it for group, joined in groups for it in ([beside(group)] if joined else group)]
+    pairs = zip(explained, made, strict=True)
+    by_text = groupby(pairs, key=lambda pair: (pair[0].text, pair[0].side_by_side))
+    groups = [([explanation for _, explanation in group], key[1]) for key, group in by_text]
+    return [it for group, joined in groups for it in ([_side_by_side(group)] if joined else group)]
 
 
-def beside(found: Sequence[Explanation]) -> Explanation:
-    """Join explanations of one text for several classes to one, with scores by method and class.
+def _side_by_side(found: Sequence[Explanation]) -> Explanation:
+    """Join the explanations of one text for several classes, with scores by method and class.
 
     Args:
-        found: One explanation for each class. Scores of methods that know no class are kept once.
+        found: One explanation per class. Scores of methods that do not depend on the class are kept once.
     """
     first = found[0]
     made: dict[str, Any] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
@@ -392,15 +391,15 @@ def beside(found: Sequence[Explanation]) -> Explanation:
 
 
 class _MergedWindows:
-    """Merges the scores of the rows of a text.
+    """Merge the scores of a text's windows.
 
     Args:
-        predictions: The texts.
-        explained: The output that the rows explain.
+        predictions: The texts and the model's predictions.
+        explained: The output that the windows explain.
     """
 
     def __init__(self, predictions: Predictions, explained: ExplainedOutput) -> None:
-        self._windows = [predictions.encoded.places[row] for row in explained.rows]
+        self._windows = [predictions.encoded.positions[row] for row in explained.rows]
         self._real = [
             predictions.encoded.batch["attention_mask"][row].bool().tolist() for row in explained.rows
         ]
@@ -408,7 +407,7 @@ class _MergedWindows:
         self._count = predictions.encoded.length(explained.text)
 
     def row(self, values: Tensor, kind: Kind) -> list[float]:
-        """Return the scores of the text's tokens, from those of its rows, `(rows, N)`."""
+        """Return the scores of the text's tokens, from scores of its rows `(rows, N)`."""
         rows: list[list[float]] = [
             list(compress(row.tolist(), real)) for row, real in zip(values, self._real, strict=True)
         ]
@@ -421,29 +420,29 @@ class _MergedWindows:
 
 
 def _spans(explained: Sequence[ExplainedOutput]) -> Iterator[tuple[ExplainedOutput, slice]]:
-    """Yield each output, and the slice of A that its rows are."""
+    """Yield each output and the slice of its rows in A."""
     start = 0
     for it in explained:
         yield it, slice(start, start + len(it.rows))
         start += len(it.rows)
 
 
-def _place(
+def _position(
     predictions: Predictions,
     explained: ExplainedOutput,
     row: int,
     position: Tensor | Literal["mean"] | int | None,
 ) -> Literal["mean"] | int | None:
-    """Return the index in its text of the token that GlobEnc explained, or "mean"; None for several."""
+    """Return the index in the text of the token that GlobEnc explains, or "mean"; None for several tokens."""
     if isinstance(position, Tensor):
         return int(position[row])
     if position is None and len(explained.tokens) == 1:
-        return predictions.encoded.places[explained.rows[0]][explained.tokens[0]]
+        return predictions.encoded.positions[explained.rows[0]][explained.tokens[0]]
     return position
 
 
 def _of_text(predictions: Predictions, text: int) -> dict[str, Any]:
-    """Return the fields of an explanation that are the same for every output of a text."""
+    """Return the fields of an explanation that all outputs of a text share."""
     whole, model = predictions.encoded.whole, predictions.loaded.model
     baseline = resolve_baseline(predictions.options.baseline, model, predictions.loaded.tokenizer)
     settings = {"mixing": predictions.options.mixing, "baseline": baseline}

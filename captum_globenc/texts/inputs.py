@@ -1,4 +1,4 @@
-"""Texts and their pairs as callers pass them: checked, with errors that name the entry that is wrong."""
+"""Check the texts and pairs of a call; errors name the invalid entry."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 __all__ = ["Pairs", "Texts", "texts_and_pairs"]
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
-"""Texts, or texts with their pairs."""
+"""Texts, or tuples (text, pair)."""
 
 Pairs = str | Sequence[str | None] | None
-"""One second segment for all texts, one for each, or none."""
+"""One second segment for all texts, one per text, or None."""
 
 
 def texts_and_pairs(
     texts: Texts, pair: Pairs = None, context: Pairs = None
 ) -> tuple[list[str], list[str | None]]:
-    """Return the texts, and the pair of each or None.
+    """Return the texts, and the second segment of each text or None.
 
     Args:
         texts: B texts, or B tuples (text, pair).
-        pair: One second segment for all texts, or one for each; None where `texts` hold the pairs.
-        context: `pair` by another name, that of questions.
+        pair: One second segment for all texts, or one per text; None if `texts` has tuples.
+        context: An alias of `pair` for question answering.
 
     Raises:
-        TypeError: `texts` is no sequence of texts, or an entry is no string.
-        ValueError: There are not as many pairs as texts, a tuple has not two entries, or there are tuples
-            and `pair`, or `pair` and `context`.
+        TypeError: `texts` is not a sequence of texts, or an entry is not a string.
+        ValueError: The numbers of pairs and texts differ, a tuple does not have two entries, or `pair` is
+            combined with tuples or with `context`.
 
     Example:
         >>> texts_and_pairs([("A cat sleeps.", "It is awake.")])
@@ -37,26 +37,26 @@ def texts_and_pairs(
     name = "pair" if context is None else "context"
     if context is not None:
         if pair is not None:
-            raise ValueError("context is pair by another name: leave one of the two out")
+            raise ValueError("context is an alias of pair: leave one of the two out")
         pair = context
-    given = _entries(texts)
-    if any(isinstance(it, list | tuple) for it in given):
+    entries = _entries(texts)
+    if any(isinstance(it, list | tuple) for it in entries):
         if pair is not None:
-            raise ValueError(f"texts hold pairs already, (text, pair) each: leave {name} out")
-        return _split(given)
-    pairs = [pair] * len(given) if pair is None or isinstance(pair, str) else list(pair)
-    if len(pairs) != len(given):
+            raise ValueError(f"texts contain pairs already, (text, pair) each: leave {name} out")
+        return _split(entries)
+    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else list(pair)
+    if len(pairs) != len(entries):
         raise ValueError(
-            f"there are {len(pairs)} pairs for {len(given)} texts: pass one for each, or a string"
+            f"there are {len(pairs)} pairs for {len(entries)} texts: pass one for each, or a string"
         )
     return (
-        [_string(it, f"texts[{number}]") for number, it in enumerate(given)],
+        [_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
         [it if it is None else _string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
     )
 
 
 def _entries(texts: Any) -> list[Any]:
-    """Return the entries of `texts`, unless iterating would give something else than texts."""
+    """Return the entries of `texts` as a list; reject a string, a mapping, a table and a non-iterable."""
     if isinstance(texts, str):
         raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
     named = list(getattr(texts, "columns", texts if isinstance(texts, Mapping) else ()))
@@ -71,11 +71,11 @@ def _entries(texts: Any) -> list[Any]:
     return list(texts)
 
 
-def _split(given: Sequence[Any]) -> tuple[list[str], list[str | None]]:
-    """Return the texts and the pairs of entries of which some are tuples (text, pair)."""
+def _split(entries: Sequence[Any]) -> tuple[list[str], list[str | None]]:
+    """Return the texts and the pairs of a list of strings and tuples (text, pair)."""
     texts: list[str] = []
     pairs: list[str | None] = []
-    for number, entry in enumerate(given):
+    for number, entry in enumerate(entries):
         name = f"texts[{number}]"
         if not isinstance(entry, list | tuple):
             texts.append(_string(entry, name))
@@ -83,7 +83,7 @@ def _split(given: Sequence[Any]) -> tuple[list[str], list[str | None]]:
             continue
         if len(entry) != 2:
             raise ValueError(f"{name} has {len(entry)} entries: pass a string, or two strings (text, pair)")
-        text, pair = (_string(it, f"{name}[{place}]") for place, it in enumerate(entry))
+        text, pair = (_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
         texts.append(text)
         pairs.append(pair)
     return texts, pairs
@@ -95,5 +95,5 @@ def _string(entry: Any, name: str) -> str:
     if entry is None or entry != entry:
         raise TypeError(f"{name} is {entry}, not a string: leave missing texts out")
     hint = ": pass its texts, and second segments as pair" if isinstance(entry, Mapping) else ""
-    said = shorten(repr(entry), 60, placeholder="...")
-    raise TypeError(f"{name} is {said} ({type(entry).__name__}), not a string{hint}")
+    shown = shorten(repr(entry), 60, placeholder="...")
+    raise TypeError(f"{name} is {shown} ({type(entry).__name__}), not a string{hint}")

@@ -1,4 +1,4 @@
-"""A model and its tokenizer from a folder, the hub, or this package itself."""
+"""Load a model and its tokenizer from a folder, the Hugging Face hub, or this package."""
 
 import json
 import os
@@ -24,13 +24,13 @@ HUB = {
     "RepositoryNotFoundError": "no such folder, and no model of that name on the Hugging Face hub",
     "GatedRepoError": "its owner on the Hugging Face hub has to let you in: log in with hf auth login",
 }
-"""What errors of the hub mean, by their names; of them the most special one comes last."""
+"""Messages for the exceptions of huggingface_hub, by class name; derived classes come last."""
 
 
 class Classifier(NamedTuple):
-    """A model in eval mode, its tokenizer, and the weights that its files did not hold.
+    """A model in eval mode, its tokenizer, and the names of weights that its files lack.
 
-    The model is of transformers, or a SentenceTransformer.
+    The model is a model of transformers or a SentenceTransformer.
     """
 
     model: PreTrainedModel
@@ -39,17 +39,17 @@ class Classifier(NamedTuple):
 
 
 def load_classifier(name: str | None = None) -> Classifier:
-    """Load a sequence classifier; code that comes with a checkpoint is never run.
+    """Load a sequence classifier, without running remote code.
 
     Args:
-        name: A folder or a name on the Hugging Face hub; left out, the embedded classifier.
+        name: A folder or a name on the Hugging Face hub; by default the embedded classifier.
 
     Returns:
-        The classifier. Where `missing` is not empty, as for an encoder without a trained head, the
-        predictions are random.
+        The classifier. If `missing` is not empty, as for an encoder without a trained head, its predictions
+        are random.
 
     Raises:
-        LoadingError: It cannot be loaded, or the package of the embedded one is not installed.
+        LoadingError: The model cannot be loaded, or the package of the embedded classifier is not installed.
 
     Example:
         >>> load_classifier("no/such/folder")
@@ -60,15 +60,16 @@ def load_classifier(name: str | None = None) -> Classifier:
 
 
 def load_model(name: str | None = None) -> Classifier:
-    """Load a model for the task that its files name: a row of `TASKS`, or a SentenceTransformer.
+    """Load a model for the task in its config, one of `TASKS`, or a SentenceTransformer.
 
     An encoder without a head is loaded as a sequence classifier, with `missing` weights.
 
     Args:
-        name: as for :func:`load_classifier`.
+        name: A folder or a name on the Hugging Face hub; by default the embedded classifier.
 
     Raises:
-        LoadingError: as for :func:`load_classifier`, or the model is for a task that is not explained.
+        LoadingError: The model cannot be loaded, its task is not supported, or the package of the embedded
+            classifier is not installed.
     """
     return _load(name, by_config=True)
 
@@ -77,7 +78,7 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
     if name is None:
         try:
             return Classifier(*load_default())
-        except ImportError as error:  # it says what to install
+        except ImportError as error:  # the message says what to install
             raise LoadingError(str(error)) from error
     try:
         task = TASKS[-1]
@@ -92,19 +93,19 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
             name, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever somebody else's files make of it
+    except Exception as error:  # files of others may raise anything
         raise LoadingError(f"cannot load {name}: {_reason(name, error)}") from error
-    # Where its files are missing, transformers makes up a tokenizer that knows no word.
+    # Without its files, transformers creates a tokenizer with special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise LoadingError(f"cannot load {name}: it has no tokenizer")
     return Classifier(model, tokenizer, tuple(sorted(report["missing_keys"])))
 
 
 def _sentence_transformer(name: str) -> Classifier | None:
-    """Load a SentenceTransformer; return None for other checkpoints, among them those of a CrossEncoder.
+    """Load a SentenceTransformer; return None for other checkpoints, including CrossEncoders.
 
     Raises:
-        LoadingError: sentence-transformers is not installed, or the checkpoint is of another of its classes.
+        LoadingError: sentence-transformers is not installed, or its class of the checkpoint is not supported.
     """
     if _file(name, "modules.json") is None:
         return None
@@ -126,25 +127,25 @@ def _sentence_transformer(name: str) -> Classifier | None:
 
 
 def _file(name: str, file: str) -> str | None:
-    """Return the path of a checkpoint's file, downloaded from the hub if needed; None where there is none."""
+    """Return the path of a checkpoint's file, downloaded from the hub if needed; None if it is missing."""
     path: str | None = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     return path
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Return why a classifier cannot be loaded, in one line."""
+    """Return the reason why a model cannot be loaded, in one line."""
     if not os.path.isdir(name):
         cause: BaseException | None = error
         while cause is not None:
             kinds = {kind.__name__ for kind in type(cause).__mro__}
-            if known := [said for kind, said in HUB.items() if kind in kinds]:
+            if known := [message for kind, message in HUB.items() if kind in kinds]:
                 return known[-1]
             cause = cause.__cause__ or cause.__context__
     return in_one_line(error)
 
 
 def in_one_line(error: Exception) -> str:
-    r"""Return the first line of what an error says, and the next as well where that leads to it.
+    r"""Return the first line of an error message, and the second if the first ends with a colon.
 
     Example:
         >>> in_one_line(ValueError("no number in 'size':\n    a list\n")), in_one_line(KeyError())

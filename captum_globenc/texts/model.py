@@ -1,4 +1,4 @@
-"""Whose predictions are explained: the model and the tokenizer in what somebody passes."""
+"""Find the model and the tokenizer in a model, a pipeline, or an object of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -15,51 +15,52 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "as_loaded_model", "run_together"]
 
 UNSUPPORTED = ("MultiVectorEncoder", "SparseEncoder")
-"""Objects of sentence-transformers whose outputs are neither one vector nor one score of a text."""
+"""Classes of sentence-transformers whose output is neither one vector nor one score per text."""
 
 
 class LoadedModel(NamedTuple):
-    """A model of transformers, and what it was found in.
+    """A model of transformers and its tokenizer.
 
     Attributes:
         model: the model.
-        tokenizer: its tokenizer.
-        given: what was passed: the model itself, a pipeline, or an object of sentence-transformers.
+        tokenizer: the model's tokenizer.
+        source: the object that was passed: the model itself, a pipeline, or an object of
+            sentence-transformers.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    given: Any
+    source: Any
 
     @property
     def embeds(self) -> bool:
-        """Whether it is a SentenceTransformer."""
-        return sentence_object(self.given) == "SentenceTransformer"
+        """Whether the source is a SentenceTransformer."""
+        return sentence_object(self.source) == "SentenceTransformer"
 
     @property
     def pipeline(self) -> Any:
-        """The pipeline that was passed; None where there was none."""
-        return None if isinstance(self.given, nn.Module) else self.given
+        """The pipeline that was passed; None if a model was passed."""
+        return None if isinstance(self.source, nn.Module) else self.source
 
     @property
     def pads(self) -> bool:
-        """Whether texts of different lengths run together."""
+        """Whether texts of different lengths can run as one batch."""
         return run_together(self.model, self.tokenizer)
 
 
 def run_together(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether texts of different lengths run together: model and tokenizer know padding."""
+    """Return whether texts of different lengths can run as one batch: both have a padding token."""
     return None not in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
 
 
 def as_loaded_model(
     model: PreTrainedModel | Pipeline | nn.Module, tokenizer: PreTrainedTokenizerBase | None
 ) -> LoadedModel:
-    """Return a model and its tokenizer: of a pipeline, or of sentence-transformers' object, its own.
+    """Return the model and the tokenizer, or those of a pipeline or of an object of sentence-transformers.
 
     Raises:
-        TypeError: There is no tokenizer, or a second one; `model` is no model; or it is an object of
-            sentence-transformers that is not supported.
+        TypeError: There is no tokenizer or a second one, `model` is not a model, or it is an unsupported
+            object of sentence-transformers.
     """
     found: Any = model
     kind = sentence_object(found)
@@ -69,15 +70,17 @@ def as_loaded_model(
                 f"a {it.__name__} of sentence-transformers is not supported: pass a SentenceTransformer or a "
                 "CrossEncoder"
             )
-    # Pipelines are told by what they have: the module of their class imports all kinds of them.
-    pipes = not isinstance(found, nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer")
-    if pipes or kind:
+    # No isinstance: the module of the class Pipeline imports all pipelines.
+    is_pipeline = not isinstance(found, nn.Module) and hasattr(found, "model") and hasattr(found, "tokenizer")
+    if is_pipeline or kind:
         what = f"a {kind}" if kind else "a pipeline"
         if tokenizer is not None and tokenizer is not found.tokenizer:
             raise TypeError(f"{what} has a tokenizer of its own: leave the other out")
         found, tokenizer = found.transformers_model if kind else found.model, found.tokenizer
         if kind and (found is None or (kind == "CrossEncoder" and "Sequence" not in type(found).__name__)):
-            raise TypeError(f"{what} of {type(found).__name__} is explained by its parts, not as a whole")
+            raise TypeError(
+                f"{what} of {type(found).__name__} is not supported: explain its models one by one"
+            )
     if not isinstance(found, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         name = repr(model) if isinstance(model, str) else "name"
@@ -97,4 +100,4 @@ def as_loaded_model(
         text = isinstance(tokenizer, str)
         what, name = ("string", repr(tokenizer)) if text else (type(tokenizer).__name__, "name")
         raise TypeError(f"tokenizer is a {what}: pass AutoTokenizer.from_pretrained({name})")
-    return LoadedModel(found, tokenizer, model)  # type: ignore[arg-type]  # any module that is called as they are
+    return LoadedModel(found, tokenizer, model)  # type: ignore[arg-type]  # any module with their signature

@@ -1,4 +1,4 @@
-"""Tokens of texts: where they stand, and which of them stand for what the vocabulary has not."""
+"""Character offsets of tokens, and the positions of unknown tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["find_offsets", "find_unknown"]
 
 
 def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
-    """Return where the tokens of a text stand, padding left out.
+    """Return the character offsets of the tokens of a text, without padding.
 
     Args:
-        batch: What the tokenizer returned, padded on the right.
-        index: The number of the text.
+        batch: The tokenizer's output, padded on the right.
+        index: The index of the text.
 
     Returns:
-        A span of each token, None of a special one; nothing where the tokenizer does not tell.
+        The span of each token, None for special tokens; empty if the tokenizer has no offsets.
 
     Example:
         >>> from captum_globenc.texts.default import load_default
@@ -31,26 +31,26 @@ def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
     if not batch.encodings:
         return []
     encoding = batch.encodings[index]
-    told = zip(encoding.offsets, encoding.sequence_ids, encoding.attention_mask, strict=True)
+    tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.attention_mask, strict=True)
     return [
         None if segment is None or start == stop else Span(start, stop, segment)
-        for (start, stop), segment, real in told
+        for (start, stop), segment, real in tokens
         if real
     ]
 
 
 def find_unknown(ids: Sequence[int], words: Iterable[Word], unknown: int | None) -> list[int]:
-    """Return which tokens of a text stand for what the vocabulary has not, such as [UNK].
+    """Return the positions of unknown tokens ([UNK]) in a text.
 
     Args:
         ids: The N ids of the text.
-        words: Its words, which tell special tokens apart.
-        unknown: The id that stands for it, if there is one.
+        words: The words of the text, which mark special tokens.
+        unknown: The id of the unknown token, if there is one.
 
     Example:
         >>> words = [Word("[CLS]", (0,), True), Word("\U0001f600", (1,), False)]
         >>> find_unknown([101, 100], words, 100)
         [1]
     """
-    read = [token for word in words if not word.special for token in word.tokens]
-    return [token for token in read if ids[token] == unknown]
+    regular = [token for word in words if not word.special for token in word.tokens]
+    return [token for token in regular if ids[token] == unknown]

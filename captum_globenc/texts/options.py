@@ -1,4 +1,4 @@
-"""What is asked of an explanation: options that are known, and classes that the model has.
+"""The options of `explain`, checked, and the classes that its targets name.
 
 Shapes: B texts.
 """
@@ -22,18 +22,18 @@ from captum_globenc.texts.request import BASELINES
 __all__ = ["ALL", "Options", "Target", "check_options", "chosen_classes", "several_classes"]
 
 ALL = "all"
-"""A target: every class, side by side."""
+"""The target for all classes, side by side."""
 
 Target = str | int | Sequence[str | int]
-"""What is explained, by name or index, or several of these."""
+"""The explained output by name or index, or a list of them."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `captum_globenc.explain`, by their names there; `generation` are those of generate().
+    """The options of `captum_globenc.explain`, with the same names; `generation` has those of `generate`.
 
     Raises:
-        ValueError: A name is not known, no method is chosen, or a class is held against itself.
+        ValueError: A name is unknown, `methods` is empty, or a class is contrasted with itself.
     """
 
     methods: Sequence[str] | None = None
@@ -63,20 +63,20 @@ class Options:
         if target is not None and not isinstance(target, str | int) and not target:
             raise ValueError("target is an empty list: choose one class or more")
         if against is not None and (target == ALL or isinstance(target, list | tuple)):
-            raise ValueError("several classes cannot be held against another: choose one target")
+            raise ValueError("several classes cannot have a contrast class: choose one target")
         if None not in (target, against) and str(target).lower() == str(against).lower():
-            raise ValueError(f"{against} is held against itself: choose two classes")
+            raise ValueError(f"{against} is contrasted with itself: choose two classes")
         if windows is not None and (not isinstance(windows, int) or isinstance(windows, bool) or windows < 0):
-            raise ValueError(f"windows is {windows!r}: give how many tokens they share, 0 or more")
+            raise ValueError(f"windows is {windows!r}: pass the number of tokens that they share, 0 or more")
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold!r}: give a probability, 0 to 1")
+            raise ValueError(f"threshold is {self.threshold!r}: pass a probability, 0 to 1")
 
     @property
     def single(self) -> str | int | None:
-        """The one thing that is explained.
+        """The target, for tasks with one target per text.
 
         Raises:
-            ValueError: there are several.
+            ValueError: there are several targets.
         """
         if self.target is None or isinstance(self.target, str | int):
             return self.target
@@ -86,16 +86,16 @@ class Options:
 
 
 def check_options(methods: Sequence[str] | None = None, **options: Any) -> None:
-    """Check what can be checked before there is a model: see :class:`Options`."""
+    """Check options before a model is loaded; see :class:`Options`."""
     Options(methods, **options)
 
 
 def several_classes(target: Target | None, names: Sequence[str]) -> list[int] | None:
-    """Return the classes that a target names, where it names several; None otherwise.
+    """Return the class indices of a list of targets or of "all"; None for a single target.
 
     Args:
-        target: a list of classes, or "all" of them, unless one is called so.
-        names: of the model's classes.
+        target: a class, a list of classes, or "all", unless a class has this name.
+        names: the names of the model's classes.
 
     Raises:
         ValueError: the model has no such class.
@@ -119,19 +119,32 @@ def chosen_classes(
     config: PretrainedConfig,
     texts: Sequence[str],
 ) -> tuple[Tensor, int | None]:
-    """Return the class of each text that is explained, `(B,)`, and the one that it is held against."""
+    """Return the explained class of each text, `(B,)`, and the contrast class.
+
+    Args:
+        highest: `(B,)`, the predicted classes.
+        names: the names of the model's classes.
+        target: the explained class; None for the predicted ones.
+        against: the contrast class, or None.
+        config: the model's config.
+        texts: B texts, for error messages.
+
+    Raises:
+        ValueError: the model has no such class, a class is contrasted with itself, or the model is a
+            regression and has a contrast class.
+    """
     chosen = highest if target is None else torch.full_like(highest, class_of(target, names, "target"))
     if against is None:
         return chosen, None
     if problem_of(config) == VALUE or len(names) == 1:
-        raise ValueError("the model gives a value: there is no class to hold against another")
+        raise ValueError("the model is a regression: there is no contrast class")
     other = class_of(against, names, "against")
     if target is not None and int(chosen[0]) == other:
-        raise ValueError(f"{names[other]} is held against itself: choose two classes")
+        raise ValueError(f"{names[other]} is contrasted with itself: choose two classes")
     for text, one in zip(texts, chosen.tolist(), strict=True):
         if one == other:
             raise ValueError(
-                f"{names[other]} is what is predicted for {shorten(text, 40)!r}, and would be held against "
-                "itself: choose a target as well"
+                f"{names[other]} is the predicted class of {shorten(text, 40)!r} and would be contrasted "
+                "with itself: choose a target as well"
             )
     return chosen, other

@@ -1,4 +1,4 @@
-"""The outputs that are explained: selected from the predictions of a batch, and summed to one number each.
+"""The explained outputs of a batch, each a weighted sum of model outputs.
 
 Letters: B texts, R rows (texts, or windows of texts), A explained outputs, P summed outputs, N tokens.
 """
@@ -24,27 +24,27 @@ from captum_globenc.texts.words import Word, find_words
 __all__ = ["ExplainedOutput", "OutputSelector", "OutputWeights", "Predictions", "selector_tensors"]
 
 OutputWeights = Mapping[tuple[int, ...], float]
-"""The weights of the outputs of a row, by index, in the sum that is explained."""
+"""Weights of the outputs of a row in the explained sum, by index."""
 
 
 @dataclass(frozen=True)
 class ExplainedOutput:
-    """One output to explain of a text: of a class, an entity, an answer, a masked token.
+    """One explained output of a text: for a class, an entity, an answer or a mask token.
 
     Attributes:
-        text: the number of the text.
+        text: the index of the text.
         rows: the rows whose outputs are averaged: all windows of the text, or one of them.
         terms: the weights of the outputs of each row in the explained sum.
         prediction: the name of the prediction.
-        probability: of the prediction; None for a value.
-        value: the model's output for it.
+        probability: the probability of the prediction in [0, 1]; None for a value.
+        value: the logit or value of the prediction.
         target: the name of the explained output.
         explained: the explained sum, averaged over the rows.
-        probabilities: of all classes by name, or of the most likely ones.
+        probabilities: probabilities by name, of all classes or of the most likely ones.
         against: the name of the contrast class, if there is one.
-        tokens: positions in the row of the tokens whose outputs these are; none if a head pools the text.
+        tokens: positions in the row of the tokens with these outputs; empty if the head pools the text.
         span: the character offsets of these tokens.
-        beside: whether several outputs of this text are shown side by side.
+        side_by_side: whether several outputs of this text are shown in one explanation.
     """
 
     text: int
@@ -59,7 +59,7 @@ class ExplainedOutput:
     against: str | None = None
     tokens: Sequence[int] = ()
     span: Span | None = None
-    beside: bool = False
+    side_by_side: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Predictions:
 
     Attributes:
         texts: the texts, B.
-        pairs: their second segments, or None.
+        pairs: the second segment of each text, or None.
         encoded: the tokenized texts.
-        outputs: `(R, ...)`.
+        outputs: the model's outputs `(R, ...)`.
         loaded: the model and its tokenizer.
         options: the options of the call.
         on_notice: called with each notice, such as that a text has no entity.
@@ -89,20 +89,20 @@ class Predictions:
     def offsets(self, row: int) -> list[Span | None]:
         """Return the character offsets of the tokens of a row; empty if the tokenizer has none."""
         found = find_offsets(self.encoded.whole, self.encoded.text_of(row))
-        return [found[place] for place in self.encoded.places[row]] if found else []
+        return [found[position] for position in self.encoded.positions[row]] if found else []
 
     def spans(self, row: int) -> list[Span]:
         """Return the character offsets of each token of a row; (0, 0) for special tokens.
 
         Raises:
-            ValueError: the tokenizer, one written in Python, has no offsets.
+            ValueError: the tokenizer has no character offsets (a slow tokenizer).
         """
         encodings = self.encoded.whole.encodings
         if not encodings:
             raise ValueError("this tokenizer has no character offsets: use a fast tokenizer")
         encoding = encodings[self.encoded.text_of(row)]
         offsets, segments = encoding.offsets, encoding.sequence_ids
-        return [Span(*offsets[place], segments[place] or 0) for place in self.encoded.places[row]]
+        return [Span(*offsets[position], segments[position] or 0) for position in self.encoded.positions[row]]
 
     @cached_property
     def words(self) -> list[list[Word]]:
@@ -112,15 +112,15 @@ class Predictions:
 
     def sum_of(self, rows: Sequence[int], terms: OutputWeights) -> float:
         """Return the weighted sum of outputs of each row, averaged over the rows."""
-        sums = [weight * self.outputs[row][place] for row in rows for place, weight in terms.items()]
+        sums = [weight * self.outputs[row][position] for row in rows for position, weight in terms.items()]
         return float(torch.stack(sums).double().sum()) / len(rows)
 
 
 class OutputSelector(nn.Module):
-    """A forward function that returns a weighted sum of selected outputs, other ones for each row.
+    """A forward function that returns a weighted sum of selected outputs of each row.
 
     Args:
-        forward_func: A forward function; returns `(A, ...)`.
+        forward_func: A forward function that returns `(A, ...)`.
     """
 
     def __init__(self, forward_func: Callable[..., Tensor]) -> None:
@@ -136,15 +136,15 @@ class OutputSelector(nn.Module):
         """Run the forward function.
 
         Args:
-            arguments: The arguments of the forward function, then the two of `selector_tensors`: `(A, P, 1)`
-                indices into the flattened outputs of a row, and `(A, P)` weights.
+            arguments: The arguments of the forward function, then the two tensors of `selector_tensors`:
+                indices into the flattened outputs of a row, `(A, P, 1)`, and weights `(A, P)`.
 
         Returns:
-            `(A,)`.
+            The explained sums `(A,)`.
         """
-        *others, places, weights = arguments
+        *others, indices, weights = arguments
         outputs = self.function(*others).flatten(1)
-        chosen = outputs.gather(1, places.squeeze(-1))
+        chosen = outputs.gather(1, indices.squeeze(-1))
         return cast(Tensor, (chosen * weights).sum(-1))
 
 
@@ -152,26 +152,26 @@ def selector_tensors(terms: Sequence[OutputWeights], outputs: Tensor) -> tuple[T
     """Return the last two arguments of :class:`OutputSelector`.
 
     Args:
-        terms: The weights of the outputs of each of A rows.
-        outputs: `(R, ...)`, outputs of the same shape and type.
+        terms: The weights of the outputs, for each of A rows.
+        outputs: The model's outputs `(R, ...)`, for their shape, dtype and device.
 
     Returns:
-        `(A, P, 1)` indices, and `(A, P)` weights. The last dimension keeps them from being taken for ids.
+        Indices `(A, P, 1)` and weights `(A, P)`. The last dimension distinguishes indices from token ids.
 
     Example:
         >>> terms = [{(1, 0): 1.0}, {(0, 1): 0.5, (1, 1): 0.5}]
-        >>> places, weights = selector_tensors(terms, torch.ones(1, 2, 3))
-        >>> places[..., 0].tolist(), weights.tolist()
+        >>> indices, weights = selector_tensors(terms, torch.ones(1, 2, 3))
+        >>> indices[..., 0].tolist(), weights.tolist()
         ([[3, 0], [1, 4]], [[1.0, 0.0], [0.5, 0.5]])
     """
     steps = [1]
     for size in reversed(outputs.shape[2:]):
         steps.insert(0, steps[0] * size)
     most = max(map(len, terms))
-    places = torch.zeros(len(terms), most, 1, dtype=torch.long)
+    indices = torch.zeros(len(terms), most, 1, dtype=torch.long)
     weights = torch.zeros(len(terms), most, dtype=outputs.dtype)
     for row, of in enumerate(terms):
-        for number, (place, weight) in enumerate(of.items()):
-            places[row, number, 0] = sum(index * step for index, step in zip(place, steps, strict=True))
+        for number, (position, weight) in enumerate(of.items()):
+            indices[row, number, 0] = sum(index * step for index, step in zip(position, steps, strict=True))
             weights[row, number] = weight
-    return places.to(outputs.device), weights.to(outputs.device)
+    return indices.to(outputs.device), weights.to(outputs.device)

@@ -1,4 +1,4 @@
-"""How tokenizers write the pieces of words: their marks, looked for and taken away."""
+"""Read tokens as text: decode them, and recognize the marks of word starts and continuations."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 __all__ = [
     "BLANK",
     "CUT_CHARACTER",
-    "beginnings",
-    "looks_for_spaces",
     "names",
     "read",
     "readable_tokens",
-    "run_on",
+    "splits_at_spaces",
+    "splits_unspaced",
+    "word_start_rule",
 ]
 
 BLANK = "\N{OPEN BOX}"
-"""Shown for a token that is nothing but white space."""
+"""Shown for a token of white space only."""
 
 CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-"""Stands for the bytes of a character that are not all there."""
+"""Shown for incomplete bytes of a character."""
 
 MARKED_SPACES = ("\u2581", "\u0120")
-"""What stands for a space: sentencepiece's, and that of bytes written as letters."""
+"""The marks of a space in SentencePiece and in byte-level BPE."""
 
-# How Unicode's names of letters begin in the scripts that put no space between words.
+# Prefixes of the Unicode names of letters in scripts without spaces between words.
 _UNSPACED = (
     "CJK",
     "HIRAGANA",
@@ -44,14 +44,14 @@ _UNSPACED = (
 
 
 def readable_tokens(tokens: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Write tokens as a reader would: no "##", "@@", "Ġ" or "▁", letters instead of byte codes.
+    """Return readable tokens: without "##", "@@", "Ġ" or "▁", and with letters instead of byte codes.
 
     Args:
-        tokens: Tokens as the tokenizer's vocabulary writes them.
-        tokenizer: Their tokenizer.
+        tokens: Tokens as in the tokenizer's vocabulary.
+        tokenizer: The tokenizer.
 
     Returns:
-        One text a token. White space alone is shown as "␣", a part of a character as "�".
+        One string per token. A token of white space is shown as "␣", an incomplete character as "�".
 
     Example:
         >>> from captum_globenc.texts.default import load_default
@@ -63,33 +63,33 @@ def readable_tokens(tokens: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
 
 
 def names(row: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the tokens of ids as the vocabulary writes them."""
+    """Return the tokens of ids, as in the vocabulary."""
     return [str(token) for token in tokenizer.convert_ids_to_tokens(list(row))]
 
 
 def read(tokens: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Decode tokens by the tokenizer's own rules, which treat those inside a text and its first unlike.
+    """Decode tokens with the tokenizer, as inside a text.
 
-    So another one is put ahead of them, and taken away from the result.
+    Tokenizers decode the first token of a text differently, so another token is prepended and removed.
     """
-    ahead = "a"
-    text: str = tokenizer.convert_tokens_to_string([ahead, *tokens])
-    if not text.startswith(ahead):
+    prefix = "a"
+    text: str = tokenizer.convert_tokens_to_string([prefix, *tokens])
+    if not text.startswith(prefix):
         return tokenizer.convert_tokens_to_string(list(tokens)).strip() or BLANK
-    text = text.removeprefix(ahead).replace("</w>", " ").strip()
-    if len(text) > 2 and text.endswith("@@") and _marks_what_goes_on(tokenizer):
+    text = text.removeprefix(prefix).replace("</w>", " ").strip()
+    if len(text) > 2 and text.endswith("@@") and _marks_continuations(tokenizer):
         text = text.removesuffix("@@")
     return text or BLANK
 
 
-def run_on(before: str, after: str) -> bool:
-    """Whether two pieces of a text meet where its script would put no space between two words.
+def splits_unspaced(before: str, after: str) -> bool:
+    """Return whether a word starts between two pieces because their script has no spaces between words.
 
-    Such a script's pieces are the closest there is to its words. What modifies the letter before it
-    (a tone or vowel sign, a mark of length or repetition) is no beginning.
+    In such scripts each piece counts as a word. A character that modifies the one before it (a tone or vowel
+    sign, a length or repetition mark) does not start a word.
 
     Example:
-        >>> run_on("今日", "は"), run_on("un", "happy"), run_on("ก", "\u0e49")
+        >>> splits_unspaced("今日", "は"), splits_unspaced("un", "happy"), splits_unspaced("ก", "\u0e49")
         (True, False, False)
     """
     if not before or not after or unicodedata.category(after[0]) in ("Lm", "Mn", "Mc", "Me"):
@@ -101,18 +101,18 @@ def _unspaced(char: str) -> bool:
     return unicodedata.name(char, "").startswith(_UNSPACED)
 
 
-def looks_for_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer cuts texts at spaces, so that its word ids tell words apart."""
-    before = tokenizer.backend_tokenizer.pre_tokenizer
-    return before is not None and len(before.pre_tokenize_str("a b")) > 1
+def splits_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer splits texts at spaces, so that its word ids separate words."""
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    return pre_tokenizer is not None and len(pre_tokenizer.pre_tokenize_str("a b")) > 1
 
 
-def beginnings(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], bool]:
-    """Return what tells, of a token and the one before it, whether a word begins.
+def word_start_rule(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], bool]:
+    """Return a function of the previous token and a token: whether the token starts a word.
 
-    It goes by the mark that most tokens of the vocabulary have: a multilingual one has the letter Ġ, too.
+    The rule uses the most frequent mark of the vocabulary, because Ġ is also a letter of multilingual ones.
     """
-    if _marks_what_goes_on(tokenizer):
+    if _marks_continuations(tokenizer):
         return lambda previous, _: not previous.endswith("@@")
     vocabulary = tokenizer.get_vocab()
     ends = ("</w>", tokenizer.unk_token or "</w>")
@@ -129,7 +129,7 @@ def beginnings(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], bool]
     return rules[most] if most else lambda _previous, _token: True
 
 
-def _marks_what_goes_on(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether pieces end with "@@" where their word goes on, as subword-nmt writes them."""
+def _marks_continuations(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether "@@" marks pieces whose word continues, as in subword-nmt."""
     joined: str = tokenizer.convert_tokens_to_string(["a@@", "a"])
     return joined == "aa"

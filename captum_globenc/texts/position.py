@@ -1,4 +1,4 @@
-"""Which token's mixture is explained: as somebody types it, and as an index into each text's own tokens.
+"""The token that GlobEnc explains: parse it, and turn it into an index into the tokens of each text.
 
 Shapes: B texts.
 """
@@ -19,13 +19,13 @@ __all__ = ["parse_position", "pooled_token", "resolve_position"]
 
 
 def parse_position(text: str) -> int | Literal["mean"] | None:
-    """Read a position that somebody typed.
+    """Parse a position.
 
     Args:
-        text: A whole number, "mean", or nothing, for what the model's head pools.
+        text: An integer, "mean", or "" for the token that the model's head pools.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: `text` is none of these.
 
     Example:
         >>> parse_position(" -1 "), parse_position("mean"), parse_position("")
@@ -41,15 +41,15 @@ def parse_position(text: str) -> int | Literal["mean"] | None:
 
 
 def resolve_position(position: int, lengths: Tensor, texts: Sequence[str]) -> Tensor:
-    """Turn one position into an index (B,) into every text's own tokens.
+    """Turn one position into an index into the tokens of each text, `(B,)`.
 
     Args:
-        position: The index, negative ones counting from a text's own end.
-        lengths: How many tokens each text has, (B,).
-        texts: B texts, for the message.
+        position: The index; negative indices count from the end of each text.
+        lengths: `(B,)`, the number of tokens of each text.
+        texts: B texts, for error messages.
 
     Raises:
-        ValueError: A text has no such token.
+        ValueError: The position is out of range for a text.
 
     Example:
         >>> resolve_position(-1, torch.tensor([3, 5]), ["good", "a good film"])
@@ -65,10 +65,10 @@ def resolve_position(position: int, lengths: Tensor, texts: Sequence[str]) -> Te
 
 
 def pooled_token(model: PreTrainedModel) -> int | Literal["mean"] | None:
-    """Return the token that the model's head reads, "mean" where it reads the average of all, or neither.
+    """Return the index of the token that the model's head pools, "mean" for mean pooling, otherwise None.
 
     Raises:
-        UnsupportedModelError: The model has no encoder that is known.
+        UnsupportedModelError: The model has no supported encoder.
     """
     pooled = find_encoder(model).pooled
     if pooled == "mean":

@@ -1,6 +1,6 @@
-"""Prompts as callers pass them: strings or chats, the answer to each, and named passages.
+"""Read the prompts of a call: strings or chats, their answers, and named passages.
 
-B prompts.
+Shapes: B prompts.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from captum_globenc.texts.inputs import texts_and_pairs
 __all__ = ["Passages", "Prompt", "is_chat", "read_prompts"]
 
 Passages = Mapping[str, str] | Sequence[Any]
-"""Named passages, see `captum_globenc.explain`."""
+"""Named passages; see `captum_globenc.explain`."""
 
 MARK = "\ue000{}\ue001"
-"""Stands for the text of a message while a template is rendered: characters that no template tests for."""
+"""Placeholder for the text of a message in a rendered chat; no template tests for these characters."""
 
 
 class Prompt(NamedTuple):
-    """A prompt, and what is explained of it.
+    """A prompt with its answer and passages.
 
     Attributes:
-        text: The prompt as the model reads it; a chat is rendered by the tokenizer's template.
+        text: The prompt that the model reads; for a chat, rendered by the tokenizer's template.
         messages: Character spans of the messages in a rendered chat; None for a plain prompt.
-        answer: The answer that is explained; None for the one that the model generates.
-        passages: Names and character spans.
+        answer: The explained answer; None for the answer that the model generates.
+        passages: Names and character spans of the passages.
     """
 
     text: str
@@ -64,15 +64,16 @@ def read_prompts(
 
     Args:
         prompts: B strings, or B lists of chat messages.
-        tokenizer: The tokenizer, whose template renders chats.
-        answer: One answer for all prompts, one for each, or None.
-        passages: As `captum_globenc.explain` takes them.
-        name: What `answer` is called in messages.
+        tokenizer: The tokenizer, whose chat template renders chats.
+        answer: One answer for all prompts, one per prompt, or None.
+        passages: A dict from names to texts, a list of (name, text), or a list of texts; or a list of such
+            dicts or lists, one per prompt.
+        name: The name of `answer` in error messages.
 
     Raises:
-        TypeError: `prompts` is a single prompt, mixes strings and chats, or holds something else.
-        ValueError: There is no template or it fails, there are not as many answers as prompts, or a passage
-            is not in its prompt.
+        TypeError: `prompts` is a single prompt, mixes strings and chats, or has other entries.
+        ValueError: There is no chat template or it fails, the numbers of answers and prompts differ, or a
+            passage is not in its prompt.
     """
     if is_chat(prompts):
         raise TypeError("a list of messages is one prompt: pass a list of prompts, [messages]")
@@ -93,7 +94,7 @@ def read_prompts(
             f"{name} has {len(answers)} entries for {len(made)} prompts: pass one for each, or a string"
         )
     if wrong := [it for it in answers if it is not None and not isinstance(it, str)]:
-        raise TypeError(f"{name} holds a {type(wrong[0]).__name__}, not a string")
+        raise TypeError(f"{name} contains a {type(wrong[0]).__name__}, not a string")
     each = _passages_of_each(passages, len(made))
     return [
         prompt._replace(answer=one, passages=_found(named, prompt.text))
@@ -102,7 +103,7 @@ def read_prompts(
 
 
 def _rendered(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Render a chat, and find where the messages stand: what else there is belongs to the template."""
+    """Render a chat, and find the spans of its messages; all other text belongs to the template."""
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "the tokenizer has no chat template: pass the prompt as a string, or set tokenizer.chat_template"
@@ -112,7 +113,7 @@ def _rendered(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokeni
         try:
             rendering: Any = tokenizer.apply_chat_template
             return str(rendering(list(chat), add_generation_prompt=True, tokenize=False))
-        except Exception as error:  # whatever the code of a template raises
+        except Exception as error:  # templates may raise anything
             raise ValueError(f"the tokenizer's chat template fails: {error}") from error
 
     text = render(messages)
@@ -133,15 +134,20 @@ def _rendered(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokeni
     spans = _messages_in(text, render(chat), contents)
     if spans is None:
         raise ValueError(
-            "where the messages stand in the rendered prompt is not known, because the chat template changes "
-            "their text: pass the prompt as a string, "
+            "the messages cannot be found in the rendered prompt, because the chat template changes their "
+            "text: pass the prompt as a string, "
             "tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)"
         )
     return Prompt(text, spans)
 
 
 def _messages_in(text: str, marked: str, contents: Sequence[str]) -> list[Span] | None:
-    """Return where messages stand in a rendered chat, from one rendered with marks in their places.
+    """Return the spans of messages in a rendered chat; None if the template changes their text.
+
+    Args:
+        text: The rendered chat.
+        marked: The chat rendered with a placeholder for each message.
+        contents: The texts of the placeholders.
 
     Example:
         >>> _messages_in("<u>Hello<a>", "<u>\ue0000\ue001<a>", ["Hello "])
@@ -150,24 +156,24 @@ def _messages_in(text: str, marked: str, contents: Sequence[str]) -> list[Span] 
     first, *others = re.split(MARK.format(r"(\d+)"), marked)
     if not text.startswith(first):
         return None
-    spans, place = [], len(first)
+    spans, position = [], len(first)
     for number, after in zip(others[::2], others[1::2], strict=True):
         content = contents[int(number)]
         last = after == others[-1] and number == others[-2]
         for read in dict.fromkeys((content, content.strip())):
-            rest = text[place + len(read) :]
-            if text.startswith(read, place) and (rest == after if last else rest.startswith(after)):
+            rest = text[position + len(read) :]
+            if text.startswith(read, position) and (rest == after if last else rest.startswith(after)):
                 break
         else:
             return None
         if read:
-            spans.append(Span(place, place + len(read)))
-        place += len(read) + len(after)
+            spans.append(Span(position, position + len(read)))
+        position += len(read) + len(after)
     return spans
 
 
 def _passages_of_each(passages: Passages | None, count: int) -> list[list[tuple[str, str]]]:
-    """Return the names and texts of the passages of each of so many prompts."""
+    """Return the names and texts of the passages of each prompt."""
     if passages is None:
         return [[] for _ in range(count)]
     if isinstance(passages, str):
@@ -197,9 +203,9 @@ def _named(passages: Any) -> list[tuple[str, str]]:
 
 
 def _found(passages: Sequence[tuple[str, str]], text: str) -> list[tuple[str, Span]]:
-    """Return where passages stand in a prompt; one that is named several times stands there as often."""
+    """Return the spans of passages in a prompt; repeated passages get one occurrence each, in order."""
     named = Counter(passage for _, passage in passages)
-    places: dict[str, list[int]] = {}
+    starts_of: dict[str, list[int]] = {}
     for passage, count in named.items():
         starts = [it.start() for it in re.finditer(re.escape(passage), text)]
         if len(starts) != count:
@@ -208,10 +214,10 @@ def _found(passages: Sequence[tuple[str, str]], text: str) -> list[tuple[str, Sp
                 f"passage {shorten(passage, 40)!r} {often} in the prompt {shorten(text, 40)!r}: pass text "
                 "that is there once, or character spans to Explanation.spans()"
             )
-        places[passage] = starts
+        starts_of[passage] = starts
     made = []
     for name, passage in passages:
-        start = places[passage].pop(0)
+        start = starts_of[passage].pop(0)
         made.append((name, Span(start, start + len(passage))))
     for (one, before), (other, after) in pairwise(sorted(made, key=lambda it: it[1])):
         if after.start < before.stop:

@@ -1,4 +1,4 @@
-"""What tells one run from another: digests of weights and files, and the versions of what computes."""
+"""Digests of weights and files, and package versions, which identify a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from transformers import PretrainedConfig, PreTrainedModel
 __all__ = ["config_text", "content", "digest", "file_digest", "versions", "weights_digest"]
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
-SHOWN = 16
+DIGEST_LENGTH = 16
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Return a digest of parts that follow one another, of which one at a time is held."""
+    """Return the digest of a stream of bytes."""
     made = hashlib.sha256()
     for part in parts:
         made.update(part)
-    return made.hexdigest()[:SHOWN]
+    return made.hexdigest()[:DIGEST_LENGTH]
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """Return a digest of a model's weights and of what its config says of it."""
+    """Return a digest of a model's weights and config."""
 
     def parts() -> Iterable[bytes]:
         yield config_text(model.config)
@@ -42,7 +42,7 @@ def weights_digest(model: PreTrainedModel) -> str:
 def file_digest(path: Path) -> str:
     """Return a digest of a file's content, read in pieces."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:SHOWN]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
 
 
 def versions() -> dict[str, str]:
@@ -59,21 +59,21 @@ def versions() -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a checkout that was never installed
+    except PackageNotFoundError:  # not installed, run from a checkout
         return "(not installed)"
 
 
 def config_text(config: PretrainedConfig) -> bytes:
-    """Return what a config says of the model, not of where it came from."""
-    origin = ("_name_or_path", "transformers_version", "dtype")
-    said = {name: repr(value) for name, value in config.to_dict().items() if name not in origin}
-    return repr(sorted(said.items())).encode()
+    """Return a config as bytes, without its name, version of transformers and dtype."""
+    excluded = ("_name_or_path", "transformers_version", "dtype")
+    kept = {name: repr(value) for name, value in config.to_dict().items() if name not in excluded}
+    return repr(sorted(kept.items())).encode()
 
 
 def content(value: Any) -> bytes:
-    """Return what an entry of a state dict holds, and as what."""
-    if not isinstance(value, Tensor):  # a quantised module's, which says no more by itself
+    """Return an entry of a state dict as bytes, with its dtype and shape."""
+    if not isinstance(value, Tensor):  # an extra entry of a quantized module
         return b""
-    held = value.int_repr() if value.is_quantized else value
-    held = held.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return f"{value.dtype} {tuple(value.shape)}".encode() + held.numpy().tobytes()
+    data = value.int_repr() if value.is_quantized else value
+    data = data.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return f"{value.dtype} {tuple(value.shape)}".encode() + data.numpy().tobytes()

@@ -1,6 +1,6 @@
-"""One request to all methods: the texts, the outputs that are explained, and the baseline.
+"""The request to attribution methods: the texts, the explained outputs, and the baseline.
 
-Shapes: R rows, texts or windows of texts, A explained outputs, N tokens, D embedding dimensions.
+Shapes: R rows (texts or windows of texts), A explained outputs, N tokens, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -23,35 +23,34 @@ from captum_globenc.texts.embeddings import OnEmbeddings
 __all__ = ["BASELINES", "AttributionRequest", "Explainer", "in_parts", "resolve_baseline"]
 
 BASELINES = ("mask", "mean", "pad", "zero")
-"""What replaces all but the special tokens of a text in its baseline.
+"""Names of baselines: what replaces all but the special tokens of a text.
 
-The mask token (without one, the mean word embedding), the mean word embedding, the padding token, or word
-embeddings of zero.
+The mask token (without one, the mean word embedding), the mean word embedding, the padding token, or zeros.
 """
 
 NO_WORD = -1
-"""In ids of a baseline: the embedding that replaces a word, where it is that of no token."""
+"""The id in baselines for an embedding that belongs to no token: the mean word embedding or zeros."""
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Names under which configs of transformers have the number of experts."""
+"""Fields of configs of transformers with the number of experts."""
 
 TOKENS_AT_ONCE = 1024
-"""Tokens that go through a backward pass together, which bounds the memory."""
+"""Tokens per backward pass, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """A model whose outputs are explained, whatever the texts, and the methods, each created once for it.
+    """A model to explain, independent of texts, with the Captum objects of the methods, each created once.
 
     Attributes:
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The model's tokenizer.
         forward: The model as a forward function of ids.
         outputs: A forward function of ids, the other arguments of `forward`, and `selected` of a request,
             which returns the explained outputs `(A,)`.
-        baseline: A name of `BASELINES`, see `resolve_baseline`.
-        mixing: GlobEnc's kind of mixing matrix.
-        seed: Of the methods that draw at random.
+        baseline: A name of `BASELINES`; see `resolve_baseline`.
+        mixing: GlobEnc's mixing matrix.
+        seed: The seed of methods with random numbers.
     """
 
     model: nn.Module
@@ -69,21 +68,21 @@ class Explainer:
 
     @cached_property
     def used_baseline(self) -> str:
-        """The baseline that is used: see `resolve_baseline`."""
+        """The name of the baseline that is used; see `resolve_baseline`."""
         return resolve_baseline(self.baseline, self.model, self.tokenizer)
 
     @property
     def by_ids(self) -> bool:
-        """Whether methods replace ids; otherwise word embeddings, and the model still reads the ids.
+        """Whether methods replace ids; otherwise they replace word embeddings, and the model reads the ids.
 
-        Padding ids in a text would end it early for models that find its end by its ids.
+        Padding ids inside a text would end it early for models that find the last token by its id.
         """
         used = self.used_baseline
         return used == "mask" or (used == "pad" and _reads_again(self.model))
 
     @property
     def blank(self) -> int:
-        """The id that replaces a word in baselines: of the mask or padding token, or `NO_WORD`.
+        """The id that replaces tokens in baselines: the mask or padding token, or `NO_WORD`.
 
         Raises:
             ValueError: The tokenizer has no padding token.
@@ -97,7 +96,7 @@ class Explainer:
         return int(found)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the word embeddings `(A, N, D)` of ids `(A, N)`, some of which may be `NO_WORD`."""
+        """Return the word embeddings `(A, N, D)` of ids `(A, N)`, which may include `NO_WORD`."""
         over, none = self.over_embeddings, ids == NO_WORD
         found = over.embed(ids.masked_fill(none, 0))
         if not bool(none.any()):
@@ -107,11 +106,14 @@ class Explainer:
 
     @cached_property
     def blanked(self) -> nn.Module:
-        """The outputs, for methods that replace ids by `blank`; `AttributionRequest.beside` has the rest."""
+        """The outputs, for methods that replace ids by `blank`.
+
+        The further arguments are `AttributionRequest.beside`.
+        """
         return self.outputs if self.by_ids else _Blanked(self)
 
     def globenc(self, mixing: str | None = None, aggregation: str = "rollout") -> GlobEnc:
-        """Return GlobEnc for a kind of mixing, by default `mixing`; created once, as it checks the model."""
+        """Return GlobEnc with a mixing matrix, by default `mixing`; cached, because it checks the model."""
         key = (mixing or self.mixing, aggregation)
         if key not in self._globencs:
             self._globencs[key] = GlobEnc(self.forward, mixing=key[0], aggregation=aggregation)
@@ -123,9 +125,9 @@ class Explainer:
 
     @cached_property
     def exact_differences(self) -> TransformerDeepLift:
-        """Exact differences, created once, because it checks each operation once.
+        """Exact differences; cached, because they check each operation once.
 
-        The baseline of a mixture of experts takes the router decisions of the text.
+        For mixtures of experts, the baseline follows the router decisions of the text.
         """
         return TransformerDeepLift(
             self.outputs if self.by_ids else self.over_embeddings,
@@ -140,16 +142,16 @@ class Explainer:
 
 @dataclass(frozen=True)
 class AttributionRequest:
-    """One batch for every method: texts, and the outputs that are explained.
+    """One batch for all methods: the texts and the explained outputs.
 
     Attributes:
         of: The model and its methods.
-        batch: R texts, tokenized, with `special_tokens_mask`.
+        batch: R tokenized texts, with `special_tokens_mask`.
         rows: `(A,)`, the row of each explained output.
         selected: Tensors `(A, ...)` that select the explained outputs.
-        position: The tokens whose mixture GlobEnc explains: `(A,)` indices, `(A, N)` weights, "mean", or None
-            for the tokens that the model's head reads.
-        together: Whether all rows run at once, because they are few already.
+        position: The tokens that GlobEnc explains: indices `(A,)`, weights `(A, N)`, "mean", or None for the
+            tokens that the model's head pools.
+        together: Whether all rows run in one pass, because the batch is small already.
     """
 
     of: Explainer
@@ -161,7 +163,7 @@ class AttributionRequest:
 
     @cached_property
     def each(self) -> Mapping[str, Tensor]:
-        """The text of each explained output, A of them."""
+        """The batch with one text per explained output, A texts."""
         return {name: values[self.rows] for name, values in self.batch.items()}
 
     @property
@@ -176,7 +178,7 @@ class AttributionRequest:
 
     @property
     def beside(self) -> tuple[Any, ...]:
-        """The arguments of `Explainer.blanked` that follow ids some of which are replaced."""
+        """The arguments of `Explainer.blanked` after the ids."""
         return self.extra if self.of.by_ids else (self.inputs, *self.extra)
 
     @cached_property
@@ -186,25 +188,25 @@ class AttributionRequest:
 
     @property
     def kept(self) -> Tensor:
-        """`(A, N)`, True at tokens that no baseline replaces: `special`, and mask tokens of the text."""
+        """`(A, N)`, True at tokens that baselines keep: `special`, and mask tokens of the text."""
         mask = self.of.tokenizer.mask_token_id
         return self.special if mask is None else self.special | (self.inputs == mask)
 
     @property
     def baselines(self) -> Tensor:
-        """The baselines as ids `(A, N)`, some of which may be `NO_WORD`; special tokens are kept.
+        """The baselines as ids `(A, N)`, which may include `NO_WORD`.
 
         Raises:
-            ValueError: The tokenizer has no such token.
+            ValueError: The tokenizer has no padding token.
         """
         return self.inputs.masked_fill(~self.kept, self.of.blank)
 
     def run(self, method: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
-        """Run a method, all at once or in parts: see `in_parts`."""
+        """Run a method, in one pass or in parts; see `in_parts`."""
         return method(*tensors) if self.together else in_parts(method, self.of.model, *tensors)
 
     def singles(self) -> Iterator[AttributionRequest]:
-        """Yield a request for each explained output, its padding kept."""
+        """Yield a request for each explained output, with its padding."""
         for number in range(len(self.rows)):
             one = slice(number, number + 1)
             position = self.position[one] if isinstance(self.position, Tensor) else self.position
@@ -214,7 +216,7 @@ class AttributionRequest:
 
 
 class _Blanked(nn.Module):
-    """The outputs as a function of ids, some of them `NO_WORD`, and of the ids that the model reads instead.
+    """The outputs as a function of ids to embed, which may include `NO_WORD`, and of ids to read.
 
     Args:
         of: The model.
@@ -230,12 +232,12 @@ class _Blanked(nn.Module):
 
 
 def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | None) -> Tensor:
-    """Run some rows at a time, because a backward pass keeps the activations of all of them.
+    """Run a function on a few rows at a time, because a backward pass keeps the activations of all rows.
 
     Args:
         run: A function from tensors to a tensor, all `(A, ...)`.
-        model: The model that it runs. One that knows no padding takes one row at a time.
-        tensors: The first `(A, N, ...)`, others `(A, ...)` or None.
+        model: The model that it runs. Models without a padding token take one row at a time.
+        tensors: The arguments: the first `(A, N, ...)`, others `(A, ...)` or None.
     """
     first = cast("Tensor", tensors[0])
     pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
@@ -245,15 +247,14 @@ def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | No
 
 
 def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the baseline that is used: another one for "mask" where a model cannot read masked ids.
+    """Return the name of the baseline that is used: another one for models that cannot use "mask".
 
-    Without a mask token it is "mean", a point where norms are regular. Zero is a singular point of norms
-    without a bias, and the embedding of padding is often zero; docs/differences.md has measurements. A
-    classifier whose decoder reads the text again takes ids only: padding replaces the words.
-
-    For ESM-2 (`token_dropout`) it is "zero": the model replaces the word embeddings of mask tokens by zero,
-    and scales all others by the share of mask tokens among the ids. No token accounts for that scale, so the
-    embeddings alone are replaced and the scale stays that of the text.
+    - Without a mask token it is "mean". Zero is a singular point of norms without a bias, and the embedding
+      of padding is often zero; docs/differences.md has measurements.
+    - For classifiers whose decoder reads the text again it is "pad", because they take ids only.
+    - For ESM-2 (`token_dropout`) it is "zero". The model replaces embeddings of mask tokens by zeros and
+      scales all others by the share of mask tokens among the ids. That scale belongs to no token, so only
+      the embeddings are replaced and the scale stays that of the text.
     """
     if baseline != "mask":
         return baseline
@@ -265,7 +266,7 @@ def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedToken
 
 
 def _reads_again(model: Any) -> bool:
-    """Return whether the decoder of an encoder-decoder reads the text once more, as in classifiers."""
+    """Return whether the decoder of an encoder-decoder reads the text again, as in classifiers."""
     config, can_generate = getattr(model, "config", None), getattr(model, "can_generate", None)
     if not getattr(config, "is_encoder_decoder", False) or can_generate is None or can_generate():
         return False
@@ -273,7 +274,7 @@ def _reads_again(model: Any) -> bool:
 
 
 def has_experts(model: nn.Module) -> bool:
-    """Return whether a model of transformers routes tokens to experts, by its config.
+    """Return whether the config of a model of transformers has a mixture of experts.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,4 +1,4 @@
-"""Scores next to the tokens or words of their texts.
+"""Pair scores with the tokens or words of their texts.
 
 Shapes: B texts, N tokens with padding, D embedding dimensions.
 """
@@ -27,25 +27,25 @@ def token_scores(
     texts: Sequence[Source] | None = None,
     pairs: Sequence[Source] | None = None,
 ) -> tuple[list[list[str]], list[list[float]]]:
-    """Pair the real tokens of each text, or its words, with their scores, padding left out.
+    """Pair the tokens or words of each text with their scores, without padding.
 
     Args:
-        batch: What the tokenizer returned with ``return_tensors="pt"``: ``input_ids`` (B, N) and,
-            where there is padding, ``attention_mask`` (B, N).
-        tokenizer: The tokenizer that made ``batch``.
-        attributions: (B, N), or (B, N, D) to be summed over D.
-        words: How tokens are merged into words, and their scores with them: "sum", "mean" or "max"
-            (see `captum_globenc.texts.merge_scores`); left out, they are not.
-        special: Whether to keep special tokens such as [CLS], and so the whole of the scores.
-        texts: The B texts, so that words read as in them (see `captum_globenc.texts.find_words`).
-        pairs: The B second segments, likewise.
+        batch: The tokenizer's output with ``return_tensors="pt"``: ``input_ids`` (B, N) and, if there is
+            padding, ``attention_mask`` (B, N).
+        tokenizer: The tokenizer of ``batch``.
+        attributions: Scores (B, N), or (B, N, D), which are summed over D.
+        words: How scores of tokens are merged into scores of words: "sum", "mean" or "max" (see
+            `captum_globenc.texts.merge_scores`). By default tokens are not merged.
+        special: Whether to keep special tokens such as [CLS]; without them the scores lose their sum.
+        texts: The B texts, for the spelling of words (see `captum_globenc.texts.find_words`).
+        pairs: The B second segments, for the spelling of words.
 
     Returns:
-        The tokens or words, and the scores, one list a text.
+        The tokens or words, and the scores, one list per text.
 
     Raises:
-        ValueError: ``attributions``, ``texts`` or ``pairs`` do not fit the batch, there is NaN or infinity,
-            or ``words`` is not known.
+        ValueError: ``attributions``, ``texts`` or ``pairs`` do not fit the batch, scores are NaN or infinite,
+            or ``words`` is unknown.
     """
     ids = batch["input_ids"]
     if attributions.dim() == 3:
@@ -56,15 +56,15 @@ def token_scores(
             f"input_ids of shape {tuple(ids.shape)}"
         )
     if not attributions.isfinite().all():
-        raise ValueError("attributions hold NaN or infinity")
+        raise ValueError("attributions contain NaN or infinity")
     tokens, scores = [], []
     for number, found in enumerate(find_words(batch, tokenizer, texts, pairs)):
         kept = [word for word in found if special or not word.special]
         row = attributions[number].tolist()
         if words is None:
-            places = [token for word in kept for token in word.tokens]
-            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][places].tolist())))
-            scores.append([row[place] for place in places])
+            positions = [token for word in kept for token in word.tokens]
+            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][positions].tolist())))
+            scores.append([row[position] for position in positions])
         else:
             tokens.append([word.text for word in kept])
             scores.append(merge_scores(row, kept, words))

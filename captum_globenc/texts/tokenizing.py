@@ -1,4 +1,4 @@
-"""Texts as a model takes them: tokenized, padded, and cut at its limit or into windows."""
+"""Tokenize texts: pad them, and truncate them at the model's limit or split them into windows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ __all__ = ["Encoded", "encode", "token_ids", "token_limit"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as a model takes them: R rows, a text each, or each a window of one.
+    """B tokenized texts as R rows: one row per text, or one per window of a text.
 
     Attributes:
         whole: The B texts, padded on the right.
-        windows: By text, the positions in `whole` of the tokens of its rows: one row of all of them unless it
-            is cut into windows.
-        batch: The R rows by the names of the model's arguments, padded on the right, a text's together.
-        truncated: By text, whether its end is missing.
+        windows: For each text, the positions in `whole` of the tokens of each of its rows.
+        batch: The R rows by argument name of the model, padded on the right; rows of a text are adjacent.
+        truncated: For each text, whether it is truncated.
     """
 
     whole: BatchEncoding
@@ -35,7 +34,7 @@ class Encoded:
 
     @cached_property
     def rows(self) -> list[list[int]]:
-        """By text, the numbers of its rows."""
+        """The indices of the rows of each text."""
         first, found = 0, []
         for windows in self.windows:
             found.append(list(range(first, first + len(windows))))
@@ -43,24 +42,24 @@ class Encoded:
         return found
 
     @cached_property
-    def places(self) -> list[list[int]]:
-        """By row, the positions of its tokens in its text."""
-        return [places for windows in self.windows for places in windows]
+    def positions(self) -> list[list[int]]:
+        """For each row, the positions of its tokens in the text."""
+        return [positions for windows in self.windows for positions in windows]
 
     def text_of(self, row: int) -> int:
-        """Return the number of the text that a row is of."""
+        """Return the index of a row's text."""
         return next(text for text, rows in enumerate(self.rows) if row in rows)
 
     def length(self, text: int) -> int:
-        """Return how many tokens a text has, all its windows together."""
+        """Return the number of tokens of a text, in all its windows."""
         return int(self.whole["attention_mask"][text].sum())
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return how many tokens the model takes, or None where nothing bounds it.
+    """Return the largest number of tokens that a model takes; None if it is unlimited.
 
-    A tokenizer saved without a limit claims 1e30 tokens, so what the model says counts too; where its
-    position embeddings keep a row for padding, as RoBERTa's do, they start to count after it.
+    The limit is the smallest of the tokenizer (1e30 if it was saved without one), the config, and the rows
+    of position embeddings, which in models such as RoBERTa start after the row of padding.
     """
     configured = getattr(model.config, "max_position_embeddings", None)
     rows = [
@@ -78,7 +77,7 @@ def token_ids(
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None = None,
 ) -> list[list[int]]:
-    """Return the ids of texts, with their pairs, truncated to a limit if there is one."""
+    """Return the ids of texts and pairs, truncated to a limit if there is one."""
     found: list[list[int]] = tokenizer(
         list(texts), pairs, truncation=limit is not None, max_length=limit, verbose=False
     )["input_ids"]
@@ -94,41 +93,41 @@ def encode(
     *,
     special: bool = True,
 ) -> Encoded:
-    """Tokenize, with padding on the right, and cut what is longer than the model takes.
+    """Tokenize texts, pad them on the right, and truncate or split those above the model's limit.
 
     Args:
         texts: B texts.
         pairs: The second segment of each text, or None.
-        model: What will read them.
-        tokenizer: Its tokenizer.
-        windows: How many tokens neighbouring windows share, into which longer texts are cut, by the longer of
-            their segments. Left out, such texts lose their end.
-        special: Whether the tokenizer adds its special tokens; a rendered chat has them already.
+        model: The model that reads the texts.
+        tokenizer: The model's tokenizer.
+        windows: The number of tokens that neighboring windows share. The longer segment of texts above the
+            limit is split into windows. By default such texts are truncated.
+        special: Whether the tokenizer adds special tokens; a rendered chat has them already.
 
     Returns:
         The texts, on the model's device.
 
     Raises:
-        ValueError: A text is not valid Unicode, has no tokens, or some that the model has no embedding for;
-            some texts have a pair and others none; or windows cannot share so many tokens.
+        ValueError: A text is not valid Unicode, has no tokens, or has ids without an embedding; only some
+            texts have a pair; or the windows are too short to share so many tokens.
     """
     for text in (*texts, *(pair or "" for pair in pairs)):
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError("a text is not valid UTF-8") from None
-    given = [pair for pair in pairs if pair is not None]
-    if len(given) not in (0, len(texts)):
+    second = [pair for pair in pairs if pair is not None]
+    if len(second) not in (0, len(texts)):
         raise ValueError(
-            f"{len(given)} of {len(texts)} texts have a pair: explain them apart from the others"
+            f"{len(second)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
     limit = token_limit(model, tokenizer)
-    long = [limit is not None and len(ids) > limit for ids in token_ids(texts, given or None, tokenizer)]
+    long = [limit is not None and len(ids) > limit for ids in token_ids(texts, second or None, tokenizer)]
     batch = tokenizer(
         list(texts),
-        given or None,
+        second or None,
         add_special_tokens=special,
-        padding=len(texts) > 1,  # which a tokenizer may have no token for
+        padding=len(texts) > 1,  # a tokenizer may have no padding token
         padding_side="right",
         truncation=limit is not None and windows is None,
         max_length=limit if windows is None else None,
@@ -152,25 +151,25 @@ def encode(
         return Encoded(batch, whole, batch, long)
     cut = []
     for row in range(len(texts)):
-        cut.append(cut_windows(find_segments(batch, row, paired=bool(given)), limit, windows))
+        cut.append(cut_windows(find_segments(batch, row, paired=bool(second)), limit, windows))
     return Encoded(batch, cut, _rows(batch, cut, tokenizer), [False] * len(texts))
 
 
 def _rows(
     batch: BatchEncoding, windows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Tensor]:
-    """Return what the tokenizer made of texts for the windows of each, padded on the right."""
-    blanks = {
+    """Return the tokenizer's output for each window, padded on the right."""
+    padding = {
         "input_ids": tokenizer.pad_token_id or 0,
         "token_type_ids": tokenizer.pad_token_type_id or 0,
         "special_tokens_mask": 1,
     }
-    places = [(text, torch.tensor(it)) for text, parts in enumerate(windows) for it in parts]
+    positions = [(text, torch.tensor(it)) for text, parts in enumerate(windows) for it in parts]
     return {
         name: nn.utils.rnn.pad_sequence(
-            [values[text][kept.to(values.device)] for text, kept in places],
+            [values[text][kept.to(values.device)] for text, kept in positions],
             batch_first=True,
-            padding_value=blanks.get(name, 0),
+            padding_value=padding.get(name, 0),
         )
         for name, values in batch.items()
     }

@@ -1,6 +1,6 @@
-"""Windows over a document that is longer than a model takes, and its scores laid together from theirs.
+"""Split a document above the model's limit into overlapping windows, and merge their scores.
 
-Letters: N tokens of the document, W windows, M tokens of a window.
+Shapes: N tokens of the document, W windows, M tokens of a window.
 """
 
 from __future__ import annotations
@@ -16,44 +16,43 @@ __all__ = ["cut_windows", "find_segments", "merge_windows"]
 
 
 def find_segments(batch: Mapping[str, Any], row: int, *, paired: bool) -> list[int | None]:
-    """Return which segment each token of a text is of, None for special tokens, padding left out.
+    """Return the segment of each token of a text, None for special tokens, without padding.
 
     Args:
-        batch: what the tokenizer returned, padded on the right, with `special_tokens_mask`.
-        row: the number of the text.
-        paired: whether it has a second segment.
+        batch: the tokenizer's output, padded on the right, with `special_tokens_mask`.
+        row: the index of the text.
+        paired: whether the text has a second segment.
 
     Raises:
-        ValueError: the tokenizer, one written in Python, does not tell two segments apart.
+        ValueError: the text has two segments, and a slow tokenizer does not distinguish them.
     """
     encodings = getattr(batch, "encodings", None)
     if encodings:
-        told = zip(encodings[row].sequence_ids, encodings[row].attention_mask, strict=True)
-        return [segment for segment, real in told if real]
+        tokens = zip(encodings[row].sequence_ids, encodings[row].attention_mask, strict=True)
+        return [segment for segment, real in tokens if real]
     if paired:
-        raise ValueError("this tokenizer does not tell two segments apart: no windows")
+        raise ValueError("this tokenizer does not mark segments: use a fast tokenizer")
     special = [bool(it) for it in batch["special_tokens_mask"][row]]
     real = batch["attention_mask"][row] if "attention_mask" in batch else [True] * len(special)
     return [None if it else 0 for it, there in zip(special, real, strict=True) if there]
 
 
 def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> list[list[int]]:
-    """Choose the tokens of overlapping windows that hold all of a document between them.
+    """Split a document into overlapping windows.
 
-    Each window has the special tokens, the shorter segment if there are two, and a stretch of the longer.
-    All are as long as the model takes: the last begins early enough for that, so that it may share more
-    than `overlap` tokens with the one before it, and no window has little context.
+    Each window has all special tokens, the shorter of two segments, and a part of the longer one. All windows
+    have M tokens: the last one starts earlier if needed and may share more than `overlap` tokens.
 
     Args:
-        segments: N numbers of the segment that a token belongs to, None for a special token.
-        limit: M, how many tokens the model takes.
-        overlap: how many tokens of the longer segment two neighbouring windows share at least.
+        segments: the segment index of each of N tokens, None for special tokens.
+        limit: M, the largest number of tokens that the model takes.
+        overlap: the least number of tokens of the longer segment that neighboring windows share.
 
     Returns:
-        W lists of M positions in the document, in order.
+        W lists of M positions in the document, in ascending order.
 
     Raises:
-        ValueError: what every window has leaves too little room.
+        ValueError: special tokens and the shorter segment leave too few tokens for `overlap`.
 
     Example:
         >>> cut_windows([None, 0, 0, 0, 0, 0, None], 5, 1)
@@ -63,14 +62,14 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
     if count <= limit:
         return [list(range(count))]
     segment = int(segments.count(1) > segments.count(0))
-    inside = [place for place, it in enumerate(segments) if it == segment]
+    inside = [position for position, it in enumerate(segments) if it == segment]
     around = sorted(set(range(count)) - set(inside))
     room = limit - len(around)
     if room <= overlap:
         other = "second" if segment == 0 else "first"
         raise ValueError(
             f"special tokens and the {other} segment leave {max(room, 0)} of {limit} tokens to a window, too "
-            f"few for neighbours that share {overlap}"
+            f"few for neighboring windows that share {overlap}"
         )
     windows = 1 + math.ceil((len(inside) - room) / (room - overlap))
     starts = [min(number * (room - overlap), len(inside) - room) for number in range(windows)]
@@ -80,14 +79,10 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
 def merge_windows(
     count: int, windows: Sequence[Sequence[int]], scores: Sequence[Sequence[float] | NDArray[np.floating]]
 ) -> NDArray[np.float64]:
-    """Score the tokens of a document by the average over the windows that hold them.
-
-    Windows are equally long, so they weigh the same. A token that two windows share does not count twice;
-    special tokens and a segment which all windows have are averaged over all of them. What no window holds
-    scores 0.
+    """Average the scores of each token over the windows that contain it; 0 for tokens in no window.
 
     Args:
-        count: N.
+        count: N, the number of tokens of the document.
         windows: W lists of M positions in the document.
         scores: W rows of M scores.
 
@@ -98,9 +93,9 @@ def merge_windows(
         >>> merge_windows(4, [[0, 1, 2], [0, 2, 3]], [[0.5, 1.0, 2.0], [0.5, 4.0, 8.0]]).tolist()
         [0.5, 1.0, 3.0, 8.0]
     """
-    total, held = np.zeros(count), np.zeros(count)
-    for places, row in zip(windows, scores, strict=True):
-        total[list(places)] += np.asarray(row, dtype=np.float64)
-        held[list(places)] += 1
-    laid: NDArray[np.float64] = total / np.maximum(held, 1)
-    return laid
+    total, counts = np.zeros(count), np.zeros(count)
+    for positions, row in zip(windows, scores, strict=True):
+        total[list(positions)] += np.asarray(row, dtype=np.float64)
+        counts[list(positions)] += 1
+    merged: NDArray[np.float64] = total / np.maximum(counts, 1)
+    return merged

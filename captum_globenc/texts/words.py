@@ -1,9 +1,8 @@
-"""Words from tokens: which tokens make up a word, what it reads, and what it scores.
+"""Merge tokens into words: find the tokens of each word, its text, and its score.
 
-A word is what the tokenizer itself cuts a text into before it looks up pieces: its word ids. A
-BERT tokenizer takes punctuation for words of their own; words given one by one
-(``is_split_into_words=True``) stay the words they were given as. In scripts without spaces between
-words (Chinese, Japanese, Thai, ...) each piece is a word.
+Words follow the tokenizer's word ids, so punctuation marks are words of their own in BERT tokenizers. Words
+passed with ``is_split_into_words=True`` are kept. In scripts without spaces between words (Chinese, Japanese,
+Thai, ...) each piece is a word.
 
 Shapes: B texts, N tokens with padding.
 """
@@ -19,11 +18,11 @@ from captum_globenc.results.words import REDUCTIONS, Word, merge_scores
 from captum_globenc.texts.pieces import (
     BLANK,
     CUT_CHARACTER,
-    beginnings,
-    looks_for_spaces,
     names,
     read,
-    run_on,
+    splits_at_spaces,
+    splits_unspaced,
+    word_start_rule,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["REDUCTIONS", "Word", "find_words", "merge_scores"]
 
 Source = str | Sequence[str]
-"""A text, or the words of one that the caller cut: what a tokenizer takes."""
+"""A text, or the list of its words for ``is_split_into_words=True``."""
 
 
 def find_words(
@@ -41,26 +40,25 @@ def find_words(
     texts: Sequence[Source] | None = None,
     pairs: Sequence[Source] | None = None,
 ) -> list[list[Word]]:
-    """Find the words of each text: every token but padding belongs to exactly one of them.
+    """Find the words of each text; every token except padding belongs to exactly one word.
 
-    The tokenizer's word ids say which tokens belong together. Where it has none (a tokenizer written
-    in Python, a batch that was padded later) or never looks for white space (a sentencepiece model
-    over whole sentences), the marks in its tokens do: "##", "@@", "</w>", and the "Ġ" and "▁" that
-    stand for a space. A token that is nothing but white space belongs to the word that follows it.
+    Tokens are grouped by the tokenizer's word ids. If there are none (a slow tokenizer, a batch that was
+    padded later), or if the tokenizer does not split at spaces (a SentencePiece model over sentences), they
+    are grouped by the marks "##", "@@", "</w>", "Ġ" and "▁". A token of white space belongs to the next word.
 
     Args:
-        batch: What the tokenizer returned: ``input_ids`` (B, N) and, where there is padding,
-            ``attention_mask`` (B, N).
-        tokenizer: The tokenizer that made ``batch``.
-        texts: The B texts that the tokenizer was given, so that words read as they are spelt there and
-            nothing is [UNK]: strings, or lists of words with ``is_split_into_words=True``.
-        pairs: The B second segments, likewise.
+        batch: The tokenizer's output: ``input_ids`` (B, N) and, if there is padding, ``attention_mask``
+            (B, N).
+        tokenizer: The tokenizer of ``batch``.
+        texts: The B tokenized texts, for the spelling of words, also of [UNK]: strings, or lists of words
+            with ``is_split_into_words=True``.
+        pairs: The B second segments, strings or lists of words.
 
     Returns:
-        The words of each of the B texts, special tokens among them, in order.
+        The words of each text in order, including special tokens.
 
     Raises:
-        ValueError: There are not as many texts, or pairs, as rows in the batch.
+        ValueError: The numbers of texts or pairs and rows in the batch differ.
 
     Example:
         >>> from captum_globenc.texts.default import load_default
@@ -77,34 +75,34 @@ def find_words(
             count = "one string" if isinstance(given, str) else f"{len(given)}"
             raise ValueError(f"{name}: {count} for a batch of {len(rows)} rows; one for each is needed")
     encodings = getattr(batch, "encodings", None) or [None] * len(rows)
-    begins = cache(lambda: beginnings(tokenizer))  # reads the whole vocabulary: once, if at all
+    begins = cache(lambda: word_start_rule(tokenizer))  # reads the vocabulary, so only once and if needed
     found = []
     for number, (row, mask) in enumerate(zip(rows, masks, strict=True)):
         sources = [given[number] for given in (texts, pairs) if given is not None]
         encoding = encodings[number]
-        if encoding is not None and len(encoding.ids) != len(row):  # padded since then
+        if encoding is not None and len(encoding.ids) != len(row):  # padded later
             encoding = None
         text = _Row(tokenizer, begins, row, encoding, sources)
         found.append(text.words([index for index, real in enumerate(mask) if real]))
     return found
 
 
-class _Place(NamedTuple):
-    """What the tokens of one word have in common: where it is. Special tokens have none."""
+class _WordKey(NamedTuple):
+    """The segment and the index of a word, which its tokens share; special tokens have none."""
 
     segment: int
     word: int
 
 
 class _Row:
-    """The tokens of one row of a batch, and where in the texts they stand.
+    """The tokens of one row of a batch, grouped into words.
 
     Args:
-        tokenizer: The tokenizer that made the batch.
-        begins: Returns its `beginnings`.
+        tokenizer: The tokenizer of the batch.
+        begins: Returns the tokenizer's `word_start_rule`.
         row: N ids.
-        encoding: What the tokenizers library says of them, if it does.
-        sources: The text and the pair, as far as they are known.
+        encoding: The row's `tokenizers.Encoding`, or None.
+        sources: The text and the pair, if they are known.
     """
 
     def __init__(
@@ -120,23 +118,23 @@ class _Row:
         self._ids = list(row)
         self._tokens = names(row, tokenizer)
         self._encoding = encoding
-        self._offsets = () if encoding is None else encoding.offsets  # which are made anew when asked for
+        self._offsets = () if encoding is None else encoding.offsets  # each access computes them
         self._sources = sources
-        self._given = any(not isinstance(source, str) for source in sources)
-        self._places = self._by_word_ids() if encoding is not None else self._by_words_given()
+        self._pre_split = any(not isinstance(source, str) for source in sources)
+        self._keys = self._by_word_ids() if encoding is not None else self._without_word_ids()
 
     def words(self, kept: Sequence[int]) -> list[Word]:
-        """Gather the tokens at these places that share a word; each special token is one of its own."""
+        """Group the tokens at these positions into words; each special token is a word."""
         runs = [
             list(run)
             for _, run in groupby(
-                kept, key=lambda index: (index, None) if self._places[index] is None else self._places[index]
+                kept, key=lambda index: (index, None) if self._keys[index] is None else self._keys[index]
             )
         ]
         words: list[Word] = []
         space: list[int] = []
         for run in runs:
-            special = self._places[run[0]] is None
+            special = self._keys[run[0]] is None
             text = self._text(run)
             if special and space:
                 words.append(Word(BLANK, tuple(space), False))
@@ -151,33 +149,33 @@ class _Row:
         return words
 
     def _text(self, run: Sequence[int]) -> str:
-        """Return what the tokens of a word read."""
-        place = self._places[run[0]]
-        source = self._sources[place.segment] if place and place.segment < len(self._sources) else None
-        if place is not None and source is not None:
+        """Return the text of a word."""
+        key = self._keys[run[0]]
+        source = self._sources[key.segment] if key and key.segment < len(self._sources) else None
+        if key is not None and source is not None:
             if not isinstance(source, str):
-                if place.word >= len(source):
-                    raise ValueError(f"the batch holds more words than the {len(source)} of a text")
-                return str(source[place.word])
+                if key.word >= len(source):
+                    raise ValueError(f"the batch has more words than the {len(source)} words of a text")
+                return str(source[key.word])
             if self._encoding is not None:
                 offsets = [self._offsets[index] for index in run]
                 return source[min(offsets)[0] : max(end for _, end in offsets)].strip() or BLANK
         text = self._read(run) or BLANK
-        return text.replace(" ", "") if place is not None and self._given else text
+        return text.replace(" ", "") if key is not None and self._pre_split else text
 
-    def _by_word_ids(self) -> list[_Place | None]:
-        places = [
-            None if segment is None or word is None else _Place(segment, word)
+    def _by_word_ids(self) -> list[_WordKey | None]:
+        keys = [
+            None if segment is None or word is None else _WordKey(segment, word)
             for segment, word in zip(self._encoding.sequence_ids, self._encoding.word_ids, strict=True)
         ]
-        # Offsets count from the beginning of each word that was given, otherwise from the text's. All of
-        # (0, 1) tell nothing: one character may make several words, as ⑴ does.
-        spans: dict[_Place, tuple[int, int]] = {}
-        for place, span in zip(places, self._encoding.offsets, strict=True):
-            if place is not None:
-                spans.setdefault(place, span)
+        # For pre-split words, offsets restart at each word. Offsets that are all (0, 1) prove nothing: one
+        # character may be several words, as ⑴ is.
+        spans: dict[_WordKey, tuple[int, int]] = {}
+        for key, span in zip(keys, self._encoding.offsets, strict=True):
+            if key is not None:
+                spans.setdefault(key, span)
         restarts = (
-            len(spans) > len({place.segment for place in spans})
+            len(spans) > len({key.segment for key in spans})
             and not any(start for start, _ in spans.values())
             and any(end > 1 for _, end in spans.values())
         )
@@ -185,56 +183,54 @@ class _Row:
             raise ValueError(
                 "the batch was made of words (is_split_into_words): pass lists of words as texts"
             )
-        self._given = self._given or restarts
-        if self._given:
-            return places
-        return self._cut(places, by_marks=not looks_for_spaces(self._tokenizer))
+        self._pre_split = self._pre_split or restarts
+        if self._pre_split:
+            return keys
+        return self._split(keys, by_marks=not splits_at_spaces(self._tokenizer))
 
-    def _by_words_given(self) -> list[_Place | None]:
-        """Find the words of tokens that nothing but themselves is known of, and maybe what was given."""
+    def _without_word_ids(self) -> list[_WordKey | None]:
+        """Find words without an encoding, from pre-split words if there are any, otherwise from marks."""
         special, unknown = set(self._tokenizer.all_special_ids), self._tokenizer.unk_token_id
         inside = [
             position for position, index in enumerate(self._ids) if index not in special or index == unknown
         ]
-        places: list[_Place | None] = [None] * len(self._ids)
-        if self._given:
-            cut = [
-                (_Place(segment, number), self._tokenizer.convert_tokens_to_ids(token))
+        keys: list[_WordKey | None] = [None] * len(self._ids)
+        if self._pre_split:
+            expected = [
+                (_WordKey(segment, number), self._tokenizer.convert_tokens_to_ids(token))
                 for segment, source in enumerate(self._sources)
                 for number, word in enumerate([source] if isinstance(source, str) else source)
                 for token in self._tokenizer.tokenize(word)
             ]
-            self._given = [self._ids[position] for position in inside] == [index for _, index in cut]
-        if self._given:
-            for position, (place, _) in zip(inside, cut, strict=True):
-                places[position] = place
-            return places
+            self._pre_split = [self._ids[position] for position in inside] == [index for _, index in expected]
+        if self._pre_split:
+            for position, (key, _) in zip(inside, expected, strict=True):
+                keys[position] = key
+            return keys
         self._sources = ()
         for position in inside:
-            places[position] = _Place(0, 0)
-        return self._cut(places, by_marks=True)
+            keys[position] = _WordKey(0, 0)
+        return self._split(keys, by_marks=True)
 
-    def _cut(self, places: Sequence[_Place | None], *, by_marks: bool) -> list[_Place | None]:
-        """Cut words in scripts without spaces, and whole texts by the marks of their tokens."""
+    def _split(self, keys: Sequence[_WordKey | None], *, by_marks: bool) -> list[_WordKey | None]:
+        """Split words in scripts without spaces, and whole texts at the marks of their tokens."""
         begins = self._begins() if by_marks else None
-        fresh = [
+        starts = [
             index == 0
-            or places[index - 1] != place
+            or keys[index - 1] != key
             or (begins is not None and begins(self._tokens[index - 1], self._tokens[index]))
-            for index, place in enumerate(places)
+            for index, key in enumerate(keys)
         ]
         runs: list[list[int]] = []
-        for index in range(len(places)):
-            # A character may be cut into up to four tokens, of a byte each.
-            if fresh[index] or len(runs[-1]) == 4 or not self._read(runs[-1]).endswith(CUT_CHARACTER):
+        for index in range(len(keys)):
+            # A character may be up to four tokens of one byte each.
+            if starts[index] or len(runs[-1]) == 4 or not self._read(runs[-1]).endswith(CUT_CHARACTER):
                 runs.append([])
             runs[-1].append(index)
         for before, after in pairwise(runs):
-            fresh[after[0]] |= run_on(self._read(before), self._read(after))
-        numbers = accumulate(map(int, fresh))
-        return [
-            place and _Place(place.segment, number) for place, number in zip(places, numbers, strict=True)
-        ]
+            starts[after[0]] |= splits_unspaced(self._read(before), self._read(after))
+        numbers = accumulate(map(int, starts))
+        return [key and _WordKey(key.segment, number) for key, number in zip(keys, numbers, strict=True)]
 
     def _read(self, run: Sequence[int]) -> str:
         return read([self._tokens[index] for index in run], self._tokenizer).strip(BLANK)

@@ -114,13 +114,13 @@ def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
         (["--engine", "steam"], "no engine 'steam'; known: local, ray"),
         (["--workers", "3"], "the local engine is one process on all cores"),
         (["--position", "first"], "position must be a whole number or mean, not 'first'"),
-        (["--windows", "-2"], "windows is -2: give how many tokens they share"),
+        (["--windows", "-2"], "windows is -2: pass the number of tokens that they share"),
         (
             ["--layout", "thermostat", "--methods", "all"],
             "thermostat holds one method, and 42 are",
         ),
         (["--text-column", "review"], "has no column review; it has text, label"),
-        (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is none of the model's: NEGATIVE, POSITIVE"),
+        (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is not a class of the model: NEGATIVE, POSITIVE"),
         (["--model", "no/such"], "cannot load no/such: no such folder"),
     ],
 )

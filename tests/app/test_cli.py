@@ -152,7 +152,7 @@ def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monke
         (["--method", "gradients"], "no method gradients; known: globenc, transformer-deep-lift,"),
         (["--baseline", "blank"], "no baseline blank; known: mask, mean, pad, zero"),
         (["--mixing", "N-Nothing"], "no mixing N-Nothing; known: W, "),
-        (["--target", "A", "--against", "a"], "a is held against itself: choose two classes"),
+        (["--target", "A", "--against", "a"], "a is contrasted with itself: choose two classes"),
         (["--position", "first"], "position must be a whole number or mean"),
     ],
 )
@@ -291,9 +291,15 @@ def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explain", "good", "--target", "GOOD"], "target 'GOOD' is none of the model's: NEGATIVE, POSITIVE"),
-        (["explain", "good", "--against", "2"], "against '2' is none of the model's: NEGATIVE, POSITIVE"),
-        (["explain", "good", "--target", "1", "--against", "positive"], "POSITIVE is held against itself"),
+        (
+            ["explain", "good", "--target", "GOOD"],
+            "target 'GOOD' is not a class of the model: NEGATIVE, POSITIVE",
+        ),
+        (
+            ["explain", "good", "--against", "2"],
+            "against '2' is not a class of the model: NEGATIVE, POSITIVE",
+        ),
+        (["explain", "good", "--target", "1", "--against", "positive"], "POSITIVE is contrasted with itself"),
         (["explain", "good", "--position", "first"], "position must be a whole number or mean, not 'first'"),
         (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),
         (["explain", "good", "--position", "-4"], "'good' has 3 tokens, 0 to 2"),

@@ -285,7 +285,7 @@ def test_options_are_checked_before_anything_is_loaded(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "sideways"}, "target 'sideways' is none of the model's: NEGATIVE, POSITIVE"),
+        ({"target": "sideways"}, "target 'sideways' is not a class of the model: NEGATIVE, POSITIVE"),
         ({"windows": 22}, "windows share 22 tokens, and hold no more than 22 of a text"),
     ],
 )

@@ -55,4 +55,4 @@ def test_a_tokenizer_in_python_tells_neither_offsets_nor_two_segments(tmp_path):
         {"text": [TEXT, " ".join([TEXT] * 5)], "pair": ["the", "the"]}
     )
     assert rows["offsets"] == [None, []]
-    assert rows["error"] == ["", "this tokenizer does not tell two segments apart: no windows"]
+    assert rows["error"] == ["", "this tokenizer does not mark segments: use a fast tokenizer"]

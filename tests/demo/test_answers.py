@@ -89,8 +89,8 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"target": "<b>"}, "target &#x27;&lt;b&gt;&#x27; is none of the model&#x27;s: NEGATIVE, POSITIVE"),
-        ({"target": "0", "against": "negative"}, "NEGATIVE is held against itself"),
+        ({"target": "<b>"}, "target &#x27;&lt;b&gt;&#x27; is not a class of the model: NEGATIVE, POSITIVE"),
+        ({"target": "0", "against": "negative"}, "NEGATIVE is contrasted with itself"),
         ({"baseline": "none"}, "no baseline none; known: mask, mean, pad, zero"),
         ({"methods": ("magic",)}, "no method magic; known: globenc"),
     ],

@@ -537,7 +537,7 @@ def test_mistakes_are_told_in_one_line(failing, folder, tmp_path, options, messa
 def test_a_label_that_the_model_does_not_have_is_told_at_once(failing, folder, tmp_path):
     (tmp_path / "x.csv").write_text("text,label\ngood,1\nbad,neutral\n")
     line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
-    assert "label 'neutral' is none of the model's: NEGATIVE, POSITIVE" in line
+    assert "label 'neutral' is not a class of the model: NEGATIVE, POSITIVE" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -294,11 +294,9 @@ def test_channels_are_averaged_and_whole_numbers_scaled(tmp_path, width):
 
 def test_what_is_no_image_or_sound_is_told(tmp_path, vision, hearing):
     (tmp_path / "x.wav").write_bytes(b"RIFF")
-    with pytest.raises(
-        ValueError, match=r"is no WAV file of whole numbers \(PCM\): ffmpeg -i FILE -ar 16000"
-    ):
+    with pytest.raises(ValueError, match=r"is not a WAV file of integers \(PCM\): ffmpeg -i FILE -ar 16000"):
         read_sound(tmp_path / "x.wav", RATE)
-    with pytest.raises(ValueError, match="is no image that Pillow reads"):
+    with pytest.raises(ValueError, match="is not an image that Pillow reads"):
         read_image(tmp_path / "x.wav")
     save_sound(tmp_path / "y.wav", np.zeros((10, 1)), rate=8000)
     with pytest.raises(ValueError, match="has 8000 samples a second, and the model takes 16000"):

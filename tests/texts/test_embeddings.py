@@ -59,7 +59,7 @@ def test_embeddings_that_are_never_looked_up_are_told_of(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     over = OnEmbeddings(lambda ids: torch.zeros(1, 2), model)
     ids = tokenizer("good", return_tensors="pt")["input_ids"]
-    with pytest.raises(ValueError, match="looked the words of the text up 0 times"):
+    with pytest.raises(ValueError, match="embedded the ids of the text 0 times"):
         over(over.embed(ids), ids)
     with pytest.raises(ValueError, match="no word embeddings are found in Linear"):
         OnEmbeddings(nn.Linear(2, 2), nn.Linear(2, 2))

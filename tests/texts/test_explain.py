@@ -187,11 +187,11 @@ def test_no_texts_have_no_explanations(classifier):
         ({"methods": []}, "a list of one or more of globenc"),
         ({"methods": "globenc"}, "a list of one or more of globenc"),
         ({"baseline": "blank"}, "no baseline blank; known: mask, mean, pad, zero"),
-        ({"target": "POSTIVE"}, "target 'POSTIVE' is none of the model's: NEGATIVE, POSITIVE"),
-        ({"target": 2}, "target 2 is none of the model's: NEGATIVE, POSITIVE"),
-        ({"against": "x"}, "against 'x' is none of the model's: NEGATIVE, POSITIVE"),
-        ({"target": "positive", "against": "Positive"}, "Positive is held against itself"),
-        ({"target": 1, "against": "POSITIVE"}, "POSITIVE is held against itself"),
+        ({"target": "POSTIVE"}, "target 'POSTIVE' is not a class of the model: NEGATIVE, POSITIVE"),
+        ({"target": 2}, "target 2 is not a class of the model: NEGATIVE, POSITIVE"),
+        ({"against": "x"}, "against 'x' is not a class of the model: NEGATIVE, POSITIVE"),
+        ({"target": "positive", "against": "Positive"}, "Positive is contrasted with itself"),
+        ({"target": 1, "against": "POSITIVE"}, "POSITIVE is contrasted with itself"),
     ],
 )
 def test_names_that_are_not_known_are_refused(classifier, options, message):
@@ -202,7 +202,7 @@ def test_names_that_are_not_known_are_refused(classifier, options, message):
 def test_a_model_without_a_task_is_refused(folder, classifier):
     with pytest.raises(ValueError, match="BertModel returned no tensor 'logits'"):
         explain(TEXTS[:1], BertModel.from_pretrained(folder), classifier[1])
-    with pytest.raises(ValueError, match="the tokens of this BertLMHeadModel see later ones"):
+    with pytest.raises(ValueError, match="the attention of this BertLMHeadModel is not causal"):
         explain(TEXTS[:1], AutoModelForCausalLM.from_pretrained(folder), classifier[1])
 
 

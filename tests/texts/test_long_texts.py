@@ -70,13 +70,13 @@ def test_the_longer_segment_is_cut(folder):
     ids = tokenizer("the plot ?", DOCUMENT, verbose=False)["input_ids"]
     assert encoded.whole["input_ids"].tolist() == [ids]
     question = [0, 1, 2, 3, 4]
-    for places, row in zip(encoded.places, encoded.batch["input_ids"].tolist(), strict=True):
+    for places, row in zip(encoded.positions, encoded.batch["input_ids"].tolist(), strict=True):
         assert places[:5] == question
         assert (places[-1], len(places)) == (len(ids) - 1, LIMIT)
         assert row == [ids[place] for place in places]
-    assert sorted({place for places in encoded.places for place in places}) == list(range(len(ids)))
-    assert encoded.batch["token_type_ids"].tolist() == [[0] * 5 + [1] * (LIMIT - 5)] * len(encoded.places)
-    assert encode([DOCUMENT], ["the plot ?"], model, tokenizer, OVERLAP).places[0][-4:] == [
+    assert sorted({place for places in encoded.positions for place in places}) == list(range(len(ids)))
+    assert encoded.batch["token_type_ids"].tolist() == [[0] * 5 + [1] * (LIMIT - 5)] * len(encoded.positions)
+    assert encode([DOCUMENT], ["the plot ?"], model, tokenizer, OVERLAP).positions[0][-4:] == [
         len(ids) - 4, len(ids) - 3, len(ids) - 2, len(ids) - 1,
     ]  # fmt: skip
 
@@ -86,7 +86,9 @@ def test_what_windows_cannot_do_is_refused(folder):
     with pytest.raises(ValueError, match="windows have no position in common"):
         explain([DOCUMENT], model, tokenizer, windows=OVERLAP, position=2)
     assert explain(["a bad film"], model, tokenizer, windows=OVERLAP, position=2)[0].position == 2
-    with pytest.raises(ValueError, match="leave 22 of 24 tokens to a window, too few for neighbours"):
+    with pytest.raises(
+        ValueError, match="leave 22 of 24 tokens to a window, too few for neighboring windows"
+    ):
         explain([DOCUMENT], model, tokenizer, windows=22)
 
 
@@ -122,7 +124,7 @@ def test_an_answer_is_the_likeliest_of_all_windows(folder):
     (found,) = explain(["the plot ?"], model, tokenizer, pair=[DOCUMENT], windows=OVERLAP, methods=[SIGNED])
     spans = found.offsets
     chances = {}
-    for places in encode(["the plot ?"], [DOCUMENT], model, tokenizer, OVERLAP).places:
+    for places in encode(["the plot ?"], [DOCUMENT], model, tokenizer, OVERLAP).positions:
         start, stop = spans[places[5]].start, spans[places[-2]].stop
         (alone,) = explain(["the plot ?"], model, tokenizer, pair=[DOCUMENT[start:stop]], methods=[SIGNED])
         chances[alone.probability] = (

@@ -1,6 +1,6 @@
 import pytest
 
-from captum_globenc.texts.pieces import beginnings, readable_tokens, run_on
+from captum_globenc.texts.pieces import readable_tokens, splits_unspaced, word_start_rule
 from vocabularies import byte_level, goes_on, sentencepiece, word_end, wordpiece
 
 
@@ -33,7 +33,7 @@ def test_the_mark_that_most_tokens_have_counts():
     # A multilingual vocabulary of pieces has the letter that stands for a space elsewhere.
     tokenizer = wordpiece()
     tokenizer.add_tokens(["Ġ", "▁"])
-    begins = beginnings(tokenizer)
+    begins = word_start_rule(tokenizer)
     assert [begins("un", "##happy"), begins("un", "fox"), begins("the", "Ġ")] == [False, True, True]
 
 
@@ -56,4 +56,4 @@ def test_the_mark_that_most_tokens_have_counts():
     ],
 )
 def test_where_scripts_without_spaces_are_cut(before, after, cut):
-    assert run_on(before, after) is cut
+    assert splits_unspaced(before, after) is cut

@@ -1,4 +1,4 @@
-"""The registry of attribution methods: every front end runs methods by these names.
+"""The registry of attribution methods, by the names that every front end uses.
 
 Shapes: A explained outputs, N tokens, L layers.
 """
@@ -43,21 +43,21 @@ Scores = Callable[[AttributionRequest], Tensor]
 
 MIXING, BACKWARD = "context mixing", "backward passes"
 PERTURBATION, CHANCE = "perturbation", "chance"
-"""Groups of methods."""
+"""Headings of `list_methods`; scores of `MIXING` do not depend on the class."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method.
+    """An attribution method.
 
     Attributes:
-        scores: From a request to scores `(A, N)`.
-        kind: What the scores are, a name of `captum_globenc.results.record.KINDS`.
-        group: The heading under which it is listed. Those of `MIXING` know no class.
-        cost: About how many forward passes it takes, n the number of tokens.
-        layers: From a request to the scores at every depth, `(A, L, N)`, of a method that has them.
-        special: Whether scores of special tokens mean something; otherwise they are set to 0.
-        needs: What it requires beyond torch functions with a rule or a gradient.
+        scores: A function from a request to scores `(A, N)`.
+        kind: The kind of the scores, a name of `captum_globenc.results.record.KINDS`.
+        group: The heading in `list_methods`.
+        cost: The approximate number of forward passes; n is the number of tokens.
+        layers: A function from a request to the scores of every layer `(A, L, N)`, if the method has them.
+        special: Whether special tokens have scores; otherwise their scores are set to 0.
+        needs: Requirements beyond torch functions with a rule or a gradient.
     """
 
     scores: Scores
@@ -134,18 +134,18 @@ DEFAULT_METHODS = ("globenc", "transformer-deep-lift")
 """The methods that `explain` runs unless others are chosen."""
 
 MAIN_METHODS = (*DEFAULT_METHODS, "decompx", "integrated-gradients")
-"""The methods that a form offers."""
+"""The methods that forms offer."""
 
 
 def register_method(name: str, method: Method) -> None:
-    """Add a method, to be chosen by its name in `explain`, `evaluate` and `attribute`.
+    """Register a method for `explain`, `evaluate` and `attribute`.
 
     Args:
         name: The name.
         method: The method.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is registered already.
     """
     if name in METHODS:
         raise ValueError(f"a method {name!r} is registered already")
@@ -162,15 +162,15 @@ def list_methods() -> Iterator[str]:
 
 
 def attribute(name: str, request: AttributionRequest, index: int = 0) -> Tensor:
-    """Run a method; what it draws at random depends on the seed, its name and the batch's number alone.
+    """Run a method, seeded by the request's seed, the method's name and the batch's index.
 
     Args:
         name: A name of `METHODS`.
-        request: The texts, and the outputs that are explained.
-        index: The number of the batch.
+        request: The texts and the explained outputs.
+        index: The index of the batch.
 
     Returns:
-        `(A, N)`.
+        Scores `(A, N)`.
 
     Raises:
         ValueError: The scores have another shape, or are not finite.
@@ -186,12 +186,12 @@ def attribute(name: str, request: AttributionRequest, index: int = 0) -> Tensor:
 
 
 def as_shown(name: str, scores: Tensor, request: AttributionRequest) -> Tensor:
-    """Return the scores as explanations have them: without a sign as shares, and special tokens mostly at 0.
+    """Return scores for an explanation: sizes are normalized to sum to 1, special tokens mostly score 0.
 
     Args:
-        name: The method.
-        scores: `(A, N)`.
-        request: What the method was run on.
+        name: The name of the method.
+        scores: The scores of `attribute`, `(A, N)`.
+        request: The request of these scores.
     """
     method = METHODS[name]
     if not method.special:
@@ -208,16 +208,16 @@ def run_methods(
     """Run methods for an explanation.
 
     Args:
-        request: The texts, and the outputs that are explained.
+        request: The texts and the explained outputs.
         methods: Names from `METHODS`; by default those of `DEFAULT_METHODS` that support the model.
-        layers: Whether to compute the scores at every depth as well.
-        notices: Gets the notices: a method that is left out, and why.
+        layers: Whether to compute the scores of every layer as well.
+        notices: Notices are added to it, such as a method that is left out.
 
     Returns:
-        By method, scores `(A, N)`, and `(A, L, N)` at every depth of those that have them.
+        Scores `(A, N)` by method, and scores of every layer `(A, L, N)` by method.
 
     Raises:
-        ValueError: A chosen method does not support the model, none does, or scores are not finite.
+        ValueError: A chosen method does not support the model, no method does, or scores are not finite.
         RuntimeError: A check of the numbers failed.
     """
     found: dict[str, Tensor] = {}
@@ -235,7 +235,7 @@ def run_methods(
         if layers and of_layers is not None:
             try:
                 depths[name] = of_layers(request)
-            except CaptumGlobencError as error:  # such as that a decoder reads the text as well
+            except CaptumGlobencError as error:  # such as for classifiers whose decoder reads the text again
                 notices[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
@@ -243,7 +243,7 @@ def run_methods(
     if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
         notices[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
-            f"(token_dropout), so {request.of.baseline!r} is none"
+            f"(token_dropout), so {request.of.baseline!r} is not a baseline"
         ] = None
     if exact and has_experts(request.of.model):
         notices[
@@ -256,10 +256,10 @@ def run_methods(
 
 @contextmanager
 def seeded(key: str) -> Iterator[None]:
-    """Seed the random streams that methods draw from, and restore them."""
+    """Seed the random generators of torch and numpy, and restore them at exit."""
     seed, state = zlib.crc32(key.encode()), np.random.get_state()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Captum's warnings about its own implementation are no news to who compares methods.
+        # Captum warns about its own implementation.
         warnings.filterwarnings("ignore", module="captum[.]")
         torch.manual_seed(seed)
         np.random.seed(seed)

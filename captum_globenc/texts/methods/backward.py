@@ -1,7 +1,7 @@
-"""Other methods of one backward pass, from the formulas of their papers.
+"""Methods of other papers with one backward pass: AttnLRP, conservative propagation, LibraGrad, GIM.
 
-Functions of a forward function work on images as well; functions of a request are those of the registry.
-B batch, N tokens of the encoder, D embedding size.
+Functions that take a forward function also work on images; functions that take a request are in the registry.
+Shapes: B batch, N tokens of the encoder, D embedding dimensions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,27 +33,24 @@ def of_request(request: AttributionRequest, method: Callable[..., Tensor], **opt
 def gim_of_request(request: AttributionRequest) -> Tensor:
     """Return GIM's scores `(A, N)` over word embeddings."""
     of, inputs = request.of, request.inputs
-    given, baselines = of.embed(inputs), of.embed(request.baselines)
-    scores = gradient_interactions(of.over_embeddings, given, baselines, (inputs, *request.extra), None)
+    embeddings, baselines = of.embed(inputs), of.embed(request.baselines)
+    scores = gradient_interactions(of.over_embeddings, embeddings, baselines, (inputs, *request.extra), None)
     return scores.sum(-1)
 
 
 def relevance(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any, rules: Rules) -> Tensor:
-    """Multiplier times value of each token that enters the first layer, for one output.
+    """Return gradient times input at the first layer, `(B, N)`, with modified backward rules (LRP).
 
     Args:
         forward: a forward function with an attribute `model`.
-        inputs: its first argument.
-        extra: its other arguments.
-        target: the output that is explained, as for every Captum method.
+        inputs: the first argument of the forward function.
+        extra: the other arguments of the forward function.
+        target: Captum's target: the explained output.
         rules: the rules of the backward pass.
 
-    Returns:
-        `(B, N)`.
-
     Raises:
-        ValueError: an operation has no rule, or there are no layers that pass on the tokens.
-        ProofError: the recorded output is not the model's own.
+        ValueError: an operation has no rule, or no layers with token hidden states were found.
+        ProofError: the recorded output differs from the model's output.
     """
     depths = Depths(forward.model)
     run = _run(forward, inputs, extra, rules, depths.recorded)
@@ -63,37 +60,37 @@ def relevance(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any, r
 def fullgrad_plus(forward: Any, inputs: Tensor, extra: Sequence[Any], target: Any) -> Tensor:
     """LibraGrad, Mehri et al. 2025 (arXiv 2411.16760): FullGrad+ (section 2.1) with balanced gradients (3.5).
 
-    The sum over layers of multiplier times value of what enters it, and of multiplier times bias of all
-    that it adds. Its balanced gradients are those of the frozen network.
+    Sums over layers the gradient times the layer's input, and the gradient times each bias that it adds. The
+    balanced gradients are those of the frozen network.
 
     Args:
         forward: a forward function with an attribute `model`.
-        inputs: its first argument.
-        extra: its other arguments.
-        target: the output that is explained, as for every Captum method.
+        inputs: the first argument of the forward function.
+        extra: the other arguments of the forward function.
+        target: Captum's target: the explained output.
 
     Returns:
-        `(B, N)`.
+        Scores `(B, N)`.
 
     Raises:
-        ValueError: an operation has no rule, or a layer is no module or adds a bias where it cannot be seen.
-        ProofError: the recorded output is not the model's own.
+        ValueError: an operation has no rule, a layer is not one module, or a bias is not a module's `bias`.
+        ProofError: the recorded output differs from the model's output.
     """
     encoder = with_whole_layers(forward.model)
     depths, biases = Depths(forward.model), Biases([layer.module for layer in encoder.layers])
 
     @contextmanager
-    def watched() -> Iterator[None]:
-        with depths.recorded(), biases.watched():
+    def recorded() -> Iterator[None]:
+        with depths.recorded(), biases.recorded():
             yield
 
-    run = _run(forward, inputs, extra, FROZEN, watched)
+    run = _run(forward, inputs, extra, FROZEN, recorded)
     streams = depths.streams[:-1]
-    of_biases, values = biases.seen(streams[0].value.shape[:2])
+    biased, values = biases.collected(streams[0].value.shape[:2])
     return _shares(
         run,
         selected(run.output, target),
-        [*streams, *of_biases],
+        [*streams, *biased],
         [*(stream.value for stream in streams), *values],
     )
 
@@ -106,22 +103,22 @@ def gradient_interactions(
     target: Any,
     temperature: float = 2.0,
 ) -> Tensor:
-    """GIM, Edin et al. 2025 (arXiv 2505.17630): its gradient times the difference from a baseline.
+    """GIM, Edin et al. 2025 (arXiv 2505.17630): the modified gradient times the difference from a baseline.
 
     Args:
         forward: a forward function with an attribute `model`.
-        inputs: embeddings, or pixels.
-        baselines: the baseline, of the same shape.
+        inputs: embeddings or pixels.
+        baselines: the baseline, in the shape of the inputs.
         extra: the other arguments of the forward function.
-        target: the output that is explained, as for every Captum method.
-        temperature: of the softmax in the backward pass.
+        target: Captum's target: the explained output.
+        temperature: the temperature of the softmax in the backward pass.
 
     Returns:
-        In the shape of the inputs.
+        Scores in the shape of the inputs.
 
     Raises:
         ValueError: an operation has no rule.
-        ProofError: the recorded output is not the model's own.
+        ProofError: the recorded output differs from the model's output.
     """
     run = _run(forward, inputs, extra, gim(temperature))
     (multiplier,) = run.multipliers(selected(run.output, target), [run.sources[0].leaf])
@@ -129,13 +126,13 @@ def gradient_interactions(
 
 
 class Biases:
-    """What modules add to tokens, as a run sees it.
+    """Record the outputs of submodules that add a bias.
 
     Args:
-        modules: whose own parts add biases.
+        modules: the modules whose submodules are recorded.
 
     Raises:
-        ValueError: one of them adds a bias that is no module's parameter `bias`.
+        ValueError: a bias is not the parameter `bias` of a submodule.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -146,12 +143,12 @@ class Biases:
                     if own == "bias":
                         self._owners[f"{number}.{name}"] = part
                     elif own.endswith("bias"):
-                        raise ValueError(f"{type(part).__name__} adds its {own} where it cannot be seen")
+                        raise ValueError(f"{type(part).__name__} adds its {own} where it cannot be recorded")
         self._made: list[tuple[nn.Module, Tensor]] = []
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """See one run."""
+    def recorded(self) -> Iterator[None]:
+        """Record one pass."""
         self._made.clear()
         with ExitStack() as handles:
             for part in set(self._owners.values()):
@@ -162,21 +159,21 @@ class Biases:
                 )
             yield
 
-    def seen(self, shape: torch.Size | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what biases were added to, as far as it depends on the input, and the biases.
+    def collected(self, shape: torch.Size | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the outputs with a bias that depend on the input, and their biases.
 
         Args:
-            shape: `(B, N)`, of what they have to be added to.
+            shape: `(B, N)`, the required leading dimensions of these outputs.
 
         Raises:
-            ValueError: a bias was not seen as it was added, or was added to something else.
+            ValueError: a bias was not recorded, or its output has another shape.
         """
         made = [(module, output) for module, output in self._made if output.requires_grad]
         unseen = set(self._owners.values()) - {module for module, _ in self._made}
         unseen |= {module for module, output in made if shape and output.shape[:2] != shape}
         names = [name for name, module in self._owners.items() if module in unseen]
         if names:
-            raise ValueError(f"{names[0]}.bias of a layer is not added to tokens where it can be seen")
+            raise ValueError(f"{names[0]}.bias of a layer is not added to tokens where it can be recorded")
         return [output for _, output in made], [module.get_parameter("bias").detach() for module, _ in made]
 
 
@@ -185,12 +182,12 @@ def _run(
     inputs: Tensor,
     extra: Sequence[Any],
     rules: Rules,
-    watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+    recorded: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Comparison:
-    """Run a forward function by some rules; what it returns has to be what it returns by itself."""
+    """Run a forward function with backward rules, and check that its output is unchanged."""
 
     def function(tensor: Tensor) -> Tensor:
-        with watched():
+        with recorded():
             output: Tensor = forward(tensor, *extra)
         return output
 
@@ -204,7 +201,7 @@ def _run(
 def _shares(
     run: Comparison, output: Tensor, at: Sequence[Tensor | Snapshot], values: Sequence[Tensor]
 ) -> Tensor:
-    """Return multiplier times value, summed over tensors `(B, N, D)` and D."""
+    """Return multiplier times value, summed over the tensors `(B, N, D)` and over D."""
     made = run.multipliers(output, at)
     shares = [(m * value).sum(-1) for m, value in zip(made, values, strict=True)]
     return torch.stack(shares).sum(0)

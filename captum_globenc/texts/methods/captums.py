@@ -1,4 +1,4 @@
-"""Captum's methods on a request.
+"""Methods of Captum, as functions of a request.
 
 Shapes: A explained outputs, N tokens, D embedding dimensions.
 """
@@ -29,11 +29,11 @@ from captum_globenc.texts.request import AttributionRequest
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
 TEXTS_AT_ONCE = 64
-"""Perturbed texts that run together, which bounds the memory."""
+"""Perturbed texts per forward pass, which bounds the memory."""
 
 
 def integrated_gradients(request: AttributionRequest) -> Tensor:
-    """Integrated Gradients from the baseline over word embeddings."""
+    """Return Integrated Gradients over word embeddings, `(A, N)`."""
     of = request.of
     baselines = of.embed(request.baselines)
     return embeddings.integrated_gradients(
@@ -49,7 +49,15 @@ def on_embeddings(
     reduce: Callable[..., Tensor] = torch.sum,
     **options: Any,
 ) -> Tensor:
-    """Run one of Captum's methods over word embeddings; the model still reads the ids."""
+    """Run a Captum method over word embeddings, while the model reads the ids.
+
+    Args:
+        request: The texts and the explained outputs.
+        method: The Captum class.
+        has_baseline: Whether the method takes `baselines`.
+        reduce: Reduces scores `(A, N, D)` over D.
+        **options: Further arguments of the method's `attribute`.
+    """
     over = request.of.over_embeddings
     if has_baseline:
         options["baselines"] = request.of.embed(request.baselines)
@@ -66,14 +74,14 @@ deep_lift = partial(on_embeddings, method=DeepLift)
 
 
 def gradient_shap(request: AttributionRequest) -> Tensor:
-    """Gradient SHAP, one text at a time: Captum draws from the baselines of the whole batch."""
+    """Return Gradient SHAP, `(A, N)`; one text at a time, because Captum samples baselines from the batch."""
     return torch.cat([on_embeddings(one, GradientShap, n_samples=NOISE_SAMPLES) for one in request.singles()])
 
 
 def feature_ablation(
     request: AttributionRequest, method: type[Any] = FeatureAblation, **options: Any
 ) -> Tensor:
-    """Leave one out: how much the output loses when a token is replaced; or neighboring tokens together."""
+    """Return the decrease of the output when a token, or a window of tokens, is replaced, `(A, N)`."""
     inputs = request.inputs
     at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if _pads(request) else 1
     scores: Tensor = method(request.of.blanked).attribute(
@@ -90,7 +98,7 @@ occlusion = partial(feature_ablation, method=Occlusion, sliding_window_shapes=(2
 
 
 def lime(request: AttributionRequest) -> Tensor:
-    """LIME: ridge regression on which tokens are present, weighted by closeness to the text."""
+    """Return LIME, `(A, N)`: ridge regression on token presence, weighted by similarity to the text."""
     optional("sklearn.linear_model")
     rows = []
     for one in request.singles():
@@ -112,16 +120,16 @@ def lime(request: AttributionRequest) -> Tensor:
 
 
 def closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) -> Tensor:
-    """Ribeiro et al. (2016), section 3.4: exp(-d^2 / width^2), d the cosine distance of what is present."""
-    share = present.double().mean(dim=1)  # The squared cosine between `present` and all ones.
+    """Return exp(-d^2 / width^2), d the cosine distance (Ribeiro et al. 2016, section 3.4)."""
+    share = present.double().mean(dim=1)  # the squared cosine of `present` and all ones
     return torch.exp(-((1 - share.sqrt()) ** 2) / 0.25**2)
 
 
 def random(request: AttributionRequest) -> Tensor:
-    """Random scores, which every method should beat."""
+    """Return uniform random scores, `(A, N)`."""
     return torch.rand(request.inputs.shape).to(request.rows.device)
 
 
 def _pads(request: AttributionRequest) -> bool:
-    """Return whether the model takes several texts at once: one that knows no padding may not."""
+    """Return whether the model has a padding token, so that several texts can run as one batch."""
     return getattr(getattr(request.of.model, "config", None), "pad_token_id", None) is not None

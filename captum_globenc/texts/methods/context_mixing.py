@@ -1,6 +1,6 @@
-"""Other methods of context mixing, from the formulas of their papers: ALTI and Value Zeroing, rolled out.
+"""Context-mixing methods of other papers with rollout: ALTI and Value Zeroing.
 
-They know no class. B batch, N tokens, H heads, D hidden size.
+Their scores do not depend on the class. Shapes: B batch, N tokens, H heads, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,23 +27,23 @@ __all__ = ["alti", "value_zeroing", "with_whole_layers"]
 def alti(
     forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], position: Position | None = None
 ) -> Tensor:
-    """ALTI, Ferrando et al. 2022 (arXiv 2203.04212): how near each part comes to its whole.
+    """ALTI, Ferrando et al. 2022 (arXiv 2203.04212), with rollout.
 
-    y is what the first normalisation after attention gives, T_ij what of it comes from token j:
-    c_ij = max(0, |y_i| - |y_i - T_ij|), by the L1 norm, and rows are made to sum to 1.
+    y is the output of the first normalization after attention, T_ij the part of y_i from token j:
+    c_ij = max(0, |y_i| - |y_i - T_ij|) in the L1 norm, with rows normalized to sum to 1.
 
     Args:
         forward: the forward function.
-        inputs: what it takes first.
-        extra: its other arguments.
-        position: which token is explained; left out, what the model's head reads.
+        inputs: the first argument of the forward function.
+        extra: the other arguments of the forward function.
+        position: the explained token; by default the token that the model's head pools.
 
     Returns:
-        `(B, N)`.
+        Scores `(B, N)`.
 
     Raises:
-        ValueError: the encoder is not supported, it is not known what its head reads, or its norms see tokens
-            in chunks.
+        ValueError: the encoder is not supported, the pooled token is unknown, or norms run on chunks of
+            tokens.
     """
     ran = run(forward, forward.model, inputs, tuple(extra), "W")
     post = ran.encoder.spec.order == "post-LN"
@@ -62,7 +62,7 @@ def alti(
 
 
 def _proximity(layer: LayerRecord, output: Tensor) -> Tensor:
-    """Return max(0, |y_i| - |y_i - T_ij|), `(B, N, N)`; text by text, as there is a vector for each pair."""
+    """Return max(0, |y_i| - |y_i - T_ij|), `(B, N, N)`; one text at a time, with a vector per token pair."""
     if output.shape != layer.stream.shape:
         raise ValueError("ALTI needs norms that see all tokens at once: set chunk_size_feed_forward to 0")
     heads, tokens = layer.attention.heads, layer.stream.shape[1]
@@ -88,22 +88,23 @@ def _proximity(layer: LayerRecord, output: Tensor) -> Tensor:
 def value_zeroing(
     forward: EncoderForward, inputs: Tensor, extra: Sequence[Any], position: Position | None = None
 ) -> Tensor:
-    """Value Zeroing, Mohebbi et al. 2023 (arXiv 2301.12971), rolled out.
+    """Value Zeroing, Mohebbi et al. 2023 (arXiv 2301.12971), with rollout.
 
-    How far, by the cosine, a layer's output of a token moves when the value vector of another is zero;
-    rows are made to sum to 1. A run of the layer for each token.
+    Measures the cosine distance that a token's layer output moves when the value vector of another token is
+    zero, with rows normalized to sum to 1. Runs each layer once per token.
 
     Args:
-        forward: as for :func:`alti`.
-        inputs: likewise.
-        extra: likewise.
-        position: likewise.
+        forward: the forward function.
+        inputs: the first argument of the forward function.
+        extra: the other arguments of the forward function.
+        position: the explained token; by default the token that the model's head pools.
 
     Returns:
-        `(B, N)`.
+        Scores `(B, N)`.
 
     Raises:
-        ValueError: as :func:`alti`, or it is not known what makes the value vectors.
+        ValueError: the encoder is not supported, the pooled token is unknown, or the value projection of a
+            layer is unknown.
     """
     encoder = with_whole_layers(forward.model)
     layers = {layer.module: layer for layer in encoder.layers}
@@ -128,7 +129,7 @@ def value_zeroing(
 
 
 def _without(token: int, fused: bool) -> Callable[..., Tensor]:
-    """Return a hook that sets a token's value vector to 0: all, or the last third where that is fused."""
+    """Return a hook that sets a token's value vector to 0: the last third of a fused QKV output."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         output = output.clone()
@@ -144,13 +145,13 @@ def _stream(output: Any) -> Tensor:
 
 
 def _cosine_distance(one: Tensor, other: Tensor) -> Tensor:
-    """1 - cos as half the squared distance of unit vectors: of equal ones it is exactly 0."""
+    """Return 1 - cos as half the squared distance of unit vectors, exactly 0 for equal vectors."""
     one, other = (nn.functional.normalize(side, dim=-1) for side in (one, other))
     return (one - other).square().sum(-1) / 2
 
 
 def _rolled_out(matrices: Sequence[Tensor], ran: Run, position: Position | None) -> Tensor:
-    """Roll out `(B, N, N)` of each layer, [receiver, source], padding left out and rows summing to 1."""
+    """Roll out the matrices `(B, N, N)` [receiver, source] of all layers, with normalized rows."""
     start = explained(ran, None, position)
     rows = []
     for matrix in matrices:
@@ -161,12 +162,12 @@ def _rolled_out(matrices: Sequence[Tensor], ran: Run, position: Position | None)
 
 
 def with_whole_layers(model: nn.Module) -> Encoder:
-    """Return the encoder of a model, each of whose layers has to be one module.
+    """Return the encoder of a model whose layers are single modules.
 
     Raises:
-        ValueError: it is not supported, or parts of its layers lie beside them.
+        ValueError: the encoder is not supported, or parts of its layers are outside the layer's module.
     """
     encoder = find_encoder(model)
     if any("*" in path for path in encoder.spec.roles.values()):
-        raise ValueError(f"the layers of {encoder.spec.model_type} are no modules of their own")
+        raise ValueError(f"the layers of {encoder.spec.model_type} are not single modules")
     return encoder

@@ -1,4 +1,4 @@
-"""GlobEnc, exact differences and DecompX of a request.
+"""GlobEnc, exact differences and DecompX, as functions of a request.
 
 Shapes: A explained outputs, N tokens, L layers, D embedding dimensions.
 """
@@ -14,7 +14,7 @@ from captum_globenc.texts.request import AttributionRequest
 
 
 def globenc(request: AttributionRequest, mixing: str | None = None, aggregation: str = "rollout") -> Tensor:
-    """Return GlobEnc's scores `(A, N)`, of the kind of mixing of the request or another."""
+    """Return GlobEnc's scores `(A, N)`, with the mixing matrix of the request by default."""
     return _per_position(request, request.of.globenc(mixing, aggregation).attribute)
 
 
@@ -24,11 +24,11 @@ def globenc_layers(request: AttributionRequest) -> Tensor:
 
 
 def mixtures(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
-    """Return the scores `(A, N)` of another method that rolls out context mixing.
+    """Return the scores `(A, N)` of another context-mixing method.
 
     Args:
-        request: The texts.
-        method: A function of the forward function, ids, its other arguments, and the position.
+        request: The texts and the explained positions.
+        method: A function of the forward function, the ids, the other arguments, and the position.
     """
 
     def run(inputs: Tensor, *, additional_forward_args: tuple[Any, ...], position: Any) -> Tensor:
@@ -38,7 +38,7 @@ def mixtures(request: AttributionRequest, method: Callable[..., Tensor]) -> Tens
 
 
 def _per_position(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
-    """Run a method once for each text, or for each output where outputs have positions of their own."""
+    """Run a method once per text, or once per output if outputs have their own positions."""
     where = request.position
     own = where if isinstance(where, Tensor) else None
     batch = request.batch if own is None else request.each
@@ -53,7 +53,7 @@ def _per_position(request: AttributionRequest, method: Callable[..., Tensor]) ->
 
 
 def deep_lift(request: AttributionRequest, n_steps: int = 1, path: str = "straight") -> Tensor:
-    """Return exact differences from the baseline `(A, N)`, along a path of several segments or parts."""
+    """Return exact differences from the baseline `(A, N)`, along a path of `n_steps` segments or parts."""
     options: dict[str, Any] = {"n_steps": n_steps, "path": path, "seed": request.of.seed}
 
     def summed(*arguments: Any) -> Tensor:
@@ -64,16 +64,16 @@ def deep_lift(request: AttributionRequest, n_steps: int = 1, path: str = "straig
 
 
 def deep_lift_layers(request: AttributionRequest) -> Tensor:
-    """Return exact differences by the hidden states of every layer, `(A, L + 1, N)`."""
+    """Return exact differences at the hidden states of every layer, `(A, L + 1, N)`."""
     return differences(request, request.of.exact_differences.attribute_layers)
 
 
 def differences(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
-    """Run exact differences over ids where the baseline consists of ids, otherwise over word embeddings.
+    """Run exact differences over ids if the baseline consists of ids, otherwise over word embeddings.
 
     Args:
-        request: The texts, and the outputs that are explained.
-        method: A function of inputs, baselines, the target None, and other arguments; returns `(A, ...)`.
+        request: The texts and the explained outputs.
+        method: A function of inputs, baselines, the target (None), and other arguments; returns `(A, ...)`.
     """
     of, inputs, baselines, extra = request.of, request.inputs, request.baselines, request.extra
     if not of.by_ids:

@@ -1,4 +1,4 @@
-"""The tasks of text models, one row each. The name of a model's class says which task it is for."""
+"""The tasks of text models, one row each, found by the name of the model's class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from captum_globenc.texts.tasks.token_classification import select_entities
 __all__ = ["SIMILARITY", "TASKS", "Task", "task_name", "task_named", "task_of"]
 
 SIMILARITY = "similarity"
-"""The task of a SentenceTransformer, known by the object instead of a head."""
+"""The task of a SentenceTransformer, which has no head."""
 
 
 class Task(NamedTuple):
     """A task.
 
     Attributes:
-        name: the name of its pipeline in transformers.
-        heads: a regular expression for the names of the classes of models.
-        auto: the class of transformers that loads such a model.
-        select: Selects the outputs to explain, from the predictions of a batch.
-        output: the fields of the model's output that are looked at.
+        name: the name of the pipeline in transformers.
+        heads: a regular expression for the class names of models.
+        auto: the auto class of transformers.
+        select: selects the explained outputs from the predictions of a batch.
+        output: the fields of the model's output that are used.
         generates: whether the model generates text, so that texts are prompts.
     """
 
@@ -71,7 +71,7 @@ TASKS: tuple[Task, ...] = (
     ),
     Task("text-classification", r"", "AutoModelForSequenceClassification", select_classes),
 )
-"""The tasks; the last takes what no other does."""
+"""The tasks; the last one is for all other models."""
 
 
 SUPPORTED = (
@@ -79,14 +79,13 @@ SUPPORTED = (
     "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM, ...ForConditionalGeneration, and those of "
     "sentence-transformers (docs/tasks.md)."
 )
-"""Which models are explained, in error messages."""
+"""The supported models, for error messages."""
 
 
 def other_task(names: Sequence[str]) -> str:
-    """Return the message for checkpoints whose head is for a task that is not explained; "" for others.
+    """Return the error message for checkpoints with the head of an unsupported task; "" for others.
 
-    A head that is none of `TASKS` would be dropped, and a classification head with random weights put in its
-    place.
+    Such a head would be replaced by a classification head with random weights.
 
     Args:
         names: `architectures` of a config. A bare encoder, such as `BertModel`, has no head.
@@ -106,12 +105,12 @@ def other_task(names: Sequence[str]) -> str:
 
 
 def check_task(loaded: LoadedModel, *, context: bool = False, generation: Sequence[str] = ()) -> None:
-    """Check that options of a single task are given to a model for this task.
+    """Check that options of one task were passed for a model of this task.
 
     Args:
         loaded: the model.
-        context: whether its second segments were passed as the context of questions.
-        generation: the names of the options of generated text that were passed.
+        context: whether second segments were passed as `context`.
+        generation: the names of the options of text generation that were passed.
 
     Raises:
         ValueError: the model is for another task.
@@ -134,7 +133,7 @@ def _class_names(model: nn.Module) -> list[str]:
 
 
 def task_name(model: nn.Module) -> str:
-    """Return the name of a model's task: `SIMILARITY`, or the name of a row of `TASKS`.
+    """Return the name of a model's task: `SIMILARITY` or the name of a row of `TASKS`.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -148,10 +147,10 @@ def task_name(model: nn.Module) -> str:
 
 
 def task_of(model: nn.Module) -> Task:
-    """Return what a model is for.
+    """Return the task of a model.
 
     Args:
-        model: the model, or one of a class of the user's own that inherits from it.
+        model: a model of transformers, or of a derived class.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -165,11 +164,10 @@ def task_of(model: nn.Module) -> Task:
 
 
 def task_named(names: Sequence[str]) -> Task:
-    """Return what models of classes of these names are for.
+    """Return the task of models with these class names.
 
     Example:
         >>> task_named(["BertForMaskedLM"]).auto, task_named([]).auto
         ('AutoModelForMaskedLM', 'AutoModelForSequenceClassification')
     """
-    # What no head fits is left to the last.
     return next((task for task in TASKS if any(re.search(task.heads, name) for name in names)), TASKS[-1])

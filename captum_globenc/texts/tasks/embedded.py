@@ -1,4 +1,4 @@
-"""The embeddings that a SentenceTransformer gives texts: by `encode`, `encode_query` or `encode_document`.
+"""Embeddings of texts by a SentenceTransformer: `encode`, `encode_query` or `encode_document`.
 
 Shapes: B texts, N tokens, A explained outputs, M parts of an embedding, D embedding dimensions.
 """
@@ -23,7 +23,7 @@ from captum_globenc.texts.request import in_parts
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_words
 
-__all__ = ["Alike", "Embedded", "Role", "encodes_roles"]
+__all__ = ["Embedded", "Role", "SimilarityForward", "encodes_roles"]
 
 Role = Literal["query", "document"]
 
@@ -31,7 +31,7 @@ PROMPTS: Mapping[Role, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
-"""The prompts of a role by name: `encode_query` and `encode_document` take the first that there is."""
+"""Prompt names by role; `encode_query` and `encode_document` use the first one that exists."""
 
 
 def encodes_roles(model: Any) -> bool:
@@ -43,7 +43,7 @@ def encodes_roles(model: Any) -> bool:
 
 
 def _is_router(module: nn.Module) -> bool:
-    # Told by its name, because sentence-transformers need not be installed.
+    # By name, because sentence-transformers may not be installed.
     return any(it.__name__ == "Router" for it in type(module).__mro__)
 
 
@@ -52,19 +52,19 @@ def _route_name(router: Any, role: Role | None) -> str:
 
 
 def _prompt(model: Any, role: Role | None) -> str:
-    """Return the prompt that a model puts in front of a text."""
+    """Return the prompt that a model prepends to texts."""
     if role is None:
         return str(model.prompts.get(model.default_prompt_name) or "")
     return str(next((model.prompts[name] for name in PROMPTS[role] if name in model.prompts), "") or "")
 
 
 def _routed(model: Any, role: Role | None, settings: Mapping[str, Any]) -> Any:
-    """Return a view of a SentenceTransformer, with shared modules, that runs one route alone.
+    """Return a shallow copy of a SentenceTransformer that runs one route only, with shared modules.
 
     Args:
         model: the SentenceTransformer.
-        role: the route to take.
-        settings: entries of the features that are no tensors, such as the length of the prompt.
+        role: the role whose route runs.
+        settings: the features that are not tensors, such as the length of the prompt.
     """
     children: dict[str, nn.Module] = {}
     for name, child in model.named_children():
@@ -80,12 +80,12 @@ def _routed(model: Any, role: Role | None, settings: Mapping[str, Any]) -> Any:
     return view
 
 
-class Alike(nn.Module):
-    """How like the embedding of a text is to others, which stay as they are.
+class SimilarityForward(nn.Module):
+    """A forward function of the similarity of texts to fixed embeddings.
 
     Args:
         embed: a forward function of ids, which returns embeddings `(A, D)`.
-        cosine: whether the texts' embeddings are made as long as each other.
+        cosine: whether to normalize the embeddings of the texts.
     """
 
     def __init__(self, embed: Callable[..., Tensor], cosine: bool) -> None:
@@ -102,10 +102,11 @@ class Alike(nn.Module):
         """Run the model.
 
         Args:
-            arguments: those of `embed`, and at last `(A, D)`, or M parts of an embedding, `(A, M, D)`.
+            arguments: the arguments of `embed`, then fixed embeddings `(A, D)`, or M parts of an embedding
+                `(A, M, D)`.
 
         Returns:
-            `(A,)`, or for each part `(A, M)`.
+            Similarities `(A,)`, or `(A, M)` for parts.
         """
         *own, others = arguments
         embedding = self.embed(*own)
@@ -115,37 +116,37 @@ class Alike(nn.Module):
 
 
 class Embedded:
-    """Texts and their embeddings, as one method of a SentenceTransformer encodes them.
+    """Texts and their embeddings by a SentenceTransformer.
 
-    A prompt that the model puts in front of each text counts as special tokens: it stays in the baseline, and
-    character offsets are those in the text alone.
+    The tokens of a prompt that the model prepends count as special tokens: the baseline keeps them, and
+    character offsets refer to the text without the prompt.
 
     Args:
         loaded: A SentenceTransformer.
         texts: B texts.
-        role: "query" or "document", encoded as `encode_query` and `encode_document` do; None, as `encode`.
-        compared: Whether their embeddings are compared.
+        role: "query" for `encode_query`, "document" for `encode_document`, None for `encode`.
+        compared: Whether the embeddings are compared, so that the similarity must be supported.
 
     Attributes:
-        given: The SentenceTransformer, or a view of the route that the texts take in it.
-        model: Its transformer.
-        tokenizer: Its tokenizer.
+        encoder: The SentenceTransformer, reduced to the route of the role.
+        model: The transformer of the encoder.
+        tokenizer: The tokenizer of the encoder.
         encoded: The tokenized texts.
-        forward: The forward function, from ids to embeddings.
-        alike: The forward function of the similarity to given embeddings.
-        norms: `(B,)`, norms of the embeddings.
-        vectors: `(B, D)`, the embeddings, normalized where the similarity is the cosine.
+        forward: The forward function from ids to embeddings.
+        similarity: The forward function of the similarity to fixed embeddings.
+        norms: `(B,)`, the norms of the embeddings.
+        vectors: `(B, D)`, the embeddings, normalized if the similarity is the cosine.
 
     Raises:
-        ValueError: The model truncates embeddings, compares them neither by the cosine nor by the dot
-            product, has no route or no transformer for the texts, or reads other tokens than its tokenizer
-            makes; or the texts cannot be encoded.
+        ValueError: The model truncates embeddings, its similarity is neither the cosine nor the dot product,
+            it has no transformer for the texts, it reads other ids than those of its tokenizer, or the texts
+            cannot be tokenized.
     """
 
     def __init__(
         self, loaded: LoadedModel, texts: Sequence[str], role: Role | None = None, *, compared: bool = True
     ) -> None:
-        whole = loaded.given
+        whole = loaded.source
         kind = getattr(whole, "similarity_fn_name", None) or "cosine"
         if compared and kind not in ("cosine", "dot"):
             raise ValueError(f"the model's similarity is {kind!r}: only cosine and dot product add up")
@@ -156,9 +157,9 @@ class Embedded:
         routing = {} if role is None else {"task": role}
         features = whole.preprocess(list(texts), prompt=self._prompt or None, **routing)
         settings = {name: it for name, it in features.items() if not isinstance(it, Tensor)}
-        self.given = _routed(whole, role, settings)
-        self.model = cast(PreTrainedModel, self.given.transformers_model)
-        self.tokenizer = cast(PreTrainedTokenizerBase, self.given.tokenizer)
+        self.encoder = _routed(whole, role, settings)
+        self.model = cast(PreTrainedModel, self.encoder.transformers_model)
+        self.tokenizer = cast(PreTrainedTokenizerBase, self.encoder.tokenizer)
         if self.model is None:
             raise ValueError(f"{self._method} of the model runs no transformer: there is nothing to explain")
         self._prompted = [self._prompt + text for text in texts]
@@ -166,27 +167,27 @@ class Embedded:
         self._check_ids(features)
         self._in_prompt = self._find_prompt()
         self._words = find_words(self.encoded.whole, self.tokenizer, self._prompted)
-        self.forward = EncoderForward(self.given)
-        self.alike = Alike(self.forward, kind == "cosine")
+        self.forward = EncoderForward(self.encoder)
+        self.similarity = SimilarityForward(self.forward, kind == "cosine")
         inputs, extra = self.forward.arguments(self.encoded.batch)
         with torch.no_grad():
             made = in_parts(self.forward, self.model, inputs, *extra)
         if not made.isfinite().all():
             raise ValueError("the model's output is NaN or infinite")
         self.norms = made.norm(dim=-1)
-        self.vectors = normalize(made, dim=-1) if self.alike.cosine else made
+        self.vectors = normalize(made, dim=-1) if self.similarity.cosine else made
 
     def ids(self, text: int) -> list[int]:
-        """Return the ids of a text, the prompt's among them."""
+        """Return the ids of a text, including the prompt."""
         found: list[int] = self.encoded.whole["input_ids"][text, : self.encoded.length(text)].tolist()
         return found
 
     def tokens(self, text: int) -> list[str]:
-        """Return the tokens of a text, the prompt's among them."""
+        """Return the tokens of a text, including the prompt."""
         return [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.ids(text))]
 
     def words(self, text: int) -> list[Word]:
-        """Return the words of a text; those of the prompt are special."""
+        """Return the words of a text; words of the prompt are special."""
         prompt, offsets = self._in_prompt[text], find_offsets(self.encoded.whole, text)
         made = []
         for word in self._words[text]:
@@ -197,54 +198,54 @@ class Embedded:
                 made.append(word)
                 continue
             for special, tokens in parts.items():
-                spans = [place for token in tokens if (place := offsets[token])]
+                spans = [span for token in tokens if (span := offsets[token])]
                 if spans:
                     spelt = self._prompted[text][spans[0].start : spans[-1].stop].strip()
                     made.append(Word(spelt, tokens, special))
         return made
 
     def offsets(self, text: int) -> list[Span | None]:
-        """Return the character offsets of the tokens of a text in it; None for special and prompt tokens."""
+        """Return the character offsets in the text of its tokens; None for special and prompt tokens."""
         cut = len(self._prompt)
         return [
             # A token may begin with the end of the prompt, such as its last space.
-            place and place._replace(start=max(place.start - cut, 0), stop=place.stop - cut)
+            span and span._replace(start=max(span.start - cut, 0), stop=span.stop - cut)
             if token not in self._in_prompt[text]
             else None
-            for token, place in enumerate(find_offsets(self.encoded.whole, text))
+            for token, span in enumerate(find_offsets(self.encoded.whole, text))
         ]
 
     def _check_ids(self, features: Mapping[str, Any]) -> None:
-        """Check that the model reads the ids that are explained.
+        """Check that the model reads the ids of `encoded`.
 
         Raises:
-            ValueError: It does not, such as where it fills texts into a template.
+            ValueError: The model reads other ids, for example because it applies a template.
         """
-        theirs, mask = features["input_ids"], features.get("attention_mask")
-        theirs = theirs.flatten() if mask is None else theirs[mask.bool()]
+        model_ids, mask = features["input_ids"], features.get("attention_mask")
+        model_ids = model_ids.flatten() if mask is None else model_ids[mask.bool()]
         whole = self.encoded.whole
-        ours = whole["input_ids"][whole["attention_mask"].bool()]
-        if not torch.equal(theirs.to(ours.device), ours):
+        ids = whole["input_ids"][whole["attention_mask"].bool()]
+        if not torch.equal(model_ids.to(ids.device), ids):
             raise ValueError(
-                f"{self._method} gives the model other tokens than its tokenizer makes of the texts: explain "
-                "the model's transformer by itself"
+                f"{self._method} passes other tokens to the model than its tokenizer returns for the texts: "
+                "explain the model's transformer alone"
             )
 
     def _find_prompt(self) -> list[set[int]]:
-        """Mark the tokens of the prompt as special, and return them by text.
+        """Mark the tokens of the prompt as special, and return their positions in each text.
 
         Raises:
-            ValueError: The tokenizer does not tell where tokens are in a text.
+            ValueError: There is a prompt, and the tokenizer has no character offsets.
         """
         whole = self.encoded.whole
         if self._prompt and not whole.encodings:
             raise ValueError(
-                f"{type(self.tokenizer).__name__} has no character offsets, so the prompt's tokens cannot be "
-                "told from the text's: use a fast tokenizer"
+                f"{type(self.tokenizer).__name__} has no character offsets to find the tokens of the prompt: "
+                "use a fast tokenizer"
             )
         found: list[set[int]] = []
         for text in range(len(self._prompted)):
-            places = enumerate(find_offsets(whole, text))
-            found.append({token for token, it in places if it and it.stop <= len(self._prompt)})
+            offsets = enumerate(find_offsets(whole, text))
+            found.append({token for token, it in offsets if it and it.stop <= len(self._prompt)})
             whole["special_tokens_mask"][text, sorted(found[-1])] = 1
         return found

@@ -1,4 +1,4 @@
-"""Generated text: the answer of a language model to a prompt, explained by its log-probability.
+"""Text generation: explain the log-probability of an answer to a prompt.
 
 Shapes: B prompts, N tokens of a prompt, T tokens of an answer, V vocabulary.
 """
@@ -41,13 +41,13 @@ __all__ = [
 ]
 
 NEW_TOKENS = 64
-"""How many tokens are generated at most, where neither the caller nor the model's config says."""
+"""The default of `max_new_tokens` if the model's generation config has none."""
 
 ROWS_AT_ONCE = 16
-"""Answer tokens whose rows are computed together, which bounds the memory."""
+"""Answer tokens per backward pass with `per_token`, which bounds the memory."""
 
 IGNORED = -100
-"""The label of padding, as in transformers."""
+"""The label of padding in transformers."""
 
 _DEFAULTS: Any = cast("Any", GenerationConfig)()
 
@@ -58,16 +58,16 @@ GENERATION = ({name for name in vars(_DEFAULTS) if not name.startswith("_")} | {
     "transformers_version",
     "use_cache",
 }
-"""The names of options of generation; left out are those that would change what is returned."""
+"""The accepted options of `generate`, without those that change what it returns."""
 
 METHOD = "transformer-deep-lift"
-"""The method whose rows are computed, one for each answer token."""
+"""The method of `per_token`."""
 
 
 class AnswerForward(EncoderForward):
-    """A forward function of prompts, which returns the log-probability of each token of an answer.
+    """A forward function from prompts to the log-probability of each answer token.
 
-    The answer is an argument: a decoder reads it after the prompt, an encoder-decoder in its decoder.
+    The answer is an argument. A decoder reads it after the prompt, an encoder-decoder in its decoder.
 
     Args:
         model: A model that generates text.
@@ -80,12 +80,12 @@ class AnswerForward(EncoderForward):
         """Run the model without its cache.
 
         Args:
-            inputs: Ids of prompts `(B, N)`; those of a decoder are padded on the left.
-            arguments: The attention mask `(B, N)`, labels `(B, T)`, padded on the right by -100; and for an
-                encoder-decoder the ids `(B, T)` that its decoder reads.
+            inputs: Ids of prompts `(B, N)`, padded on the left for decoders.
+            arguments: The attention mask `(B, N)`; labels `(B, T)`, padded on the right with -100; and for an
+                encoder-decoder the decoder ids `(B, T)`.
 
         Returns:
-            Log-probabilities `(B, T)` in nats; those of padding mean nothing.
+            Log-probabilities `(B, T)` in nats, arbitrary at padding.
         """
         mask, labels, *others = arguments
         read = signature(self.model.forward).parameters
@@ -108,7 +108,7 @@ class AnswerForward(EncoderForward):
         return found.squeeze(-1)
 
     def arguments(self, batch: Mapping[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
-        """Split a batch that `prepare_prompts` made into what `forward` takes."""
+        """Return the arguments of `forward` from a batch of `prepare_prompts`."""
         return batch["input_ids"], tuple(batch.get(name) for name in self.argument_names)
 
 
@@ -121,34 +121,34 @@ def check_generation(
     contrasted: bool,
     paired: bool,
 ) -> Options:
-    """Check that options hold for a model that generates text, and return them with methods that hold.
+    """Check the options of text generation, and return them without unsupported default methods.
 
     Args:
         loaded: The model.
-        options: The options.
-        notices: Gets what is left out, and why.
-        answered: Whether answers are given.
-        contrasted: Whether other answers are given.
-        paired: Whether second segments are given.
+        options: The options of the call.
+        notices: Notices are added to it, such as a method that is left out.
+        answered: Whether `answer` was passed.
+        contrasted: Whether `against` was passed.
+        paired: Whether `pair` was passed.
 
     Raises:
-        ValueError: One does not.
+        ValueError: An option does not apply to the model.
     """
     decoder, name = not _encoder_decoder(loaded.model), type(loaded.model).__name__
     generation = options.generation
-    for option, given, instead in (
+    for option, passed, instead in (
         ("pair", paired, "a prompt has no second segment, write it into the prompt"),
         ("target", options.target is not None, "pass the text that is explained as answer"),
         ("windows", options.windows is not None, "a prompt is not cut into windows"),
     ):
-        if given:
+        if passed:
             raise ValueError(f"{option} is not for models that generate text: {instead}")
     if decoder and options.layers:
         raise ValueError(
             "layers is not for decoders: above the embeddings the tokens of the answer contribute as well"
         )
     if answered and generation:
-        raise ValueError(f"answer is given, so nothing is generated: leave {', '.join(generation)} out")
+        raise ValueError(f"answer was passed, so nothing is generated: leave {', '.join(generation)} out")
     if options.per_token and contrasted:
         raise ValueError("per_token has a row for each token of one answer: leave it or against out")
     tokens = generation.get("max_new_tokens", 1)
@@ -165,7 +165,7 @@ def check_generation(
     if decoder and "globenc" in methods:
         message = f"it explains encoders, and {name} is a decoder"
         if options.methods is not None:
-            raise ValueError(f"globenc does not hold: {message}")
+            raise ValueError(f"globenc does not support the model: {message}")
         notices[f"globenc is left out: {message}"] = None
         return replace(options, methods=[it for it in methods if it != "globenc"])
     return options
@@ -174,15 +174,15 @@ def check_generation(
 def prepare_prompts(
     prompts: Sequence[Prompt], loaded: LoadedModel, options: Options
 ) -> tuple[Encoded, AnswerForward]:
-    """Tokenize prompts and their answers; generate the answers that are not given.
+    """Tokenize prompts and their answers; generate the answers of prompts without one.
 
     Returns:
-        The prompts, with the labels and the decoder's ids of the answers in their batch; and the forward
+        The prompts, with `labels` and `decoder_input_ids` of the answers in their batch; and the forward
         function.
 
     Raises:
-        ValueError: A prompt or its answer is longer than the model takes, an answer has no tokens, or the
-            model's tokens see later ones.
+        ValueError: A prompt with its answer is above the model's limit, an answer has no tokens, or the
+            attention of the model is not causal.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     chat = prompts[0].messages is not None
@@ -229,11 +229,11 @@ def select_generated(predictions: Predictions) -> list[ExplainedOutput]:
     """Select the log-probability of each answer: the sum over its tokens.
 
     Args:
-        predictions: log-probabilities `(B, T)`.
+        predictions: log-probabilities `(B, T)` in nats.
     """
     made = []
     for row, answer in enumerate(_answers(predictions)):
-        terms: OutputWeights = {(place,): 1.0 for place in answer[0]}
+        terms: OutputWeights = {(position,): 1.0 for position in answer[0]}
         value = predictions.sum_of([row], terms)
         made.append(
             ExplainedOutput(
@@ -253,9 +253,9 @@ def select_generated(predictions: Predictions) -> list[ExplainedOutput]:
 def finish_answers(
     made: Sequence[Explanation], predictions: Predictions, request: AttributionRequest
 ) -> list[Explanation]:
-    """Return explanations with their answers, passages and, where they are asked for, rows."""
+    """Add answers, passages and, with `per_token`, the contributions to each answer token to explanations."""
     answers = _answers(predictions)
-    rows = _rows(request, [places for places, _ in answers]) if predictions.options.per_token else []
+    rows = _rows(request, [positions for positions, _ in answers]) if predictions.options.per_token else []
     finished = []
     for index, (explanation, (_, answer), prompt) in enumerate(
         zip(made, answers, predictions.prompts, strict=True)
@@ -278,13 +278,13 @@ def finish_answers(
 
 
 def contrasted(one: Explanation, other: Explanation) -> Explanation:
-    """Return why one answer rather than another to the same prompt.
+    """Return the explanation of the difference of two answers to the same prompt.
 
-    Contributions are linear in the explained output, so those to the difference of two log-probabilities are
-    the differences of the contributions. GlobEnc's shares know no answer.
+    Contributions are linear in the explained output, so the contributions to the difference of two
+    log-probabilities are the differences of the contributions. GlobEnc's shares do not depend on the answer.
 
     Raises:
-        ValueError: The answers are the same.
+        ValueError: The answers are equal.
     """
     if one.answer is None or other.answer is None or one.answer.ids == other.answer.ids:
         raise ValueError(
@@ -326,26 +326,26 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def _left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a batch with its padding moved from the right to the left."""
+    """Move the padding of a batch from the right to the left."""
     mask = batch["attention_mask"]
     length = mask.shape[1]
-    places = torch.arange(length, device=mask.device)
-    index = (places - (length - mask.sum(-1, keepdim=True))) % length
+    positions = torch.arange(length, device=mask.device)
+    index = (positions - (length - mask.sum(-1, keepdim=True))) % length
     return {name: values.gather(1, index) for name, values in batch.items()}
 
 
 def _special(prompts: Sequence[Prompt], encoded: Encoded) -> Tensor:
-    """Return which tokens are no part of a prompt, `(B, N)`: special tokens, and those of a chat template.
+    """Return a mask `(B, N)`, 1 at special tokens and at tokens of a chat template.
 
     Raises:
-        ValueError: Where the tokens of a chat stand is not known.
+        ValueError: A prompt is a chat, and the tokenizer has no character offsets.
     """
     special = encoded.batch["special_tokens_mask"].clone()
     for row, prompt in enumerate(prompts):
         if prompt.messages is None:
             continue
         if not encoded.whole.encodings:
-            raise ValueError("chats need a fast tokenizer, which tells where its tokens stand")
+            raise ValueError("chats need a tokenizer with character offsets: use a fast tokenizer")
         for token, (start, stop) in enumerate(encoded.whole.encodings[row].offsets):
             inside = any(start < it.stop and it.start < stop for it in prompt.messages)
             special[row, token] = 0 if inside and encoded.batch["attention_mask"][row, token] else 1
@@ -353,10 +353,10 @@ def _special(prompts: Sequence[Prompt], encoded: Encoded) -> Tensor:
 
 
 def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
-    """Check that no token sees a later one, of models whose config says that they are no decoders.
+    """Check that attention is causal, for models whose config has `is_decoder=False`.
 
     Raises:
-        ValueError: The first token sees the last.
+        ValueError: The output of the first token depends on the last one.
     """
     if getattr(model.config, "is_decoder", None) is not False or ids.shape[1] < 2:
         return
@@ -366,13 +366,13 @@ def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
         first, changed = (model(input_ids=it).logits[0, 0] for it in (ids[:1], other))
     if not torch.allclose(first, changed, rtol=1e-3, atol=1e-3):
         raise ValueError(
-            f"the tokens of this {type(model).__name__} see later ones, so it cannot generate text: load it "
-            "with is_decoder=True, or as a model for another task"
+            f"the attention of this {type(model).__name__} is not causal, so it cannot generate text: load "
+            "it with is_decoder=True, or as a model for another task"
         )
 
 
 def _tokenized(answers: Sequence[str], loaded: LoadedModel) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Return the labels of answers, and of an encoder-decoder what its decoder reads."""
+    """Return the labels of answers, and the decoder ids of an encoder-decoder."""
     model, tokenizer = loaded.model, loaded.tokenizer
     if not _encoder_decoder(model):
         return _ids(answers, tokenizer, special=False), None
@@ -382,7 +382,7 @@ def _tokenized(answers: Sequence[str], loaded: LoadedModel) -> tuple[list[list[i
         ids = torch.tensor([row], dtype=torch.long)
         made = cast("Any", model).prepare_decoder_input_ids_from_labels(labels=ids) if row else ids
         steps = made[0].tolist()
-        # MBart's answers end in a language code, which it moves to the front; other tokens do not start one.
+        # MBart moves the language code at the end of labels to the front; other tokens do not start decoding.
         start = getattr(model.config, "decoder_start_token_id", None)
         if steps and steps[0] not in tokenizer.all_special_ids and start is not None:
             steps[0] = start
@@ -393,10 +393,10 @@ def _tokenized(answers: Sequence[str], loaded: LoadedModel) -> tuple[list[list[i
 def _generated(
     batch: Mapping[str, Tensor], loaded: LoadedModel, options: Options, limit: int | None
 ) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Generate answers; return their labels, and of an encoder-decoder what its decoder reads.
+    """Generate answers; return their labels, and the decoder ids of an encoder-decoder.
 
     Raises:
-        ValueError: There is no room for an answer.
+        ValueError: `max_new_tokens` exceeds the model's limit.
     """
     model = loaded.model
     encoder_decoder = _encoder_decoder(model)
@@ -427,10 +427,11 @@ def _generated(
     return labels, [row[: len(own)] for row, own in zip(rows, labels, strict=True)]
 
 
-def _generation(loaded: LoadedModel, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `generate`: the model's own options, but greedy unless others are given.
+def _generation(loaded: LoadedModel, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `generate`: the model's generation config, greedy, updated by `overrides`.
 
-    All are arguments, because some versions of transformers prefer the model's config to one that is passed.
+    They are keyword arguments, because some versions of transformers prefer the model's generation config to
+    a `GenerationConfig` that is passed.
     """
     pipeline, model = loaded.pipeline, cast("Any", loaded.model)
     own = getattr(pipeline, "generation_config", None) or model.generation_config
@@ -438,14 +439,14 @@ def _generation(loaded: LoadedModel, given: Mapping[str, Any]) -> dict[str, Any]
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen |= {it: v for it, v in getattr(pipeline, "_forward_params", {}).items() if it in GENERATION}
     chosen |= {"do_sample": False, "num_beams": 1}
-    if not given.get("do_sample"):
+    if not overrides.get("do_sample"):
         chosen |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p"))
-    if given.get("num_beams", 1) == 1:
+    if overrides.get("num_beams", 1) == 1:
         chosen |= {"early_stopping": False, "length_penalty": 1.0}
-    # The default cache is made for one call; others stay with the model.
+    # The default cache lasts for one call; others stay with the model.
     chosen |= {"cache_implementation": None, "num_return_sequences": 1, "return_dict_in_generate": False}
     chosen.setdefault("max_new_tokens", NEW_TOKENS)
-    chosen |= {name: value for name, value in given.items() if name != "seed"}
+    chosen |= {name: value for name, value in overrides.items() if name != "seed"}
     if chosen.get("pad_token_id") is None:
         chosen["pad_token_id"] = _pad(loaded.model, loaded.tokenizer)
     if chosen.get("stop_strings"):
@@ -454,20 +455,20 @@ def _generation(loaded: LoadedModel, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _ended(row: Sequence[int], stops: set[int], pad: int | None) -> list[int]:
-    """Return the generated ids up to the end of the answer, without what ends it.
+    """Return the generated ids up to the end token, without it and padding.
 
     Example:
         >>> _ended([7, 8, 2, 0], {2}, 0), _ended([7, 8, 0], {2}, 0)
         ([7, 8], [7, 8])
     """
-    ended = [*row[: next((place for place, it in enumerate(row) if it in stops), len(row))]]
+    ended = [*row[: next((position for position, it in enumerate(row) if it in stops), len(row))]]
     while ended and ended[-1] == pad:
         ended.pop()
     return ended
 
 
 def _explained(row: Sequence[int], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[bool]:
-    """Return which labels are tokens of the answer: an encoder-decoder's begin or end with special tokens."""
+    """Return whether each label is explained: not padding, and no special token of an encoder-decoder."""
     if not _encoder_decoder(model):
         return [it != IGNORED for it in row]
     special = {it for it in tokenizer.all_special_ids if it != tokenizer.unk_token_id}
@@ -475,41 +476,41 @@ def _explained(row: Sequence[int], tokenizer: PreTrainedTokenizerBase, model: Pr
 
 
 def _answers(predictions: Predictions) -> list[tuple[list[int], Answer]]:
-    """Return the answer to each prompt, and the positions of its tokens among the labels."""
+    """Return the positions of each answer's tokens in the labels, and the answer."""
     model, tokenizer = predictions.loaded.model, predictions.loaded.tokenizer
     made = []
     rows = predictions.encoded.batch["labels"].tolist()
     for row, values, prompt in zip(rows, predictions.outputs.tolist(), predictions.prompts, strict=True):
-        places = [place for place, it in enumerate(_explained(row, tokenizer, model)) if it]
-        ids = [row[place] for place in places]
+        positions = [position for position, it in enumerate(_explained(row, tokenizer, model)) if it]
+        ids = [row[position] for position in positions]
         text = (
             prompt.answer
             if prompt.answer is not None
             else str(tokenizer.decode(ids, skip_special_tokens=True))
         )
         tokens = readable_tokens(tokenizer.convert_ids_to_tokens(ids), tokenizer)
-        made.append((places, Answer(text, tokens, ids, [values[place] for place in places])))
+        made.append((positions, Answer(text, tokens, ids, [values[position] for position in positions])))
     return made
 
 
-def _rows(request: AttributionRequest, places: Sequence[Sequence[int]]) -> list[Tensor]:
+def _rows(request: AttributionRequest, positions: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the contributions to the log-probability of each answer token, `(T, N)` for each prompt."""
     of = request.of
     every = _EachToken(of.forward)
     each = Explainer(of.model, of.tokenizer, of.forward, every, of.baseline, of.mixing)
-    longest = max(map(len, places))
+    longest = max(map(len, positions))
     blocks = []
     for start in range(0, longest, ROWS_AT_ONCE):
-        # Of shorter answers the last token stands in, and is dropped below.
+        # Shorter answers repeat their last token, which is dropped below.
         chosen = [
             [row[min(it, len(row) - 1)] for it in range(start, min(start + ROWS_AT_ONCE, longest))]
-            for row in places
+            for row in positions
         ]
-        asked = torch.tensor(chosen, device=request.rows.device)[..., None]
-        part = AttributionRequest(each, request.batch, request.rows, (asked,))
+        selected = torch.tensor(chosen, device=request.rows.device)[..., None]
+        part = AttributionRequest(each, request.batch, request.rows, (selected,))
         blocks.append(differences(part, partial(_by_token, each)))
     rows = torch.cat(blocks, dim=1)
-    return [row[: len(own)] for row, own in zip(rows, places, strict=True)]
+    return [row[: len(own)] for row, own in zip(rows, positions, strict=True)]
 
 
 def _by_token(of: Explainer, inputs: Tensor, baselines: Tensor, _: None, arguments: Any) -> Tensor:
@@ -525,5 +526,5 @@ class _EachToken(torch.nn.Module):
         self.function = forward
 
     def forward(self, *arguments: Any) -> Tensor:
-        *others, places = arguments
-        return cast(Tensor, self.function(*others).gather(1, places.squeeze(-1)))
+        *others, positions = arguments
+        return cast(Tensor, self.function(*others).gather(1, positions.squeeze(-1)))

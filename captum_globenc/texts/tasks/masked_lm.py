@@ -1,6 +1,6 @@
 """Select the outputs of a masked language model: the word that it predicts for each mask token of a text.
 
-Letters: R rows, N tokens, V vocabulary.
+Shapes: R rows, N tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predict
 
 __all__ = ["select_masks"]
 
-SHOWN = 5
-"""Of how many tokens, the likeliest, the probabilities are told, as by the pipeline of transformers."""
+TOP_K = 5
+"""The number of most likely tokens with probabilities, the `top_k` of the pipeline of transformers."""
 
 
 def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
@@ -27,7 +27,7 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
         predictions: logits `(R, N, V)`.
 
     Returns:
-        One for each mask token of each text, in their order.
+        One output for each mask token of each text, in order.
 
     Raises:
         ValueError: the outputs are not (R, N, V), a text has no mask token, or the target is not one token.
@@ -40,26 +40,26 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
     explained = []
     for text, rows in enumerate(predictions.encoded.rows):
         ids = predictions.encoded.whole["input_ids"][text].tolist()
-        masked = [place for place, it in enumerate(ids) if it == mask and mask is not None]
-        found = [_explained_output(predictions, text, rows, place) for place in masked]
+        masked = [position for position, it in enumerate(ids) if it == mask and mask is not None]
+        found = [_explained_output(predictions, text, rows, position) for position in masked]
         if not found:
             raise ValueError(
-                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}, "
-                "which is what a masked language model fills in"
+                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}: "
+                "a masked language model predicts mask tokens"
             )
         explained += found
     return explained
 
 
 def _explained_output(
-    predictions: Predictions, text: int, rows: Sequence[int], place: int
+    predictions: Predictions, text: int, rows: Sequence[int], position: int
 ) -> ExplainedOutput:
     found = {
-        row: predictions.encoded.places[row].index(place)
+        row: predictions.encoded.positions[row].index(position)
         for row in rows
-        if place in predictions.encoded.places[row]
+        if position in predictions.encoded.positions[row]
     }
-    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.places[it]) - 1 - found[it]))
+    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.positions[it]) - 1 - found[it]))
     token = found[row]
     logits = predictions.outputs[row, token]
     shares = logits.softmax(-1)
@@ -73,13 +73,13 @@ def _explained_output(
     if predictions.options.against is not None:
         other = _token(predictions.options.against, predictions.loaded.tokenizer)
         if other == one:
-            raise ValueError(f"{predictions.options.against} is held against itself: choose two words")
+            raise ValueError(f"{predictions.options.against} is contrasted with itself: choose two words")
         terms = {**terms, (token, other): -1.0}
     offsets = predictions.offsets(row)
-    likely = shares.topk(min(SHOWN, len(shares)))
+    likely = shares.topk(min(TOP_K, len(shares)))
     probabilities: dict[str, float] = {}
     for it, share in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
-        # Of tokens that read alike, as one at the beginning of a word and one within may, the likeliest.
+        # Several tokens may have the same text, such as one at a word start and one inside a word.
         probabilities.setdefault(_read(it, predictions.loaded.tokenizer), share)
     return ExplainedOutput(
         text=text,
@@ -98,13 +98,13 @@ def _explained_output(
 
 
 def _token(word: str | int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of a word: the token of that name, or the one that the tokenizer makes of it."""
+    """Return the id of a word: of the token with this name, or of the only token of the word."""
     if isinstance(word, int) and 0 <= word < len(tokenizer):
         return word
     known = tokenizer.get_vocab().get(str(word))
     ids = [known] if known is not None else tokenizer(str(word), add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(f"{word!r} is no single token of the model's, and so nothing that it fills in")
+        raise ValueError(f"{word!r} is not a single token of the model's vocabulary")
     return int(ids[0])
 
 

@@ -1,6 +1,6 @@
 """Select the outputs of a question answering model: start and end of the answer that its pipeline finds.
 
-Letters: R rows, N tokens.
+Shapes: R rows, N tokens.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predict
 
 __all__ = ["select_answers"]
 
-LONGEST = 15
-"""How many tokens an answer has at most, as in the pipeline of transformers."""
+MAX_ANSWER_TOKENS = 15
+"""The largest number of tokens of an answer, as in the pipeline of transformers."""
 
 CANDIDATES = 12
-"""How many stretches are looked at: those that read alike, once they are whole words, count together."""
+"""The number of candidate answers per row; those with the same whole words are merged."""
 
 ENDS = ("start", "end")
-"""What may be explained of an answer by itself, in the order of the model's outputs."""
+"""The targets of an answer, in the order of the model's outputs."""
 
 
 class _Answer(NamedTuple):
     """An answer.
 
     Attributes:
-        probability: of all stretches that read like it.
-        row: where it is found.
-        start: the token that it begins with.
-        end: the token that it ends with.
-        span: where its words stand.
-        text: what they read.
+        probability: the sum over candidates with the same text.
+        row: the row of the answer.
+        start: the position of its first token.
+        end: the position of its last token.
+        span: the character offsets of its words.
+        text: the text of its words.
     """
 
     probability: float
@@ -52,19 +52,21 @@ def select_answers(predictions: Predictions) -> list[ExplainedOutput]:
     """Select the sum of the start and end logits of the answer to each question.
 
     Args:
-        predictions: start and end logits `(R, N, 2)`. Texts are questions, and their pairs the contexts.
+        predictions: start and end logits `(R, N, 2)`. Texts are questions, pairs are contexts.
 
     Returns:
-        One for each text: the most likely answer of all its windows.
+        One output for each text: the most likely answer of all its windows.
 
     Raises:
         ValueError: a question has no context, `target` is neither "start" nor "end", or there is a contrast
             class.
     """
     if predictions.options.against is not None:
-        raise ValueError("an answer has no class to hold against another: leave against out")
+        raise ValueError("an answer has no contrast class: leave against out")
     if predictions.options.single not in (None, *ENDS):
-        raise ValueError(f"target {predictions.options.single!r} is none of an answer's: {', '.join(ENDS)}")
+        raise ValueError(
+            f"target {predictions.options.single!r} is not one of an answer's targets: {', '.join(ENDS)}"
+        )
     return [_explained_output(predictions, text, rows) for text, rows in enumerate(predictions.encoded.rows)]
 
 
@@ -83,49 +85,51 @@ def _explained_output(predictions: Predictions, text: int, rows: Sequence[int]) 
         value=predictions.sum_of([best.row], both),
         target=f"the {one} of {best.text.strip()}" if one else best.text.strip(),
         explained=predictions.sum_of([best.row], terms),
-        tokens=list(dict.fromkeys(place for place, _ in terms)),
+        tokens=list(dict.fromkeys(position for position, _ in terms)),
         span=best.span,
     )
 
 
 def _best(predictions: Predictions, text: int, row: int) -> _Answer:
-    """Return the likeliest answer of a row."""
+    """Return the most likely answer of a row."""
     by_text: dict[str, list[_Answer]] = {}
-    for probability, start, end in _stretches(predictions, row):
-        span = _words(predictions, text, row, start, end)
-        read = str(predictions.pairs[text])[span.start : span.stop]
-        by_text.setdefault(read.lower(), []).append(_Answer(probability, row, start, end, span, read))
+    for probability, start, end in _candidates(predictions, row):
+        span = _word_span(predictions, text, row, start, end)
+        answer = str(predictions.pairs[text])[span.start : span.stop]
+        by_text.setdefault(answer.lower(), []).append(_Answer(probability, row, start, end, span, answer))
     if not by_text:
         raise ValueError(f"the model finds no answer at all in {shorten(str(predictions.pairs[text]), 40)!r}")
-    chances = {read: math.fsum(it.probability for it in alike) for read, alike in by_text.items()}
-    best = max(chances, key=lambda read: chances[read])
-    return by_text[best][0]._replace(probability=chances[best])
+    sums = {answer: math.fsum(it.probability for it in same) for answer, same in by_text.items()}
+    best = max(sums, key=lambda answer: sums[answer])
+    return by_text[best][0]._replace(probability=sums[best])
 
 
-def _stretches(predictions: Predictions, row: int) -> list[tuple[float, int, int]]:
-    """Return the likeliest stretches of the second segment, the first the likeliest: tokens from, up to.
+def _candidates(predictions: Predictions, row: int) -> list[tuple[float, int, int]]:
+    """Return the most likely answers of a row as (probability, first token, last token), in descending order.
 
-    What takes part in the softmax next to that segment is the token that stands for no answer, [CLS].
+    The softmax runs over the second segment and [CLS], the token for no answer.
     """
-    places = predictions.spans(row)
-    inside = torch.tensor([it.segment == 1 for it in places])
+    spans = predictions.spans(row)
+    inside = torch.tensor([it.segment == 1 for it in spans])
     if not inside.any():
-        raise ValueError("a question needs a text that holds the answer: pass it as pair or context")
+        raise ValueError(
+            "a question needs a context: pass the text that contains the answer as pair or context"
+        )
     counted, none = inside, predictions.loaded.tokenizer.cls_token_id
     if none is not None:
-        counted = inside | (predictions.encoded.batch["input_ids"][row, : len(places)].cpu() == none)
-    outputs = predictions.outputs[row, : len(places)].double().cpu()
-    chances = outputs.masked_fill(~counted[:, None], -torch.inf).softmax(0).masked_fill(~inside[:, None], 0)
-    likely: Tensor = (chances[:, :1] * chances[:, 1]).triu().tril(LONGEST - 1).flatten()
+        counted = inside | (predictions.encoded.batch["input_ids"][row, : len(spans)].cpu() == none)
+    outputs = predictions.outputs[row, : len(spans)].double().cpu()
+    ends = outputs.masked_fill(~counted[:, None], -torch.inf).softmax(0).masked_fill(~inside[:, None], 0)
+    likely: Tensor = (ends[:, :1] * ends[:, 1]).triu().tril(MAX_ANSWER_TOKENS - 1).flatten()
     best = likely.topk(min(CANDIDATES, len(likely)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [(chance, *divmod(index, len(places))) for chance, index in found if chance > 0]
+    return [(value, *divmod(index, len(spans))) for value, index in found if value > 0]
 
 
-def _words(predictions: Predictions, text: int, row: int, start: int, end: int) -> Span:
-    """Return where the words stand that a stretch of tokens is part of."""
+def _word_span(predictions: Predictions, text: int, row: int, start: int, end: int) -> Span:
+    """Return the character offsets of the whole words from token `start` to token `end`."""
     encoding: Any = (predictions.encoded.whole.encodings or [])[text]
-    tokens, spans = predictions.encoded.places[row], predictions.spans(row)
+    tokens, spans = predictions.encoded.positions[row], predictions.spans(row)
     ends = []
     for token in (start, end):
         word = encoding.token_to_word(tokens[token])

@@ -1,4 +1,4 @@
-"""Explanations of a SentenceTransformer: of an embedding, and of the similarity of two texts.
+"""Explain a SentenceTransformer: an embedding, or the similarity of two texts.
 
 Shapes: B texts, N tokens of a text, M tokens of the other.
 """
@@ -30,13 +30,13 @@ __all__ = ["TokenMatrix", "explain_embeddings", "similarity_matrix"]
 
 
 class TokenMatrix(NamedTuple):
-    """What each token of a text adds to the part that each token of another has in their similarity.
+    """The contribution of each pair of tokens to the similarity of two texts.
 
     Attributes:
-        tokens: N tokens of the text.
-        others: M tokens of the other.
-        scores: `(M, N)`. They add up to `similarity`, less that of the text all masked with the other.
-        similarity: of the two texts.
+        tokens: the N tokens of the text.
+        others: the M tokens of the other text.
+        scores: `(M, N)`, which sum to `similarity` minus that of the fully masked text and the other text.
+        similarity: the similarity of the two texts.
     """
 
     tokens: list[str]
@@ -53,22 +53,22 @@ def explain_embeddings(
     options: Options,
     notices: dict[str, None],
 ) -> list[Explanation]:
-    """Explain embeddings, or the similarities of pairs, by tokens; see `captum_globenc.explain`.
+    """Explain embeddings, or the similarities of pairs; see `captum_globenc.explain`.
 
-    Of a pair, each text is compared with its fully masked self while the other stays as it is, so the scores
-    of each sum to what its words add to the similarity. A model that has routes or prompts for retrieval
-    encodes the texts by `encode_query` and their pairs by `encode_document`; others use `encode` for both.
+    For a pair, the baseline of each text is the fully masked text, while the embedding of the other is fixed.
+    Models with routes or prompts for retrieval encode texts by `encode_query` and pairs by `encode_document`;
+    others encode both by `encode`.
 
     Args:
         texts: B texts.
-        pairs: The text that each is compared with, or None of all: then by "globenc" alone.
+        pairs: The second text of each pair; None for all to explain embeddings, by "globenc" alone.
         loaded: A SentenceTransformer.
-        options: What is asked for.
-        notices: Gets what is left out, and why.
+        options: The options of the call.
+        notices: Notices are added to it, such as a method that is left out.
 
     Raises:
-        ValueError: Some texts have a pair and others none, the model's similarity is neither the cosine nor
-            the dot product, or an option or a method does not hold.
+        ValueError: Only some texts have a pair, the similarity is neither the cosine nor the dot product, or
+            an option or a method does not apply.
     """
     others = [pair for pair in pairs if pair is not None]
     if len(others) not in (0, len(texts)):
@@ -81,7 +81,7 @@ def explain_embeddings(
             raise ValueError(f"{what}: leave {name} out")
     methods = options.methods if others else _without_class(options.methods, notices)
     roles: tuple[Role | None, Role | None] = (None, None)
-    if others and encodes_roles(loaded.given):
+    if others and encodes_roles(loaded.source):
         roles = "query", "document"
     sides = [Embedded(loaded, texts, roles[0], compared=bool(others))]
     if others:
@@ -92,27 +92,27 @@ def explain_embeddings(
     else:
         where = options.position
     found = [
-        run_methods(_question(side, other, options, where), methods, options.layers, notices)
+        run_methods(_request(side, other, options, where), methods, options.layers, notices)
         for side, other in zip(sides, reversed(sides), strict=True)
     ]
-    scores, layers = _common(found, notices)
+    scores, layers = _supported_by_both(found, notices)
     values = (sides[0].vectors * sides[1].vectors).sum(-1) if others else sides[0].norms
     kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
-    # Those of each text add up, to another difference each.
+    # The contributions of the two texts sum to two different differences, so their kind is "signed".
     kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
     baseline = resolve_baseline(options.baseline, sides[0].model, sides[0].tokenizer)
     settings = {"mixing": options.mixing, "baseline": baseline}
     if roles[0]:
         settings["encoded"] = "by encode_query and encode_document"
-    whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(loaded.given).__name__}
+    whose = {"name": str(sides[0].model.config.name_or_path or ""), "class": type(loaded.source).__name__}
     reads: Tensor | int | Literal["mean"] | None = where
     if where is None and "globenc" in scores:
-        pooled = {pooled_token(side.given) for side in sides}
+        pooled = {pooled_token(side.encoder) for side in sides}
         reads = pooled.pop() if len(pooled) == 1 else None
     target = "similarity" if others else "norm of the embedding"
 
     def joined(rows: Sequence[Tensor], name: str, index: int) -> list[float]:
-        """Return the scores `(N,)` of one text or both; shares are of all together."""
+        """Return the scores of one text or both; shares of both together sum to 1."""
         share = 1 / len(sides) if kinds[name] in ("shares", "sizes") else 1.0
         return [
             share * score
@@ -122,7 +122,7 @@ def explain_embeddings(
 
     made = []
     for index, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
-        place = int(reads[index]) if isinstance(reads, Tensor) else reads
+        position = int(reads[index]) if isinstance(reads, Tensor) else reads
         ids = [token for side in sides for token in side.ids(index)]
         words = _words(sides, index)
         unknown, ahead = [], 0
@@ -141,7 +141,7 @@ def explain_embeddings(
                 target=target,
                 against=None,
                 explained=value,
-                position=place if place == "mean" or not others else None,
+                position=position if position == "mean" or not others else None,
                 tokens=[token for side in sides for token in side.tokens(index)],
                 scores={name: joined(rows, name, index) for name, rows in scores.items()},
                 kinds=kinds,
@@ -154,9 +154,9 @@ def explain_embeddings(
                 },
                 groups=words,
                 offsets=[
-                    place and place._replace(segment=segment)
+                    span and span._replace(segment=segment)
                     for segment, side in enumerate(sides)
-                    for place in side.offsets(index)
+                    for span in side.offsets(index)
                 ],
                 model=whose,
                 settings=settings,
@@ -169,27 +169,29 @@ def explain_embeddings(
     return made
 
 
-def _question(
+def _request(
     side: Embedded, other: Embedded, options: Options, where: Tensor | Literal["mean"] | None
 ) -> AttributionRequest:
-    """Return the request about the texts of one side, while the embeddings of the other stay as they are."""
-    of = Explainer(side.model, side.tokenizer, side.forward, side.alike, options.baseline, options.mixing)
+    """Return the request for the texts of one side, with fixed embeddings of the other side."""
+    of = Explainer(
+        side.model, side.tokenizer, side.forward, side.similarity, options.baseline, options.mixing
+    )
     rows = torch.arange(len(side.vectors), device=side.vectors.device)
     return AttributionRequest(of, side.encoded.batch, rows, (other.vectors,), where)
 
 
-def _common(
+def _supported_by_both(
     found: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], notices: dict[str, None]
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
-    """Return the scores, and those of layers, of the methods that hold for every side, by method.
+    """Return scores, and scores of layers, by method, for the methods that support both encoders.
 
     Raises:
-        ValueError: No method holds for both.
+        ValueError: No method supports both.
     """
     first, last = found[0], found[-1]
     scores = {name: [it[0][name] for it in found] for name in first[0] if name in last[0]}
     if not scores:
-        raise ValueError("no method holds for both the queries' and the documents' encoder")
+        raise ValueError("no method supports both the query encoder and the document encoder")
     layers = {name: [it[1][name] for it in found] for name in first[1] if name in last[1]}
     for name in [name for name, rows in layers.items() if rows[0].shape[1] != rows[-1].shape[1]]:
         del layers[name]
@@ -200,7 +202,7 @@ def _common(
 
 
 def _words(sides: Sequence[Embedded], index: int) -> list[Word]:
-    """Return the words of a text, and of its pair after it, by the tokens of both together."""
+    """Return the words of a text and its pair, with positions in the tokens of both."""
     made: list[Word] = []
     ahead = 0
     for side in sides:
@@ -210,37 +212,37 @@ def _words(sides: Sequence[Embedded], index: int) -> list[Word]:
 
 
 def _without_class(methods: Sequence[str] | None, notices: dict[str, None]) -> list[str]:
-    """Return the methods that hold for an embedding by itself; what is left out goes to `notices`.
+    """Return the methods that do not depend on a class, for single embeddings; add notices of the others.
 
     Raises:
-        ValueError: One that was chosen does not hold.
+        ValueError: A chosen method depends on the class.
     """
-    asked = DEFAULT_METHODS if methods is None else methods
-    kept = [name for name in asked if not METHODS[name].knows_class]
-    refused = ", ".join(name for name in asked if name not in kept)
-    reason = "an embedding by itself has no class: pass pair, a text that it is compared with"
-    if refused and methods is not None:
-        raise ValueError(f"{refused} does not hold: {reason}, or take globenc alone")
-    if refused:
-        notices[f"{refused} is left out: {reason}"] = None
+    chosen = DEFAULT_METHODS if methods is None else methods
+    kept = [name for name in chosen if not METHODS[name].knows_class]
+    rejected = ", ".join(name for name in chosen if name not in kept)
+    reason = "a single embedding has no class: pass pair, a text to compare it with"
+    if rejected and methods is not None:
+        raise ValueError(f"{rejected} does not apply: {reason}, or use globenc alone")
+    if rejected:
+        notices[f"{rejected} is left out: {reason}"] = None
     return kept
 
 
 def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
-    """Share the similarity of two texts out among the pairs of their tokens, exactly.
+    """Distribute the similarity of two texts over the pairs of their tokens, exactly.
 
-    An embedding that is the mean of its tokens' vectors makes the similarity a sum over the other text's
-    tokens. Each term is explained by the tokens of the text, compared with the fully masked text.
+    With mean pooling, the similarity is a sum over the tokens of the other text. Each term is explained by
+    the tokens of the text, with the fully masked text as the baseline.
 
     Args:
-        text: A text; the query, of a model that has routes or prompts for retrieval.
-        other: The text that it is compared with; the document, of such a model.
-        model: A SentenceTransformer that averages tokens.
+        text: A text; the query, for models with routes or prompts for retrieval.
+        other: The other text; the document, for such models.
+        model: A SentenceTransformer with mean pooling.
 
     Raises:
-        TypeError: `model` is something else.
-        ValueError: Its embeddings are no means of tokens' vectors, or its similarity is neither the cosine
-            nor the dot product.
+        TypeError: `model` is not a SentenceTransformer.
+        ValueError: The model has no mean pooling, or its similarity is neither the cosine nor the dot
+            product.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -259,16 +261,16 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     own, its = Embedded(loaded, [text], roles[0]), Embedded(loaded, [other], roles[1])
     ids, extra = its.forward.arguments(its.encoded.batch)
     with torch.no_grad():
-        vectors = EncoderForward(its.given, output="token_embeddings")(ids, *extra)
+        vectors = EncoderForward(its.encoder, output="token_embeddings")(ids, *extra)
     parts = vectors / vectors.shape[1]
     mean = parts.sum(1)
-    if its.alike.cosine:
+    if its.similarity.cosine:
         parts, mean = parts / mean.norm(dim=-1, keepdim=True)[..., None], normalize(mean, dim=-1)
     if not torch.allclose(mean, its.vectors, rtol=1e-3, atol=1e-5):
         raise ValueError(
-            "the model's embeddings are no means of its tokens' vectors: nothing adds up over pairs"
+            "the model's embeddings are not the means of token vectors: nothing sums over token pairs"
         )
-    of = Explainer(own.model, own.tokenizer, own.forward, own.alike)
+    of = Explainer(own.model, own.tokenizer, own.forward, own.similarity)
     only = torch.zeros(1, dtype=torch.long, device=parts.device)
     request = AttributionRequest(of, own.encoded.batch, only, (parts,))
 

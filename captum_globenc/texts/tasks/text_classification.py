@@ -20,14 +20,14 @@ __all__ = ["select_classes"]
 def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
     """Select the logit of the predicted class of each text, or of the targets.
 
-    Of a multi-label model, every label above the threshold is explained, or else the most likely one. The
-    prediction for a text in windows is that of the mean of their logits.
+    For multi-label models, select all labels above the threshold, or the most likely one if there are none.
+    Logits are averaged over the windows of a text.
 
     Args:
         predictions: logits `(R, C)`.
 
     Returns:
-        One for each text, for each of its labels, or for each of several targets.
+        One output for each text, for each of its labels, or for each of several targets.
 
     Raises:
         ValueError: the outputs are not (R, C), or a class is unknown or contrasted with itself.
@@ -41,7 +41,7 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
     shares = probabilities(logits, config)
     chosen, other = _chosen(predictions, logits, names)
     labels = predictions.options.target is None and problem_of(config) == MULTI
-    beside = several_classes(predictions.options.target, names) is not None
+    side_by_side = several_classes(predictions.options.target, names) is not None
     explained = []
     for text, (classes, best) in enumerate(zip(chosen, logits.argmax(-1).tolist(), strict=True)):
         for one in classes:
@@ -61,14 +61,14 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
                     target=names[one],
                     against=None if other is None else names[other],
                     explained=predictions.sum_of(predictions.encoded.rows[text], terms),
-                    beside=beside,
+                    side_by_side=side_by_side,
                 )
             )
     return explained
 
 
 def _chosen(predictions: Predictions, logits: Tensor, names: list[str]) -> tuple[list[list[int]], int | None]:
-    """Return the classes of each text that are explained, and the one that they are held against."""
+    """Return the explained classes of each text, and the contrast class."""
     config = predictions.loaded.model.config
     several = several_classes(predictions.options.target, names)
     if several is not None:

@@ -1,6 +1,6 @@
 """Select the outputs of a token classifier: the entities that it finds, grouped as its pipeline groups them.
 
-Letters: R rows, N tokens, C labels.
+Shapes: R rows, N tokens, C labels.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predict
 __all__ = ["select_entities"]
 
 STRATEGY = "simple"
-"""How tokens are grouped into entities unless a pipeline says otherwise."""
+"""The aggregation strategy, unless a pipeline was passed."""
 
 
 def select_entities(predictions: Predictions) -> list[ExplainedOutput]:
-    """Select the mean logit of each entity: over its tokens, for its label.
+    """Select the mean logit of each entity's label over its tokens.
 
-    The label of a token is the most likely one of the entity's group: of B-PER and I-PER for PER.
+    For each token it is the most likely label of the entity's group, such as B-PER or I-PER for PER.
 
     Args:
         predictions: logits `(R, N, C)`.
 
     Returns:
-        One for each entity of each text, in their order.
+        One output for each entity of each text, in order.
 
     Raises:
         ValueError: the outputs are not (R, N, C), a text has a pair, the tokenizer has no character
@@ -41,11 +41,11 @@ def select_entities(predictions: Predictions) -> list[ExplainedOutput]:
             f"a token classifier gives (B, N, C), this model gives {tuple(predictions.outputs.shape)}"
         )
     if any(pair is not None for pair in predictions.pairs):
-        raise ValueError("entities are of one text: leave pair out")
+        raise ValueError("token classification takes single texts: leave pair out")
     pipeline = _pipeline(predictions)
-    # As the pipeline calls them, which may call several alike.
-    called = cast("Mapping[int, str]", predictions.loaded.model.config.id2label or {})
-    names = [str(called.get(index, index)) for index in range(predictions.outputs.shape[2])]
+    # The names of the pipeline, which need not be unique.
+    labels = cast("Mapping[int, str]", predictions.loaded.model.config.id2label or {})
+    names = [str(labels.get(index, index)) for index in range(predictions.outputs.shape[2])]
     explained = []
     for text, rows in enumerate(predictions.encoded.rows):
         found = [
@@ -60,10 +60,10 @@ def select_entities(predictions: Predictions) -> list[ExplainedOutput]:
 
 
 def _pipeline(predictions: Predictions) -> Any:
-    """Return the pipeline that was given, or one that leaves the model where it is."""
+    """Return the pipeline that was passed, or a new one on the model's device."""
     if predictions.loaded.pipeline is not None:
         return predictions.loaded.pipeline
-    from transformers import TokenClassificationPipeline  # of a module that imports all kinds of pipelines
+    from transformers import TokenClassificationPipeline  # its module imports all pipelines
 
     make: Any = TokenClassificationPipeline
     return make(
@@ -75,7 +75,7 @@ def _pipeline(predictions: Predictions) -> Any:
 
 
 def _entities(pipeline: Any, predictions: Predictions, text: int, row: int) -> list[dict[str, Any]]:
-    """Return what the pipeline makes of the model's outputs for a row."""
+    """Return the entities that the pipeline finds in the model's outputs for a row."""
     spans = predictions.spans(row)
     count = len(spans)
     made = {
@@ -96,9 +96,9 @@ def _explained_output(
     row, group = entity["row"], str(entity.get("entity_group", entity.get("entity")))
     special = predictions.encoded.batch["special_tokens_mask"][row].tolist()
     tokens = [
-        place
-        for place, it in enumerate(predictions.spans(row))
-        if not special[place] and entity["start"] <= it.start <= it.stop <= entity["end"]
+        position
+        for position, it in enumerate(predictions.spans(row))
+        if not special[position] and entity["start"] <= it.start <= it.stop <= entity["end"]
     ]
     outputs = predictions.outputs[row, tokens]
     one = group if predictions.options.single is None else predictions.options.single
@@ -109,7 +109,7 @@ def _explained_output(
     if predictions.options.against is not None:
         for token, label in zip(tokens, _labels(predictions.options.against, names, outputs), strict=True):
             if (token, label) in terms:
-                raise ValueError(f"{names[label]} is held against itself: choose two labels")
+                raise ValueError(f"{names[label]} is contrasted with itself: choose two labels")
             terms[token, label] = -weight
     shares = outputs.softmax(-1).mean(0).tolist()
     own: OutputWeights = dict.fromkeys(zip(tokens, _labels(group, names, outputs), strict=True), weight)
@@ -130,12 +130,12 @@ def _explained_output(
 
 
 def _labels(group: str | int, names: Sequence[str], outputs: Tensor) -> list[int]:
-    """Return each token's label of a group: the one of that name or index, else its likeliest of B-, I-...
+    """Return the label of each token for a group: the label itself, or the most likely of B-, I-, ...
 
     Args:
-        group: a label, its index, or what follows B- and I-.
-        names: of the labels.
-        outputs: the tokens' outputs `(P, C)`.
+        group: a label, its index, or its part after B- or I-.
+        names: the names of the labels.
+        outputs: the logits of the tokens `(P, C)`.
 
     Raises:
         ValueError: there is no such label.
@@ -144,13 +144,13 @@ def _labels(group: str | int, names: Sequence[str], outputs: Tensor) -> list[int
     chosen = [label for label, it in enumerate(names) if it == name]
     chosen = chosen or [label for label, it in enumerate(names) if it.partition("-")[2] == name]
     if not chosen:
-        raise ValueError(f"label {group!r} is none of the model's: {', '.join(names)}")
+        raise ValueError(f"label {group!r} is not a label of the model: {', '.join(names)}")
     best = outputs[:, chosen].argmax(-1).tolist()
     return [chosen[it] for it in best]
 
 
 def _name(group: str | int, names: Sequence[str]) -> str:
-    """Return a group as the model spells it."""
+    """Return the name of a group, in the spelling of the model."""
     text = str(group)
     if text.isdecimal() and int(text) < len(names) and text not in names:
         return names[int(text)]

@@ -1,4 +1,4 @@
-"""What the methods that texts are explained by say, held against plain calls of the model."""
+"""The methods that explain texts, compared with plain calls of the model."""
 
 import json
 import re
@@ -233,7 +233,7 @@ def test_nothing_that_knows_classes_runs_where_globenc_alone_is_asked_for(classi
 
 def test_a_prediction_is_not_held_against_itself(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier)
-    with pytest.raises(ValueError, match="is what is predicted for 'the plot is bad'.*choose a target"):
+    with pytest.raises(ValueError, match="is the predicted class of 'the plot is bad'.*choose a target"):
         explain(TEXTS[:1], *classifier, against=explanation.prediction)
 
 
@@ -253,7 +253,7 @@ def test_a_prediction_is_not_held_against_itself(classifier):
 def test_a_value_is_not_held_against_another(tmp_path, config):
     folder = save_classifier(tmp_path, **config)
     loaded = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    with pytest.raises(ValueError, match="there is no class to hold against"):
+    with pytest.raises(ValueError, match="there is no contrast class"):
         explain(TEXTS, *loaded, against=0)
     (explanation,) = explain(TEXTS[:1], *loaded)
     if explanation.probability is None:
@@ -499,7 +499,7 @@ def test_esm_2_is_compared_with_embeddings_that_do_not_change_its_scale(protein,
     assert it.settings["baseline"] == ("pad" if pads else "zero")
     assert told == [
         "the baseline is 'zero': the model scales its embeddings by the number of mask tokens "
-        "(token_dropout), so 'mask' is none"
+        "(token_dropout), so 'mask' is not a baseline"
     ] * (baseline.get("baseline", "mask") == "mask")
     batch = tokenizer(text, return_tensors="pt")
 

@@ -163,11 +163,11 @@ def test_balanced_gradients_are_complete(label):
     biases = Biases([*(layer.module for layer in encoder.layers), *after])
 
     def function(inputs):
-        with depths.recorded(), biases.watched():
+        with depths.recorded(), biases.recorded():
             return forward(inputs, *batch.extra)
 
     run = freeze(function, [batch.inputs], FROZEN)
-    added_to, values = biases.seen()
+    added_to, values = biases.collected()
     at = [depths.streams[0], *added_to]
     made = run.multipliers(run.output[:, 1].sum(), at)
     total = sum((m * value).flatten(1).sum(1) for m, value in zip(made, [at[0].value, *values], strict=True))
@@ -275,7 +275,7 @@ def test_what_they_refuse():
     xlm = OF["xlm"].make(kind=OF["xlm"].classifier)
     batch = OF["xlm"].batch("right")
     for method in ("libragrad", "value-zeroing"):
-        with pytest.raises(ValueError, match="modules of their own"):
+        with pytest.raises(ValueError, match="not single modules"):
             METHODS[method](EncoderForward(xlm, OF["xlm"].arguments), batch.inputs, batch.extra)
     with pytest.raises(ValueError, match="in_proj_bias"):
         Biases([nn.MultiheadAttention(4, 2)])
@@ -286,4 +286,4 @@ def test_what_they_refuse():
         alti(EncoderForward(model, chunked.arguments), batch.inputs, batch.extra)
     unused = Biases([nn.Linear(2, 2)])
     with pytest.raises(ValueError, match="not added to tokens"):
-        unused.seen()
+        unused.collected()

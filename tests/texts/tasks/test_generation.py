@@ -1,4 +1,4 @@
-"""Generated text: contributions of a prompt to the log-probability of an answer, held against plain calls."""
+"""Generated text: contributions of a prompt to the log-probability of an answer, against plain calls."""
 
 import copy
 import json
@@ -306,7 +306,7 @@ def test_globenc_is_left_out_for_decoders():
     (explanation,) = explain(["a dog"], model, tokenizer, answer="red", tell=told.append)
     assert told == ["globenc is left out: it explains encoders, and OPTForCausalLM is a decoder"]
     assert list(explanation.scores) == [METHOD]
-    with pytest.raises(ValueError, match="globenc does not hold: it explains encoders"):
+    with pytest.raises(ValueError, match="globenc does not support the model: it explains encoders"):
         quiet(["a dog"], model, tokenizer, answer="red", methods=["globenc"])
 
 
@@ -353,11 +353,11 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
         (["the cat"], {"answer": ""}, ValueError, "the answer to 'the cat' has no tokens: pass a text"),
         ([""], {"answer": "red"}, ValueError, "has no tokens"),
         (["a", "the"], {"answer": ["red"]}, ValueError, "answer has 1 entries for 2 prompts"),
-        (["a"], {"answer": [3]}, TypeError, "answer holds a int, not a string"),
+        (["a"], {"answer": [3]}, TypeError, "answer contains a int, not a string"),
         (["a"], {"answer": 3}, TypeError, "answer is a int: pass a string"),
         (["a"], {"answer": "red", "against": "red"}, ValueError, "against is the answer that is"),
         (["a"], {"answer": "red", "against": "a", "per_token": True}, ValueError, "leave it or against out"),
-        (["a"], {"answer": "red", "max_new_tokens": 3}, ValueError, "answer is given, so nothing"),
+        (["a"], {"answer": "red", "max_new_tokens": 3}, ValueError, "answer was passed, so nothing"),
         (["a"], {"max_new_tokens": 0}, ValueError, "max_new_tokens is 0: at least 1"),
         (["a"], {"num_bean": 3}, TypeError, "unexpected keyword argument 'num_bean'"),
         (["a"], {"target": "red"}, ValueError, "target is not for models that generate text"),
@@ -400,7 +400,7 @@ def test_an_encoder_loaded_as_a_decoder_is_told():
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(20)
-    with pytest.raises(ValueError, match="the tokens of this BertLMHeadModel see later ones"):
+    with pytest.raises(ValueError, match="the attention of this BertLMHeadModel is not causal"):
         quiet(["a dog ran"], model, word_tokenizer(), answer="red")
     model = hf.BertLMHeadModel(hf.BertConfig.from_dict({**config.to_dict(), "is_decoder": True})).eval()
     (explanation,) = quiet(["a dog ran"], model, word_tokenizer(), answer="red")

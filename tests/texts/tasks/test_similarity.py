@@ -132,7 +132,7 @@ def test_matrix_and_scores_have_the_same_baseline(tmp_path, mask_token):
 
 def test_what_is_no_mean_has_no_matrix(tmp_path, model):
     first = tiny(tmp_path, pooling_mode="cls")
-    with pytest.raises(ValueError, match="no means of its tokens' vectors"):
+    with pytest.raises(ValueError, match="not the means of token vectors"):
         similarity_matrix("a film", "the plot", first)
     with pytest.raises(TypeError, match="pass a SentenceTransformer"):
         similarity_matrix("a film", "the plot", CrossEncoder(str(tmp_path), device="cpu"))
@@ -180,7 +180,7 @@ def test_an_embedding_of_no_mean_takes_a_position(tmp_path):
         ({"target": 0}, "an embedding is of a whole text: leave target out"),
         (
             {"methods": ["globenc", "decompx"]},
-            "decompx does not hold: an embedding .*pass pair.*globenc alone",
+            "decompx does not apply: a single embedding .*pass pair.*globenc alone",
         ),
         ({"pair": OTHERS, "target": 0}, "a similarity is one number of whole texts: leave target out"),
         ({"pair": OTHERS, "windows": 3}, "leave windows out"),
@@ -331,7 +331,7 @@ def test_tokens_that_the_model_does_not_read_are_refused(tmp_path, monkeypatch):
         "preprocess",
         lambda self, texts, **options: preprocess(self, [f"great {it}" for it in texts], **options),
     )
-    with pytest.raises(ValueError, match="encode_query gives the model other tokens than its tokenizer"):
+    with pytest.raises(ValueError, match="encode_query passes other tokens to the model than its tokenizer"):
         explain(["a film"], model, pair="the plot")
 
 

@@ -1,4 +1,4 @@
-"""Each task explains what the library's own objects predict, held against plain calls of the model."""
+"""Each task explains what the library's own objects predict, compared with plain calls of the model."""
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_classes_that_are_called_alike_or_not_at_all_are_told_apart(of):
         assert found.scores[SIGNED] == pytest.approx(plain[0].scores[f"{SIGNED}: {old}"], abs=1e-9)
         (row,) = Attributor(model, tokenizer, target=name)({"text": TEXTS[:1]})["explained"]
         assert row == name
-    with pytest.raises(ValueError, match="target 'GOOD' is none of the model's: Good, 1, bad"):
+    with pytest.raises(ValueError, match="target 'GOOD' is not a class of the model: Good, 1, bad"):
         explain(TEXTS, model, tokenizer, target="GOOD")
 
 
@@ -142,11 +142,11 @@ def test_each_label_that_is_likely_is_explained(of):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "all", "against": "NEGATIVE"}, "several classes cannot be held against another"),
+        ({"target": "all", "against": "NEGATIVE"}, "several classes cannot have a contrast class"),
         ({"target": []}, "an empty list"),
-        ({"target": ["POSITIVE", "x"]}, "target 'x' is none of the model's"),
-        ({"threshold": 2}, "threshold is 2: give a probability"),
-        ({"windows": -1}, "windows is -1: give how many tokens they share, 0 or more"),
+        ({"target": ["POSITIVE", "x"]}, "target 'x' is not a class of the model"),
+        ({"threshold": 2}, "threshold is 2: pass a probability"),
+        ({"windows": -1}, "windows is -1: pass the number of tokens that they share, 0 or more"),
         ({"windows": True}, "windows is True"),
     ],
 )
@@ -271,9 +271,9 @@ def test_a_text_without_entities_is_told(tagger):
     told = []
     assert list(explain(TEXTS, pipe, tell=told.append)) == []
     assert told == [f"no entity is found in {text!r}" for text in TEXTS]
-    with pytest.raises(ValueError, match="entities are of one text: leave pair out"):
+    with pytest.raises(ValueError, match="token classification takes single texts: leave pair out"):
         explain(TEXTS, model, tokenizer, pair="a")
-    with pytest.raises(ValueError, match="label 'LOC' is none of the model's: O, B-PER"):
+    with pytest.raises(ValueError, match="label 'LOC' is not a label of the model: O, B-PER"):
         explain(TEXTS, model, tokenizer, target="LOC")
     with pytest.raises(ValueError, match="only the classes of a sequence classifier are shown side by side"):
         explain(TEXTS, model, tokenizer, target=["PER", "ORG"])
@@ -344,7 +344,7 @@ def test_the_context_of_a_question_is_its_pair(answerer):
     assert explain(texts, *answerer, context=CONTEXT[:52]) == expected
     assert explain([(it, CONTEXT[:52]) for it in texts], *answerer) == expected
     assert explain(texts, *answerer, context=[CONTEXT[:52]] * 2) == expected
-    with pytest.raises(ValueError, match="context is pair by another name"):
+    with pytest.raises(ValueError, match="context is an alias of pair"):
         explain(texts, *answerer, context=CONTEXT[:52], pair="a")
     with pytest.raises(TypeError, match=r"context\[1\] is 3 \(int\)"):
         explain(texts, *answerer, context=["a", 3])
@@ -353,9 +353,12 @@ def test_the_context_of_a_question_is_its_pair(answerer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "a question needs a text that holds the answer: pass it as pair"),
-        ({"pair": CONTEXT[:20], "target": "middle"}, "target 'middle' is none of an answer's: start, end"),
-        ({"pair": CONTEXT[:20], "against": "start"}, "an answer has no class to hold against another"),
+        ({}, "a question needs a context: pass the text that contains the answer as pair"),
+        (
+            {"pair": CONTEXT[:20], "target": "middle"},
+            "target 'middle' is not one of an answer's targets: start, end",
+        ),
+        ({"pair": CONTEXT[:20], "against": "start"}, "an answer has no contrast class"),
     ],
 )
 def test_what_is_no_question_is_refused(answerer, options, message):
@@ -397,9 +400,9 @@ def test_another_word_than_the_one_filled_in(filler):
     assert it.explained == pytest.approx((one - other).item())
     assert it.headline.endswith(", explained: great rather than bad")
     for target in ("unhappy", "zebra"):
-        with pytest.raises(ValueError, match=f"'{target}' is no single token of the model's"):
+        with pytest.raises(ValueError, match=f"'{target}' is not a single token of the model's vocabulary"):
             explain(MASKED, model, tokenizer, target=target)
-    with pytest.raises(ValueError, match=r"'a film' has no \[MASK\], which is what a masked language model"):
+    with pytest.raises(ValueError, match=r"'a film' has no \[MASK\]: a masked language model predicts"):
         explain(["a film"], model, tokenizer)
 
 
