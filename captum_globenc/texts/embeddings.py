@@ -23,6 +23,11 @@ TABLE_ROWS_AT_ONCE = 4096
 """Word embeddings that are averaged at once, which bounds the memory."""
 
 
+def knows_padding(model: nn.Module) -> bool:
+    """Return whether the config of a model names a padding token; other models take one text at a time."""
+    return getattr(getattr(model, "config", None), "pad_token_id", None) is not None
+
+
 class OnEmbeddings(nn.Module):
     """A forward function of word embeddings `(B, N, D)`, for a model that reads ids.
 
@@ -173,7 +178,7 @@ def integrated_gradients(
     """
     over = OnEmbeddings(forward_func, model)
     # A decoder without a padding token takes one text at a time.
-    pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
+    pads = knows_padding(model)
     scores: Tensor = IntegratedGradients(over).attribute(
         over.embed(ids),
         baselines=baselines if baselines.is_floating_point() else over.embed(baselines),

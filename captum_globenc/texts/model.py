@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.forward import sentence_object
+from captum_globenc.texts.embeddings import knows_padding
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -45,12 +46,7 @@ class LoadedModel(NamedTuple):
     @property
     def pads(self) -> bool:
         """Whether texts of different lengths can run as one batch."""
-        return run_together(self.model, self.tokenizer)
-
-
-def run_together(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether texts of different lengths can run as one batch: both have a padding token."""
-    return None not in (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
+        return self.tokenizer.pad_token_id is not None and knows_padding(self.model)
 
 
 def as_loaded_model(

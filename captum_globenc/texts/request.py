@@ -18,7 +18,7 @@ from captum_globenc.attr.decompx import DecompX
 from captum_globenc.attr.deep_lift import TransformerDeepLift, scales_by_masks
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward, special_tokens
-from captum_globenc.texts.embeddings import OnEmbeddings
+from captum_globenc.texts.embeddings import OnEmbeddings, knows_padding
 
 __all__ = ["BASELINES", "AttributionRequest", "Explainer", "in_parts", "resolve_baseline"]
 
@@ -240,7 +240,7 @@ def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | No
         tensors: The arguments: the first `(A, N, ...)`, others `(A, ...)` or None.
     """
     first = cast("Tensor", tensors[0])
-    pads = getattr(getattr(model, "config", None), "pad_token_id", None) is not None
+    pads = knows_padding(model)
     rows = max(1, TOKENS_AT_ONCE // first.shape[1]) if pads else 1
     parts = [slice(start, start + rows) for start in range(0, len(first), rows)]
     return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])

@@ -83,7 +83,7 @@ def feature_ablation(
 ) -> Tensor:
     """Return the decrease of the output when a token, or a window of tokens, is replaced, `(A, N)`."""
     inputs = request.inputs
-    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if _pads(request) else 1
+    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if embeddings.knows_padding(request.of.model) else 1
     scores: Tensor = method(request.of.blanked).attribute(
         inputs,
         baselines=request.baselines,
@@ -113,7 +113,7 @@ def lime(request: AttributionRequest) -> Tensor:
                 additional_forward_args=one.beside,
                 feature_mask=features,
                 n_samples=LIME_SAMPLES,
-                perturbations_per_eval=LIME_SAMPLES if _pads(request) else 1,
+                perturbations_per_eval=LIME_SAMPLES if embeddings.knows_padding(request.of.model) else 1,
             )
         )
     return torch.cat(rows)
@@ -128,8 +128,3 @@ def closeness(original: Tensor, perturbed: Tensor, present: Tensor, **_: Any) ->
 def random(request: AttributionRequest) -> Tensor:
     """Return uniform random scores, `(A, N)`."""
     return torch.rand(request.inputs.shape).to(request.rows.device)
-
-
-def _pads(request: AttributionRequest) -> bool:
-    """Return whether the model has a padding token, so that several texts can run as one batch."""
-    return getattr(getattr(request.of.model, "config", None), "pad_token_id", None) is not None
