@@ -13,7 +13,7 @@ from captum_globenc.texts.embeddings import knows_padding
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["LoadedModel", "as_loaded_model", "run_together"]
+__all__ = ["LoadedModel", "as_loaded_model"]
 
 UNSUPPORTED = ("MultiVectorEncoder", "SparseEncoder")
 """Classes of sentence-transformers whose output is neither one vector nor one score per text."""
