@@ -79,9 +79,9 @@ class Attributor:
         position: the token that GlobEnc explains: an index into every text (negative indices count from the
             end), or "mean"; by default the tokens that the model's head reads.
         windows: number of tokens that neighboring windows share. Texts over the model's limit are split into
-            windows; the prediction uses the mean of their logits, and a token's score is its average over
-            the windows that contain it (GlobEnc's scores are normalized to sum to 1). By default, texts are
-            not split.
+            windows, which are all explained for the same class. The prediction uses the mean of their logits;
+            a token's score is its average over the windows that contain it, and shares are normalized to sum
+            to 1. By default, texts are not split.
         cut: whether texts over the limit are truncated if `windows` is None, and `truncated` is set; if
             False, such rows get an error.
         batch_tokens: maximum number of tokens per forward pass, padding included.

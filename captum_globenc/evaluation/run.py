@@ -135,7 +135,7 @@ def evaluate(
     subject = Subject(model, tokenizer, removal, seed, target, position)
     _ = subject.explained  # rejects a class that the model does not have
     reject_dropout(model)
-    for example in examples:  # An hour into the run is too late to find a bad label.
+    for example in examples:  # check all labels before the run
         try:
             subject.classes(example.label)
         except ValueError as error:

@@ -178,8 +178,8 @@ class Explanation(Record):
             other: The explanation that is subtracted.
 
         Returns:
-            An explanation whose scores are the differences, for all methods that both have. Contributions
-            sum to the difference of what both sum to.
+            An explanation with the differences of the scores, for the common methods. Contributions sum to
+            the difference of the two sums.
 
         Raises:
             ValueError: The targets differ, the tokens cannot be aligned, or there is no common method.

@@ -19,13 +19,13 @@ __all__ = ["KINDS", "Answer", "Kind", "Record", "Span"]
 Kind = Literal["shares", "sizes", "signed", "contributions", "difference"]
 
 KINDS: Mapping[Kind, str] = {
-    "shares": "of what was used, which sum to 1",
-    "sizes": "of no sign, which sum to 1: how much, but not for what",
-    "signed": "for and, where negative, against a class",
-    "contributions": "signed, and adding up to what the output differs from that of the baseline",
-    "difference": "shares, less other shares",
+    "shares": "shares of what the model used, which sum to 1",
+    "sizes": "magnitudes without a sign, which sum to 1",
+    "signed": "positive and negative contributions to a class",
+    "contributions": "signed scores that sum to the output minus its value at the baseline",
+    "difference": "differences of shares",
 }
-"""The kinds of scores."""
+"""The kinds of scores, with their meaning."""
 
 
 class Answer(NamedTuple):

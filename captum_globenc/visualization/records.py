@@ -108,7 +108,7 @@ def visualization_records(
                                   class_names=model.config.id2label)
         )
     """
-    # Captum's module imports matplotlib and IPython, which HTML pages do not need.
+    # Captum's module imports matplotlib and, if installed, IPython, which HTML pages do not need.
     import torch
     from captum.attr import visualization
 
