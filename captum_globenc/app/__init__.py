@@ -1,1 +1,1 @@
-"""The command line and the web demo: thin front ends to what the package computes."""
+"""The command line."""

@@ -1,4 +1,4 @@
-"""``captum-globenc attribute``: attributions of whole data sets, written to a folder as Parquet."""
+"""``captum-globenc attribute``: write the attributions of a data set to a folder of Parquet files."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from captum_globenc.errors import CaptumGlobencError
 
 
 class _Speed(ProgressColumn):
-    """How many rows a second are done."""
+    """Rows per second."""
 
     def render(self, task: Task) -> Text:
-        """Return the speed of the last half minute, and until that is known, of all of the run."""
+        """Return the speed of the last half minute, or of the whole run until that is known."""
         speed = task.finished_speed or task.speed
         if speed is None and task.elapsed:
             speed = (task.completed - task.fields["before"]) / task.elapsed
@@ -65,7 +65,7 @@ def attribute_data(
             "--out",
             "-o",
             metavar="DIR",
-            help="Where the Parquet files go. A run that was stopped there is taken up where it stopped.",
+            help="The folder for the Parquet files. An unfinished run in it is resumed.",
         ),
     ],
     model: ModelOption = None,
@@ -73,25 +73,25 @@ def attribute_data(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Methods; all takes every one, list shows them.",
+            help="Methods; all selects every one, list shows them.",
             autocompletion=completing(METHODS),
         ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The class that is explained. Left out, each text's highest."),
+        typer.Option(metavar="CLASS", help="The explained class. By default each text's predicted class."),
     ] = None,
     position: PositionOption = None,
     windows: Annotated[
         int | None,
         typer.Option(
             metavar="STRIDE",
-            help="Cut texts that are too long for the model into windows that share so many tokens, and lay "
-            "their scores together. Left out, such texts lose their end.",
+            help="Split texts that are too long for the model into windows that share this number of "
+            "tokens, and merge their scores. By default such texts are truncated.",
         ),
     ] = None,
     cut: Annotated[
-        bool, typer.Option("--cut/--no-cut", help="Cut such texts, or write an error in their place.")
+        bool, typer.Option("--cut/--no-cut", help="Truncate such texts, or write an error for them.")
     ] = True,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "pair",
@@ -99,39 +99,39 @@ def attribute_data(
     id_column: IdColumnOption = None,
     encoding: EncodingOption = None,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="local: this process. ray: workers of Ray.")
+        str, typer.Option(metavar="NAME", help="local: this process. ray: Ray workers.")
     ] = "local",
-    workers: Annotated[int, typer.Option(metavar="N", help="Workers of Ray; each loads the model once.")] = 1,
+    workers: Annotated[int, typer.Option(metavar="N", help="Ray workers; each loads the model once.")] = 1,
     layout: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="full: all that is known, a column for each method. thermostat: input_ids, attributions, "
-            "label, predictions, idx.",
+            help="full: every column, and one per method. thermostat: idx, input_ids, attributions, "
+            "label, predictions.",
         ),
     ] = "full",
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the scores: float32 or float16.")
+        str, typer.Option(metavar="NAME", help="The type of the scores: float32 or float16.")
     ] = "float32",
     rows_per_shard: Annotated[
-        int, typer.Option(metavar="N", help="Rows of a file: what a kill loses at most.")
+        int, typer.Option(metavar="N", help="Rows per file; an interrupted run loses at most one file.")
     ] = 1000,
     batch_tokens: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Tokens, padding included, that run together at most; a GPU takes more."
+            metavar="N", help="Maximum tokens per forward pass, padding included; raise it on a GPU."
         ),
     ] = 1024,
     device: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Such as cpu or cuda. Left out, the GPU if there is one."),
+        typer.Option(metavar="NAME", help="The device, cpu or cuda. By default the GPU if there is one."),
     ] = None,
 ) -> None:
     """Explain a classifier's predictions for all texts of a data set.
 
-    Killed at any moment and run again, the command goes on: no row is lost, doubled or written by half. Texts
-    that cannot be explained are written with their error and counted. Read the files with
-    captum_globenc.datasets.load_attributions, or sum them up with captum-globenc summarize.
+    To resume an interrupted run, repeat the command: no row is lost, duplicated or incomplete. Texts that
+    cannot be explained are written with their error and counted. Load the files with
+    captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.
     """
     chosen = names(methods, METHODS, ("globenc",), show_methods)
     check_names("method", chosen, METHODS)
@@ -140,7 +140,7 @@ def attribute_data(
             from torch import OutOfMemoryError
 
             from captum_globenc.datasets import Attributor, attribute_files
-    except ImportError as error:  # it says what to install
+    except ImportError as error:  # the message says what to install
         raise CommandError(str(error)) from error
     from captum_globenc.texts.position import parse_position
 
@@ -193,7 +193,7 @@ def attribute_data(
             workers=workers,
             progress=advance,
         )
-    except (CaptumGlobencError, ValueError, ImportError) as error:  # what attribute_files documents
+    except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
         raise CommandError(str(error)) from error
     except OutOfMemoryError as error:
         raise CommandError("the GPU has too little memory: lower --batch-tokens") from error

@@ -1,6 +1,6 @@
-"""Names that options take, for shells to complete and to be checked before torch is imported.
+"""Names that options accept, for shell completion and for checks before torch is imported.
 
-What they name lies in modules that take seconds to import; a test holds these lists to them.
+The modules that define them take seconds to import; a test compares these lists with them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MIXINGS = ("W", "W-FixedRes", "W-Res", "N", "N-FixedRes", "N-Res", "N-ResLN", "N
 """Kinds of GlobEnc's mixing matrix."""
 
 AGGREGATIONS = ("rollout", "max-flow")
-"""How these become one over all layers."""
+"""How the matrices of all layers are aggregated."""
 
 BASELINES = ("mask", "mean", "pad", "zero")
-"""What a text is compared with."""
+"""Baselines."""
 
 FILE_METHODS = ("globenc", "transformer-deep-lift")
-"""Those that images and sounds are explained by."""
+"""Methods for images and sounds."""
 
 METHODS = (
     "globenc",
@@ -56,7 +56,7 @@ METHODS = (
     *(mixing if it == "rollout" else f"{mixing}/{it}" for it in AGGREGATIONS for mixing in MIXINGS),
     "random",
 )
-"""Methods that explain texts and data sets, and that an evaluation compares."""
+"""Methods for texts, data sets and evaluations."""
 
 METRICS = (
     "comprehensiveness",
@@ -77,7 +77,7 @@ METRICS = (
     "marked-rank/size",
     "decoy-named/size",
 )
-"""Metrics that it measures."""
+"""Metrics of an evaluation."""
 
 REMOVALS = ("mask", "delete", "pad")
 """How metrics remove a token."""

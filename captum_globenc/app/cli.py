@@ -1,7 +1,6 @@
-"""The ``captum-globenc`` command: explanations in the terminal, as JSON lines or as a page; evaluations.
+"""The ``captum-globenc`` command line.
 
-What costs time to import (torch, transformers) is imported inside the commands, so that
-``--help`` and ``--version`` answer at once.
+Slow imports (torch, transformers) are inside the commands, so that ``--help`` and ``--version`` are fast.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from captum_globenc.extras import install, installed_version
 from captum_globenc.results.terminal import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""What writing fails with where there is no room, or no device."""
+"""Error numbers of a full or failing device."""
 
-# Typer carries its own copy of Click, which some versions do not: this is the class in both.
+# Some versions of Typer have their own copy of Click; this is the class in both cases.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     context_settings=CONTEXT,
     pretty_exceptions_enable=False,
-    help="Show which tokens a Hugging Face model used, and what speaks for and against its answers.",
+    help="Show which tokens a Hugging Face model used, and which support or oppose its predictions.",
     epilog='Try: captum-globenc explain "The plot is thin, but the acting is simply wonderful."',
 )
 
@@ -47,12 +46,12 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    Mistakes of the user's, and output that cannot be written, end with one line on standard error and
-    status 2, Ctrl-C with 130, a pipe that is closed early silently with 1.
-    Any other exception is a bug of this package and keeps its traceback.
+    User errors and output that cannot be written print one line on standard error and return 2. Ctrl-C
+    returns 130; a pipe that is closed early returns 1 and prints nothing. Any other exception is a bug of
+    this package and keeps its traceback.
 
     Args:
-        arguments: The arguments after the program's name; left out, those of the process.
+        arguments: The arguments after the program's name; by default those of the process.
 
     Example:
         >>> main(["explain", "--frobnicate"])
@@ -62,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a token that it cannot encode is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # so that a token outside its encoding raises no error
             stream.reconfigure(errors="replace")
     try:
         status = int(app(arguments, standalone_mode=False) or 0)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever read has read enough
+    except BrokenPipeError:  # the reader closed the pipe
         _drop_output()
-        return 1  # as Typer and Rich have it
+        return 1  # as in Typer and Rich
     except OSError as error:
         if error.filename is not None or error.errno not in FULL:
             raise
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Send what is still to be written nowhere, so that the interpreter does not try again as it ends."""
+    """Discard buffered output, so that the interpreter does not try to write it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -118,18 +117,18 @@ def _start(
 
 @app.command("encoders")
 def list_encoders() -> None:
-    """List the families of encoders that are supported, and those that are refused with the reason."""
+    """List the supported encoder families, and the unsupported ones with the reason."""
     from captum_globenc.encoders import registered_specs
     from captum_globenc.encoders.registry import UNSUPPORTED
 
     supported = Table("model type", "modality", "norm order", title="supported", title_justify="left")
     for model_type, spec in sorted(registered_specs().items()):
         supported.add_row(Text(model_type), spec.modality, spec.order)
-    refused = Table("model type", "why not", title="refused", title_justify="left")
+    unsupported = Table("model type", "reason", title="unsupported", title_justify="left")
     for model_type, reason in sorted(UNSUPPORTED.items()):
-        refused.add_row(Text(model_type), reason)
+        unsupported.add_row(Text(model_type), reason)
     console = Console()
-    console.print(supported, refused, sep="\n")
+    console.print(supported, unsupported, sep="\n")
 
 
 @app.command("demo")
@@ -139,19 +138,19 @@ def show_demo(
         bool | None,
         typer.Option(
             "--any-model/--no-any-model",
-            help="Load whatever visitors name. Left out: on an address of this machine alone; say no where "
-            "a proxy opens it to others.",
+            help="Let visitors load any model. By default only if the address is local; choose "
+            "--no-any-model behind a proxy that others can reach.",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 opens it to the network.")
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on; 0.0.0.0 is public.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
     seconds: Annotated[
-        float, typer.Option(min=1, help="How long an answer may take until it is given up.")
+        float, typer.Option(min=1, help="Seconds after which an explanation is stopped.")
     ] = 120.0,
 ) -> None:
-    """Explain texts in the browser, on a page that this machine serves."""
+    """Serve a web page that explains texts."""
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:

@@ -1,4 +1,4 @@
-"""What the commands of `captum-globenc` share: mistakes, notes, options, and loading a model quietly."""
+"""Shared parts of the commands: errors, notes, options, and loading a model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ModelOption = Annotated[
         "-m",
         metavar="PATH_OR_NAME",
         help="A sequence classifier, from a folder or the Hugging Face hub. "
-        "Left out, a small English sentiment model.",
+        "By default a small English sentiment model.",
     ),
 ]
-"""The option `--model` of a command that takes one."""
+"""The option `--model` of commands for one model."""
 
 ModelsOption = Annotated[
     list[str] | None,
@@ -37,56 +37,59 @@ ModelsOption = Annotated[
         "-m",
         metavar="PATH_OR_NAME",
         help="A sequence classifier, from a folder or the Hugging Face hub; may be given repeatedly. "
-        "Left out, a small English sentiment model.",
+        "By default a small English sentiment model.",
     ),
 ]
-"""The same of a command that takes several."""
+"""The option `--model` of commands for several models."""
 
 PositionOption = Annotated[
     str | None,
     typer.Option(
         metavar="INDEX|mean",
-        help="The token whose mixture is explained. Left out, what the model's head pools.",
+        help="The token that GlobEnc explains. By default the tokens that the model's head pools.",
     ),
 ]
 """The option `--position` of every command that explains."""
 
 FILES = (
-    "a .csv, .tsv, .jsonl or .json file, also packed as .gz, a .parquet file, or a folder of such files, "
-    "with the columns text and, if there are any, label and pair"
+    "a .csv, .tsv, .jsonl or .json file, also compressed as .gz, a .parquet file, or a folder of such files, "
+    "with the columns text and optionally label and pair"
 )
-"""What `--data` takes, in the help of the commands that read data sets."""
+"""The input formats, for the help of `--data`."""
 
-_named = partial(typer.Option, metavar="NAME")
-TextColumnOption = Annotated[str, _named(help="The column of the texts.")]
-"""The options of these commands that name columns and the encoding of files."""
+_name_option = partial(typer.Option, metavar="NAME")
+TextColumnOption = Annotated[str, _name_option(help="The column of texts.")]
+"""Options of the commands that read data sets: the columns, and the encoding of files."""
 PairColumnOption = Annotated[
-    str, _named(help="The column of second segments. Left out, pair or text_pair.", show_default=False)
+    str,
+    _name_option(help="The column of second segments. By default pair or text_pair.", show_default=False),
 ]
-LabelColumnOption = Annotated[str, _named(help="The column of the labels.")]
-IdColumnOption = Annotated[str | None, _named(help="A column of ids, to find rows again in the results.")]
+LabelColumnOption = Annotated[str, _name_option(help="The column of labels.")]
+IdColumnOption = Annotated[str | None, _name_option(help="The column of ids, copied to the results.")]
 EncodingOption = Annotated[
-    str | None, _named(help="The encoding of text files, such as latin-1. Left out, UTF-8, UTF-16 or UTF-32.")
+    str | None,
+    _name_option(help="The encoding of text files, such as latin-1. By default UTF-8, UTF-16 or UTF-32."),
 ]
 
 WordsOption = Annotated[
     bool,
     typer.Option("--words/--tokens", help="Show whole words, or the model's tokens with their ids."),
 ]
-"""The option `--words` of every command that shows explanations, like those below."""
+"""This and the following options belong to every command that shows explanations."""
 
 TopOption = Annotated[
     int | None,
     typer.Option(
         min=1,
         metavar="N",
-        help="Show the N strongest in the tables, by the first method with a sign, and the sum of others.",
+        help="Show the N strongest tokens in the tables, ranked by the first signed method, and the sum of "
+        "the rest.",
     ),
 ]
 
 SpecialOption = Annotated[
     bool,
-    typer.Option("--special/--no-special", help="Show special tokens such as [CLS], or leave them out."),
+    typer.Option("--special/--no-special", help="Show or hide special tokens such as [CLS]."),
 ]
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -94,22 +97,22 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class CommandError(CaptumGlobencError):
-    """A mistake of the user's, to be told in one line."""
+    """A user error, printed in one line."""
 
 
 def note(message: str) -> None:
-    """Tell something on standard error, where it does not mix with results."""
+    """Print a notice on standard error, apart from the results."""
     typer.echo(f"note: {printable(' '.join(message.split()))}", err=True)
 
 
 @contextmanager
 def status(message: str) -> Iterator[None]:
-    """Show what takes a while in a line on standard error, where that is a terminal, and clear it."""
+    """Show a temporary status line on standard error, if that is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
         return
-    with console.status(Text(message)):  # a name is no markup
+    with console.status(Text(message)):  # Text: a name may look like markup
         yield
 
 
@@ -117,26 +120,26 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
     """Write a file.
 
     Args:
-        path: Where to.
-        how: What writes it.
+        path: The file.
+        how: The function that writes it.
 
     Raises:
-        CommandError: it cannot be written.
+        CommandError: the file cannot be written.
     """
     try:
         how(path)
-    except (OSError, ValueError) as error:  # of a picture of a kind that is not known
+    except (OSError, ValueError) as error:  # ValueError: unknown image format
         reason = getattr(error, "strerror", None) or error
         raise CommandError(f"cannot write {path}: {reason}") from error
 
 
 def wrote(path: Path) -> None:
-    """Say on standard error which file was written, where it does not mix with results."""
+    """Print on standard error which file was written."""
     typer.echo(printable(f"wrote {path}"), err=True)
 
 
 def quiet() -> None:
-    """Switch the messages of transformers and of the hub off, but for errors."""
+    """Turn off messages of transformers and huggingface_hub, except errors."""
     import transformers
     from huggingface_hub.utils import logging
 
@@ -146,14 +149,14 @@ def quiet() -> None:
 
 
 def load(model: str | None, *, any_task: bool = False) -> Classifier:
-    """Load a classifier without the library's own messages.
+    """Load a model without messages of transformers.
 
     Args:
-        model: as `captum_globenc.texts.loading.load_classifier` takes it.
-        any_task: whether it may be a model for another task.
+        model: a folder or hub name; None for the embedded classifier.
+        any_task: whether models for other tasks than text classification are accepted.
 
     Raises:
-        CommandError: it cannot be loaded.
+        CommandError: the model cannot be loaded.
     """
     from captum_globenc.texts.loading import load_classifier, load_model
 
@@ -173,9 +176,9 @@ def names(
     default: Sequence[str],
     show: Callable[[], None] | None = None,
 ) -> list[str]:
-    """Return the names that an option lists, separated by commas or given several times.
+    """Return the names of an option, which may be separated by commas or given in several options.
 
-    "all" stands for all known names; "list" prints them, or what `show` prints, and ends the command.
+    "all" stands for all known names; "list" prints them, or calls `show`, and exits.
     """
     listed = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
     if "list" in listed:
@@ -193,7 +196,7 @@ def show_methods() -> None:
 
 
 def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return what completes the last of several names, separated by commas, in a shell.
+    """Return a shell completion function for the last of several names, separated by commas.
 
     Example:
         >>> completing(["lime", "random"])("lime,ra")
@@ -201,8 +204,8 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
     """
 
     def complete(incomplete: str) -> list[str]:
-        before, comma, begun = incomplete.rpartition(",")
-        return [f"{before}{comma}{name}" for name in known if name.startswith(begun)]
+        before, comma, prefix = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in known if name.startswith(prefix)]
 
     return complete
 
@@ -211,7 +214,7 @@ def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Reject unknown names before slow imports.
 
     Raises:
-        CommandError: one is not known.
+        CommandError: a name is unknown.
     """
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -219,7 +222,7 @@ def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
 
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:
-    """Return what prints an explanation by the options of the commands that do, and takes its `index`."""
+    """Return a function of an explanation and its `index` that prints it with the command's options."""
     return partial(
         show, Console(highlight=False), of="words" if words else "tokens", top=top, special=special
     )

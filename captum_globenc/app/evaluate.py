@@ -1,4 +1,4 @@
-"""``captum-globenc evaluate``: attribution methods measured on a model and labelled texts."""
+"""``captum-globenc evaluate``: compare attribution methods on a model and labeled texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from captum_globenc.app.command import (
 from captum_globenc.errors import CaptumGlobencError
 
 OWN = Path("globenc-evaluation")
-"""Where results go unless it is said, with a number behind."""
+"""The default output folder; a number is appended if it is in use."""
 
 EXAMPLES = """Examples:
 
@@ -47,7 +47,7 @@ def evaluate_texts(
         Path | None,
         typer.Option(
             metavar="FILE|FOLDER",
-            help=f"Texts to evaluate on: {FILES}. Left out, 3,000 English review sentences.",
+            help=f"Texts to evaluate on: {FILES}. By default 3,000 English review sentences.",
         ),
     ] = None,
     text_column: TextColumnOption = "text",
@@ -59,7 +59,7 @@ def evaluate_texts(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Methods to compare; all takes every one, list shows them.",
+            help="Methods to compare; all selects every one, list shows them.",
             autocompletion=completing(METHODS),
         ),
     ] = None,
@@ -67,7 +67,7 @@ def evaluate_texts(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Metrics; all takes every one, list shows them.",
+            help="Metrics; all selects every one, list shows them.",
             autocompletion=completing(METRICS),
         ),
     ] = None,
@@ -82,11 +82,11 @@ def evaluate_texts(
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Evaluate on N texts, drawn at random.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Texts that run together.")] = 16,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything that is random.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Texts per forward pass.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 0,
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The class that is explained. Left out, each text's highest."),
+        typer.Option(metavar="CLASS", help="The explained class. By default each text's predicted class."),
     ] = None,
     position: PositionOption = None,
     out: Annotated[
@@ -95,16 +95,16 @@ def evaluate_texts(
             "--out",
             "-o",
             metavar="DIR",
-            help="Where results.csv, summary.csv, summary.json and summary.png go. An unfinished evaluation "
-            "there is taken up where it stopped. Left out, globenc-evaluation, with a number behind where "
-            "that holds another one.",
+            help="The folder for results.csv, summary.csv, summary.json and summary.png. An unfinished "
+            "evaluation in it is resumed. By default globenc-evaluation, with a number appended if that "
+            "holds another evaluation.",
         ),
     ] = None,
 ) -> None:
     """Measure how faithful attribution methods are to a classifier.
 
-    Every method explains what the model predicts, or the class that is chosen. The metrics look at
-    what becomes of it when tokens go, and at how far methods agree.
+    Every method explains the predicted class, or the one chosen with --target. The metrics measure how the
+    output changes when tokens are removed, and how far the methods agree.
     """
     chosen_methods = names(methods, METHODS, (), show_methods)
     chosen_metrics = names(metrics, METRICS, ())
@@ -165,7 +165,7 @@ def evaluate_texts(
                 fresh=out is None,
                 progress=lambda done, _: bar.update(task, completed=done),
             )
-    except (CaptumGlobencError, ValueError, ImportError) as error:  # what evaluate documents
+    except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on{'' if out is None else f' from what is in {out}'}")
@@ -173,6 +173,6 @@ def evaluate_texts(
     if evaluation.settings["cut"]:
         note(f"{evaluation.settings['cut']} of {len(examples)} texts cut at what this model takes")
     console = Console(highlight=False)
-    said = f"Means over {len(examples)} texts; more in {evaluation.folder}"
-    console.print(said, markup=False, soft_wrap=True)
+    title = f"Means over {len(examples)} texts; more in {evaluation.folder}"
+    console.print(title, markup=False, soft_wrap=True)
     console.print(evaluation.table())

@@ -1,4 +1,4 @@
-"""``captum-globenc explain``: texts explained in the terminal, as JSON lines, or as a page."""
+"""``captum-globenc explain``: explain texts in the terminal, as JSON lines, or as an HTML page."""
 
 from __future__ import annotations
 
@@ -61,14 +61,12 @@ def explain_texts(
         list[str] | None,
         typer.Argument(
             metavar="TEXT",
-            help="Texts to explain. Left out or -: the lines of standard input.",
+            help="Texts to explain. By default, or for -, the lines of standard input.",
             show_default=False,
         ),
     ] = None,
     model: ModelOption = None,
-    pair: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A second segment that goes with every text.")
-    ] = None,
+    pair: Annotated[str | None, typer.Option(metavar="TEXT", help="A second segment for every text.")] = None,
     position: PositionOption = None,
     mixing: Annotated[
         str,
@@ -78,17 +76,15 @@ def explain_texts(
             autocompletion=completing(MIXINGS),
         ),
     ] = "N-Enc",
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Show the scores after every layer as well.")
-    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also show the scores after every layer.")] = False,
     methods: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
             "--methods",
             metavar="NAME,...",
-            help="globenc (shares of what was used), transformer-deep-lift (for and against a class, adds "
-            "up), or others; list shows all of them. Left out, these two.",
+            help="globenc (shares of what the model used), transformer-deep-lift (positive and negative "
+            "contributions to a class), or others; list shows all. By default these two.",
             autocompletion=completing(METHODS),
         ),
     ] = None,
@@ -96,23 +92,23 @@ def explain_texts(
         str | None,
         typer.Option(
             metavar="CLASS",
-            help="What is explained: a class, all for all side by side, a label, a word, or start or end "
-            "of an answer. Left out, what is predicted.",
+            help="The explained output: a class, all (every class), a label, a word, or start or end of an "
+            "answer. By default the prediction.",
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="CLASS",
-            help="A class to hold it against, or another answer: why that one rather than this.",
+            help="The contrast class, or a contrast answer: why the target rather than this?",
         ),
     ] = None,
     baseline: Annotated[
         str,
         typer.Option(
             metavar="HOW",
-            help="What a text is compared with: mask, all its tokens masked (mean where the tokenizer has no "
-            "mask token); mean, the mean word embedding; pad; or zero, word embeddings of zero.",
+            help="The baseline: mask, the fully masked text (mean if the tokenizer has no mask token); mean, "
+            "the mean word embedding; pad, padding tokens; or zero, word embeddings of zero.",
             autocompletion=completing(BASELINES),
         ),
     ] = "mask",
@@ -121,14 +117,14 @@ def explain_texts(
         typer.Option(
             metavar="TOKENS",
             min=0,
-            help="Cut texts that are too long for the model into windows that share so many tokens.",
+            help="Split texts that are too long for the model into windows that share this number of tokens.",
         ),
     ] = None,
     answer: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The answer to explain, of a language model. By default the model generates one.",
+            help="The answer to explain, for language models. By default the model generates one.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -148,21 +144,25 @@ def explain_texts(
     ] = None,
     sounds: Annotated[
         list[Path] | None,
-        typer.Option("--audio", metavar="FILE", help="Explain a sound (WAV) instead; likewise."),
+        typer.Option(
+            "--audio", metavar="FILE", help="Explain a sound (WAV) instead; may be given repeatedly."
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw an explained image or sound, as PNG or SVG.", dir_okay=False),
+        typer.Option(
+            metavar="FILE", help="Draw the explanation of an image or sound, as PNG or SVG.", dir_okay=False
+        ),
     ] = None,
     words: WordsOption = True,
     top: TopOption = None,
     special: SpecialOption = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text and line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one explanation per line.")] = False,
     save: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write them to a file as well, which captum-globenc show draws again; .gz packs it.",
+            help="Also save the explanations to a file for captum-globenc show; .gz compresses it.",
             dir_okay=False,
         ),
     ] = None,
@@ -172,32 +172,34 @@ def explain_texts(
             "--html",
             "-o",
             metavar="FILE",
-            help="Write a standalone HTML page as well; of several texts, the terminal has a line each.",
+            help="Also write a standalone HTML page; the terminal then shows one line per text if there are "
+            "several.",
             dir_okay=False,
         ),
     ] = None,
 ) -> None:
-    """Show what a model predicts for each TEXT, which tokens it used, and what speaks for and against.
+    """Explain a model's prediction for each TEXT.
 
-    GlobEnc's scores are shares of what was used, whatever the class. The others speak for and against the
-    predicted class, or the one that is chosen. A token classifier is explained entity by entity, a masked
-    language model mask by mask, a model that answers questions by its answer in --pair, and a model that
-    generates text by the log-probability of its answer to each TEXT.
+    GlobEnc's scores are the share of each token in what the model used, independent of the class. Scores of
+    the other methods are positive or negative contributions to the predicted class, or to --target. Token
+    classification has one explanation per entity, and masked language models one per mask. For question
+    answering, the context is --pair. For text generation, the explained output is the log-probability of the
+    answer to each TEXT.
     """
     for path in (html, save):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
     draw = None if as_json else printing(words=words, top=top, special=special)
     if picture is not None or images or sounds:
-        of_texts = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
-        if layers or any(it is not None for it in of_texts) or (mixing, baseline) != ("N-Enc", "mask"):
+        text_options = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
+        if layers or any(it is not None for it in text_options) or (mixing, baseline) != ("N-Enc", "mask"):
             raise CommandError(
                 "--image and --audio go with --model, --method, --target, and what shows and writes answers"
             )
         from captum_globenc.app.media import explain_files
 
         found = explain_files(images, sounds, model, methods, target, picture)
-        _give(found, len(images or sounds or ()), draw, save, html)
+        _output(found, len(images or sounds or ()), draw, save, html)
         return
     chosen = names(methods, METHODS, (), show_methods) or None
     check_names("method", chosen or (), METHODS)
@@ -226,7 +228,7 @@ def explain_texts(
             raise CommandError(str(error)) from error
     with status(f"Loading {model or 'the embedded model'}"):
         classifier, tokenizer, _ = load(model, any_task=True)
-    told: dict[str, None] = {}
+    notices: dict[str, None] = {}
     explained = partial(
         explain,
         model=classifier,
@@ -242,11 +244,11 @@ def explain_texts(
         windows=windows,
         answer=answer,
         max_new_tokens=max_new_tokens,
-        tell=lambda message: told.setdefault(message),
+        tell=lambda message: notices.setdefault(message),
     )
-    _give(_explanations(wanted, explained), len(wanted), draw, save, html)
-    for message in told:
-        if not message.startswith(TRUNCATED):  # counted below, over all batches
+    _output(_explanations(wanted, explained), len(wanted), draw, save, html)
+    for message in notices:
+        if not message.startswith(TRUNCATED):  # truncated texts of all batches are counted below
             note(message)
     limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
     pairs = None if pair is None else [pair] * len(wanted)
@@ -255,23 +257,23 @@ def explain_texts(
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
 
 
-def _give(
+def _output(
     found: Iterable[Explanation],
     count: int,
     draw: Callable[..., None] | None,
     save: Path | None,
     html: Path | None,
 ) -> None:
-    """Print explanations as they come, as JSON or drawn, and write them to files.
+    """Print explanations as they are computed, and write them to files.
 
-    Where a page has several, the terminal has a line for each.
+    If a page is written for several texts, one line per explanation is printed.
 
     Args:
         found: The explanations.
-        count: How many texts there are.
-        draw: What draws an explanation; None for JSON.
-        save: Where to save them.
-        html: Where to write the page.
+        count: The number of texts.
+        draw: The function that prints an explanation; None for JSON.
+        save: The file for the explanations, or None.
+        html: The file for the page, or None.
     """
     kept: list[Explanation] = []
     for index, explanation in enumerate(found, start=1):
@@ -301,11 +303,11 @@ def _explanations(
     progress = Progress(console=notes, transient=True, disable=not notes.is_terminal or len(texts) <= BATCH)
     task = progress.add_task("Explaining", total=len(texts))
     for start in range(0, len(texts), BATCH):
-        # The bar is gone while results are printed: the two may share a terminal.
+        # Remove the progress bar while results are printed, because both may share a terminal.
         with progress if len(texts) > BATCH else status("Explaining"):
             try:
                 found = run(texts[start : start + BATCH])
-            except (CaptumGlobencError, ValueError, ImportError) as error:  # what is documented
+            except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
                 raise CommandError(str(error)) from error
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found

@@ -1,4 +1,4 @@
-"""``captum-globenc explain --image`` and ``--audio``: files explained one by one, drawn where asked for."""
+"""``captum-globenc explain --image`` and ``--audio``: explain files one by one."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def explain_files(
     target: str | None,
     picture: Path | None,
 ) -> Iterator[Explanation]:
-    """Yield what explains each file.
+    """Yield the explanation of each file.
 
     Raises:
-        CommandError: a file cannot be read or explained, or options do not go together.
+        CommandError: a file cannot be read or explained, or options are incompatible.
     """
     files = list(images or sounds or ())
     if model is None or (images and sounds) or not files:
@@ -63,9 +63,9 @@ def explain_files(
                 explanation = explain_file(path, found, processor, methods=wanted, target=target, tell=note)
         except OSError as error:
             raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-        except (CaptumGlobencError, ValueError) as error:  # what explain_file documents
+        except (CaptumGlobencError, ValueError) as error:  # the documented errors
             raise CommandError(str(error)) from error
-        if picture is not None:  # of the only one
+        if picture is not None:  # there is only one file
             from captum_globenc.visualization.media import draw_media
 
             write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023

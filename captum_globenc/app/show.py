@@ -1,4 +1,4 @@
-"""``captum-globenc show``: explanations that were saved, drawn again without their model."""
+"""``captum-globenc show``: show saved explanations, without their model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def show_saved(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="What captum-globenc explain wrote with --save or --json, packed (.gz) or not; or a folder "
-            "of captum-globenc attribute.",
+            help="The output of captum-globenc explain --save or --json, which may be compressed (.gz), or a "
+            "folder of captum-globenc attribute.",
             show_default=False,
         ),
     ],
@@ -42,7 +42,7 @@ def show_saved(
         ),
     ] = None,
 ) -> None:
-    """Show explanations that were saved, of texts, images or sounds, in the terminal or as a page."""
+    """Show saved explanations of texts, images or sounds, in the terminal or as an HTML page."""
     try:
         if file.is_dir():
             from captum_globenc.datasets import load_explanations
@@ -52,12 +52,12 @@ def show_saved(
             found = Explanations.load(file)[:limit]
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
-    except (ImportError, ValueError) as error:  # what both document
+    except (ImportError, ValueError) as error:  # the documented errors
         raise CommandError(str(error)) from error
     if html is not None:
         write(html, found.to_html)
         wrote(html)
         return
-    shown = printing(words=words, top=top, special=special)
+    draw = printing(words=words, top=top, special=special)
     for number, explanation in enumerate(found, start=1):
-        shown(explanation, index=number if len(found) > 1 else None)
+        draw(explanation, index=number if len(found) > 1 else None)

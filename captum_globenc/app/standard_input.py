@@ -1,4 +1,4 @@
-"""The texts of a command: its arguments, the lines of standard input, and chats from a file."""
+"""Read the texts of a command from its arguments, standard input, or a file of chats."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from captum_globenc.datasets.files import open_text
 
 
 def read_texts(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield the texts, with the lines of standard input where an argument is "-"."""
+    """Yield the arguments, with "-" replaced by the lines of standard input."""
     found = False
     for argument in arguments:
         for text in _lines() if argument == "-" else [argument]:
@@ -24,10 +24,10 @@ def read_texts(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def read_chats(path: Path) -> list[list[dict[str, Any]]]:
-    """Return the chats of a JSON file: one list of messages, or several.
+    """Return the chats of a JSON file, which holds one list of messages or several.
 
     Raises:
-        CommandError: The file cannot be read, or holds something else.
+        CommandError: The file cannot be read, or does not hold chats.
     """
     try:
         with open_text(path) as file:
@@ -44,13 +44,13 @@ def read_chats(path: Path) -> list[list[dict[str, Any]]]:
 
 
 def _lines() -> Iterator[str]:
-    """Yield the lines of standard input that are not blank."""
+    """Return the lines of standard input that are not blank."""
     if sys.stdin is None:  # closed
         return iter(())
     if sys.stdin.isatty():
         note("reading texts from standard input, one per line; Ctrl-D ends it")
     try:
-        # Bytes, because the encoding of a terminal's locale says nothing about a file's.
+        # Decode bytes, because the locale's encoding may differ from the file's.
         content = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise CommandError("standard input is not valid UTF-8") from None

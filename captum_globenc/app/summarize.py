@@ -1,4 +1,4 @@
-"""``captum-globenc summarize``: the words that weigh most for each class over a data set."""
+"""``captum-globenc summarize``: show the words with the highest scores for each class of a data set."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ if TYPE_CHECKING:
     from captum_globenc.datasets import WordWeight
 
 LONGEST_WORD, OTHERS = 20, 46
-"""Characters of a word that are shown, and what a line has beside the examples."""
+"""Maximum characters of a word, and characters of a line besides the examples."""
 
 
 def summarize_data(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="What captum-globenc attribute wrote.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The output folder of captum-globenc attribute.", show_default=False
+        ),
     ],
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose scores. Left out, the first in the files.")
+        str | None, typer.Option(metavar="NAME", help="The method. By default the first in the files.")
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Words a class.")] = 20,
+    top: Annotated[int, typer.Option(metavar="N", help="Words per class.")] = 20,
     min_count: Annotated[
-        int, typer.Option(metavar="N", help="How often a word has to occur in texts of the class.")
+        int, typer.Option(metavar="N", help="Minimum occurrences of a word in texts of the class.")
     ] = 5,
-    examples: Annotated[int, typer.Option(metavar="N", help="Rows that show a word.")] = 3,
+    examples: Annotated[int, typer.Option(metavar="N", help="Example rows per word.")] = 3,
     memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="What the grouping may use; more goes to the disk.")
+        str, typer.Option(metavar="SIZE", help="Memory limit; larger results go to the disk.")
     ] = "1GB",
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as well.", dir_okay=False)
+        Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV.", dir_okay=False)
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw it as well: .png, .svg or .pdf.", dir_okay=False),
+        typer.Option(metavar="FILE", help="Also draw a figure: .png, .svg or .pdf.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Show which words carry most weight for each class: mean score, how often they occur, and where."""
+    """Show the words with the highest scores for each class: mean score, count, and example rows."""
     for path in (csv, figure):
         if path is not None and not path.resolve().parent.is_dir():
             raise CommandError(f"cannot write {path}: no such folder")
@@ -55,7 +58,7 @@ def summarize_data(
         from captum_globenc.datasets.summary import write_csv
 
         weights = summarize(folder, method, top=top, min_count=min_count, examples=examples, memory=memory)
-    except (ValueError, ImportError) as error:  # what summarize documents
+    except (ValueError, ImportError) as error:  # the documented errors
         raise CommandError(str(error)) from error
     if not weights:
         raise CommandError(f"no word occurs {min_count} times in texts of a class: lower --min-count")

@@ -1,4 +1,4 @@
-"""Attributor: a batch of rows in, the same rows with predictions and scores out, on any engine.
+"""Attributor: add predictions and scores to batches of rows.
 
 Letters: C classes, N tokens of a text.
 """
@@ -36,7 +36,7 @@ COLUMNS = (
     "windows",
     "truncated",
 )
-"""What a row gets ahead of the scores, which have a column for each method, and of `error`."""
+"""The new columns of a row, followed by one column of scores per method and `error`."""
 
 EMPTY: Mapping[str, type] = {
     "prediction": str,
@@ -45,7 +45,7 @@ EMPTY: Mapping[str, type] = {
     "truncated": bool,
     "error": str,
 }
-"""What makes the values of a row in error, where these are no lists."""
+"""Factories of the empty values of a row with an error; list for all other columns."""
 
 PROBE = "a"
 
@@ -62,34 +62,35 @@ class _Ready(NamedTuple):
 class Attributor:
     """A callable that adds predictions and attributions to batches of rows.
 
-    For `datasets.Dataset.map(Attributor(...), batched=True)`, and for Ray Data's
+    Use it with `datasets.Dataset.map(Attributor(...), batched=True)`, or with Ray Data's
     `map_batches(Attributor, fn_constructor_kwargs={...}, concurrency=..., num_gpus=...)`, where each actor
-    loads the model once. Rows are sorted by length inside a call, and those of like length run
-    together; they come back in their order, and what a row gets does not depend on the engine.
+    loads the model once. Within a call, rows of similar length are batched together; the results are in the
+    order of the rows and do not depend on the engine.
 
-    A row that cannot be explained gets its reason in `error`, and empty columns otherwise.
+    A row that cannot be explained has the reason in `error`, and empty values in the other new columns.
 
     Args:
-        model: a sequence classifier in eval mode; or the folder or name of one, which is loaded when the
-            first batch comes; left out, the embedded classifier.
-        tokenizer: its tokenizer, where `model` is an object.
-        methods: names from `captum_globenc.datasets.METHODS`.
-        target: the class that is explained by those that know classes, by name or index; left out, the one
-            that is predicted.
-        position: what GlobEnc explains: an index into every text, negative ones counting from its end,
-            "mean", or, left out, what the model's head reads.
-        windows: how many tokens neighbouring windows share, into which texts over the model's limit are cut:
-            the prediction is of the mean of the windows' logits, all windows are explained for its class,
-            and a token's score is the average over the windows that hold it; GlobEnc's are made to sum to 1
-            again. Left out, there are none.
-        cut: whether such texts lose their end otherwise, told by `truncated`; or are in error.
-        batch_tokens: how many tokens, padding included, run together at most.
-        text_column: the column of the texts.
-        pair_column: the column of second segments, used where there is one; None or "" in a row without it.
-        device: where a model that is loaded here goes; left out, the GPU if there is one.
+        model: a sequence classifier in eval mode, or the folder or name of one, which is loaded with the
+            first batch; by default the embedded classifier.
+        tokenizer: the tokenizer; required if `model` is an object, and only then.
+        methods: keys of `captum_globenc.datasets.METHODS`.
+        target: the class explained by methods that depend on a class, by name or index; by default the
+            predicted class.
+        position: the token that GlobEnc explains: an index into every text (negative indices count from the
+            end), or "mean"; by default the tokens that the model's head reads.
+        windows: number of tokens that neighboring windows share. Texts over the model's limit are split into
+            windows, which are all explained for the same class. The prediction uses the mean of their logits;
+            a token's score is its average over the windows that contain it, and shares are normalized to sum
+            to 1. By default, texts are not split.
+        cut: whether texts over the limit are truncated if `windows` is None, and `truncated` is set; if
+            False, such rows get an error.
+        batch_tokens: maximum number of tokens per forward pass, padding included.
+        text_column: the column of texts.
+        pair_column: the column of second segments, used if it exists; None or "" means no second segment.
+        device: the device for a model loaded by name; by default the GPU if there is one.
 
     Raises:
-        ValueError: an option is none of these.
+        ValueError: an option has an invalid value.
 
     Example:
         >>> attribute = Attributor()
@@ -136,56 +137,57 @@ class Attributor:
 
     @property
     def name(self) -> str:
-        """Where the model comes from: "embedded" for the one that is."""
+        """The name or folder of the model; "embedded" for the embedded classifier."""
         model = self.settings.model
         return str(getattr(getattr(model, "config", None), "_name_or_path", model or "embedded"))
 
     @property
     def labels(self) -> list[str]:
-        """The names of the model's classes; loads it."""
+        """The names of the model's classes; loads the model."""
         return self._ready.names
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The weights that a model loaded by name lacks, so that its predictions are random; loads it."""
+        """Weights that the checkpoint lacks, which makes the predictions random; loads the model."""
         return self._ready.missing
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model; loads it."""
+        """The model; loads it on first use."""
         return self._ready.model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer; loads it."""
+        """The tokenizer; loads the model."""
         return self._ready.tokenizer
 
     def __call__(self, batch: Any) -> Any:
-        """Explain rows.
+        """Explain a batch of rows.
 
         Args:
-            batch: columns by name: lists or arrays, or a `pyarrow.Table`.
+            batch: lists or arrays by column name, or a `pyarrow.Table`.
 
         Returns:
-            All columns of the batch, and those of `COLUMNS`, one for each method and `error`: lists by name;
-            a `pyarrow.Table` where the batch was one, or had numpy's arrays, as Ray Data gives them.
+            The columns of the batch, those of `COLUMNS`, one per method, and `error`, as lists by name. The
+            result is a `pyarrow.Table` if the batch is one, or holds numpy arrays, as in Ray Data.
 
         Raises:
             KeyError: the batch has no column of texts.
-            Exception: as :meth:`check` does.
+            ValueError: see :meth:`check`.
+            LoadingError: the model cannot be loaded.
         """
         if hasattr(batch, "column_names") and hasattr(batch, "to_pylist"):
             from captum_globenc.datasets.layout import extend_table
 
-            return extend_table(batch, self._of(batch.to_pydict()), self.methods)
+            return extend_table(batch, self._explain(batch.to_pydict()), self.methods)
         columns = {name: batch[name] for name in batch}
         if columns and all(hasattr(column, "dtype") for column in columns.values()):
             from captum_globenc.datasets.layout import extend_arrays
 
-            return extend_arrays(columns, self._of(columns), self.methods)
-        return {**columns, **self._of(columns)}
+            return extend_arrays(columns, self._explain(columns), self.methods)
+        return {**columns, **self._explain(columns)}
 
-    def _of(self, columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def _explain(self, columns: Mapping[str, Any]) -> dict[str, list[Any]]:
         text_column, pair_column = self.settings.text_column, self.settings.pair_column
         if text_column not in columns:
             known = ", ".join(columns) or "none"
@@ -200,15 +202,16 @@ class Attributor:
         pairs: Sequence[Any] | None = None,
         done: Callable[[float], None] | None = None,
     ) -> dict[str, list[Any]]:
-        """Explain texts, and return the new columns alone.
+        """Explain texts, and return only the new columns.
 
         Args:
-            texts: one for each row.
-            pairs: the second segments, if there are any.
-            done: is told how many rows' worth of work is done since it was told last.
+            texts: one per row.
+            pairs: the second segments, one per row, or None.
+            done: function of the number of rows finished since its last call, which may be fractional.
 
         Raises:
-            Exception: as :meth:`check` does.
+            ValueError: see :meth:`check`.
+            LoadingError: the model cannot be loaded.
         """
         ready = self._ready
         rows = ready.read(texts, pairs)
@@ -221,7 +224,7 @@ class Attributor:
         return made
 
     def _values(self, row: Text, scored: Scored) -> dict[str, Any]:
-        """Return what a row gets that ran."""
+        """Return the new values of a row without an error."""
         assert scored.logits is not None
         names = self._ready.names
         return {
@@ -240,11 +243,11 @@ class Attributor:
         }
 
     def check(self) -> None:
-        """Load the model and explain a short text, so that what no row could do about is told at once.
+        """Load the model and explain a short text, to raise errors that do not depend on the rows.
 
         Raises:
-            ValueError: a method does not support the model, a class or a position is not known, the model is
-                in training mode, the device cannot be used, or windows share more tokens than they hold.
+            ValueError: a method does not support the model, the target class is unknown, the model is in
+                training mode, the device cannot be used, or `windows` exceeds the size of a window.
             LoadingError: the model cannot be loaded.
         """
         (text,) = self._ready.read([PROBE])
@@ -253,9 +256,9 @@ class Attributor:
             raise ValueError(text.error)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings: what was loaded by name is loaded again where it is needed.
+        """Return the settings; a model loaded by name is loaded again after unpickling.
 
-        With a digest of the weights, so that a cache which goes by the pickle notices when these change.
+        A digest of the weights is included, so that caches keyed by the pickle notice changed weights.
         """
         by_name = not isinstance(self.settings.model, PreTrainedModel)
         return {"settings": self.settings, "weights": weights_digest(self.model) if by_name else ""}

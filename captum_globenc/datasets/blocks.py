@@ -1,4 +1,4 @@
-"""Rows of data in blocks of one size, labels and ids in one type each; counts and types come first."""
+"""Read data in blocks of equal size, with one type for all labels and one for all ids."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Block", "Source", "Survey"]
 
 
 class Survey(NamedTuple):
-    """What is known of a source once it was read through.
+    """Number of rows and types of a source, found by reading it once.
 
     Attributes:
-        rows: how many there are.
-        types: what "label" and "id" are: "int64", "float64" or "string"; "" where there are none.
+        rows: number of rows.
+        types: the types of "label" and "id": "int64", "float64" or "string"; "" if the column is missing.
         pairs: whether there are second segments.
-        files: name, rows and digest of each file.
+        files: name, number of rows and digest of each file.
     """
 
     rows: int
@@ -32,12 +32,12 @@ class Survey(NamedTuple):
 
 @dataclass
 class Block:
-    """Some rows in their order.
+    """Consecutive rows.
 
     Attributes:
-        start: the number of the first.
-        columns: `text`, and `pair`, `label` and `id` where there are any.
-        problems: what is wrong with rows that could not be read, by their place in the block.
+        start: the number of the first row.
+        columns: `text`, and `pair`, `label` and `id` if wanted.
+        problems: why rows could not be read, by index in the block.
     """
 
     start: int
@@ -52,12 +52,12 @@ class Source:
     """The rows of a file, of all files of a folder in the order of their names, or of a table in memory.
 
     Args:
-        data: as :func:`captum_globenc.datasets.files.find_files` takes it.
-        columns: names of columns by role, "text", "pair", "label" and "id"; None where one is not wanted.
-        encoding: of text files.
+        data: the `data` argument of :func:`captum_globenc.datasets.attribute_files`.
+        columns: names of columns by role, "text", "pair", "label" and "id"; None for unwanted columns.
+        encoding: the encoding of text files.
 
     Raises:
-        ValueError: there is no such file, or it has no known format.
+        ValueError: the file does not exist, or its format is unknown.
     """
 
     def __init__(self, data: Any, columns: Mapping[str, str | None], encoding: str | None = None) -> None:
@@ -65,13 +65,13 @@ class Source:
         self._files, self._encoding = find_files(data), encoding
 
     def survey(self) -> Survey:
-        """Read all rows through once: how many, what kind of labels and ids."""
+        """Read all rows once, to find their number and the types of labels and ids."""
         files: list[dict[str, Any]] = []
         kinds: dict[str, set[str]] = {"label": set(), "id": set()}
         seen = set[str]()
         for data in self._files:
             on_disk = isinstance(data, Path)
-            # Tables on disk write numbers as text, JSON and tables in memory do not.
+            # Tables on disk store numbers as text; JSON and tables in memory do not.
             by_text = on_disk and ending(data) not in (".jsonl", ".json")
             rows = 0
             for row in self._rows(data):
@@ -98,11 +98,11 @@ class Source:
         return Survey(total, types, "pair" in seen, files)
 
     def blocks(self, size: int, types: Mapping[str, str]) -> Iterator[Block]:
-        """Yield all rows, so many at a time.
+        """Yield all rows in blocks.
 
         Args:
-            size: how many.
-            types: what labels and ids become, as the survey has it.
+            size: number of rows per block.
+            types: the types of labels and ids, `Survey.types`.
         """
         block = self._empty(0)
         for data in self._files:

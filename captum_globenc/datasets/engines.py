@@ -1,4 +1,4 @@
-"""Engines that run an attributor over blocks of rows: this process, or actors of Ray."""
+"""Engines that run an attributor over blocks of rows: this process, or Ray actors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["ENGINES", "EngineError", "check_engine"]
 Blocks = Iterator[tuple[int, Block]]
 Done = Callable[[float], None]
 Made = Iterator[tuple[int, Block, dict[str, list[Any]]]]
-"""Number, rows and new columns of one block after the other."""
+"""Number, rows and new columns of each block."""
 
 QUEUED = 2
-"""Blocks that wait at each worker or run there: bounds the memory."""
+"""Blocks queued or running per worker; limits the memory."""
 
 
 def _local(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:
@@ -28,7 +28,7 @@ def _local(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> 
 
 
 def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:
-    """Feed blocks to actors as they get free; each has loaded the model once."""
+    """Send blocks to idle actors; each actor loads the model once."""
     ray: Any = optional("ray", "ray")
     started = not ray.is_initialized()
     if started:
@@ -43,11 +43,11 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         if workers > cpus:
             raise ValueError(f"Ray has {cpus:g} CPUs for {workers} workers: ask for fewer")
-        # Ray gives a worker as many threads as it has CPUs.
-        kind = ray.remote(
+        # Ray sets the number of threads of a worker to its number of CPUs.
+        actor = ray.remote(
             num_cpus=max(1, int(cpus // workers)), num_gpus=min(1.0, gpus / workers), max_restarts=2
         )(_Worker)
-        idle = [kind.options(max_task_retries=2).remote(attributor) for _ in range(workers)] * QUEUED
+        idle = [actor.options(max_task_retries=2).remote(attributor) for _ in range(workers)] * QUEUED
         running: dict[Any, tuple[Any, int, Block]] = {}
         while True:
             while idle and (following := next(blocks, None)) is not None:
@@ -78,7 +78,7 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
 
 
 class _Worker:
-    """What runs in an actor."""
+    """The class of the Ray actors."""
 
     def __init__(self, attributor: Attributor) -> None:
         self._attributor = attributor
@@ -92,11 +92,11 @@ ENGINES: Mapping[str, Callable[[Attributor, Blocks, int, Done], Made]] = {"local
 
 
 def check_engine(engine: str, workers: int) -> None:
-    """Refuse an engine that is not known or not installed, and workers that it does not have.
+    """Check the name of an engine, its installation, and the number of workers.
 
     Raises:
-        ValueError: it is not known, or there are no workers, or several of the local engine.
-        ImportError: it is not installed; the message says what to install.
+        ValueError: the engine is unknown, `workers` is less than 1, or more than 1 for the local engine.
+        ImportError: the engine is not installed; the message says what to install.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")

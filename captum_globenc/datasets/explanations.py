@@ -1,4 +1,4 @@
-"""Attributions of a data set read back: as a `datasets.Dataset`, or as explanations."""
+"""Load the attributions of a data set, as a `datasets.Dataset` or as explanations."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ __all__ = ["load_attributions", "load_explanations"]
 def load_attributions(
     folder: str | PathLike[str], *, cache_dir: str | PathLike[str] | None = None
 ) -> Dataset:
-    """Read the attributions of a finished run.
+    """Load the attributions of a finished run as a `datasets.Dataset`.
 
     Args:
-        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to.
-        cache_dir: where `datasets` keeps the Arrow file that it maps into memory; left out, its own folder.
+        folder: the output folder of `captum-globenc attribute` or
+            :func:`~captum_globenc.datasets.attribute_files`.
+        cache_dir: the folder for the memory-mapped Arrow file; by default the cache of `datasets`.
 
     Returns:
-        A `datasets.Dataset` with a row for each of the input, in its order.
+        A `datasets.Dataset` with one row per row of the input, in the same order.
 
     Raises:
-        ValueError: the folder holds no attributions, or not all of them yet, or a file is damaged.
+        ValueError: the folder holds no attributions, or only a part of them, or a file is damaged.
         ImportError: the extra `datasets` is not installed.
     """
     datasets: Any = optional("datasets", "datasets")
-    # What it takes for patterns are names here.
+    # `from_parquet` would expand wildcards in the names.
     files = [escape(str(check_shard(path))) for path in shard_files(Path(folder))]
     dataset: Dataset = datasets.Dataset.from_parquet(
         files, cache_dir=None if cache_dir is None else fspath(cache_dir)
@@ -55,20 +56,20 @@ def load_attributions(
 def load_explanations(
     folder: str | PathLike[str], rows: Iterable[int] | None = None, *, limit: int | None = None
 ) -> Explanations:
-    """Read attributions as the object that :func:`captum_globenc.explain` gives.
+    """Load attributions as `Explanations`, the return type of :func:`captum_globenc.explain`.
 
-    Rows in error are left out. Scores have the precision that they were stored with.
+    Rows with an error are skipped. Scores have the precision in which they were saved.
 
     Args:
-        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to,
-            with the layout "full".
-        rows: their numbers in the data set, `idx`, in the order that is wanted; left out, all.
-        limit: how many at most; left out, all.
+        folder: the output folder of `captum-globenc attribute` or
+            :func:`~captum_globenc.datasets.attribute_files`, in the layout "full".
+        rows: row numbers (`idx`) in the wanted order; by default all rows.
+        limit: maximum number of explanations; by default all.
 
     Raises:
-        ValueError: the folder holds no attributions, not all of them yet, or those of another layout; or a
+        ValueError: the folder holds no attributions, or only a part of them; the layout is not "full"; or a
             file is damaged.
-        IndexError: there is no row of a number.
+        IndexError: a row number is out of range.
         ImportError: the extra `datasets` is not installed.
 
     Example:
@@ -89,7 +90,7 @@ def load_explanations(
 
 
 def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Iterator[dict[str, Any]]:
-    """Give rows of the shards, one shard in memory at a time."""
+    """Yield rows of the shards, with one shard in memory at a time."""
     parquet: Any = optional("pyarrow.parquet", "datasets")
     files, size = shard_files(folder), about["rows_per_shard"]
     if rows is None:
@@ -142,7 +143,7 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
 
 
 def _kind(method: str, windows: int) -> Kind:
-    """Return what scores are: those of several windows add up in none of them."""
+    """Return the kind of the scores; contributions merged from several windows lose completeness."""
     kind = METHODS[method].kind
     return "signed" if kind == "contributions" and windows > 1 else kind
 

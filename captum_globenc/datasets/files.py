@@ -1,4 +1,4 @@
-"""Rows of data files and tables, as every command reads them: .csv, .tsv, .jsonl, .json and .parquet.
+"""Read rows of data files and tables, for every command: .csv, .tsv, .jsonl, .json and .parquet.
 
 Files are streamed, except for .json arrays, which are read into memory. Only .parquet needs pyarrow.
 """
@@ -30,36 +30,36 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "marked": ("marked_spans",),
     "decoys": ("decoy_spans",),
 }
-"""Names of columns that are read if they exist, by role. Columns of other names must exist."""
+"""Names of optional columns, by role. Columns of other names must exist."""
 
 TABLES: Mapping[str, Mapping[str, Any]] = {
     ".csv": {"delimiter": ","},
-    # Quotes are part of a text here; tabs and line ends are not.
+    # Quotes are part of a text; tabs and line ends are not.
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
 DELIMITERS = ",;\t|"
 ENCODINGS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is the beginning of this one
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose byte order mark is a prefix of this one
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the first bytes of a file; others are read as UTF-8, with or without a mark."""
+"""Encodings by byte order mark; other files are read as UTF-8, with or without a mark."""
 
 LONGEST_FIELD = 1 << 28
-"""Characters of a field of a table: bounds the memory where a quote is never closed."""
+"""Maximum number of characters of a field; limits the memory if a quote is never closed."""
 
 READ_ROWS = 1024
-"""Rows of a table that are converted at once."""
+"""Number of rows of a table that are converted at once."""
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
-"""Text that becomes a whole number and is written back as it was: not 007, which is a code."""
+"""Text that is converted to an integer; not codes such as 007, which would lose their zeros."""
 
 HINT = ": name the file's encoding (--encoding latin-1, say)"
-"""What messages say of bytes that are not valid in the encoding."""
+"""End of messages about bytes that are not valid in the encoding."""
 
 UNDECODED = re.compile("[\udc80-\udcff]")
-"""Bytes that are not valid in the file's encoding, as Python's `surrogateescape` keeps them."""
+"""Bytes that are not valid in the file's encoding, as decoded by Python's `surrogateescape`."""
 
 T = TypeVar("T", bound=Container[str])
 Wanted = Mapping[str, str]
@@ -70,12 +70,12 @@ class Row(NamedTuple):
     """A row of a file.
 
     Attributes:
-        number: the line that it begins on, or its number in a table, from 1.
-        values: the columns that were asked for and exist, by role.
-        cells: columns by name, other ones too.
+        number: the first line of the row, or its number in a table, from 1.
+        values: the wanted columns that exist, by role.
+        cells: all columns that were read, by name.
         problem: why the row cannot be read, such as "is not valid JSON"; "" if it can.
-        hint: what to do about it, to follow `problem`; "" if there is nothing.
-        unit: what `number` counts: "line" or "row".
+        hint: advice that follows `problem` in a message, or "".
+        unit: the unit of `number`: "line" or "row".
     """
 
     number: int
@@ -87,18 +87,18 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the row is, for messages: "line 3"."""
+        """The place of the row in messages, for example "line 3"."""
         return f"{self.unit} {self.number}"
 
 
 def find_files(data: Any) -> list[Any]:
-    """Return the files of a folder by their names, or `data` itself, as :func:`read_rows` takes them.
+    """Return the files of a folder in the order of their names, or a list of `data` alone.
 
-    In a folder, `.json` files are skipped, because they often describe the data, and `.gz` files beside
-    their unpacked form.
+    In a folder, `.json` files are skipped, because they often describe the data, and `.gz` files are skipped
+    if the uncompressed file exists.
 
     Raises:
-        ValueError: there is no such file, or no format has its ending.
+        ValueError: the file does not exist, or its ending is unknown.
     """
     if not isinstance(data, str | PathLike):
         return [data]
@@ -121,7 +121,7 @@ def find_files(data: Any) -> list[Any]:
 
 
 def ending(path: Path) -> str:
-    """Return the ending of a file's name that tells its format, without `.gz`; "" where there is none."""
+    """Return the ending of a file's name, ignoring `.gz`; "" if there is none."""
     if not _is_packed(path):
         return path.suffix.lower()
     inner = Path(path.stem).suffix.lower()
@@ -133,7 +133,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def name_of(data: Any) -> str:
-    """Return what messages call a file or table."""
+    """Return the name of a file or table for messages."""
     return str(data) if isinstance(data, str | PathLike) else f"the {type(data).__name__}"
 
 
@@ -142,21 +142,23 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield the rows of a file or table.
 
-    Names of columns match exactly, or else in any case. A row that cannot be read has its `problem`; values
-    are what the file holds: text in tables, any type in JSON and Parquet.
+    Column names match exactly, or else in any case. A row that cannot be read has a `problem`. Values are
+    strings in .csv and .tsv, and of any type in JSON and Parquet. Use it within :func:`reading`, which turns
+    all errors of reading into ValueError.
 
     Args:
-        data: one of the results of :func:`find_files`: a path, a pandas DataFrame, a `datasets.Dataset`.
-        wanted: the columns by role. Those that :data:`USUAL` names may be missing.
-        encoding: of a text file; left out, that of its byte order mark, or else UTF-8.
-        whole: whether `cells` needs columns that formats can skip: if there are no labels, those that may
-            hold them.
+        data: an element of the result of :func:`find_files`: a path, a pandas DataFrame, or a
+            `datasets.Dataset`.
+        wanted: the columns by role. Those in :data:`USUAL` may be missing.
+        encoding: the encoding of a text file; by default given by the byte order mark, else UTF-8.
+        whole: whether `cells` must contain columns that may hold labels, if there is no label column.
 
     Raises:
-        ValueError: the content is not of the format, or a column is missing, is ambiguous or holds no texts.
-        OSError: the file cannot be read; csv.Error, it is no table. Read within :func:`reading`.
+        ValueError: the content is not of the format, or a column is missing, ambiguous or not of texts.
+        OSError: the file cannot be read.
+        csv.Error: the file is not a table.
         ImportError: pyarrow is not installed, and the file is .parquet.
-        TypeError: `data` is none of these.
+        TypeError: `data` has another type.
     """
     if not isinstance(data, Path):
         yield from _frame(data, wanted, whole)
@@ -170,28 +172,28 @@ def read_rows(
 
 @contextmanager
 def reading(data: Any) -> Iterator[None]:
-    """Raise errors of reading as ValueError, in one line that begins with the name of the file."""
+    """Convert errors of reading to ValueError, with a one-line message that starts with the file's name."""
     try:
         yield
     except (OSError, ValueError, csv.Error) as error:
-        said = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        raise ValueError(f"cannot read {name_of(data)}: {said[:300]}") from error
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise ValueError(f"cannot read {name_of(data)}: {reason[:300]}") from error
 
 
 @contextmanager
 def open_text(
     path: Path, encoding: str | None = None, *, newline: str | None = None, errors: str = "strict"
 ) -> Iterator[TextIO]:
-    """Open a text file for reading, packed by gzip or not.
+    """Open a text file for reading, with or without gzip compression.
 
     Args:
-        path: the file; packed if its name ends in `.gz`.
-        encoding: its encoding; left out, that of its byte order mark, or else UTF-8.
-        newline: as Python's `open` takes it.
-        errors: likewise.
+        path: the file; compressed if its name ends in `.gz`.
+        encoding: its encoding; by default given by the byte order mark, else UTF-8.
+        newline: the `newline` argument of Python's `open`.
+        errors: the `errors` argument of Python's `open`.
 
     Raises:
-        ValueError: there is no such encoding, or the content does not fit it or is damaged.
+        ValueError: the encoding is unknown, or the content is not valid in it, or is damaged.
         OSError: the file cannot be read.
     """
     try:
@@ -201,8 +203,8 @@ def open_text(
     try:
         with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
             start = file.peek(4)[:4]
-            told = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8")
-            name = codecs.lookup(encoding or told).name
+            marked = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8")
+            name = codecs.lookup(encoding or marked).name
             name = "utf-8-sig" if name == "utf-8" else name
             yield io.TextIOWrapper(file, name, errors=errors, newline=newline)
     except UnicodeDecodeError as error:
@@ -212,7 +214,7 @@ def open_text(
 
 
 def _undecoded(file: TextIO, number: int, values: Mapping[str, Any] | None = None) -> Row:
-    """Return a row with bytes that are not valid in the encoding."""
+    """Return the row of a line whose bytes are not valid in the encoding."""
     name = "UTF-8" if file.encoding == "utf-8-sig" else file.encoding
     return Row(number, values or {}, problem=f"is not valid {name}", hint=HINT)
 
@@ -228,22 +230,22 @@ def _find(names: Iterable[str], wanted: Wanted) -> dict[str, str]:
     for role, column in wanted.items():
         usual = USUAL.get(role, ())
         tried = (column, *usual) if column in usual else (column,)
-        called = next(filter(None, (_called(names, it) for it in tried)), [])
-        if len(called) > 1:
-            raise ValueError(f"several columns are called {', '.join(called)}")
-        if called:
-            found[role] = called[0]
+        matches = next(filter(None, (_matches(names, it) for it in tried)), [])
+        if len(matches) > 1:
+            raise ValueError(f"several columns are called {', '.join(matches)}")
+        if matches:
+            found[role] = matches[0]
     return found
 
 
-def _called(names: Iterable[str], column: str) -> list[str]:
-    """Return the names that are a column's exactly, or else in any case."""
+def _matches(names: Iterable[str], column: str) -> list[str]:
+    """Return the names that match a column exactly, or else in any case."""
     plain = column.strip().lower()
     return [it for it in names if it == column] or [it for it in names if it.strip().lower() == plain]
 
 
 def _checked(found: T, names: Iterable[str], wanted: Wanted) -> T:
-    """Return the columns that exist, unless one is missing that must."""
+    """Return `found`, or raise ValueError if a required column is missing."""
     missing = [wanted[role] for role in required_columns(wanted) if role not in found]
     if missing:
         raise ValueError(f"it has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
@@ -251,12 +253,12 @@ def _checked(found: T, names: Iterable[str], wanted: Wanted) -> T:
 
 
 def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
-    """Yield the rows of a table with a head. The delimiter is the ending's, or one that the head tells."""
+    """Yield the rows of a table with a header, whose delimiter is detected from the header."""
     head, begins, names = file.readline(), 1, list[str]()
 
     def lines() -> Iterator[str]:
         yield from chain([head], file)
-        if reader.line_num >= begins:  # more is asked for in the middle of a row
+        if reader.line_num >= begins:  # the reader needs another line in the middle of a row
             raise ValueError(f"line {begins} opens a quote that is never closed")
 
     reader = csv.reader(lines(), **_dialect(head, wanted["text"], kind))
@@ -285,20 +287,20 @@ def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
 
 
 def _dialect(head: str, text: str, kind: str) -> Mapping[str, Any]:
-    """Return how a table is read: its delimiter splits off a column of texts, and is the most frequent."""
+    """Return the arguments of `csv.reader`: the most frequent delimiter that yields the text column."""
     usual = TABLES[kind]["delimiter"]
     dialects = {it: TABLES[kind] if it == usual else {"delimiter": it} for it in DELIMITERS}
     plain = re.sub('"[^"]*"', "", head)
 
     def rank(delimiter: str) -> tuple[bool, int, bool]:
         names = _next(csv.reader([head], **dialects[delimiter])) or []
-        return bool(_called(names, text)), plain.count(delimiter), delimiter == usual
+        return bool(_matches(names, text)), plain.count(delimiter), delimiter == usual
 
     return dialects[max(DELIMITERS, key=rank)]
 
 
 def _next(reader: Any) -> list[str] | None:
-    """Return the next row, with another limit of a field than Python sets for all readers."""
+    """Return the next row; `csv.field_size_limit`, which is global, is raised meanwhile."""
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         row: list[str] | None = next(reader, None)
@@ -314,14 +316,14 @@ def _json_lines(file: TextIO, wanted: Wanted) -> Iterator[Row]:
         elif line.strip():
             try:
                 entry = json.loads(line)
-            except (ValueError, RecursionError):  # nested deeper than Python reads
+            except (ValueError, RecursionError):  # RecursionError: nested too deeply
                 yield Row(number, {}, problem="is not valid JSON")
             else:
                 yield _object(number, entry, wanted)
 
 
 def _json_array(file: TextIO, wanted: Wanted) -> Iterator[Row]:
-    """Yield the objects of a JSON array one by one, so that the line of each is known."""
+    """Decode the objects of a JSON array one by one, which gives the line of each."""
     text, decoder = file.read(), json.JSONDecoder()
     at, line = _past_space(text, 0), 1
     if text[at : at + 1] != "[":
@@ -361,7 +363,7 @@ def _object(number: int, entry: Any, wanted: Wanted) -> Row:
 
 
 def _objects(read: Callable[[TextIO, Wanted], Iterator[Row]], file: TextIO, wanted: Wanted) -> Iterator[Row]:
-    """Yield the rows of a JSON reader, and reject a file none of whose objects has a column, at its end."""
+    """Yield the rows of a JSON reader; at the end, check that every required column was found."""
     names, found, row = dict[str, None](), set[str](), None
     for row in read(file, wanted):
         names |= dict.fromkeys(row.cells)
@@ -381,7 +383,7 @@ def _parquet(path: Path, wanted: Wanted, whole: bool) -> Iterator[Row]:
 def _arrow(
     schema: Any, batches: Callable[[list[str]], Iterable[Any]], wanted: Wanted, whole: bool
 ) -> Iterator[Row]:
-    """Yield the rows of a table of Arrow, of which no other columns are read than those that are needed."""
+    """Yield the rows of an Arrow table; only the necessary columns are read."""
     types = optional("pyarrow", "datasets").types
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     found = _checked(_find(schema.names, wanted), schema.names, wanted)
@@ -399,7 +401,7 @@ def _arrow(
 
 
 def _frame(table: Any, wanted: Wanted, whole: bool) -> Iterator[Row]:
-    """Yield the rows of a pandas DataFrame, missing values as None, or of a `datasets.Dataset`."""
+    """Yield the rows of a `datasets.Dataset` or a pandas DataFrame, with None for missing values."""
     if hasattr(table, "iloc"):
         names = list(map(str, table.columns))
         found = _checked(_find(names, wanted), names, wanted)
@@ -420,7 +422,7 @@ def _frame(table: Any, wanted: Wanted, whole: bool) -> Iterator[Row]:
 
 
 def _of_columns(parts: Iterable[Mapping[str, Sequence[Any]]], found: Mapping[str, str]) -> Iterator[Row]:
-    """Yield the rows of columns."""
+    """Yield the rows of tables given as columns."""
     number = 0
     for columns in parts:
         for values in zip(*columns.values(), strict=True):
@@ -436,4 +438,4 @@ _TEXT_FORMATS: Mapping[str, Callable[[TextIO, Wanted], Iterator[Row]]] = {
     ".json": partial(_objects, _json_array),
 }
 FORMATS = (*_TEXT_FORMATS, ".parquet")
-"""The endings of names that can be read; all but the last may be followed by `.gz`."""
+"""The supported file endings; all except .parquet may be followed by `.gz`."""

@@ -1,4 +1,4 @@
-"""Columns as Arrow types them: those of the attributor, those of shards, and thermostat's.
+"""Arrow schemas of the attributor's columns and of shards, in the layouts "full" and "thermostat".
 
 Letters: C classes, N tokens of a text.
 """
@@ -17,7 +17,7 @@ __all__ = ["DTYPES", "LAYOUTS", "Layout", "Plan", "extend_arrays", "extend_table
 pa: Any = optional("pyarrow", "datasets")
 
 DTYPES: Mapping[str, Any] = {"float32": pa.float32(), "float16": pa.float16()}
-"""What scores may be stored as."""
+"""The types in which scores can be saved."""
 
 LABELS: Mapping[str, Any] = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 
@@ -26,15 +26,15 @@ _STRINGS = pa.list_(pa.string())
 
 
 class Plan(NamedTuple):
-    """What the columns of a data set depend on.
+    """The properties of a run that determine the output columns.
 
     Attributes:
-        methods: their names.
-        dtype: of the scores, a name of `DTYPES`.
+        methods: the names of the methods.
+        dtype: the type of the scores, a key of `DTYPES`.
         labels: the names of the model's classes.
-        label: of the data's labels, a name of `LABELS`; "" where there are none.
+        label: the type of the data's labels, a key of `LABELS`; "" if there are none.
         pairs: whether there are second segments.
-        id: of the data's ids, a name of `LABELS`; "" where there are none.
+        id: the type of the data's ids, a key of `LABELS`; "" if there are none.
     """
 
     methods: tuple[str, ...]
@@ -46,13 +46,13 @@ class Plan(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A way to write rows.
+    """A layout of the output rows.
 
     Attributes:
-        schema: the columns for a plan.
-        columns: `(columns, plan) -> columns`, from what was read and made: `idx`, `text`, maybe `pair` and
-            `label`, and what an attributor made.
-        check: raises ValueError where a plan does not fit.
+        schema: function from a plan to the Arrow schema.
+        columns: function `(columns, plan) -> columns` that converts `idx`, `text`, `pair`, `label` and the
+            attributor's columns to the layout.
+        check: function of a plan that raises ValueError if the layout does not support it.
     """
 
     schema: Callable[[Plan], Any]
@@ -63,8 +63,8 @@ class Layout(NamedTuple):
         """Return a `pyarrow.Table` of rows.
 
         Args:
-            columns: what `self.columns` returned.
-            plan: what they depend on.
+            columns: the return value of `self.columns`.
+            plan: the plan of the run.
         """
         schema = self.schema(plan)
         arrays = [_array(columns[field.name], field.type) for field in schema]
@@ -72,12 +72,12 @@ class Layout(NamedTuple):
 
 
 def extend_table(table: Any, made: Mapping[str, Sequence[Any]], methods: Sequence[str]) -> Any:
-    """Return a `pyarrow.Table` with what an attributor made of its rows.
+    """Add an attributor's columns to a `pyarrow.Table`.
 
     Args:
         table: the rows.
-        made: the new columns; those of the same name are replaced.
-        methods: which of these hold scores.
+        made: the new columns; columns of the same name are replaced.
+        methods: the names of the score columns.
     """
     for name, kind in _made(methods, pa.float32()):
         column = _array(made[name], kind)
@@ -91,7 +91,13 @@ def extend_table(table: Any, made: Mapping[str, Sequence[Any]], methods: Sequenc
 def extend_arrays(
     columns: Mapping[str, Any], made: Mapping[str, Sequence[Any]], methods: Sequence[str]
 ) -> Any:
-    """As :func:`extend_table`, for rows in arrays of numpy."""
+    """Return a `pyarrow.Table` of columns in numpy arrays and an attributor's columns.
+
+    Args:
+        columns: the rows, as arrays by column name.
+        made: the new columns; columns of the same name are replaced.
+        methods: the names of the score columns.
+    """
     arrays = {
         name: pa.array(column if column.ndim == 1 else column.tolist()) for name, column in columns.items()
     }
@@ -99,7 +105,7 @@ def extend_arrays(
 
 
 def _made(methods: Sequence[str], scores: Any) -> list[tuple[str, Any]]:
-    """The columns that an attributor makes."""
+    """Return names and types of an attributor's columns."""
     return [
         ("input_ids", _IDS),
         ("tokens", _STRINGS),
@@ -169,7 +175,7 @@ def _thermostat_columns(columns: Mapping[str, Sequence[Any]], plan: Plan) -> Map
 
 
 def _class_index(label: Any, names: Sequence[str]) -> int | None:
-    """Return the class of a label, -1 where there is none, None where the model does not have it."""
+    """Return the class of a label; -1 for an empty label, None for an unknown class."""
     if label is None or label == -1:
         return -1
     lowered = [name.lower() for name in names]
@@ -177,7 +183,7 @@ def _class_index(label: Any, names: Sequence[str]) -> int | None:
         return lowered.index(label.lower())
     try:
         number = int(label)
-    except (ValueError, OverflowError):  # no number, or an infinite one
+    except (ValueError, OverflowError):  # OverflowError: infinity
         return None
     return number if number == float(label) and 0 <= number < len(names) else None
 
@@ -196,4 +202,4 @@ LAYOUTS: Mapping[str, Layout] = {
     "full": Layout(_full_schema, lambda columns, _: columns, lambda _: None),
     "thermostat": Layout(_thermostat_schema, _thermostat_columns, _check_thermostat),
 }
-"""Ways to write rows by name: all that is known, with a column for each method; or thermostat's columns."""
+"""Layouts by name: "full" has every column and one per method, "thermostat" the columns of thermostat."""

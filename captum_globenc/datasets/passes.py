@@ -1,4 +1,4 @@
-"""Passes of a model over texts: batches of like length, predictions, and scores laid on every text.
+"""Run a model and its methods over texts, in batches of similar length.
 
 Letters: B batch, N tokens, C classes, W windows.
 """
@@ -25,37 +25,37 @@ from captum_globenc.texts.windows import merge_windows
 __all__ = ["Passes", "Scored"]
 
 Piece = tuple[int, int]
-"""The number of a text, and of a window of it."""
+"""The index of a text, and of one of its windows."""
 
 Done = Callable[[float], None]
-"""Is told how many texts' worth of work is done since it was told last."""
+"""Function of the number of texts finished since its last call, which may be fractional."""
 
 FATAL = (
     torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),
     UnsupportedModelError,
 )
-"""Errors of a machine or a model: no row is to blame, and the next ones would fail as well."""
+"""Errors of the device or the model, which do not depend on the row."""
 
 
 class Remembered(EncoderForward):
-    """A forward function that keeps what it returned last: GlobEnc's own pass gives the prediction too."""
+    """A forward function that keeps its last output, so that GlobEnc's pass also gives the prediction."""
 
     last: Tensor
 
     def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
-        """Run the model, as :class:`~captum_globenc.EncoderForward` does, and keep the output."""
+        """Run the model, and keep the output in `last`."""
         output = super().forward(inputs, *arguments)
         self.last = output.detach()
         return output
 
 
 class Scored:
-    """What is known of one text.
+    """Logits and scores of one text.
 
     Attributes:
-        logits: `(C,)`, the mean over its windows; None before it ran.
-        scores: `(N,)` by method.
+        logits: `(C,)`, the mean over the text's windows; None until the model has run.
+        scores: by method name, `(N,)`.
     """
 
     def __init__(self) -> None:
@@ -64,15 +64,16 @@ class Scored:
 
 
 class Passes:
-    """Runs a model and its methods over texts.
+    """Run a model and its methods over texts.
 
     Args:
         model: a sequence classifier in eval mode.
         tokenizer: its tokenizer.
-        methods: names from `METHODS`.
-        target: the class that is explained; None for each text's highest.
-        position: what GlobEnc explains: an index, "mean", or None for what the head reads.
-        tokens: how many tokens, padding included, run together at most.
+        methods: keys of `METHODS`.
+        target: the explained class; None for the predicted class of each text.
+        position: the token that GlobEnc explains: an index, "mean", or None for the tokens that the model's
+            head reads.
+        tokens: maximum number of tokens per forward pass, padding included.
     """
 
     def __init__(
@@ -88,20 +89,20 @@ class Passes:
         self._model, self._tokenizer = model, tokenizer
         self._target, self._position, self._tokens = target, position, tokens
         self._forward = Remembered(model)
-        self._asked = Explainer(model, tokenizer, self._forward, OutputSelector(self._forward))
-        # Those that know no class come first: their pass predicts what the others explain.
+        self._explainer = Explainer(model, tokenizer, self._forward, OutputSelector(self._forward))
+        # Methods without a class run first: their pass predicts the class that the others explain.
         self._first = [name for name in methods if not METHODS[name].knows_class]
         self._second = [name for name in methods if name not in self._first]
 
     def __call__(self, texts: Sequence[Text], done: Done | None = None) -> list[Scored]:
-        """Predict and score; what fails is written into the texts' `error`.
+        """Predict and score texts; a failure sets the text's `error`.
 
         Args:
-            texts: those in error already are left alone.
-            done: is told of the work as it is done.
+            texts: the texts; those with an error are skipped.
+            done: function of the number of texts finished since its last call, which may be fractional.
 
         Returns:
-            One for each text.
+            One `Scored` per text.
         """
         found = [Scored() for _ in texts]
         if done is not None:
@@ -113,15 +114,15 @@ class Passes:
         for stage in stages:
             made: dict[Piece, dict[str, NDArray[np.float64]]] = {}
             for pieces in self._batches(texts):
-                for piece, rows in self._tried(texts, pieces, stage):
+                for piece, rows in self._run(texts, pieces, stage):
                     made[piece] = rows
                 if done is not None:
                     done(sum(1 / len(texts[text].pieces) for text, _ in pieces) / len(stages))
-            self._lay(texts, made, found)
+            self._merge(texts, made, found)
         return found
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[Piece]]:
-        """Yield what runs together: the longest first, so that too little memory shows at once."""
+        """Yield batches, the longest texts first, so that running out of memory shows at once."""
         pieces = [
             (text, window)
             for text, it in enumerate(texts)
@@ -139,34 +140,34 @@ class Passes:
         if batch:
             yield batch
 
-    def _tried(
+    def _run(
         self,
         texts: Sequence[Text],
         pieces: Sequence[Piece],
         stage: Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]],
     ) -> Iterator[tuple[Piece, dict[str, NDArray[np.float64]]]]:
-        """Run a batch, and where that fails each of it alone, so that only what is at fault is lost."""
-        alive = [piece for piece in pieces if not texts[piece[0]].error]
-        if not alive:
+        """Run a batch; if it fails, run each piece alone, so that only the failing texts get an error."""
+        valid = [piece for piece in pieces if not texts[piece[0]].error]
+        if not valid:
             return
         try:
-            made = stage(alive)
+            made = stage(valid)
         except FATAL:
             raise
         except (ValueError, RuntimeError, IndexError) as error:
-            if len(alive) == 1:
-                texts[alive[0][0]].error = " ".join(str(error).split()) or type(error).__name__
+            if len(valid) == 1:
+                texts[valid[0][0]].error = " ".join(str(error).split()) or type(error).__name__
                 return
-            for piece in alive:
-                yield from self._tried(texts, [piece], stage)
+            for piece in valid:
+                yield from self._run(texts, [piece], stage)
             return
-        for number, piece in enumerate(alive):
+        for number, piece in enumerate(valid):
             yield piece, {name: rows[number] for name, rows in made.items()}
 
     def _predicted(
         self, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        request = self._question(texts, pieces)
+        request = self._request(texts, pieces)
         scores = {name: self._scores(name, request, texts, pieces) for name in self._first}
         if not scores:
             inputs, extra = self._forward.arguments(request.batch)
@@ -183,13 +184,13 @@ class Passes:
     def _explained(
         self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
     ) -> Mapping[str, list[NDArray[np.float64]]]:
-        picks: list[OutputWeights] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
-        asked = selector_tensors(picks, torch.empty(1, 1, device=self._model.device))
-        request = self._question(texts, pieces, asked)
+        targets: list[OutputWeights] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
+        selectors = selector_tensors(targets, torch.empty(1, 1, device=self._model.device))
+        request = self._request(texts, pieces, selectors)
         return {name: self._scores(name, request, texts, pieces) for name in self._second}
 
     def explained(self, scored: Scored) -> int:
-        """Return the class that is explained of a text which ran."""
+        """Return the explained class of a text whose logits are known."""
         assert scored.logits is not None
         return int(scored.logits.argmax()) if self._target is None else self._target
 
@@ -201,10 +202,10 @@ class Passes:
             row[: len(texts[text].pieces[window])] for row, (text, window) in zip(scores, pieces, strict=True)
         ]
 
-    def _question(
-        self, texts: Sequence[Text], pieces: Sequence[Piece], asked: tuple[Tensor, ...] = ()
+    def _request(
+        self, texts: Sequence[Text], pieces: Sequence[Piece], selectors: tuple[Tensor, ...] = ()
     ) -> AttributionRequest:
-        """Pad texts, or windows, on the right to the longest, and ask of each what `asked` says."""
+        """Return the request for texts or windows, padded on the right to the longest."""
         places = [texts[text].pieces[window] for text, window in pieces]
         width, device = max(map(len, places)), self._model.device
 
@@ -231,15 +232,15 @@ class Passes:
         else:
             position = self._position
         numbers = torch.arange(len(rows), device=device)
-        return AttributionRequest(self._asked, filled, numbers, asked, position, together=True)
+        return AttributionRequest(self._explainer, filled, numbers, selectors, position, together=True)
 
-    def _lay(
+    def _merge(
         self,
         texts: Sequence[Text],
         made: Mapping[Piece, Mapping[str, NDArray[np.float64]]],
         found: Sequence[Scored],
     ) -> None:
-        """Lay windows together over the texts that ran as a whole."""
+        """Merge the windows of each text without an error."""
         for number, (text, scored) in enumerate(zip(texts, found, strict=True)):
             if text.error:
                 continue
@@ -248,8 +249,8 @@ class Passes:
                 if not name:
                     scored.logits = np.mean([row[name] for row in rows], axis=0)
                     continue
-                laid = merge_windows(len(text.ids), text.pieces, [row[name] for row in rows])
-                total = laid.sum()
+                merged = merge_windows(len(text.ids), text.pieces, [row[name] for row in rows])
+                total = merged.sum()
                 if len(rows) > 1 and METHODS[name].kind in ("shares", "sizes") and total:
-                    laid = laid / total  # shares in the whole document
-                scored.scores[name] = laid
+                    merged = merged / total  # shares of the whole document
+                scored.scores[name] = merged

@@ -1,4 +1,4 @@
-"""Rows of a data set made ready for a model: tokens, words, and what is wrong with a row.
+"""Tokenized rows of a data set: tokens, words, windows, and the error of each row.
 
 Letters: N tokens of a text.
 """
@@ -20,21 +20,21 @@ __all__ = ["Reader", "Text"]
 
 @dataclass
 class Text:
-    """A text as the model takes it, or why it does not.
+    """A tokenized text, or the reason why it cannot be explained.
 
     Attributes:
-        ids: N ids.
-        types: N numbers of segments, where the tokenizer has them.
-        special: N numbers, 1 at what the tokenizer put there, such as [CLS], and 0 at what is of the text.
-        tokens: N tokens as the vocabulary writes them.
-        offsets: N beginnings and ends in the text, or in the pair; None of a tokenizer that cannot tell.
-        segments: N numbers of what a token is of, 0 the text and 1 the pair, None for special tokens; None of
-            a tokenizer that cannot tell.
-        word_ids: N places in `words`, None for special tokens.
+        ids: N token ids.
+        types: N token type ids; None if the tokenizer has none.
+        special: N numbers, 1 at special tokens such as [CLS], 0 at tokens of the text.
+        tokens: N tokens as strings of the vocabulary.
+        offsets: N pairs `[start, end]` of characters in the text or in the pair; None for slow tokenizers.
+        segments: N numbers, 0 for tokens of the text, 1 for the pair, None for special tokens; None for slow
+            tokenizers.
+        word_ids: N indices into `words`, None for special tokens.
         words: the words, without special tokens.
-        pieces: positions of what runs at once: all of the text, or each of its windows.
-        truncated: whether the end of the text is missing.
-        error: what is wrong with it; "" where nothing is.
+        pieces: token positions of each forward pass: the whole text, or each of its windows.
+        truncated: whether the text was truncated.
+        error: the reason why the text cannot be explained; "" if it can.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -51,17 +51,18 @@ class Text:
 
 
 class Reader:
-    """Makes texts ready for a model.
+    """Tokenize texts for a model, and find the errors of each.
 
     Args:
-        model: what reads them.
+        model: the model.
         tokenizer: its tokenizer.
-        cut: whether texts over the model's limit are cut; otherwise they are in error.
-        windows: how many tokens neighbouring windows share, into which such texts are cut instead.
-        position: an index that every text has to have, negative ones counting from its end.
+        cut: whether texts over the model's limit are truncated; if False, they get an error.
+        windows: number of tokens that neighboring windows share; if not None, texts over the limit are split
+            into windows.
+        position: a token index that must exist in every text; negative indices count from its end.
 
     Raises:
-        ValueError: windows cannot share so many tokens.
+        ValueError: `windows` is not smaller than a window.
     """
 
     def __init__(
@@ -78,21 +79,21 @@ class Reader:
         self._embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
         self._cut, self._windows, self._position = cut, windows, position
         if windows is not None and self._limit is not None:
-            room = self._limit - int(tokenizer.num_special_tokens_to_add())
-            if windows >= room:
+            size = self._limit - int(tokenizer.num_special_tokens_to_add())
+            if windows >= size:
                 raise ValueError(
-                    f"windows share {windows} tokens, and hold no more than {room} of a text: share fewer"
+                    f"windows share {windows} tokens, and hold no more than {size} of a text: share fewer"
                 )
 
     def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[Text]:
-        """Make texts ready.
+        """Tokenize texts.
 
         Args:
-            texts: what the rows hold.
-            pairs: what they hold as second segments, None or "" where there is none.
+            texts: one value per row, of any type.
+            pairs: the second segments, one per row; None or "" means no second segment.
 
         Returns:
-            One for each row; nothing is raised for what a row holds.
+            One `Text` per row. A bad value sets `Text.error` and raises nothing.
         """
         seconds = [None] * len(texts) if pairs is None else [None if pair == "" else pair for pair in pairs]
         found = [
@@ -105,9 +106,9 @@ class Reader:
                 for row, pair in enumerate(seconds)
                 if (pair is not None) == paired and not found[row].error
             ]
-            given = [str(texts[row]) for row in rows]
-            others = [str(seconds[row]) for row in rows] if paired else None
-            for row, made in zip(rows, self._read(given, others), strict=True):
+            first = [str(texts[row]) for row in rows]
+            second = [str(seconds[row]) for row in rows] if paired else None
+            for row, made in zip(rows, self._read(first, second), strict=True):
                 found[row] = made
         return found
 
@@ -117,12 +118,12 @@ class Reader:
         batch = self._tokenized(texts, pairs)
         lengths = [len(ids) for ids in batch["input_ids"]]
         long = [row for row, length in enumerate(lengths) if self._limit is not None and length > self._limit]
-        made = self._made(batch, texts, pairs)
+        made = self._texts(batch, texts, pairs)
         if long and self._windows is None:
             chosen = [texts[row] for row in long]
             others = None if pairs is None else [pairs[row] for row in long]
             if self._cut:
-                shorter = self._made(self._tokenized(chosen, others, self._limit), chosen, others)
+                shorter = self._texts(self._tokenized(chosen, others, self._limit), chosen, others)
             else:
                 shorter = [
                     Text(error=f"the text has {lengths[row]} tokens, and the model takes {self._limit}")
@@ -153,17 +154,17 @@ class Reader:
             verbose=False,
         )
 
-    def _made(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
+    def _texts(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
         encodings = getattr(batch, "encodings", None)
         types = batch.get("token_type_ids")
         made = []
         for row, words in enumerate(find_words(batch, self._tokenizer, texts, pairs)):
             ids = list(batch["input_ids"][row])
-            told = [word for word in words if not word.special]
-            places: list[int | None] = [None] * len(ids)
-            for number, word in enumerate(told):
+            words = [word for word in words if not word.special]
+            word_ids: list[int | None] = [None] * len(ids)
+            for number, word in enumerate(words):
                 for token in word.tokens:
-                    places[token] = number
+                    word_ids[token] = number
             made.append(
                 Text(
                     ids=ids,
@@ -172,14 +173,14 @@ class Reader:
                     tokens=[str(token) for token in self._tokenizer.convert_ids_to_tokens(ids)],
                     offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
                     segments=None if encodings is None else list(encodings[row].sequence_ids),
-                    word_ids=places,
-                    words=[word.text for word in told],
+                    word_ids=word_ids,
+                    words=[word.text for word in words],
                 )
             )
         return made
 
     def _check(self, text: Text) -> None:
-        """Refuse what the model has no embedding for, and a position that the text does not have."""
+        """Reject ids without an embedding in the model, and a position outside the text."""
         if text.error:
             return
         highest, count = max(text.ids, default=0), len(text.ids)
@@ -195,7 +196,7 @@ class Reader:
 
 
 def _mistake(text: Any, what: str) -> str:
-    """Return what keeps a value from being a text; "" where nothing does."""
+    """Return the reason why a value is not a valid text; "" if it is."""
     if text is None:
         return f"the {what} is missing"
     if not isinstance(text, str):

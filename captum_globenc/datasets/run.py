@@ -1,4 +1,4 @@
-"""A run over files: rows in, shards of attributions out, taken up where it was stopped."""
+"""Run an attributor over files, and write shards of attributions; an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from captum_globenc.texts.provenance import versions, weights_digest
 __all__ = ["attribute_files"]
 
 Progress = Callable[[float, int], None]
-"""Is told the rows that are done, and all."""
+"""Function of the number of finished rows and the number of all rows."""
 
 
 def attribute_files(
@@ -39,39 +39,38 @@ def attribute_files(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Counts:
-    """Explain all rows of files, and write them to a folder as Parquet.
+    """Explain all rows of files, and write the attributions to a folder of Parquet shards.
 
-    Shard i holds rows i * rows_per_shard and on, in the order of the input, and is written as soon as it is
-    done. Stopped at any moment, the same call goes on with the shards that are not there. What is
-    in a shard depends on its rows alone, so that it does not matter where a run was stopped, or which engine
-    it has.
+    Shard i starts at row `i * rows_per_shard`; rows keep the order of the input. Each shard is written when
+    it is done; after an interruption, the same call computes the missing shards. The content of a shard
+    depends on its rows alone, not on the engine or on interruptions.
 
     Args:
-        attributor: what explains them; it names the columns of texts and of second segments.
-        data: a file, .csv, .tsv, .jsonl or .json, also with .gz, or .parquet; a folder of such, read in the
-            order of their names; a pandas DataFrame; or a `datasets.Dataset`.
-        out: the folder, which gets the shards and `attributions.json`, a description.
+        attributor: the attributor; it sets the columns of texts and of second segments.
+        data: a .csv, .tsv, .jsonl or .json file (also compressed, .gz), a .parquet file, a folder of such
+            files (read in the order of their names), a pandas DataFrame, or a `datasets.Dataset`.
+        out: the output folder, for the shards and their description `attributions.json`.
         label_column: the column of labels, which are copied to the output, or None. "label", and "pair" or
             "text_pair", are used if they exist; columns of other names must exist.
         id_column: the column of ids, copied to the output as `id`.
-        encoding: of text files; left out, that of their byte order mark, or else UTF-8.
-        rows_per_shard: how many rows a shard has.
-        dtype: of the scores, "float32" or "float16".
-        layout: "full", or "thermostat": `idx`, `input_ids`, `attributions`, `label`, `predictions` of one
-            method, as thermostat names them, and `error`.
-        engine: "local", this process, or "ray", actors of Ray that load the model once.
-        workers: how many actors.
-        progress: called as work is done.
+        encoding: the encoding of text files; by default given by the byte order mark, else UTF-8.
+        rows_per_shard: number of rows per shard.
+        dtype: the type of the scores, "float32" or "float16".
+        layout: "full", or "thermostat" for the columns of thermostat (`idx`, `input_ids`, `attributions`,
+            `label`, `predictions`, of one method) and `error`.
+        engine: "local" for this process, or "ray" for Ray actors, each of which loads the model once.
+        workers: number of Ray actors.
+        progress: function of the number of finished rows and the number of all rows.
 
     Returns:
-        How many rows there are, in error, cut, and in windows.
+        The numbers of all rows, rows with an error, truncated rows, and rows split into windows.
 
     Raises:
-        ValueError: an option is none of these, the data cannot be read, a method does not support the
-            model, or `out` holds something else.
+        ValueError: an option has an invalid value, the data cannot be read, a method does not support the
+            model, or `out` holds other files.
         LoadingError: the model cannot be loaded.
-        EngineError: a worker of Ray failed; what was done is kept.
-        torch.OutOfMemoryError: so many tokens do not fit the GPU; likewise.
+        EngineError: a Ray worker failed; finished shards are kept.
+        torch.OutOfMemoryError: `batch_tokens` tokens do not fit on the GPU; finished shards are kept.
         ImportError: a package of the extra `datasets` or `ray` is not installed.
 
     Example:
@@ -153,12 +152,12 @@ def attribute_files(
 
 
 def _missing(blocks: Iterator[Block], finished: Mapping[int, Counts]) -> Iterator[tuple[int, Block]]:
-    """Number the blocks, without those whose shards are there."""
+    """Yield the blocks without a finished shard, with their numbers."""
     return ((number, block) for number, block in enumerate(blocks) if number not in finished)
 
 
 def _rows(block: Block, made: Mapping[str, Sequence[Any]], plan: Plan) -> dict[str, Sequence[Any]]:
-    """Put what was read and what was made of it together; scores that cannot be stored are an error."""
+    """Join the columns of the data and the attributor's; scores too large for the dtype are an error."""
     errors = [block.problems.get(place, error) for place, error in enumerate(made["error"])]
     scores = {name: list(made[name]) for name in plan.methods}
     largest = np.finfo(plan.dtype).max
@@ -188,7 +187,7 @@ def _counts(made: Mapping[str, Sequence[Any]], errors: Sequence[str]) -> Counts:
 
 
 def _storable(text: Any) -> str | None:
-    """Return a text if it is one that can be written down."""
+    """Return a text, or None if it is not a string or not valid UTF-8."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What an attributor is made with, checked before anything is loaded."""
+"""The arguments of an attributor, checked before the model is loaded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `captum_globenc.datasets.Attributor`, by their names.
+    """The arguments of `captum_globenc.datasets.Attributor`.
 
     Raises:
-        ValueError: one is none of what it may be.
+        ValueError: an argument has an invalid value.
     """
 
     model: PreTrainedModel | str | None
@@ -45,11 +45,11 @@ class Settings:
             raise ValueError(f"batch_tokens is {self.batch_tokens!r}: give a whole number, 1 or more")
 
     def placed(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a model that was loaded by name, on the device where it is to run.
+        """Move a model that was loaded by name to its device.
 
         Raises:
             ValueError: the device cannot be used.
-            torch.OutOfMemoryError: it has too little memory.
+            torch.OutOfMemoryError: the device has too little memory.
         """
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -1,4 +1,4 @@
-"""A folder of Parquet shards that survives being killed: each is there whole, or not at all."""
+"""A folder of Parquet shards, each written atomically, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ pq: Any = optional("pyarrow.parquet", "datasets")
 ABOUT = "attributions.json"
 FORMAT = 1
 NEEDED = {"model", "settings", "rows", "rows_per_shard"}
-"""What a description holds at least."""
+"""Required keys of the description."""
 COUNTS = b"captum_globenc"
-"""The key of a shard's metadata that holds its counts."""
+"""Metadata key of a shard's counts."""
 DIGEST = b"captum_globenc.sha256"
-"""The key of a shard's metadata that holds the SHA-256 of all bytes before the metadata, in hex."""
+"""Metadata key of the SHA-256 of all bytes before the metadata, in hex."""
 FOOTER = 8
 """Bytes at the end of a Parquet file: the length of its metadata, four bytes, and "PAR1"."""
 
 
 class Counts(NamedTuple):
-    """What became of rows.
+    """Numbers of rows by outcome.
 
     Attributes:
-        rows: how many.
-        errors: how many could not be explained.
-        cut: how many lost their end.
-        windowed: how many were explained in windows.
-        first: the first error; "" where there is none.
+        rows: number of rows.
+        errors: rows that could not be explained.
+        cut: truncated rows.
+        windowed: rows explained in windows.
+        first: the message of the first error, or "".
     """
 
     rows: int = 0
@@ -46,7 +46,7 @@ class Counts(NamedTuple):
     first: str = ""
 
     def plus(self, other: Counts) -> Counts:
-        """Return the counts of both."""
+        """Return the sum of two counts."""
         return Counts(
             rows=self.rows + other.rows,
             errors=self.errors + other.errors,
@@ -60,13 +60,13 @@ class Shards:
     """The shards of one run.
 
     Args:
-        folder: where; made if it is not there.
-        about: what the scores depend on; a folder takes shards of one such description.
-        rows: of all shards.
-        size: rows of a shard; the last may have fewer.
+        folder: the folder; created if it does not exist.
+        about: the settings that the scores depend on. A folder holds shards of one set of settings.
+        rows: number of rows of all shards.
+        size: number of rows per shard; the last shard may have fewer.
 
     Raises:
-        ValueError: the folder cannot be used, or holds attributions of something else.
+        ValueError: the folder cannot be used, or holds attributions of other settings.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], rows: int, size: int) -> None:
@@ -75,7 +75,7 @@ class Shards:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / ABOUT).exists():
-                # A model may have moved: its weights tell whether it is the same.
+                # The folder of a model may change; its weights identify it.
                 moved = ("model.name", "finished")
                 check_settings(folder, "attributions", read_about(folder), self._about, moved)
             elif any(folder.glob("*.parquet")):
@@ -89,7 +89,7 @@ class Shards:
         return -(-self._rows // self._size)
 
     def done(self) -> dict[int, Counts]:
-        """Return the counts of the shards that are there, by their number."""
+        """Return the counts of the finished shards, by shard number."""
         found = {}
         for number in range(len(self)):
             counts = _counts(self._path(number))
@@ -101,12 +101,12 @@ class Shards:
         """Write a shard.
 
         Args:
-            number: the shard's, from 0.
-            table: a `pyarrow.Table`.
-            counts: what became of its rows.
+            number: the number of the shard, from 0.
+            table: its rows, a `pyarrow.Table`.
+            counts: the counts of its rows.
 
         Raises:
-            ValueError: it cannot be written.
+            ValueError: the shard cannot be written.
         """
         path = self._path(number)
         table = table.replace_schema_metadata(
@@ -121,7 +121,7 @@ class Shards:
             raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
 
     def finish(self, counts: Counts) -> None:
-        """Say in the folder's description what came out, and clear away what killed runs left."""
+        """Add the counts to the folder's description, and remove temporary files of interrupted runs."""
         try:
             for part in self._folder.glob("*.part"):
                 part.unlink(missing_ok=True)
@@ -137,10 +137,10 @@ class Shards:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return what a folder says of its attributions.
+    """Return the description of a folder of attributions.
 
     Raises:
-        ValueError: it says nothing, or what cannot be read.
+        ValueError: the description is missing, or cannot be read.
     """
     path = folder / ABOUT
     if not path.exists():
@@ -152,7 +152,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """Return the shards of a finished run, in order; :func:`check_shard` checks their content.
+    """Return the paths of the shards of a finished run, in order, without checking their content.
 
     Raises:
         ValueError: there are no attributions, or some shards are missing.
@@ -171,7 +171,7 @@ def shard_files(folder: Path) -> list[Path]:
 def check_shard(path: Path) -> Path:
     """Check a shard against its checksum, and return its path.
 
-    Shards of versions without a checksum pass.
+    Shards without a checksum, written by older versions, pass.
 
     Raises:
         ValueError: the shard is damaged.
@@ -181,14 +181,14 @@ def check_shard(path: Path) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(f"cannot read {path}: {error.strerror}") from error
-        whole = False  # pyarrow raises either for metadata that it cannot parse
+        whole = False  # pyarrow raises OSError or ValueError for metadata that it cannot parse
     if not whole:
         raise ValueError(f"{path} is damaged: run the command that wrote it again, which makes it anew")
     return path
 
 
 def _is_whole(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
-    """Return whether the content of a shard is what was written, as far as its metadata tells."""
+    """Return whether the content of a shard matches its checksum, if there is one."""
     if DIGEST not in metadata:
         return True
     with path.open("rb") as file:
@@ -197,7 +197,7 @@ def _is_whole(path: Path, metadata: Mapping[bytes, bytes]) -> bool:
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
-    """Return the SHA-256 of the first `size` bytes of a file, in hex; the file's position is kept."""
+    """Return the SHA-256 of the first `size` bytes of a file, in hex, and restore the file's position."""
     place, made = file.tell(), hashlib.sha256()
     file.seek(0)
     while size > 0 and (block := file.read(min(size, 1 << 20))):
@@ -208,7 +208,7 @@ def _digest(file: BinaryIO, size: int) -> bytes:
 
 
 def _counts(path: Path) -> Counts | None:
-    """Return the counts in a shard; None where there is no shard, or it is damaged."""
+    """Return the counts of a shard; None if it is missing or damaged."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
         return Counts(**json.loads(metadata[COUNTS])) if _is_whole(path, metadata) else None

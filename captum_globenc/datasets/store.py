@@ -1,4 +1,4 @@
-"""Results that a killed run leaves whole and the next one resumes, if its settings are the same."""
+"""Write files atomically, and check that a resumed run has the settings of the interrupted one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ DIGESTS = {
     "config": "of a model with another config",
     "weights": "of a model with other weights",
 }
-"""What messages say of settings that are digests."""
+"""Descriptions of settings that are digests, for messages."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `path` once it is whole and on the disk.
+    """Open a temporary file for writing, which replaces `path` once it is complete and on the disk.
 
-    A process that is killed leaves its `.part` behind, and `path` as it was.
+    An interrupted process leaves a `.part` file behind, and `path` unchanged.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -43,14 +43,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or as it was before.
+    """Write a text file atomically.
 
     Args:
         path: the file.
         text: its content.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with replacing(path) as file:
         file.write(text.encode())
@@ -60,7 +60,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read the settings of a run.
 
     Raises:
-        ValueError: the file cannot be read, is damaged, or holds something else.
+        ValueError: the file cannot be read, is damaged, or is not a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -80,13 +80,13 @@ def check_settings(
 
     Args:
         folder: the folder.
-        what: what messages call its results.
-        before: the settings of these results; nested ones are compared one by one.
-        now: those of the run that would add to them.
-        ignored: beginnings of the names that may differ, such as "model.name".
+        what: the name of the results in messages.
+        before: the settings of the existing results; nested settings are compared one by one.
+        now: the settings of the new run.
+        ignored: prefixes of the names of settings that may differ, for example "model.name".
 
     Raises:
-        ValueError: a setting differs; the message says which.
+        ValueError: a setting differs; the message names it.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     for name in dict.fromkeys([*new, *old]):
@@ -97,14 +97,14 @@ def check_settings(
             raise ValueError(f"{folder} holds {what} {differs}: choose another folder")
 
 
-def _flat(values: Mapping[str, Any], ahead: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{ahead}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list) and any(isinstance(it, dict) for it in value):
-            yield from _flat({str(place): it for place, it in enumerate(value)}, f"{ahead}{name}.")
+            yield from _flat({str(place): it for place, it in enumerate(value)}, f"{prefix}{name}.")
         else:
-            yield f"{ahead}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def _brief(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which words carry most weight for each class over a data set: grouped by DuckDB, in bounded memory."""
+"""Find the words with the highest scores for each class of a data set, with DuckDB in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Example", "WordWeight", "summarize", "write_csv"]
 
 
 class Example(NamedTuple):
-    """A row in which a word weighs much: its number, and its text."""
+    """A row in which a word scores high: its number and its text."""
 
     idx: int
     text: str
@@ -27,14 +27,14 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class WordWeight:
-    """What a word weighs for a class.
+    """The mean score of a word for a class.
 
     Attributes:
         label: the class.
         word: the word, in lower case.
-        mean: its mean score, with its sign; a word's score is the sum of its tokens'.
-        count: how often it occurs in rows of the class.
-        examples: the rows in which it scores highest.
+        mean: the mean of the word's signed scores; a word's score is the sum of its tokens' scores.
+        count: number of occurrences in rows of the class.
+        examples: the rows in which the word scores highest.
     """
 
     label: str
@@ -44,8 +44,8 @@ class WordWeight:
     examples: list[Example]
 
 
-# Tokens of a word stand together: the first of them is that whose neighbour belongs to another. A row of this
-# table is a token, so it holds the token's word alone, and neither the text nor all its words.
+# One row per token. The first token of a word is the one whose predecessor (`before`) has another word id.
+# Only the token's own word is kept, not the text or the list of words, to save memory.
 TOKENS = """
 SELECT idx, label, place, before, score, lower(word) AS word FROM (
     SELECT idx, {label} AS label, unnest(word_ids) AS place,
@@ -88,25 +88,26 @@ def summarize(
     examples: int = 3,
     memory: str = "1GB",
 ) -> list[WordWeight]:
-    """Find the words that weigh most for each class, from the files of a run.
+    """Find the words with the highest mean scores for each class, from the files of a run.
 
-    Rows count for the class that is explained; of GlobEnc, which knows none, for the one that is predicted.
+    Each row counts for its explained class; for methods without a class, such as GlobEnc, for its predicted
+    class.
 
     Args:
-        folder: what `captum-globenc attribute` or :func:`~captum_globenc.datasets.attribute_files` wrote to,
-            in the layout "full".
-        method: whose scores; left out, the first.
-        top: how many words a class.
-        min_count: how often a word has to occur in rows of the class.
-        examples: how many rows a word.
-        memory: what DuckDB may use, such as "500MB"; what needs more goes to the disk for the while.
+        folder: the output folder of `captum-globenc attribute` or
+            :func:`~captum_globenc.datasets.attribute_files`, in the layout "full".
+        method: the method whose scores are used; by default the first.
+        top: number of words per class.
+        min_count: minimum number of occurrences of a word in rows of the class.
+        examples: number of example rows per word.
+        memory: memory limit of DuckDB, for example "500MB"; larger intermediate results go to the disk.
 
     Returns:
-        The words of each class by their mean score, the highest first.
+        The words of each class, by decreasing mean score.
 
     Raises:
-        ValueError: the folder holds no attributions, or not all of them, or they have another layout or no
-            such method; a number is too low, or the memory; or a file is damaged.
+        ValueError: the folder holds no attributions, or only a part of them; the layout is not "full"; there
+            are no scores of `method`; a number or `memory` is too low; or a file is damaged.
         ImportError: the extra `datasets` is not installed.
     """
     for what, number, least in (("top", top, 1), ("min_count", min_count, 1), ("examples", examples, 0)):
@@ -132,8 +133,8 @@ def summarize(
     )
     duckdb: Any = optional("duckdb", "datasets")
     try:
-        with tempfile.TemporaryDirectory() as spilled, duckdb.connect() as database:
-            database.execute("SET temp_directory = ?", [spilled])
+        with tempfile.TemporaryDirectory() as temporary, duckdb.connect() as database:
+            database.execute("SET temp_directory = ?", [temporary])
             try:
                 database.execute("SET memory_limit = ?", [memory])
             except duckdb.Error as error:
@@ -154,7 +155,7 @@ def summarize(
                 "SELECT label, word, total / occurrences AS mean, occurrences FROM weights "
                 "ORDER BY label, mean DESC, word"
             ).fetchall()
-    except duckdb.Error as error:  # of a damaged file, or too little memory
+    except duckdb.Error as error:  # a damaged file, or too little memory
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"cannot sum up {folder}: {reason}") from error
     return [
@@ -164,16 +165,16 @@ def summarize(
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as SQL has it, in which no character stands for others."""
+    """Return a path as an SQL string, with wildcards escaped."""
     plain = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")
     return f"'{plain}'"
 
 
 def write_csv(weights: Iterable[WordWeight], path: Path) -> None:
-    """Write words as a table: class, word, mean, count, and the numbers of the rows of examples.
+    """Write words to a CSV file: class, word, mean, count, and the numbers of the example rows.
 
     Args:
-        weights: what :func:`summarize` returned.
+        weights: the return value of :func:`summarize`.
         path: the file.
     """
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -1,1 +1,1 @@
-"""The web demo: a page that explains a text in the browser, and the server that shows it."""
+"""The web demo: a page that explains texts in the browser, and its server."""

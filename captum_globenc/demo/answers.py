@@ -1,6 +1,6 @@
-"""The answers of the web demo: explanations drawn in HTML, their files, and messages.
+"""The answers of the web demo: explanations in HTML, their files, and messages.
 
-Nothing here depends on a web framework. All texts are escaped before they are returned.
+This module does not depend on a web framework. All returned texts are escaped.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ from captum_globenc.texts.tasks import SIMILARITY, task_name
 __all__ = ["FILES", "Answer", "answer", "depth", "message", "shown"]
 
 BARS = 8
-"""Of how many classes the probabilities are shown."""
+"""Number of classes whose probabilities are shown."""
 SHARED = 16
-"""How many tokens neighboring windows of a long text share."""
+"""Number of tokens that neighboring windows of a long text share."""
 TAIL = 40
-"""How many characters ahead of a cut tell where it is."""
+"""Number of characters quoted in the message about a truncated text."""
 
 
 class Answer(NamedTuple):
@@ -36,9 +36,8 @@ class Answer(NamedTuple):
 
     Attributes:
         messages: Errors and notices, in plain text.
-        explanations: One, or several of a text with several entities, mask tokens or labels; none after an
-            error.
-        form: The form that was answered.
+        explanations: One explanation, or one per entity, mask token or label; none after an error.
+        form: The form of the request.
     """
 
     messages: tuple[str, ...] = ()
@@ -53,12 +52,12 @@ class Answer(NamedTuple):
     @property
     def prediction(self) -> str:
         """The prediction with its probabilities, and the messages, as HTML."""
-        shown, said = self.explanation, "".join(map(message, self.messages))
+        shown, messages = self.explanation, "".join(map(message, self.messages))
         if shown is None:
-            return said
+            return messages
         return (
             '<div class="globenc" aria-live="polite">'
-            f'<p class="prediction">{escape(shown.headline)}</p>{_bars(shown)}</div>{said}'
+            f'<p class="prediction">{escape(shown.headline)}</p>{_bars(shown)}</div>{messages}'
         )
 
 
@@ -67,18 +66,18 @@ FILES: Mapping[str, Callable[[Explanations, str | PathLike[str]], object]] = {
     "html": lambda found, path: found.to_html(path),
     "csv": lambda found, path: found.to_pandas().to_csv(path, index=False),
 }
-"""Functions that write explanations to a file, by the ending of its name."""
+"""Functions that write explanations to a file, by file ending."""
 
 
 def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
-    """Draw an explanation: every method's shaded tokens, and the heat maps over the layers.
+    """Draw the shaded tokens of every method, and the heat maps over the layers.
 
     Args:
-        explanation: With its layers.
-        form: What to show of it.
+        explanation: The explanation, with its layers.
+        form: The form, which sets what is shown.
 
     Returns:
-        Both as HTML, escaped.
+        The HTML of the tokens and of the heat maps.
     """
     tokens, layers = draw_pieces(
         explanation, of="words" if form.words else "tokens", special=form.special, after=form.layer
@@ -90,12 +89,12 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
 
 
 def depth(explanation: Explanation) -> int:
-    """Return after how many layers GlobEnc's shares can be shown; 0 where it has none of single layers."""
+    """Return the number of layers for which GlobEnc has scores; 0 if it has none."""
     return len(explanation.layers.get("globenc", ()))
 
 
 def message(text: str) -> str:
-    """Return a message, read out at once by a screen reader."""
+    """Return a message as HTML that a screen reader reads out at once."""
     return f'<div class="globenc"><p class="message" role="alert">{escape(text)}</p></div>'
 
 
@@ -104,11 +103,11 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
 
     Args:
         form: The form.
-        classifiers: Returns the model of a name, "" among them; raises `LoadingError`.
+        classifiers: Function that returns the model of a name, which may be "", or raises `LoadingError`.
     """
-    wrong = _wrong(form)
-    if wrong:
-        return Answer((wrong,))
+    error_message = _invalid(form)
+    if error_message:
+        return Answer((error_message,))
     notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
@@ -120,7 +119,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
             position=parse_position(form.position),
             mixing=form.mixing,
             layers=True,
-            # Of the usual ones, as many as hold for the model.
+            # By default, the default methods that support the model.
             methods=None if tuple(form.methods) == DEFAULT_METHODS else form.methods,
             target=form.target.strip() or None,
             against=form.against.strip() or None,
@@ -133,12 +132,12 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if any(it.truncated for it in found):
-        # This says more about the one text than the notice of explain() does.
+        # Replace the notice of explain() by one that says more about this text.
         notes = [
             *(it for it in notes if not it.startswith(TRUNCATED)),
-            _cut(found[0], windows=task_name(model) != SIMILARITY),
+            _truncation_message(found[0], windows=task_name(model) != SIMILARITY),
         ]
-    if all(it.span is None for it in found):  # the labels of a text; entities keep their order
+    if all(it.span is None for it in found):  # labels of a text; entities keep their order
         found = found.sort_by("confidence", reverse=True)
     if not found:
         return Answer(tuple(notes or ["There is nothing to explain in this text."]))
@@ -148,7 +147,7 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
 
 
 def _bars(explanation: Explanation) -> str:
-    """Return the probabilities of the most probable classes, as bars and numbers."""
+    """Return HTML of the probabilities of the most probable classes, as bars and numbers."""
     ranked = sorted(explanation.probabilities.items(), key=lambda it: -it[1])
     if not ranked:
         return ""
@@ -158,8 +157,8 @@ def _bars(explanation: Explanation) -> str:
     return bars(names, shares, SHARE, "Probabilities") + more
 
 
-def _wrong(form: Form) -> str:
-    """Return what can be told to be wrong before a model is looked at; "" where nothing is."""
+def _invalid(form: Form) -> str:
+    """Return the error of a form that needs no model to detect, or ""."""
     if not form.text.strip():
         return "Type a text to explain."
     for name in TYPED:
@@ -169,14 +168,14 @@ def _wrong(form: Form) -> str:
     return "" if form.methods else "Choose a method."
 
 
-def _cut(explanation: Explanation, *, windows: bool) -> str:
-    """Return the message about a text that is longer than the model takes, with a way out by `windows`."""
-    way_out = " Tick Windows under More options to explain it whole." if windows else ""
-    said = f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read"
+def _truncation_message(explanation: Explanation, *, windows: bool) -> str:
+    """Return the message about a truncated text, which suggests `windows` if they are supported."""
+    advice = " Tick Windows under More options to explain it whole." if windows else ""
+    start = f"The text is too long for this model: only its first {len(explanation.tokens)} tokens are read"
     stops = [place.stop for place in explanation.offsets if place is not None]
     if explanation.pair is not None or not stops:
-        return f"{said}.{way_out}"
+        return f"{start}.{advice}"
     text, read = explanation.text, max(stops)
     tail = " ".join(text[max(0, read - TAIL) : read].split())
     unread = f"The last {len(text) - read:,} of its {len(text):,} characters are not."
-    return f"{said}, up to “… {tail}”. {unread}{way_out}"
+    return f"{start}, up to “… {tail}”. {unread}{advice}"

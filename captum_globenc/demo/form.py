@@ -1,4 +1,4 @@
-"""What the web demo is asked: a form, and the link that restores it."""
+"""The form of the web demo, and the link that restores it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,36 +11,36 @@ from captum_globenc.texts.request import BASELINES
 __all__ = ["LONGEST_LINK", "LONGEST_TEXT", "TYPED", "Form"]
 
 LONGEST_TEXT = 20_000
-"""Characters that a text may have; what a model takes is far less."""
+"""Maximum number of characters of a text, far more than a model reads."""
 LONGEST_LINK = 6_000
-"""Characters that a link may have: servers on its way refuse longer ones."""
+"""Maximum number of characters of a link; some servers reject longer ones."""
 
 TYPED = ("text", "pair", "model", "position", "target", "against")
-"""The fields of a form that anything may be typed into."""
+"""The free-text fields of a form."""
 SWITCHES = ("words", "special", "windows")
 NUMBERS = ("layer", "result")
 LARGEST = 999
-"""The largest of the numbers."""
+"""Maximum of the fields in `NUMBERS`."""
 
 
 class Form(NamedTuple):
-    """What is asked for: the fields of the page, and of a link to it.
+    """The fields of the page, and of a link to it.
 
     Attributes:
         text: The text.
-        pair: Its second segment, or "".
-        model: A folder or a hub name, or "" for the model that the demo was started with.
-        mixing: GlobEnc's kind of mixing.
-        methods: Names of `captum_globenc.texts.methods.MAIN_METHODS`, those shown side by side.
-        words: Whether pieces are merged into words.
+        pair: The second segment, or "".
+        model: A folder or a hub name, or "" for the first model of the demo.
+        mixing: The mixing of GlobEnc.
+        methods: Keys of `captum_globenc.texts.methods.MAIN_METHODS`.
+        words: Whether tokens are merged into words.
         special: Whether special tokens are shown.
-        position: Which token is explained: its index, "mean", or "" for what the model's head reads.
-        target: The class that is explained, by name or index, or "" for the predicted one.
-        against: The class that it is held against, or "".
-        baseline: What a text is compared with, of `captum_globenc.texts.BASELINES`.
-        windows: Whether long texts are explained whole, in windows.
-        layer: After which layer GlobEnc's shares are shown, from 1; 0 for the last.
-        result: Which explanation of the text is shown, from 0: an entity, say.
+        position: The token that GlobEnc explains: its index, "mean", or "" for what the model's head reads.
+        target: The explained class, by name or index, or "" for the predicted class.
+        against: The contrast class, or "".
+        baseline: The baseline, one of `captum_globenc.texts.BASELINES`.
+        windows: Whether long texts are split into windows.
+        layer: The layer after which GlobEnc's shares are shown, from 1; 0 for the last.
+        result: The index of the shown explanation, if a text has several, such as one per entity.
     """
 
     text: str = ""
@@ -59,7 +59,7 @@ class Form(NamedTuple):
     result: int = 0
 
     def link(self) -> str:
-        """Return the query that restores this form, what is as by default left out; "" if it is too long.
+        """Return the query string of the fields that differ from the defaults; "" if it is too long.
 
         Example:
             >>> Form("not bad", words=False).link()
@@ -70,14 +70,14 @@ class Form(NamedTuple):
         return link if len(link) <= LONGEST_LINK else ""
 
     def fields(self) -> list[Any]:
-        """Return the values of the fields that are asked, in order: all but `layer` and `result`."""
+        """Return the values of all fields except `layer` and `result`, in order."""
         return [*self._replace(methods=list(self.methods))[: -len(NUMBERS)]]
 
     @classmethod
     def of(cls, query: Mapping[str, Any]) -> "Form":
-        """Restore a form from a query; values that are not valid are replaced by defaults.
+        """Restore a form from a query; invalid values are replaced by the defaults.
 
-        Texts that are too long are kept whole, so that the message about them has their length.
+        Texts that are too long are not shortened, so that the error message can state their length.
 
         Example:
             >>> Form.of({"text": "not bad", "mixing": "N-Nothing"}) == Form("not bad")

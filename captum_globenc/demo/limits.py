@@ -1,4 +1,4 @@
-"""The limits of the web demo: how long work takes, what requests hold, what is kept, what a page loads."""
+"""The limits of the web demo: time of a run, size of requests, kept results, and loaded resources."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,15 +11,15 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["KEPT_RESULTS", "MOST_BYTES", "STOPS", "Deadline", "Guard", "Turns", "drop_unfetched"]
 
 MOST_BYTES = 1 << 20
-"""Bytes that a request may have: more than the longest text and its pair."""
+"""Maximum bytes of a request; enough for the longest text and its pair."""
 TOO_LARGE = f"a request may have {MOST_BYTES:,} bytes".encode()
 KEPT_RESULTS = 32
-"""Results, of all visitors together, that wait to be fetched; the oldest are dropped."""
+"""Maximum number of results of all visitors that wait to be fetched; older ones are dropped."""
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'"
 )
-"""The content security policy: the browser itself refuses whatever would leave this server."""
+"""The content security policy, which blocks requests to other servers."""
 
 STOPS = frozenset(
     (
@@ -34,20 +34,20 @@ STOPS = frozenset(
         "conv2d",
     )
 )
-"""Names of the functions at which work is ended: every layer calls some, and nothing that tidies up does."""
+"""Torch functions at which a run can stop: every layer calls some of them, cleanup code calls none."""
 
 
 class Deadline(TorchFunctionMode):
-    """Ends whatever runs a model within its block, once that has taken too long.
+    """Stop a model that runs within the block once a time limit is exceeded.
 
-    A thread cannot be ended from without: so some functions of torch look at the clock before they
-    start (`STOPS`). One call, and one backward pass, run to their end.
+    A thread cannot be stopped from outside, so some torch functions (`STOPS`) check the clock before they
+    start. A single call, or a backward pass, is not interrupted.
 
     Args:
-        seconds: How long the block may take.
+        seconds: The time limit.
 
     Raises:
-        TimeoutError: Within the block, when the time is over.
+        TimeoutError: Within the block, when the limit is exceeded or `end` was called.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ class Deadline(TorchFunctionMode):
         self._ended = False
 
     def end(self) -> None:
-        """End the work now; from another thread."""
+        """Stop the run, from another thread."""
         self._ended = True
 
     def __torch_function__(
@@ -85,10 +85,10 @@ class Deadline(TorchFunctionMode):
 
 
 class Turns:
-    """Work of several visitors, one after the other, each of which can end their own.
+    """Run the requests of several visitors one after the other; each visitor can cancel their own.
 
     Args:
-        seconds: How long each may take.
+        seconds: The time limit of each request.
 
     Example:
         >>> turns = Turns(60.0)
@@ -103,10 +103,10 @@ class Turns:
 
     @contextmanager
     def of(self, visitor: str) -> Iterator[None]:
-        """Wait for what runs, and then run the block for a visitor.
+        """Wait for the running request, then run the block for a visitor.
 
         Raises:
-            TimeoutError: Within the block, when the time is over, or the visitor has ended it.
+            TimeoutError: Within the block, when the limit is exceeded or the visitor cancels.
         """
         deadline = self._running[visitor] = Deadline(self._seconds)
         try:
@@ -117,7 +117,7 @@ class Turns:
                 del self._running[visitor]
 
     def end(self, visitor: str) -> None:
-        """End what runs for a visitor, or waits to be run, if something does."""
+        """Cancel the running or waiting request of a visitor, if there is one."""
         deadline = self._running.get(visitor)
         if deadline is not None:
             deadline.end()
@@ -128,19 +128,19 @@ class _TooLargeError(Exception):
 
 
 class Guard:
-    """Bounds what a request may hold, and adds the content security policy to every response."""
+    """ASGI middleware that limits the size of requests and adds the content security policy."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a request as ASGI has it, or refuse it."""
+        """Serve or reject an ASGI request."""
         read, started = 0, False
 
         async def guarded(message: Any) -> None:
             nonlocal started
             if read > MOST_BYTES and not started:
-                return  # the application's response to a body that was cut off
+                return  # drop the application's response to an incomplete body
             if message["type"] == "http.response.start":
                 started = True
                 policy = (b"content-security-policy", POLICY.encode())
@@ -157,10 +157,10 @@ class Guard:
 
         if scope["type"] != "http":
             await self.app(scope, receive, guarded)
-        elif scope["path"].rstrip("/").endswith("/upload"):  # the page has none
-            await _answer(404, b"there is nothing to upload here", guarded)
-        elif _declared(scope) > MOST_BYTES:
-            await _answer(413, TOO_LARGE, guarded)
+        elif scope["path"].rstrip("/").endswith("/upload"):  # Gradio has this route, the page needs none
+            await _respond(404, b"there is nothing to upload here", guarded)
+        elif _content_length(scope) > MOST_BYTES:
+            await _respond(413, TOO_LARGE, guarded)
         else:
             if scope["method"] == "POST":
                 drop_unfetched(scope["app"].get_blocks()._queue)
@@ -168,29 +168,29 @@ class Guard:
                 await self.app(scope, bounded, guarded)
             if read > MOST_BYTES and not started:
                 read = 0
-                await _answer(413, TOO_LARGE, guarded)
+                await _respond(413, TOO_LARGE, guarded)
 
 
-def _declared(scope: Any) -> int:
-    """Return how many bytes a request says that its body has; 0 where it does not."""
+def _content_length(scope: Any) -> int:
+    """Return the Content-Length of a request; 0 if it has none."""
     length = dict(scope["headers"]).get(b"content-length", b"")
     return int(length) if length.isdigit() else 0
 
 
-async def _answer(status: int, reason: bytes, send: Any) -> None:
-    """Send a response of plain text."""
+async def _respond(status: int, reason: bytes, send: Any) -> None:
+    """Send a plain-text response."""
     headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason})
 
 
 def drop_unfetched(queue: Any) -> None:
-    """Drop the messages of visitors who never fetched their results, the oldest first.
+    """Drop the oldest results that visitors have not fetched.
 
-    Gradio keeps what it has for a visitor until the visitor asks for it, which a script need not do.
+    Gradio keeps the results of a visitor until they are fetched, which a script may never do.
 
     Args:
-        queue: Gradio's queue of a page.
+        queue: The Gradio queue of the page.
     """
     kept = 0
     for messages in reversed(list(queue.pending_messages_per_session.values())):

@@ -1,4 +1,4 @@
-"""The models of a demo: which are loaded and kept in memory, and what the page says of each."""
+"""The models of the web demo: loading, caching, and the page's texts about each."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -29,16 +29,16 @@ KEPT_MODELS = 2
 
 
 class Classifiers:
-    """Load models by name and keep the ones that were used last; "" is the first that the demo offers.
+    """Load models by name, and keep the most recently used in memory; "" is the demo's first model.
 
     Args:
-        models: Folders or hub names of the models that the demo offers; none for the embedded classifier.
+        models: Folders or hub names of the demo's models; empty for the embedded classifier.
         any_model: Whether visitors may load any other model.
     """
 
     def __init__(self, models: Sequence[str], any_model: bool) -> None:
         last = [model.rstrip("/").rpartition("/")[2] for model in models]
-        # Where a model lies on this machine is nobody's business, if its last name tells it from others.
+        # Hide the paths of this machine, if the last parts of the names are unique.
         names = last if len(set(last)) == len(models) else models
         self.offered = dict(zip(names, models, strict=True))
         self._any_model = any_model
@@ -49,19 +49,19 @@ class Classifiers:
         return not name or name in self.offered or name in self._kept
 
     def __call__(self, name: str) -> Classifier:
-        """Return the model of a name, for the task that its files name; load it unless it is in memory.
+        """Return the model of a name; load it unless it is in memory.
 
         Raises:
-            LoadingError: The model is not offered, cannot be loaded, or is for a task that is not explained.
+            LoadingError: The model is not offered, cannot be loaded, or has an unsupported task.
         """
-        refusal = self.refusal(name)
-        if refusal:
-            raise LoadingError(refusal)
+        reason = self.refusal(name)
+        if reason:
+            raise LoadingError(reason)
         name = self._full(name)
         with self._lock:
             found = self._kept.pop(name, None)
             if found is None:
-                while len(self._kept) >= KEPT_MODELS:  # ahead of loading, so that no more are ever there
+                while len(self._kept) >= KEPT_MODELS:  # before loading, to limit the memory
                     del self._kept[next(iter(self._kept))]
                 found = load_model(name or None)
                 check_shown(found, name)
@@ -69,7 +69,7 @@ class Classifiers:
         return found
 
     def classes(self, name: str) -> list[str]:
-        """Return the names of a model's classes; none for a regression and for tasks without classes.
+        """Return the names of a model's classes; empty for a regression and for tasks without classes.
 
         Raises:
             LoadingError: The model is not offered, or cannot be loaded.
@@ -81,19 +81,19 @@ class Classifiers:
         return [] if problem_of(config) == VALUE else class_names(config)
 
     def refusal(self, name: str) -> str:
-        """Return why a name is neither looked up nor loaded; "" where it may be."""
+        """Return the reason why a model may not be loaded; "" if it may."""
         if not name or name in self.offered or self._any_model:
             return ""
         known = ", ".join(self.offered) or "its own model"
         return f"this demo shows {known} only; who runs it can allow others (--any-model)"
 
     def loaded(self, name: str) -> Classifier | None:
-        """Return the model of a name if it is in memory; load nothing."""
+        """Return the model of a name if it is in memory, else None."""
         return self._kept.get(self._full(name))
 
     @property
     def first(self) -> str:
-        """The name of the first that the demo was started with; "" for the embedded one."""
+        """The name of the demo's first model; "" for the embedded classifier."""
         return next(iter(self.offered), "")
 
     def _full(self, name: str) -> str:
@@ -119,7 +119,7 @@ ABOUT = (
     "is hard for it, other languages and other kinds of texts are beyond it, and its percentages are not "
     "calibrated."
 )
-"""What the embedded model is, and what it cannot do."""
+"""Description and limits of the embedded model."""
 
 EXAMPLES = {
     "For and against": Form("The plot is thin, but the acting is simply wonderful."),
@@ -129,20 +129,20 @@ EXAMPLES = {
     ),
     "A negation that it gets wrong": Form("The film was not a waste of time."),
 }
-"""Sentences that the embedded model gets right or wrong, by what they teach."""
+"""Examples for the embedded model, by title; some predictions are wrong."""
 EXAMPLE = next(iter(EXAMPLES.values()))
-"""The first of them, with which the page opens."""
+"""The example with which the page opens."""
 
 
 class TaskTexts(NamedTuple):
     """The texts of the page that depend on the task.
 
     Attributes:
-        does: What the model does, for its description.
+        does: The predicate of the model's description, such as "classifies texts".
         text: The label of the text field.
         pair: The label of the field for the second text; "" hides it.
-        example: What the page opens with; "[MASK]" stands for the tokenizer's own mask token.
-        targets: What can be chosen as the target besides the predictions.
+        example: The example with which the page opens; "[MASK]" stands for the tokenizer's mask token.
+        targets: Possible targets besides the predictions.
     """
 
     does: str
@@ -179,38 +179,38 @@ TEXTS: Mapping[str, TaskTexts] = {
         Form("A cat sleeps on the warm sofa.", "The kitten is taking a nap on the couch."),
     ),
 }
-"""The texts by the name of a model's task, as `captum_globenc.texts.tasks.task_name` returns it."""
+"""The texts by task, a return value of `captum_globenc.texts.tasks.task_name`."""
 
 ENTAILMENT = Form("A cat sleeps on the warm sofa.", "An animal is resting.")
-"""The example of classifiers with a class for entailment."""
+"""The example for classifiers with a class for entailment."""
 CLASSES = 8
-"""How many classes the description of a model names."""
+"""Maximum number of classes in the description of a model."""
 
 
 def describe(found: Classifier, name: str) -> str:
-    """Return the description of a model: its name, its class, what it does, its classes and its limit.
+    """Return the description of a model: name, class, task, classes and token limit.
 
     Args:
         found: The model.
-        name: Its name as the user gave it.
+        name: The name that is shown.
 
     Returns:
         Escaped HTML.
     """
     model, task = found.model, task_name(found.model)
-    said = [f"The model {name} ({type(model).__name__}) {TEXTS[task].does}."]
+    sentences = [f"The model {name} ({type(model).__name__}) {TEXTS[task].does}."]
     if task in ("text-classification", "token-classification"):
         names = class_names(model.config)
         more = f" and {len(names) - CLASSES} more" if len(names) > CLASSES else ""
-        said.append(f"Its classes are {', '.join(names[:CLASSES])}{more}.")
+        sentences.append(f"Its classes are {', '.join(names[:CLASSES])}{more}.")
     limit = model.max_seq_length if task == SIMILARITY else token_limit(model, found.tokenizer)
     if limit is not None:
-        said.append(f"It reads at most {limit:,} tokens.")
-    return escape(" ".join(said))
+        sentences.append(f"It reads at most {limit:,} tokens.")
+    return escape(" ".join(sentences))
 
 
 def example_of(found: Classifier) -> Form:
-    """Return the example of a model's task; a pair for models of entailment."""
+    """Return the example for a model's task."""
     task = task_name(found.model)
     example = TEXTS[task].example
     if task == "text-classification" and any(

@@ -1,6 +1,6 @@
-"""The page of the web demo: its components, style and scripts, what each press does, and the server.
+"""The page of the web demo: components, style, scripts, event handlers, and the server.
 
-Gradio is imported where the page is built, so that this module needs nothing of it.
+Gradio is imported inside functions, so that this module can be imported without it.
 """
 
 import json
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["STYLE", "build", "launch_options", "serve"]
 
 KEPT_SECONDS, KEPT_VISITORS = 3600, 200
-"""How long what a visitor was shown is kept to be drawn anew, and of how many visitors."""
+"""Seconds for which an answer is kept for redrawing, and the maximum number of visitors."""
 WAITING = 64
-"""How many may wait for their answer; one more is told to come back."""
+"""Maximum number of waiting requests; further ones are rejected."""
 EXAMPLE_TEXTS = {it.text for it in (ENTAILMENT, *EXAMPLES.values(), *(of.example for of in TEXTS.values()))}
-"""Texts that nobody typed, which the example of another model replaces."""
+"""Example texts, which are replaced when another model is chosen; typed texts are kept."""
 SECONDS = 120.0
-"""How long an answer may take until it is given up, so that the others are not kept waiting."""
+"""Seconds after which an explanation is stopped, so that other visitors do not wait."""
 PREDICTED, NONE = ("predicted", ""), ("none", "")
-"""What stands for no choice of a class."""
+"""The choices for no target and for no contrast class."""
 
-# Gradio marks its dark theme with a class, not with a media query.
+# Gradio sets its dark theme with a class, not with a media query.
 STYLE = f"""
 #about {{ font-size: .85rem; opacity: .85; }}
 .globenc {{ {LIGHT} color: var(--text); }} .dark .globenc {{ {DARK} }}
@@ -70,15 +70,15 @@ STYLE = f"""
   .globenc .heat:has(tr:first-child > :nth-child(8)) :is(td, th) {{ padding: .1rem .06rem; }}
   .globenc .heat:has(tr:first-child > :nth-child(8)) tr > :first-child {{ min-width: 3rem; }}
 }}"""
-"""The rules of the page."""
+"""The CSS of the page."""
 
-# What is asked lies with the entry in the tab's own history: a refresh finds it, and no other tab does.
+# The fields are stored in the history entry of the tab, which a reload keeps and other tabs do not see.
 _FORM = f"""const form = values => Object.fromEntries(
   {json.dumps(Form._fields)}.map((name, index) => [name, String(values[index] ?? "")]));"""
 KEEP = f"""(...values) => {{ {_FORM} history.replaceState(form(values), ""); }}"""
-"""Keep the fields, in the order of `Form`, for a refresh."""
+"""Store the fields, in the order of `Form`, for a reload."""
 READ = "() => history.state"
-"""Read the fields that were kept."""
+"""Read the stored fields."""
 REMEMBER = f"""(query, ...values) => {{ {_FORM}
   const here = new URL(query || location.pathname, location.href), link = query && here.href;
   for (const [name, value] of new URLSearchParams(location.search)) {{
@@ -87,7 +87,7 @@ REMEMBER = f"""(query, ...values) => {{ {_FORM}
   history.replaceState(form(values), "", here);
   return link;
 }}"""
-"""Keep the fields, and make the query that restores the answer the page's address; gives the whole link."""
+"""Store the fields, put the query into the page's address, and return the full link."""
 
 BEGIN = """() => {
   const answer = document.querySelector("#answer");
@@ -101,21 +101,21 @@ BEGIN = """() => {
 """Show the Cancel button, and scroll to the answer if it is below the first screen."""
 BEGIN_RESTORED = f"""() => new URLSearchParams(location.search).has("text") || history.state?.text
   ? ({BEGIN})() : {{__type__: "update", visible: false}}"""
-"""Do the same for a link or a refresh; the example of a new page is not scrolled to."""
+"""Do the same for a link or a reload, but do not scroll to the example of a new page."""
 END = """() => {
   document.querySelector("#answer").setAttribute("aria-busy", "false");
   return {__type__: "update", visible: false};
 }"""
 """Hide the Cancel button."""
 DOWNLOAD = """() => document.querySelector("#file").click()"""
-"""Download the file that was written."""
+"""Download the written file."""
 
 DOWNLOADS = {"jsonl": "Download JSON", "html": "Download page", "csv": "Download CSV"}
-"""The files that an answer is downloaded as, by the end of their names, and what they are called."""
+"""The labels of the download buttons, by file ending."""
 
 
-class Asked(NamedTuple):
-    """The fields of the form, in its order, except `layer` and `result`."""
+class Fields(NamedTuple):
+    """The input components, one per field of `Form` except `layer` and `result`, in the same order."""
 
     text: Any
     pair: Any
@@ -131,8 +131,8 @@ class Asked(NamedTuple):
     windows: Any
 
 
-class Answered(NamedTuple):
-    """The components that an answer fills."""
+class Outputs(NamedTuple):
+    """The output components."""
 
     about: Any
     result: Any
@@ -149,7 +149,7 @@ class Answered(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """What is pressed: buttons, by the end of a file's name those that download it, and the examples."""
+    """The buttons (those for downloads by file ending), and the examples."""
 
     explain: Any
     cancel: Any
@@ -159,23 +159,23 @@ class Controls(NamedTuple):
 
 
 def class_choices(classes: list[str]) -> tuple[list[Any], list[Any]]:
-    """Return what can be chosen: as the class that is explained, and as the one it is held against."""
+    """Return the choices for the explained class and for the contrast class."""
     return [PREDICTED, *classes], [NONE, *classes]
 
 
-def lay_out(
+def create_components(
     classifiers: Classifiers, *, embedded: bool, any_model: bool, kept_seconds: int
-) -> tuple[Asked, Answered, Controls]:
-    """Lay out the page within a block of Gradio's: the form on the left, the answer on the right.
+) -> tuple[Fields, Outputs, Controls]:
+    """Create the components of the page within a Gradio block: the form on the left, the answer on the right.
 
     Args:
         classifiers: The models.
-        embedded: Whether the first is the embedded one.
-        any_model: Whether visitors may name any other model.
-        kept_seconds: Seconds for which an answer is kept, to be drawn with other options.
+        embedded: Whether the first model is the embedded classifier.
+        any_model: Whether visitors may load any other model.
+        kept_seconds: Seconds for which an answer is kept for redrawing.
 
     Returns:
-        The fields, the components of the answer, and the buttons.
+        The input components, the output components, and the buttons.
     """
     import gradio as gr
 
@@ -223,7 +223,7 @@ def lay_out(
                 named = gr.Dropdown(
                     [("the embedded one", "")] if embedded else list(classifiers.offered),
                     label="Model: a folder or a name on the hub" if any_model else "Model",
-                    allow_custom_value=True,  # which a link may hold; others are refused when they are asked
+                    allow_custom_value=True,  # a link may have any value; it is checked on submit
                     visible=any_model or len(classifiers.offered) > 1,
                 )
                 baseline = gr.Dropdown(list(BASELINES), value=plain.baseline, label="Compared with")
@@ -267,7 +267,7 @@ def lay_out(
                 layers = gr.HTML(elem_id="layers", padding=False)
             query, file = gr.Textbox(visible=False), gr.DownloadButton(visible="hidden", elem_id="file")
             state = gr.State(None, time_to_live=kept_seconds)
-    asked = Asked(
+    fields = Fields(
         text, pair, named, mixing, methods, words, special, position, target, against, baseline, windows
     )
     examples = None
@@ -275,15 +275,15 @@ def lay_out(
         with chips:
             examples = gr.Examples(
                 [form.fields() for form in EXAMPLES.values()],
-                list(asked),
+                list(fields),
                 example_labels=[form.text for form in EXAMPLES.values()],
                 label="Examples",
                 api_visibility="private",
             )
-    answered = Answered(
+    outputs = Outputs(
         about, result, prediction, tokens, layers, layer, viewing, heading, sharing, query, link, state
     )
-    return asked, answered, Controls(button, cancel, downloads, file, examples)
+    return fields, outputs, Controls(button, cancel, downloads, file, examples)
 
 
 def build(
@@ -294,7 +294,7 @@ def build(
     Args:
         models: Folders or hub names of the models that the page offers, the first to start with; by default
             the embedded classifier.
-        any_model: Whether visitors may load any other model, for a page that only its owner reaches.
+        any_model: Whether visitors may load any other model; unsafe on a public page.
         seconds: Seconds after which an explanation is stopped.
 
     Returns:
@@ -307,7 +307,7 @@ def build(
     import gradio as gr
 
     classifiers = Classifiers(tuple(models), any_model)
-    # A wrong name raises an error here, not in the
+    # A wrong name raises an error here, before the page is built.
     opening = answer(example_of(classifiers("")), classifiers)
     turns = Turns(seconds)
     with gr.Blocks(
@@ -315,7 +315,7 @@ def build(
         analytics_enabled=False,
         delete_cache=(KEPT_SECONDS, KEPT_SECONDS),
     ) as page:
-        asked, answered, controls = lay_out(
+        fields, outputs, controls = create_components(
             classifiers, embedded=not models, any_model=any_model, kept_seconds=KEPT_SECONDS
         )
         cancel, before, wanted = controls.cancel, gr.JSON(visible=False), gr.State(None)
@@ -329,57 +329,59 @@ def build(
                     found = answer(form, classifiers)
             except TimeoutError as error:
                 found = Answer((f"{error}.",))
-            filled = _filled(found, answered) | described(form.model.strip())
+            filled = _filled(found, outputs) | described(form.model.strip())
             loaded = classifiers.loaded(form.model.strip())
             if found.explanation is not None and loaded is not None:
                 more = TEXTS[task_name(loaded.model)].targets
                 targets, others = class_choices([*more, *found.explanation.probabilities])
                 filled |= {
-                    asked.target: gr.Dropdown(choices=targets),
-                    asked.against: gr.Dropdown(choices=others),
+                    fields.target: gr.Dropdown(choices=targets),
+                    fields.against: gr.Dropdown(choices=others),
                 }
             return filled
 
         def described(name: str) -> dict[Any, Any]:
-            """Return the description and the labels of a model that is in memory."""
+            """Return the updates for the description and labels of a model in memory."""
             found = classifiers.loaded(name)
             if found is None:
-                return {answered.about: gr.skip()}
+                return {outputs.about: gr.skip()}
             own = not models and not name
             texts = TEXTS[task_name(found.model)]
             return {
-                answered.about: ABOUT if own else describe(found, name or classifiers.first),
-                asked.text: gr.Textbox(label=texts.text),
-                asked.pair: gr.Textbox(label=texts.pair, visible=bool(texts.pair) and (any_model or not own)),
+                outputs.about: ABOUT if own else describe(found, name or classifiers.first),
+                fields.text: gr.Textbox(label=texts.text),
+                fields.pair: gr.Textbox(
+                    label=texts.pair, visible=bool(texts.pair) and (any_model or not own)
+                ),
             }
 
         def choose(name: str | None, text: str) -> dict[Any, Any]:
             name = (name or "").strip()
-            if name not in classifiers:  # a name that is typed is loaded when Explain is pressed
-                return {answered.about: gr.skip()}
+            if name not in classifiers:  # a typed name is loaded when Explain is pressed
+                return {outputs.about: gr.skip()}
             try:
                 example = example_of(classifiers(name))
             except LoadingError as error:
-                return {answered.about: message(str(error))}
+                return {outputs.about: message(str(error))}
             updates = described(name)
             if not text.strip() or text in EXAMPLE_TEXTS:
                 label = TEXTS[task_name(classifiers(name).model)]
-                updates[asked.text] = gr.Textbox(example.text, label=label.text)
-                updates[asked.pair] = gr.Textbox(example.pair, label=label.pair, visible=bool(label.pair))
+                updates[fields.text] = gr.Textbox(example.text, label=label.text)
+                updates[fields.pair] = gr.Textbox(example.pair, label=label.pair, visible=bool(label.pair))
             return updates
 
         def redraw(kept: Answer | None, after: int, number: int, merged: bool, special: bool) -> Any:
-            # What was explained stays, whatever the other fields say by now.
+            # Use the form of the answer, because the fields may have changed since.
             found = _held(kept)
             form = found.form._replace(words=merged, special=special, result=number or 0)
             explanation = found.explanations[form.result]
             form = form._replace(layer=after % max(depth(explanation), 1))
             tokens, layers = shown(explanation, form)
             return {
-                answered.prediction: found._replace(form=form).prediction,
-                answered.tokens: tokens,
-                answered.layers: layers,
-                answered.query: form.link(),
+                outputs.prediction: found._replace(form=form).prediction,
+                outputs.tokens: tokens,
+                outputs.layers: layers,
+                outputs.query: form.link(),
             }
 
         def restore(before: Any, request: gr.Request) -> Form:
@@ -388,20 +390,20 @@ def build(
             return opening.form if form == Form() else form
 
         def fill(form: Form) -> Any:
-            # The example is there already, and something may have been typed over it by now.
+            # The example is shown already, and the visitor may have changed it.
             if form == opening.form:
                 return gr.skip()
             return form._replace(model=form.model or classifiers.first).fields()
 
         def run_restored(form: Form, text: str, request: gr.Request) -> dict[Any, Any]:
             if form == opening.form:
-                return _filled(opening, answered) if text == form.text else {answered.prediction: gr.skip()}
+                return _filled(opening, outputs) if text == form.text else {outputs.prediction: gr.skip()}
             if not form.text:
-                return {answered.prediction: gr.skip()}
-            if form.model not in classifiers:  # a link alone loads nothing from anywhere
+                return {outputs.prediction: gr.skip()}
+            if form.model not in classifiers:  # opening a link must not load a model
                 refusal = classifiers.refusal(form.model)
                 waiting = Answer((refusal or f"Press Explain to load the model {form.model}.",))
-                return _filled(waiting, answered)
+                return _filled(waiting, outputs)
             return explained(form, request)
 
         def stop(request: gr.Request) -> None:
@@ -416,57 +418,57 @@ def build(
             return copied
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # One run of a model at a time: Captum's methods over layers hook into it, whoever asks.
+        # One run at a time, because methods of Captum register hooks on the shared model.
         alone: dict[str, Any] = {
             "concurrency_id": "model",
             "concurrency_limit": 1,
             "api_visibility": "private",
-            "show_progress_on": answered.prediction,
+            "show_progress_on": outputs.prediction,
         }
-        results = [*answered, asked.target, asked.against, asked.text, asked.pair]
-        everything = [answered.query, *asked, answered.layer, answered.result]
+        results = [*outputs, fields.target, fields.against, fields.text, fields.pair]
+        everything = [outputs.query, *fields, outputs.layer, outputs.result]
 
         def remember(event: Any) -> None:
-            event.then(None, everything, answered.link, js=REMEMBER)
+            event.then(None, everything, outputs.link, js=REMEMBER)
 
-        # Listeners of one event run one after the other, in the order in which they are added.
-        pressed = [controls.explain.click, asked.text.submit, asked.pair.submit, asked.position.submit]
+        # Listeners of an event run in the order in which they are added.
+        pressed = [controls.explain.click, fields.text.submit, fields.pair.submit, fields.position.submit]
         gr.on(pressed, None, None, cancel, js=BEGIN)
-        runs = [gr.on(pressed, run, list(asked), results, trigger_mode="always_last", **alone)]
+        runs = [gr.on(pressed, run, list(fields), results, trigger_mode="always_last", **alone)]
         if controls.examples is not None:
             chosen = controls.examples.load_input_event.then(None, None, cancel, js=BEGIN)
-            runs.append(chosen.then(run, list(asked), results, trigger_mode="always_last", **alone))
+            runs.append(chosen.then(run, list(fields), results, trigger_mode="always_last", **alone))
         page.load(restore, before, wanted, js=READ, **private)
-        wanted.change(fill, wanted, list(asked), **private)
+        wanted.change(fill, wanted, list(fields), **private)
         wanted.change(None, None, cancel, js=BEGIN_RESTORED)
-        runs.append(wanted.change(run_restored, [wanted, asked.text], results, **alone))
+        runs.append(wanted.change(run_restored, [wanted, fields.text], results, **alone))
         for event in runs:
             event.then(None, None, cancel, js=END)
             remember(event)
         cancel.click(stop, None, None, cancels=runs, queue=False, **private)
         page.unload(stop)
 
-        options = [answered.kept, answered.layer, answered.result, asked.words, asked.special]
-        drawn = [answered.prediction, answered.tokens, answered.layers, answered.query]
-        turned = [answered.layer.input, answered.layer.release, answered.result.input]
-        turned += [asked.words.input, asked.special.input]
+        options = [outputs.kept, outputs.layer, outputs.result, fields.words, fields.special]
+        drawn = [outputs.prediction, outputs.tokens, outputs.layers, outputs.query]
+        turned = [outputs.layer.input, outputs.layer.release, outputs.result.input]
+        turned += [fields.words.input, fields.special.input]
         remember(gr.on(turned, redraw, options, drawn, trigger_mode="always_last", **private))
-        asked.model.input(
-            choose, [asked.model, asked.text], [answered.about, asked.text, asked.pair], **alone
+        fields.model.input(
+            choose, [fields.model, fields.text], [outputs.about, fields.text, fields.pair], **alone
         )
-        # Not as each letter is typed: reading the fields then would undo what is typed meanwhile.
-        typed = [asked.text, asked.pair, asked.position]
-        left = [field.blur if field in typed else field.input for field in asked]
+        # Use blur for typed fields: reading them on every key would undo fast typing.
+        typed = [fields.text, fields.pair, fields.position]
+        left = [field.blur if field in typed else field.input for field in fields]
         gr.on([*pressed, *left], None, everything[1:], None, js=KEEP)
         for end, download in controls.downloads.items():
-            written = download.click(partial(write, end), answered.kept, controls.file, **private)
+            written = download.click(partial(write, end), outputs.kept, controls.file, **private)
             written.success(None, None, None, js=DOWNLOAD)
     page.queue(max_size=WAITING)
     return page
 
 
 def _held(kept: Answer | None) -> Answer:
-    """Return the answer that a visitor was shown; raise an error that the page shows if it is gone."""
+    """Return the kept answer of a visitor, or raise an error on the page if it has expired."""
     import gradio as gr
 
     if kept is None:
@@ -474,7 +476,7 @@ def _held(kept: Answer | None) -> Answer:
     return kept
 
 
-def _filled(found: Answer, answered: Answered) -> dict[Any, Any]:
+def _filled(found: Answer, outputs: Outputs) -> dict[Any, Any]:
     """Return the updates that show an answer."""
     import gradio as gr
 
@@ -487,39 +489,39 @@ def _filled(found: Answer, answered: Answered) -> dict[Any, Any]:
     )
     if explanation is None:
         return {
-            **dict.fromkeys((answered.tokens, answered.layers, answered.query), ""),
-            **dict.fromkeys((answered.viewing, answered.heading, answered.sharing), gr.update(visible=False)),
-            answered.layer: gr.Slider(value=0, minimum=0),
-            answered.result: chosen,
-            answered.prediction: found.prediction,
-            answered.kept: None,
+            **dict.fromkeys((outputs.tokens, outputs.layers, outputs.query), ""),
+            **dict.fromkeys((outputs.viewing, outputs.heading, outputs.sharing), gr.update(visible=False)),
+            outputs.layer: gr.Slider(value=0, minimum=0),
+            outputs.result: chosen,
+            outputs.prediction: found.prediction,
+            outputs.kept: None,
         }
     tokens, layers = shown(explanation, form)
     deepest = depth(explanation)
     return {
-        answered.result: chosen,
-        answered.prediction: found.prediction,
-        answered.tokens: tokens,
-        answered.layer: gr.Slider(
+        outputs.result: chosen,
+        outputs.prediction: found.prediction,
+        outputs.tokens: tokens,
+        outputs.layer: gr.Slider(
             minimum=int(deepest > 1),  # Gradio rejects a slider from 1 to 1
             maximum=max(deepest, 1),
             value=form.layer or deepest,
             visible=deepest > 1,
         ),
-        answered.heading: gr.Accordion(visible=bool(layers)),
-        answered.layers: layers,
-        answered.query: form.link(),
-        answered.link: gr.Textbox(
+        outputs.heading: gr.Accordion(visible=bool(layers)),
+        outputs.layers: layers,
+        outputs.query: form.link(),
+        outputs.link: gr.Textbox(
             placeholder=f"This is too long for a link, which holds {LONGEST_LINK:,} characters: it stays "
             "in this tab, and whole in the downloads."
         ),
-        **dict.fromkeys((answered.viewing, answered.sharing), gr.update(visible=True)),
-        answered.kept: found,
+        **dict.fromkeys((outputs.viewing, outputs.sharing), gr.update(visible=True)),
+        outputs.kept: found,
     }
 
 
 def launch_options() -> dict[str, Any]:
-    """Return what `gradio.Blocks.launch` needs to show the page and nothing of anybody else's."""
+    """Return the arguments of `gradio.Blocks.launch`, which load nothing from other servers."""
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -534,7 +536,7 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _is_of_this_machine(host: str) -> bool:
+def _is_local(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -550,27 +552,28 @@ def serve(
     seconds: float = SECONDS,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve the page until it is interrupted. Nothing is reported to anybody.
+    """Serve the page until it is interrupted, without usage statistics.
 
     Args:
-        host: The address to listen on; the default is reached from this machine alone.
+        host: The address to listen on; the default can be reached from this machine only.
         port: The port to listen on.
-        models: As for `build`.
-        any_model: As for `build`; left out, on an address of this machine alone. Behind a proxy that
-            others reach, such an address is no proof of who asks: say False.
-        seconds: As for `build`.
-        started: Called with the page's address once it is there.
+        models: Folders or hub names of the models that the page offers, the first to start with; by default
+            the embedded classifier.
+        any_model: Whether visitors may load any other model; by default only if `host` is a local address.
+            Pass False behind a proxy that others can reach.
+        seconds: Seconds after which an explanation is stopped.
+        started: Function that is called with the page's address when the server has started.
 
     Raises:
         ImportError: Gradio is not installed.
-        LoadingError: The classifier cannot be loaded.
-        OSError: The address cannot be listened on.
+        LoadingError: The first model cannot be loaded, or has an unsupported task.
+        OSError: The server cannot listen on the address.
     """
-    # For this process, and before Gradio reads them: no usage statistics, no question for updates.
+    # Turn off usage statistics and update checks, before Gradio reads these variables.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if any_model is None:
-        any_model = _is_of_this_machine(host)
+        any_model = _is_local(host)
     page = build(models, any_model=any_model, seconds=seconds)
     _, url, _ = page.launch(
         server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, **launch_options()

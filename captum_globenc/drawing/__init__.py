@@ -1,1 +1,1 @@
-"""Tokens, scores and numbers as HTML: knows strings and numbers alone."""
+"""HTML of tokens, scores and numbers, from strings and numbers alone."""

@@ -1,7 +1,7 @@
-"""Explained texts as documents: a page that is asked, one without a script, a part of another page.
+"""HTML documents of explanations: an interactive page, a page without script, a part of another page.
 
-The page that is asked is one file. What is to read in it needs no script. With one it is searched, sorted and
-filtered, tells all numbers of a piece and where it came from, and is saved as pictures and data. N tokens.
+The interactive page is one file. It can be read without its script. The script adds search, sorting and
+filters, shows all numbers of a piece, and saves pictures and data. N tokens.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from captum_globenc.drawing.style import PAGE_STYLE, PART_STYLE
 __all__ = ["Section", "document", "document_part", "html_page", "pack"]
 
 SCRIPT = ("data", "pieces", "panel", "contents", "tables", "long", "files", "answers")
-"""The parts of the page's script, in order: files of the folder `browser`."""
+"""The files of the page's script in the folder `browser`, in order."""
 
 GAP = Part(" ")
-"""What lies between two tokens where no text is known."""
+"""The gap between two tokens if the text is not known."""
 
 
 class Section(NamedTuple):
-    """One text.
+    """One text of a document.
 
     Attributes:
-        heading: What is said over it, such as its prediction.
-        label: What texts are told apart by, such as the predicted class.
-        text: What the list of contents shows of it.
-        lines: What each method says.
-        about: What else is said under the heading.
+        heading: The heading, such as the prediction.
+        label: The category for filters, such as the predicted class.
+        text: The text in the table of contents.
+        lines: The scores of each method.
+        about: A note under the heading.
         tokens: The tokens of each part that has a score, in the order of the parts.
-        layers: Whether the data hold scores of layers.
-        more: Elements that follow in a part, which has no script to make them.
-        picture: What lies behind the first of the parts, if these are no words.
-        answer: The tokens of an answer, below the text, with their log-probabilities.
+        layers: Whether the data contain scores per layer.
+        more: HTML that follows in documents without a script.
+        picture: The image or sound behind the first parts; None for a text.
+        answer: The tokens of an answer, shown below the text, with their log-probabilities.
     """
 
     heading: str
@@ -68,24 +68,24 @@ def document(
     measure: str = "confidence",
     noun: str = "texts",
 ) -> str:
-    """Draw a page of explained texts.
+    """Return an interactive page of explained texts.
 
-    It asks for nothing else, and runs no script but its own, whatever the texts hold: they are escaped, and
-    the page's policy names its script by its digest.
+    The page loads nothing and runs only its own script: texts are escaped, and the content security policy
+    contains the script's digest.
 
     Args:
         sections: The texts.
-        data: What JSON can hold of each: what the script tells of it, and what the page gives away as a file.
-        facts: What is said of all of them by name, such as the model.
+        data: One JSON object per text, for the script and for download.
+        facts: Facts about all texts by name, such as the model.
         title: The page's title.
-        measure: What the probability of the data is called, or the value where there is none.
-        noun: What the texts are called, if they are something else.
+        measure: The name of the sort key, such as "confidence" or "value".
+        noun: The plural noun for the inputs.
 
     Returns:
         The page, to be written to a file as UTF-8.
 
     Raises:
-        ValueError: There are not as many data as texts.
+        ValueError: The numbers of data and texts differ.
 
     Example:
         >>> line = Line("GlobEnc", "%", [[Part("a", 0.25), Part(" "), Part("<b>", 0.75)]])
@@ -120,16 +120,16 @@ def document(
         count=f"{len(sections)} {escape(noun)}",
         contents=_contents(sections) if len(sections) > 1 else "",
         sections="\n".join(_article(number, it) for number, it in enumerate(sections, 1)),
-        # In JSON "<" stands in strings alone, where this means the same: no element ends or begins there.
+        # In JSON, "<" occurs only in strings; escaped there, it cannot open or close an element.
         data="\n".join(pack(data)).replace("<", r"\u003c"),
         script=script,
     )
 
 
 def document_part(sections: Sequence[Section]) -> str:
-    """Draw explained texts as a part of somebody else's page, such as a notebook's output: without a script.
+    """Return explained texts as HTML for another page, such as a notebook output, without a script.
 
-    It brings its own rules, which reach nothing outside of it.
+    Its CSS rules apply to this part only.
 
     Example:
         >>> document_part([]).startswith('<div class="globenc-part"><style>')
@@ -150,26 +150,25 @@ def html_page(
     notes: Mapping[str, Sequence[str]] | None = None,
     units: Mapping[str, str] | None = None,
 ) -> str:
-    """Draw one or several methods' scores over the same texts as a standalone HTML page.
+    """Return a standalone HTML page of the scores of one or several methods for the same texts.
 
-    The page asks for nothing else: no script, no network, no notebook. It follows the reader's
-    light or dark theme, and shows each number on hover and in a table. All texts are escaped.
+    The page has no script and loads nothing. It follows the light or dark theme of the browser, and shows
+    each number on hover and in a table. All texts are escaped.
 
     Args:
-        tokens: The tokens of each text, or its words, as `token_scores` gives them.
-        methods: Per method name the scores of each text, as many as it has tokens; None for a text that it
-            has none for.
-        headings: A line over each text, such as its prediction; left out, the text's number.
+        tokens: The tokens or words of each text, for example from `token_scores`.
+        methods: By method, the scores of each text, one per token; None for a text without scores.
+        headings: One line above each text, such as its prediction; by default the text's number.
         title: The page's title.
-        notes: Per method name a line under its tokens for each text, such as what the scores add up to.
-        units: Per method name what its scores are counted in: "%" for shares of a whole, which numbers are
-            shown in; any other for scores for and against something. Left out, numbers are shown as they are.
+        notes: By method, one line per text under the method's name, such as the sum of the scores.
+        units: By method, the unit of its scores: "%" for shares, which are shown in percent; any other unit
+            for signed scores. By default, scores are shown without a unit.
 
     Returns:
         The page, to be written to a file as UTF-8.
 
     Raises:
-        ValueError: There are not as many headings or notes as texts, or scores as tokens.
+        ValueError: The numbers of headings, notes or scores do not match those of texts or tokens.
 
     Example:
         >>> page = html_page([["a", "<b>"]], {"GlobEnc": [[0.4, 0.6]]})
@@ -183,13 +182,14 @@ def html_page(
 
 
 def pack(objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return lines of JSON: what all objects share, and what each has of its own.
+    """Return lines of JSON: one with the fields that all objects share, then one per object with the rest.
+
+    Rows of N numbers become base64 strings of little-endian floats, of 4 bytes if that is exact, else of 8.
+    `browser/data.js` restores the objects without loss.
 
     Args:
-        objects: What JSON can hold of each text. Its "scores", rows of N numbers by name, and its "layers"
-            and "answer_scores", several such rows by name, become strings: base64 of N floats of 4 bytes
-            where that is what the numbers are, as those of most models, else of 8; the lowest byte first.
-            Nothing is lost: `browser/data.js` makes every object, and every number, what it was.
+        objects: One JSON object per text. "scores" holds rows of N numbers by name; "layers" and
+            "answer_scores" hold several rows by name.
 
     Returns:
         One line more than there are objects.
@@ -220,7 +220,7 @@ def _packed(name: str, value: Any) -> Any:
 
 
 def _as_bytes(row: Sequence[float]) -> str:
-    """Return the bytes of numbers in base64."""
+    """Return numbers as floats in base64."""
     try:
         made = struct.pack(f"<{len(row)}f", *row)
     except OverflowError:  # too large for four bytes
@@ -232,12 +232,12 @@ def _as_bytes(row: Sequence[float]) -> str:
 
 @cache
 def _file(name: str) -> str:
-    """Read a file of the folder of what runs in a browser."""
+    """Read a file of the folder `browser`."""
     return (files("captum_globenc") / "drawing" / "browser" / name).read_text(encoding="utf-8")
 
 
 def _drawn(sections: Sequence[Section]) -> str:
-    """Draw sections without a script."""
+    """Return HTML of sections, for a document without a script."""
     return "\n".join(
         f"<section{behind(it.picture)}>\n<h2>{escape(it.heading)}</h2>\n{_lines(it)}{it.more}\n</section>"
         for it in sections
@@ -272,7 +272,7 @@ def _article(number: int, section: Section) -> str:
 
 
 def _lines(section: Section) -> str:
-    """Draw what every method says of one text."""
+    """Return HTML of the scores of all methods for one text."""
     about = f'<p class="about note">{escape(section.about)}</p>\n' if section.about else ""
     return (
         about
@@ -327,7 +327,7 @@ def _sections(
 
 
 def _answer(answer: Sequence[tuple[str, float]]) -> str:
-    """Draw the tokens of an answer; the page's script makes buttons of those that have a row of scores."""
+    """Return HTML of the tokens of an answer; the script makes buttons of those with scores."""
     if not answer:
         return ""
     tokens = " ".join(

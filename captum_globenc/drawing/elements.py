@@ -1,8 +1,7 @@
-"""What pages are made of: tokens that are shaded, bars, tables and heat maps, as HTML that is escaped.
+"""HTML elements for pages, notebooks and the web demo: shaded tokens, bars, tables and heat maps.
 
-A page of its own, a notebook's output and the web demo show the same elements. A unit is what scores are
-counted in: "%" those that are shares of a whole, any other those that speak for and against something; where
-it is left out, a negative score tells the two apart. Shapes: N tokens, L layers, C columns.
+All texts are escaped. The unit of scores is "%" for shares and any other for signed scores; if it is None,
+scores are signed if one is negative. Shapes: N tokens, L layers, C columns.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ __all__ = [
 ]
 
 ENTRY = 70
-"""Characters of a text that stands in one line of a list or a table."""
+"""Maximum characters of a text in one line of a list or a table."""
 
 
 class Part(NamedTuple):
-    """A piece of a text, or what lies between two.
+    """A piece of a text, or a gap between two pieces.
 
     Attributes:
-        text: What it reads.
-        score: What it is shaded by; None where it is not.
-        special: Whether it is no part of the text, such as [CLS].
-        note: What has to be known of it.
+        text: The characters.
+        score: The score for shading; None for gaps.
+        special: Whether it is a special token such as [CLS].
+        note: A note for the reader, or "".
     """
 
     text: str
@@ -50,15 +49,15 @@ class Part(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What one method says of a text.
+    """The scores of one method for a text.
 
     Attributes:
-        method: Its name.
-        unit: What its scores are counted in.
+        method: The name of the method.
+        unit: The unit of its scores.
         texts: The parts of the text, and of its pair if there is one.
-        note: What its scores are, and add up to.
-        first: The number of the first layer, where the data hold layers.
-        more: Elements that follow below the texts of all methods, such as bars.
+        note: A description of the scores, and their sum.
+        first: The number of the first row of layers, if the data contain layers.
+        more: HTML that follows below the texts of all methods, such as bars.
     """
 
     method: str
@@ -75,7 +74,7 @@ class Line(NamedTuple):
 
 
 def method_lines(lines: Iterable[Line], picture: Picture | None = None) -> str:
-    """Draw what every method says of one text: its name, what its scores are, the shaded text."""
+    """Return HTML of all methods for one text: name, description of the scores, shaded text."""
     return "\n".join(
         f'<div class="method">\n<h3>{escape(line.method)}</h3>\n'
         + (f'<p class="note">{escape(line.note)}</p>\n' if line.note else "")
@@ -86,7 +85,7 @@ def method_lines(lines: Iterable[Line], picture: Picture | None = None) -> str:
 
 
 def shaded(line: Line, picture: Picture | None = None) -> str:
-    """Draw the text and its pair, a paragraph each, shaded by the strongest of both; or parts of a picture.
+    """Return HTML of the shaded text and pair, one paragraph each, or of the shaded parts of a picture.
 
     Example:
         >>> shaded(Line("GlobEnc", "%", [[Part("a", 0.5), Part(" <b>")]]))  # doctest: +ELLIPSIS
@@ -118,9 +117,9 @@ def _part(part: Part, strength: float, signed: bool, unit: str | None) -> str:
     if part.score is None:
         return f'<span class="unread" title="{note}">{text}</span>' if note else text
     look = shade(strength, signed, "special" if part.special else "noted" if note else "")
-    said = hover(part.score, unit)
-    named = f' title="{said}; {note}" data-note="{note}"' if note else f' title="{said}"'
-    # A direction of its own keeps it from telling that of the text.
+    value = hover(part.score, unit)
+    named = f' title="{value}; {note}" data-note="{note}"' if note else f' title="{value}"'
+    # With its own direction, a special token does not affect that of the text (dir="auto").
     aside = ' dir="ltr"' if part.special else ""
     return f"<span {look}{named}{aside}>{text}</span>"
 
@@ -130,7 +129,13 @@ def number_table(
     scores: Mapping[str, Sequence[float]],
     units: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a table of N tokens, one a row, and their scores by each method, in its unit."""
+    """Return a table with one row per token and one column of scores per method.
+
+    Args:
+        tokens: N tokens.
+        scores: By method, N scores.
+        units: By method, the unit of its scores.
+    """
     units = units or {}
     heads = [f"{name}, {units[name]}" if name in units else name for name in scores]
     columns = [[number(it, units.get(name)) for it in row] for name, row in scores.items()]
@@ -155,17 +160,17 @@ def heat_map(
     corner: str = "",
     squares: bool = False,
 ) -> str:
-    """Return a table of N names, one a row, by C columns of their scores, shaded within each column.
+    """Return a heat map with N rows and C columns, shaded within each column.
 
     Args:
         names: N tokens, words or sentences.
         columns: C rows of N scores.
-        unit: What they are counted in.
-        heads: What the C columns are called.
-        label: What the whole is called where it is read out.
-        corner: What stands over the names.
-        squares: Whether to show shades alone, which are relative to the strongest of all columns then, with
-            the numbers on hover.
+        unit: The unit of the scores.
+        heads: The headers of the C columns.
+        label: The name of the table for screen readers.
+        corner: The header of the column of names.
+        squares: Whether to show only shades, relative to the strongest score of all columns, with the numbers
+            on hover.
 
     Example:
         >>> "<td" in heat_map(["a", "b"], [[0.25, 0.75], [0.5, 0.5]], heads=["1", "2"], label="Layers")
@@ -175,7 +180,7 @@ def heat_map(
     shades = [zip(column, strengths(column, largest), strict=True) for column in columns]
     signed = unit != SHARE or any(is_signed(column) for column in columns)
     ahead = [f"{escape(head)}: " if squares else "" for head in heads]
-    whole = ' title="{}"'  # of a name that is cut where there is no room for it
+    whole = ' title="{}"'  # shows a name in full if it is cut off
     rows = "\n".join(
         f'<tr><th scope="row" dir="auto"{whole.format(name) if squares else ""}>{name}</th>'
         + "".join(
@@ -197,14 +202,14 @@ def heat_map(
 def layer_map(
     tokens: Sequence[str], layers: Sequence[Sequence[float]], unit: str = SHARE, *, first: int = 1
 ) -> str:
-    """Return a heat map of N tokens by L layers, and what its columns are.
+    """Return a heat map of N tokens by L layers, with a note on its columns.
 
     Args:
         tokens: N tokens or words.
-        layers: L rows of N scores, such as `GlobEnc.attribute_layers` gives.
-        unit: What they are counted in.
-        first: The number of the first row: 0 for those of `TransformerDeepLift.attribute_layers`, which begin
-            with what enters layer 1.
+        layers: L rows of N scores, for example from `GlobEnc.attribute_layers`.
+        unit: The unit of the scores.
+        first: The number of the first row: 0 for `TransformerDeepLift.attribute_layers`, whose first row is
+            at the input of layer 1.
     """
     heads = [str(first + index) for index in range(len(layers))]
     drawn = heat_map(tokens, layers, unit, heads=heads, label="Layers", corner=f"{unit} after layer")
@@ -212,7 +217,7 @@ def layer_map(
 
 
 def bars(names: Sequence[str], scores: Sequence[float], unit: str, label: str) -> str:
-    """Return a list of names with a bar each: of shares as long as these, of others relative to the largest.
+    """Return a list of names with bars, whose length is the share, or is relative to the largest score.
 
     Example:
         >>> bars(["<b>"], [-0.5], "logit", "Passages")  # doctest: +ELLIPSIS
@@ -220,16 +225,16 @@ def bars(names: Sequence[str], scores: Sequence[float], unit: str, label: str) -
     """
     signed = unit != SHARE
     lengths = strengths(scores) if signed else scores
-    said = [number(score, unit) if signed else f"{score:.1%}" for score in scores]
+    numbers = [number(score, unit) if signed else f"{score:.1%}" for score in scores]
     items = "".join(
         f'<li><span dir="auto">{escape(name)}</span> <i {shade(length, signed)}></i> <span>{text}</span></li>'
-        for name, length, text in zip(names, lengths, said, strict=True)
+        for name, length, text in zip(names, lengths, numbers, strict=True)
     )
     return f'<ul class="bars" aria-label="{escape(label)}">{items}</ul>'
 
 
 def details(parts: Mapping[str, str], *, opened: bool = False) -> str:
-    """Return elements that open, by what is said of each."""
+    """Return one collapsible element per part, by its summary."""
     state = " open" if opened else ""
     return "".join(
         f"\n<details{state}><summary>{escape(name)}</summary>{made}</details>" for name, made in parts.items()
@@ -237,7 +242,7 @@ def details(parts: Mapping[str, str], *, opened: bool = False) -> str:
 
 
 def legend(lines: Iterable[Line], *, pictures: bool = False) -> str:
-    """Return what the shades of some lines mean; in `pictures`, lines tell what speaks against as well."""
+    """Return the legend of the shades; in `pictures`, negative contributions are hatched."""
     signed = {is_signed(line.scores, line.unit) for line in lines}
     against = "underlined or lined" if pictures else "underlined"
     scales = [
@@ -255,9 +260,9 @@ def shortened(text: str) -> str:
 
 
 def shade(strength: float, signed: bool, kind: str = "") -> str:
-    """Return the attributes that shade an element by a strength of -1..1, of another kind besides.
+    """Return the class and style attributes that shade an element by a strength in [-1, 1].
 
-    Every piece of a page has them, so the strength has a name of one letter in its style.
+    `kind` is another CSS class. The CSS variable has one letter, because every piece of a page has it.
 
     Example:
         >>> shade(-0.5, True), shade(0.5, False, "special")
@@ -268,7 +273,7 @@ def shade(strength: float, signed: bool, kind: str = "") -> str:
 
 
 def hover(score: float, unit: str | None) -> str:
-    """Return a score as it is told on hover, escaped.
+    """Return the text of a score that is shown on hover, escaped.
 
     Example:
         >>> hover(0.125, "%"), hover(0.125, "logit"), hover(0.125, None)

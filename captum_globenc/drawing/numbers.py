@@ -1,4 +1,4 @@
-"""Scores as numbers that are read: in their unit, with their sign, and how strong they are among others."""
+"""Format scores as numbers with unit and sign, and scale them for shading."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEPTHS = {
     "to the same after every layer. The score is the one at 0. After the last layer, only positions that "
     "the head reads contribute, and all others are 0.",
 }
-"""What scores after each layer are: shares, and signed scores."""
+"""Explanations of the scores after each layer, for shares and for signed scores."""
 
 
 def depths_note(unit: str) -> str:
-    """Return what scores in a unit are after each layer.
+    """Return the explanation of scores after each layer, for a unit.
 
     Example:
         >>> depths_note("%") == DEPTHS["shares"], depths_note("logit") == DEPTHS["signed"]
@@ -30,7 +30,7 @@ def depths_note(unit: str) -> str:
 
 
 def strengths(scores: Sequence[float], largest: float | None = None) -> list[float]:
-    """Scale the scores of one text to -1..1 by the largest magnitude, or one that is given; zeros stay zeros.
+    """Divide the scores of one text by `largest`, by default their largest magnitude; zeros stay zeros.
 
     Example:
         >>> strengths([0.1, -0.4, 0.2])
@@ -42,7 +42,7 @@ def strengths(scores: Sequence[float], largest: float | None = None) -> list[flo
 
 
 def number(score: float, unit: str | None = None) -> str:
-    """Write a score in a unit: a share in per cent, what speaks for and against with its sign.
+    """Format a score: a share in percent, other units with a sign, without a unit with four digits.
 
     Example:
         >>> number(0.125, "%"), number(0.125, "logit"), number(-1e-9, "logit"), number(0.125)
@@ -57,7 +57,7 @@ def number(score: float, unit: str | None = None) -> str:
 
 
 def is_signed(scores: Sequence[float], unit: str | None = None) -> bool:
-    """Whether scores speak for and against something, rather than being shares.
+    """Return whether scores are signed, rather than shares; without a unit, whether one is negative.
 
     Example:
         >>> is_signed([0.5, 0.5]), is_signed([0.5, 0.5], "logit"), is_signed([0.5, -0.5])

@@ -1,4 +1,4 @@
-"""A picture, an image or the course of a sound, cut into parts: plain data, and how it is drawn in HTML."""
+"""A picture of an image or a sound, divided into parts: plain data, and its HTML."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Literal
 __all__ = ["PARTS", "Picture", "behind", "lay_on", "unshaded"]
 
 PARTS = {"image": ("square", "squares"), "sound": ("stretch", "stretches")}
-"""What one part is called, and several, by the kind of what is cut."""
+"""Singular and plural noun for the parts, by kind of picture."""
 
 SOURCE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a sound as it is shown, and the parts that it is cut into: beside each other, row by row.
+    """A picture of an image or a sound, and the grid of its parts, row by row.
 
     Attributes:
         kind: "image" or "sound".
-        widths: Those of the columns of parts: pixels, samples or frames.
-        heights: Those of their rows: pixels; of a sound a single 1.
-        source: What is shown, as the data URL of a PNG or JPEG; of a sound, its course from left to right.
+        widths: The widths of the columns, in pixels, samples or frames.
+        heights: The heights of the rows, in pixels; `[1]` for a sound.
+        source: The picture, as the data URL of a PNG or JPEG; for a sound, its waveform.
 
     Raises:
-        ValueError: It is of another kind, has no parts, or shows what does not lie in it.
+        ValueError: The kind is unknown, there are no parts, or `source` is not a data URL.
 
     Example:
         >>> Picture("image", [16, 16], [16], "data:image/png;base64,iVBORw0KGgo=").count
@@ -45,27 +45,27 @@ class Picture:
         if not self.widths or not self.heights or min(*self.widths, *self.heights) < 1:
             raise ValueError("the parts of a picture have a width and a height")
         if not SOURCE.fullmatch(self.source):
-            # A page shows it, and asks for nothing that lies elsewhere.
+            # Pages must not load pictures from elsewhere.
             raise ValueError("the source of a picture is the data URL of a PNG or JPEG")
 
     @property
     def count(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return len(self.widths) * len(self.heights)
 
     @property
     def shape(self) -> str:
-        """Its proportions, as CSS has them."""
+        """The aspect ratio, in CSS syntax."""
         return f"{sum(self.widths)} / {sum(self.heights)}"
 
 
 def behind(picture: Picture | None) -> str:
-    """Return the attribute by which an element holds the picture, once, for all that show it within."""
+    """Return the style attribute that makes the picture available within an element, or ""."""
     return "" if picture is None else f' style="--picture: url({escape(picture.source)})"'
 
 
 def unshaded(picture: Picture | None) -> str:
-    """Draw an image as it is, as shades lie over a grey one; nothing of a sound.
+    """Return HTML of the image in its own colors, because shades are drawn over a gray one; "" for a sound.
 
     Example:
         >>> unshaded(Picture("image", [16, 16], [16], "data:image/png;base64,AA=="))
@@ -77,7 +77,7 @@ def unshaded(picture: Picture | None) -> str:
 
 
 def lay_on(picture: Picture, parts: Iterable[str]) -> str:
-    """Draw parts on the picture: elements, row by row."""
+    """Return HTML of the picture with elements over its parts, row by row."""
     grid = " / ".join(" ".join(f"{size}fr" for size in sizes) for sizes in (picture.heights, picture.widths))
     return (
         f'<div class="tokens picture {picture.kind}" role="group" aria-label="{picture.kind.capitalize()}" '

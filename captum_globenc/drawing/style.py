@@ -1,14 +1,14 @@
-"""How token attributions in HTML look: the colours of two themes, and the rules for all the parts."""
+"""CSS of token attributions: the colors of two themes, and the rules for all elements."""
 
 __all__ = ["DARK", "LIGHT", "PAGE_STYLE", "PART_STYLE", "RULES"]
 
-# Text on the strongest shade keeps a contrast above 5 to 1 in both themes; orange and blue stay
-# apart for readers who do not tell red from green, and what speaks against is underlined as well.
+# Text on the strongest shade has a contrast above 5 to 1 in both themes. Orange and blue are distinct
+# for color-blind readers, and negative contributions are also underlined.
 LIGHT = """--page: #ffffff; --text: #1a1a1a; --quiet: #595959; --line: #d5d5d5;
   --for: 255 158 64; --against: 116 178 255; --share: 190 160 240;"""
 DARK = """--page: #16181c; --text: #f2f2f2; --quiet: #b0b0b0; --line: #3d4148;
   --for: 150 72 0; --against: 22 84 166; --share: 104 70 160;"""
-"""The colours of the two themes, as CSS declarations."""
+"""The colors of the two themes, as CSS declarations."""
 
 RULES = """
 .tokens { margin: 0; line-height: 2; overflow-wrap: anywhere; }
@@ -71,7 +71,7 @@ RULES = """
 .bars .share { color: rgb(var(--share)); }
 .bars span:last-child { text-align: right; }
 """
-"""The rules for all the parts, whatever page they are put on: it has to define the colours."""
+"""The rules for all elements; the page must define the colors."""
 
 _SECTIONS = """h3 { font-size: .85rem; font-weight: 600; color: var(--quiet); margin: .8rem 0 .2rem; }
 section { border-top: 1px solid var(--line); padding: 1.2rem 0; }
@@ -87,9 +87,9 @@ body {{ margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--
   color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }}
 h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }}
 {_SECTIONS}{RULES}"""
-"""How a standalone page looks."""
+"""The CSS of a standalone page."""
 
-# A notebook has a theme of its own, which cannot be known: so the part has a ground of its own, too.
+# The theme of a notebook is unknown, so the part sets its own background.
 PART_STYLE = f"""
 .globenc-part {{ {LIGHT} background: var(--page); color: var(--text); padding: .4rem .8rem; }}
 @media (prefers-color-scheme: dark) {{
@@ -100,4 +100,4 @@ h2 {{ font-size: 1.1rem; margin: 0; overflow-wrap: anywhere; }}
 {_SECTIONS}.numbers {{ margin: 0; }} :is(table, tr, th, td) {{ border: 0; background: none; color: inherit; }}
 {RULES}}}
 """
-"""How a part of somebody else's page looks: rules within one of its elements."""
+"""The CSS of a part of another page, with rules for one of its elements."""

@@ -1,4 +1,4 @@
-"""Attribution methods compared on a model and texts: `evaluate`, and the registries it chooses from."""
+"""Comparison of attribution methods on a model and texts: `evaluate` and its registries."""
 
 from captum_globenc.evaluation.data import SENTENCES, Example, read_examples, sample
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, register_metric

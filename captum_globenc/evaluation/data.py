@@ -1,4 +1,4 @@
-"""Labelled texts of a data set, as files hold them."""
+"""Labeled texts, read from files and tables."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from captum_globenc.evaluation.marks import Span, check_spans, read_spans
 from captum_globenc.texts.classes import Name
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
-"""The 3,000 sentences that ship with the package; its README says whose they are."""
+"""The 3,000 sentences that ship with the package; the README beside them names their source."""
 
 MARKS = {"marked": "marked_spans", "decoys": "decoy_spans"}
-"""The columns of marks, by role."""
+"""The columns of spans, by role."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,18 @@ class Example:
     """One text of a data set.
 
     Args:
-        number: its row in the file, from 0, or its id; what `results.csv` calls it.
+        number: its row in the file, counted from 0, or its id; the name of the text in `results.csv`.
         text: the text.
-        label: a class's index or name, a list of the classes that hold, or the value that a regression
-            should give; None where it has none.
-        pair: its second segment, or None where it has none.
-        line: the line of the file that it begins on, or its row in Parquet and tables, from 1; in a folder,
-            with the file's name; None where it came from no file.
-        marked: stretches of `text` that are known to decide, each the first character and the one behind
-            the last.
-        decoys: stretches that are known to have no effect.
+        label: the index or name of a class, a list of classes (multi-label), or the true value of a
+            regression; None for unlabeled texts.
+        pair: the second segment; None for single texts.
+        line: the first line of the text in the file (the row in Parquet and tables), counted from 1, with
+            the file's name if the data is a folder; None for texts that were not read from a file.
+        marked: character spans `(start, end)` of `text` that are known to determine the label.
+        decoys: character spans `(start, end)` of `text` that are known to have no effect.
 
     Raises:
-        ValueError: what is marked is no stretch of the text.
+        ValueError: a span is not inside the text.
     """
 
     number: int | str
@@ -59,30 +58,29 @@ def read_examples(
     id_column: str | None = None,
     encoding: str | None = None,
 ) -> list[Example]:
-    """Read texts and labels from a file or table, and what is marked in them.
+    """Read texts, labels and marked spans from a file or table.
 
-    Columns `marked_spans` and `decoy_spans` hold pairs of a first character and the one behind the last, in
-    .csv and .tsv as JSON: `[[0, 4], [9, 12]]`. The formats are those of
-    :func:`captum_globenc.datasets.attribute_files`.
+    Columns `marked_spans` and `decoy_spans` hold character spans `[start, end]`, in .csv and .tsv as JSON:
+    `[[0, 4], [9, 12]]`. The formats are those of :func:`captum_globenc.datasets.attribute_files`.
 
     Args:
-        data: a file, .csv, .tsv, .jsonl or .json, also with .gz, or .parquet; a folder of such, read in the
-            order of their names; a pandas DataFrame; or a `datasets.Dataset`.
-        text_column: the column of the texts; other columns are passed over. Names match in any case.
-        label_column: that of the labels. "label" need not exist, but the data is refused where other
-            columns look like labels: `labels`, or several of only 0 and 1.
-        pair_column: that of second segments. Where there is no "text_pair", "pair" is used; neither need
-            exist.
-        id_column: that of ids, which become the examples' numbers; left out, these are counted.
-        encoding: of text files; left out, that of their byte order mark, or else UTF-8.
+        data: a .csv, .tsv, .jsonl or .json file (also compressed, .gz), a .parquet file, a folder of such
+            files (read in the order of their names), a pandas DataFrame, or a `datasets.Dataset`.
+        text_column: the column of texts. Column names match in any case; other columns are ignored.
+        label_column: the column of labels. The default "label" may be missing, unless other columns look
+            like labels: `labels`, or several columns with only 0 and 1.
+        pair_column: the column of second segments. The default "text_pair" may be missing; then "pair" is
+            used if it exists.
+        id_column: the column of ids, which become the examples' numbers; by default the row numbers.
+        encoding: the encoding of text files; by default given by the byte order mark, else UTF-8.
 
     Returns:
         The examples, in the order of the data.
 
     Raises:
-        ValueError: the data cannot be read, lacks a column that was named, or holds an empty text; the
-            message is one line, and names the line or row.
-        ImportError: pyarrow is not installed, and a file is .parquet.
+        ValueError: the data cannot be read, lacks a required column, or contains an empty text. The message
+            is one line and names the line or row.
+        ImportError: a file is .parquet, and pyarrow is not installed.
 
     Example:
         >>> len(read_examples(SENTENCES)), read_examples(SENTENCES)[3].text
@@ -93,8 +91,8 @@ def read_examples(
         wanted["id"] = id_column
     files = find_files(data)
     examples: list[Example] = []
-    ids: dict[str, str] = {}  # with the places of their rows
-    marks: list[str] | None = None  # the columns that look like labels in every row that has none
+    ids: dict[str, str] = {}  # id to the place of its row
+    marks: list[str] | None = None  # columns that look like labels in every unlabeled row
     for file in files:
         within = "" if len(files) == 1 else f" of {file.name}"
         with reading(file):
@@ -123,12 +121,12 @@ def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> lis
     """Draw some examples at random, because files are often sorted by label.
 
     Args:
-        examples: what to draw from.
-        limit: how many; left out, or more than there are: all.
-        seed: the same seed draws the same.
+        examples: the examples to draw from.
+        limit: the number of examples; all of them if it is None or larger than their number.
+        seed: random seed.
 
     Returns:
-        The examples drawn, in their own order.
+        The drawn examples, in their original order.
 
     Raises:
         ValueError: `limit` is less than 1.
@@ -144,7 +142,7 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
     """Return the example of a row.
 
     Raises:
-        ValueError: the row holds none; the message says where it is.
+        ValueError: the row is not a valid example; the message names its place.
     """
     if row.problem:
         raise ValueError(f"{row.place} {row.problem}{row.hint}")
@@ -160,7 +158,7 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
         raise ValueError(f"the second segment of {row.place} is no text")
     label = _label(row.values.get("label"), row.place)
     try:
-        (text + (pair or "")).encode()  # a lone surrogate is no text
+        (text + (pair or "")).encode()  # raises for a lone surrogate
         marked, decoys = (read_spans(row.values.get(role)) for role in MARKS)
         return Example(number, text, label, pair or None, row.number, marked, decoys)
     except ValueError as error:
@@ -168,7 +166,7 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
 
 
 def _add_id(ids: dict[str, str], value: Any, place: str) -> None:
-    """Add the id of a row, which no other row may have."""
+    """Add the id of a row, and check that it is unique."""
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if value is None or not text:
         raise ValueError(f"{place} has no id")
@@ -182,7 +180,7 @@ def _is_mark(name: str, value: Any) -> bool:
 
 
 def _check_unlabelled(marks: Sequence[str]) -> None:
-    """Refuse to take for unlabelled what has labels of another kind, in columns that hold 0 and 1 alone."""
+    """Reject data without a label column whose other columns look like labels."""
     if "labels" in (name.strip().lower() for name in marks):
         raise ValueError(
             "it has a column labels and none called label: name it (label_column, --label-column)"
@@ -195,7 +193,7 @@ def _check_unlabelled(marks: Sequence[str]) -> None:
 
 
 def _label(label: Any, place: str) -> Label:
-    """Return a label as a name or a number, or a list of these; None where a text has none."""
+    """Return a label as a name, a number, or a list of names and numbers; None if the text has none."""
     if not isinstance(label, list):
         return _name(label, place)
     names = [name for name in (_name(each, place) for each in label) if name is not None]
@@ -205,7 +203,7 @@ def _label(label: Any, place: str) -> Label:
 
 
 def _name(label: Any, place: str) -> Name | None:
-    """Return a label as a name, as it is written, or a number; None where there is none."""
+    """Return a label as a name, unchanged, or a number; None for an empty label."""
     if isinstance(label, str | bool):
         return str(label).strip() or None
     if isinstance(label, float) and label.is_integer():

@@ -1,4 +1,4 @@
-"""Results on disk that survive being killed: rows are added batch by batch, whole or not at all."""
+"""Results on disk that survive an interrupted run: each batch of rows is added completely or not at all."""
 
 import csv
 import io
@@ -16,19 +16,19 @@ RESULTS, SETTINGS = "results.csv", "settings.json"
 BATCH, EXAMPLE, SECONDS = "batch", "example", "seconds"
 METHOD, LABEL, PREDICTION = TEXTS = ("method", "label", "prediction")
 COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
-"""What stands in results beside the metrics: numbers of the batch and of the example, names, and the time."""
+"""The columns of the results besides the metrics."""
 
 Row = dict[str, Any]
 
 
 class Journal:
-    """The rows of an evaluation, kept in a folder.
+    """The rows of an evaluation, saved to a folder.
 
     Args:
-        folder: where; None keeps them in memory only.
-        settings: what the rows depend on; a folder takes rows of one setting only.
-        metrics: names of the columns that hold values of metrics.
-        batch_sizes: how many rows each batch has when it is done.
+        folder: the folder; None keeps the rows in memory only.
+        settings: everything that the rows depend on. A folder holds rows of one set of settings.
+        metrics: names of the metric columns.
+        batch_sizes: number of rows of each finished batch.
 
     Raises:
         ValueError: the folder cannot be used, or holds results of other settings.
@@ -59,17 +59,17 @@ class Journal:
                 raise ValueError(f"cannot use {folder}: {error.strerror}") from error
 
     def has(self, batch: int) -> bool:
-        """Tell whether a batch is done."""
+        """Return whether a batch is done."""
         return any(row[BATCH] == batch for row in self.rows)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Add all rows of a batch, in one write that reaches the disk before it returns.
+        """Add all rows of a batch, in one write that is flushed to the disk.
 
         Args:
             rows: one per example and method.
 
         Raises:
-            ValueError: the file cannot be written, or another evaluation has written to it.
+            ValueError: the file cannot be written, or another evaluation writes to it.
         """
         self.rows = _same_type([*self.rows, *rows])
         if self._path is None:
@@ -87,13 +87,13 @@ class Journal:
         self._written += len(content)
 
     def _check(self, path: Path, settings: Mapping[str, Any]) -> bool:
-        """Tell whether the folder holds rows of these settings; refuse rows of others."""
+        """Return whether the folder holds rows of these settings; rows of others raise ValueError."""
         results = path.parent / RESULTS
         if not path.exists() and results.exists():
             raise ValueError(f"{path.parent} holds a {RESULTS} of something else: choose another folder")
         before = read_settings(path) if path.exists() else {}
         if not _holds_rows(results):
-            # Nothing was measured: whoever began it found out that it could not be.
+            # An earlier run failed before it saved a row.
             replace(path, json.dumps(settings, indent=2) + "\n")
             results.unlink(missing_ok=True)
             return False
@@ -101,9 +101,9 @@ class Journal:
         return True
 
     def _load(self, path: Path, known: bool) -> None:
-        """Take up the batches that are done, and clear away what was cut off in the middle of one."""
+        """Load the finished batches, and remove the rows of an unfinished one."""
         text = path.read_text(encoding="utf-8", errors="replace") if known else ""
-        ended = text[: text.rfind("\n") + 1]  # without the line that was being written
+        ended = text[: text.rfind("\n") + 1]  # without an incomplete last line
         found = []
         for row in csv.DictReader(io.StringIO(ended)):
             try:
@@ -111,7 +111,7 @@ class Journal:
             except (KeyError, TypeError, ValueError):
                 break
         count = Counter(row[BATCH] for row in found)
-        # A text without all of its methods has a damaged row.
+        # If a text lacks the row of a method, that row is damaged.
         texts = Counter((row[BATCH], row[EXAMPLE]) for row in found)
         damaged = {batch for (batch, _), rows in texts.items() if rows % self._methods}
         done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size} - damaged
@@ -123,26 +123,26 @@ class Journal:
 
     def _lines(self, rows: Sequence[Row]) -> str:
         file = io.StringIO()
-        # The shortest decimal that gives the number back: what is read again is what was measured.
+        # csv writes floats as their shortest exact decimal, so reading them back loses nothing.
         csv.DictWriter(file, self._read, lineterminator="\n").writerows(rows)
         return file.getvalue()
 
 
 def _same_type(rows: list[Row]) -> list[Row]:
-    """Return rows of which all have text as ids if some do: 12 and b2 become "12" and "b2"."""
+    """Convert all ids to strings if one is a string: 12 and b2 become "12" and "b2"."""
     if any(isinstance(row[EXAMPLE], str) for row in rows):
         return [{**row, EXAMPLE: str(row[EXAMPLE])} for row in rows]
     return rows
 
 
 def free_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Return a folder, or the first of its name and a number, in which an evaluation can be.
+    """Return the folder, or the first of `folder-2`, `folder-3`, ..., that an evaluation can use.
 
-    That is one that is not there, holds no results, or those of the same settings.
+    A folder can be used if it does not exist, holds no results, or holds results of the same settings.
 
     Args:
-        folder: such as ``globenc-evaluation``, which ``globenc-evaluation-2`` follows.
-        settings: as `Journal` takes them.
+        folder: the preferred folder.
+        settings: the settings of the evaluation, as in `Journal`.
     """
     found, number = folder, 1
     while not _is_free(found, settings):

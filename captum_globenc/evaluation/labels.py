@@ -1,4 +1,4 @@
-"""What labels say: classes of a model, one or several, or a value, as the model's problem has it."""
+"""Labels of texts: one class, several classes, or a value, depending on the model's problem type."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,23 +6,23 @@ from contextlib import suppress
 from captum_globenc.texts.classes import MULTI, VALUE, Name, class_of
 
 Label = Name | Sequence[Name] | None
-"""A class, the classes that hold, or the value; None where a text has no label."""
+"""A class, a list of classes, or the value of a regression; None for unlabeled texts."""
 
 
 def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, ...] | None:
-    """Return the classes that hold, one where the model is not for several labels.
+    """Return the class indices of a label; exactly one unless the model is multi-label.
 
     Args:
-        label: what a text is labelled with.
-        names: of the classes, by index.
-        problem: what the model is for.
+        label: the label of a text.
+        names: the names of the classes, by index.
+        problem: the model's problem type.
 
     Returns:
-        Indices; None where there is no label, or it is a value.
+        The indices; None without a label, and for a regression.
 
     Raises:
-        ValueError: the model has no such class; a row is one-hot; there are several labels, and the model
-            gives one; or the model gives a value, and the label is no number.
+        ValueError: the model has no such class; the label looks one-hot; the label has several classes, and
+            the model is single-label; or the model is a regression, and the label is not a number.
 
     Example:
         >>> classes_of(["toxic", "threat"], ["toxic", "insult", "threat"], MULTI)
@@ -46,7 +46,7 @@ def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, .
 
 
 def _class(label: Name, names: Sequence[str]) -> int:
-    """Return the class of a label; 1.0 is 1, as tables with gaps write it, unless a class is called so."""
+    """Return the class of a label; "1.0", as tables with missing values have it, is read as 1."""
     if isinstance(label, str) and label.lower() not in (name.lower() for name in names):
         whole = label.removesuffix(".0")
         label = whole if whole.isdecimal() else label
@@ -62,7 +62,7 @@ def _check_number(label: Label) -> None:
 
 
 def _check_names(label: Sequence[Name], names: Sequence[str]) -> None:
-    """Refuse rows with a 0 or 1 for every class, which would be taken for indices, and what is said twice."""
+    """Reject one-hot labels, which would be read as class indices, and repeated classes."""
     marks = {"0", "1", "0.0", "1.0"} - {name.lower() for name in names}
     one_hot = all(not isinstance(each, str) or each in marks for each in label)
     one_hot = one_hot and {str(float(each)) for each in label} <= {"0.0", "1.0"}

@@ -1,4 +1,4 @@
-"""Marked stretches of a text, as characters and as tokens."""
+"""Marked spans of a text, in characters and in tokens."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 Span = tuple[int, int]
-"""The first character of a stretch of text, and the one behind its last."""
+"""Start and end of a span of characters; the end is exclusive."""
 
 
 def check_spans(spans: Sequence[Span], text: str) -> None:
-    """Refuse spans that are no stretch of the text.
+    """Check that spans are inside a text.
 
     Raises:
-        ValueError: one is empty, or reaches out of the text.
+        ValueError: a span is empty or outside the text.
     """
     for start, end in spans:
         if not 0 <= start < end <= len(text):
@@ -24,13 +24,13 @@ def check_spans(spans: Sequence[Span], text: str) -> None:
 
 
 def read_spans(value: Any) -> tuple[Span, ...]:
-    """Read the spans of a text from a file: pairs of whole numbers, in tables as JSON.
+    """Parse the spans of a text: a list of pairs of integers, or such a list as JSON.
 
     Args:
-        value: what stands in the file; None or "" where there are none.
+        value: the value in the file; None or "" means no spans.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is not a list of spans.
 
     Example:
         >>> read_spans("[[2, 11]]"), read_spans([[0, 3], [4, 7]]), read_spans(None)
@@ -47,17 +47,17 @@ def read_spans(value: Any) -> tuple[Span, ...]:
 
 
 def marked_tokens(encoded: BatchEncoding, spans: Sequence[Sequence[Span]]) -> Tensor:
-    """Return the tokens that hold a character of a span.
+    """Return a mask of the tokens that contain a character of a span.
 
     Args:
-        encoded: what a fast tokenizer returned for B texts, its tensors `(B, N)`.
-        spans: those of each text. What lies in a part that was cut off marks nothing.
+        encoded: the output of a fast tokenizer for B texts, with tensors `(B, N)`.
+        spans: the spans of each text. Spans in a truncated part are ignored.
 
     Returns:
-        `(B, N)`, True at the tokens that are marked.
+        `(B, N)`, True at the marked tokens.
 
     Raises:
-        ValueError: there are spans, and the tokenizer cannot tell where its tokens lie.
+        ValueError: there are spans, and the tokenizer is not a fast one, which gives character offsets.
 
     Example:
         >>> from captum_globenc.texts import load_default

@@ -1,4 +1,4 @@
-"""Metrics by name: what an evaluation measures of every method's scores.
+"""The registry of metrics that an evaluation computes on the scores of each method.
 
 Letters: B batch, N tokens.
 """
@@ -24,18 +24,17 @@ from captum_globenc.texts.methods.captums import TEXTS_AT_ONCE
 PERTURBATIONS = 10
 STEPS = 5
 EXACT = "shapley-values"
-"""Where a batch keeps its exact Shapley values."""
+"""The key of a batch's exact Shapley values in `Batch.scores`."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what to make of it.
+    """A metric of the registry.
 
     Args:
-        measure: makes one value per text `(B,)` of a subject, a batch and scores `(B, N)`.
+        measure: function from a subject, a batch and scores `(B, N)` to one value per text, `(B,)`.
         better: whether higher or lower values are better.
-        of_values: whether it means something of a regression's values, which are no probabilities; where
-            it does not, it is NaN.
+        of_values: whether the metric is defined for regressions; if False, it is NaN for them.
     """
 
     measure: Callable[[Subject, Batch, Tensor], Tensor]
@@ -46,7 +45,7 @@ class Metric:
 def faithfulness(
     subject: Subject, batch: Batch, scores: Tensor, metric: Callable[..., Tensor], **options: Any
 ) -> Tensor:
-    """One of `captum_globenc.metrics` that remove tokens, for the class that is explained unless told."""
+    """Compute a metric that removes tokens, by default for the explained class."""
     return metric(
         batch.forward,
         batch.inputs,
@@ -62,13 +61,13 @@ def faithfulness(
 
 
 def accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
-    """How often the label is predicted as tokens go; the prediction stands in for a missing label.
+    """Return how often the label is predicted as tokens are removed.
 
-    Where a text may have several labels: how often the class that is explained has a probability above
-    1/2 if it is among them, and one of at most 1/2 if it is not.
+    The model's prediction replaces a missing label. For multi-label models: how often the probability of
+    the explained class is above 1/2 if the text has that label, and at most 1/2 if it has not.
     """
     if subject.problem == MULTI:
-        return _accuracy_of_one_label(subject, batch, scores)
+        return _multi_label_accuracy(subject, batch, scores)
     labels = [
         predicted if label is None else label[0]
         for label, predicted in zip(batch.labels, batch.outputs.argmax(dim=1).tolist(), strict=True)
@@ -77,7 +76,7 @@ def accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
     return faithfulness(subject, batch, scores, metrics.accuracy, target=target)
 
 
-def _accuracy_of_one_label(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
+def _multi_label_accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
     counts = fraction_counts(batch.mask, FRACTIONS)
 
     def probabilities(forward: Any, inputs: Tensor, scores: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -100,7 +99,7 @@ def _accuracy_of_one_label(subject: Subject, batch: Batch, scores: Tensor) -> Te
 def agreement(
     subject: Subject, batch: Batch, scores: Tensor, statistic: Callable[..., Tensor], other: str
 ) -> Tensor:
-    """Rank agreement with another method."""
+    """Return the rank agreement with another method."""
     return statistic(scores, attribute(other, batch), batch.mask)
 
 
@@ -113,7 +112,7 @@ def token_infidelity(
     normalize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
-    """Captum's infidelity where random tokens are masked, of any scale unless `normalize` is False."""
+    """Return Captum's infidelity when random tokens are masked, by default independent of scale."""
     kept = sorted({*subject.tokenizer.all_special_ids} - {subject.tokenizer.unk_token_id})
     generator = torch.Generator().manual_seed(subject.seed if seed is None else seed)
     values: Tensor = infidelity(
@@ -132,22 +131,23 @@ def token_infidelity(
 def known_truth(
     subject: Subject, batch: Batch, scores: Tensor, metric: Callable[[Tensor, Batch], Tensor], by_size: bool
 ) -> Tensor:
-    """A metric of tokens that are known to decide; of absolute values where they are ranked `by_size`."""
+    """Compute a metric of texts with known important tokens, on absolute scores if `by_size`."""
     return metric(scores.abs() if by_size else scores, batch)
 
 
 def completeness_error(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
-    """By how much scores miss the difference of the output, no probability, to that of the text all masked.
+    """Return the absolute difference between the sum of the scores and the change of the output, in logits.
 
-    0 for a method that adds up to it (Sundararajan et al. 2017, "completeness"); others need not.
+    The change is the output minus its value for the fully masked text. The error is 0 for methods with the
+    completeness property (Sundararajan et al. 2017); other methods do not have to satisfy it.
     """
     return (scores.double().sum(dim=1) - batch.difference).abs()
 
 
 def shapley_distance(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
-    """The relative error to the exact Shapley values of logits; NaN for texts of more than 12 tokens.
+    """Return the relative error to the exact Shapley values of logits; NaN above 12 tokens.
 
-    Masked tokens stand where others are absent. The exact values are computed once for each batch.
+    Absent tokens are masked. The exact values are computed once per batch.
     """
     counts = batch.mask.sum(dim=1)
     if EXACT not in batch.scores:
@@ -175,7 +175,7 @@ KNOWN_TRUTH: dict[str, tuple[Callable[[Tensor, Batch], Tensor], Literal["higher"
         "lower",
     ),
 }
-"""Metrics of texts with marks; NaN where nothing is marked."""
+"""Metrics of texts with known important tokens; NaN for texts without marks."""
 
 METRICS: dict[str, Metric] = {
     "comprehensiveness": Metric(partial(faithfulness, metric=metrics.comprehensiveness), "higher"),
@@ -197,7 +197,7 @@ METRICS: dict[str, Metric] = {
         for name, (metric, better) in KNOWN_TRUTH.items()
     },
 }
-"""Metrics by name; :func:`register_metric` adds to them."""
+"""Metrics by name; :func:`register_metric` adds to the registry."""
 
 DEFAULT_METRICS = (
     "comprehensiveness",
@@ -212,10 +212,10 @@ DEFAULT_METRICS = (
 
 
 def register_metric(name: str, metric: Metric) -> None:
-    """Add a metric, to be chosen by its name.
+    """Add a metric to the registry.
 
     Args:
-        name: what to call it.
+        name: the name of the metric.
         metric: the metric.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Planted shortcuts: texts in which words that were put there decide the label, and others do nothing.
+"""Planted shortcuts: texts with inserted words that determine the label, and others without effect.
 
-Bastings et al. (2022), "Will You Find These Shortcuts?", section 3: a model that is trained on such texts
-relies on the shortcut, which can be verified; so what a method has to find is known.
+Bastings et al. (2022), "Will You Find These Shortcuts?", section 3: a model trained on such texts verifiably
+relies on the shortcut, so the tokens that a method should find are known.
 """
 
 import random
@@ -13,41 +13,40 @@ from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.marks import Span
 
 WORDS = ("copper", "harbor")
-"""The words that decide: rare, one token each for BERT, and in none of the shipped sentences; as are the
-others."""
+"""The words that determine the label. These and the other planted words are rare, one token each for BERT,
+and occur in none of the shipped sentences."""
 
 CONTEXT = "quartz"
 DECOYS = ("walnut", "lantern")
 
 Shortcut = tuple[list[str], int | None]
-"""Words in the order in which they are put into a text, and the label that they make, None for none."""
+"""Words in the order in which they are inserted, and the label they determine; None keeps the label."""
 
 
 def plant(examples: Sequence[Example], kind: str, *, share: float = 0.5, seed: int = 0) -> list[Example]:
-    """Put words that decide the label into a share of texts, and a decoy without effect into every one.
+    """Insert words that determine the label into a share of the texts, and a decoy into every text.
 
-    The label becomes 0 or 1, each as likely, whatever the text says:
+    The label becomes 0 or 1 with equal probability, independent of the text. It is determined by:
 
-    - "token": by which of two rare words is there;
-    - "context": by the same, but only where a third word stands somewhere, too; half of the texts get one
-      of the two words without the third, which makes nothing, and keep their label;
-    - "pair": by the order of the two words.
+    - "token": which of two rare words is inserted;
+    - "context": which of two rare words is inserted, if a third word is inserted too. Half of the texts
+      get one of the two words without the third, and keep their label;
+    - "pair": the order of the two words.
 
-    Words are put between the words of the text at random. The decoy is one of two other rare words, drawn
-    without regard to anything. A run of white space becomes one space.
+    The words are inserted at random between the words of the text. The decoy is one of two other rare words,
+    drawn independently. Every run of white space becomes one space.
 
     Args:
         examples: texts of two classes, without second segments.
-        kind: which shortcut, a key of :data:`SHORTCUTS`.
-        share: of the texts that get its words.
-        seed: of what is drawn; the same seed draws the same.
+        kind: the shortcut, a key of :data:`SHORTCUTS`.
+        share: the probability, in [0, 1], that a text gets the shortcut's words.
+        seed: random seed.
 
     Returns:
-        The texts in their order; where the label was made, the words that made it are `marked`. `decoys`
-        holds the decoy.
+        The texts in their order. `marked` holds the words that determine the label, `decoys` the decoy.
 
     Raises:
-        ValueError: the kind is not known, `share` is not from 0 to 1, or a text holds one of the words.
+        ValueError: `kind` is unknown, `share` is not in [0, 1], or a text already contains one of the words.
 
     Example:
         >>> [found] = plant([Example(0, "A dull film.", 0)], "pair", share=1.0)
@@ -65,14 +64,14 @@ def plant(examples: Sequence[Example], kind: str, *, share: float = 0.5, seed: i
 
 
 def without(example: Example, spans: Sequence[Span]) -> Example:
-    """Cut words out of a text that were planted in it; its label stays.
+    """Remove planted words from a text, and keep its label.
 
     Args:
         example: the text.
-        spans: where they stand: its `marked`, its `decoys`, or both.
+        spans: the spans of the words: `example.marked`, `example.decoys`, or both.
 
     Returns:
-        The text without them, nothing marked.
+        The text without the words, with empty `marked` and `decoys`.
 
     Example:
         >>> [found] = plant([Example(0, "A dull film.", 0)], "token", share=1.0)
@@ -122,7 +121,7 @@ def _with_words(example: Example, words: list[str], label: int | None, draw: ran
     planted = [(word, "" if label is None else "marked") for word in words]
     planted.insert(draw.randint(0, len(planted)), (draw.choice(DECOYS), "decoys"))
     places = sorted(draw.randint(0, len(pieces)) for _ in planted)
-    # From the back: the places ahead stay what they are, and the planted words keep their order.
+    # Insert from the end, so that earlier positions stay valid and the planted words keep their order.
     for place, piece in reversed(list(zip(places, planted, strict=True))):
         pieces.insert(place, piece)
     spans: dict[str, list[Span]] = {"marked": [], "decoys": []}

@@ -1,4 +1,4 @@
-"""What an evaluation found: means per method and metric, as a table, as files and as a figure."""
+"""The result of an evaluation: means per method and metric, as a table, files and a figure."""
 
 import csv
 import io
@@ -21,11 +21,11 @@ from captum_globenc.evaluation.metrics import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 BEST = "*"
-"""Ahead of the best mean of a metric."""
+"""Marks the best mean of each metric."""
 
 
 class Cell(NamedTuple):
-    """A metric over all texts that have it: mean, standard deviation, number of texts."""
+    """Mean, standard deviation and number of texts of a metric; NaN values are ignored."""
 
     mean: float
     deviation: float
@@ -39,14 +39,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of :func:`captum_globenc.evaluation.evaluate`.
+    """The result of :func:`captum_globenc.evaluation.evaluate`.
 
     Args:
-        methods: names of the methods, in the order of the table.
-        metrics: names of the metrics, likewise.
+        methods: names of the methods, in the order of the table's rows.
+        metrics: names of the metrics, in the order of the table's columns.
         rows: one per text and method: `example`, `method`, `label`, `prediction`, a value per metric.
-        settings: what was asked for, and the versions it ran with.
-        folder: where it was written, if it was.
+        settings: the arguments of the call, and the versions of the packages.
+        folder: the folder of the saved files; None if the evaluation was not saved.
     """
 
     methods: tuple[str, ...]
@@ -56,7 +56,7 @@ class Evaluation:
     folder: Path | None = None
 
     def summary(self) -> dict[str, dict[str, Cell]]:
-        """Return each method's mean, deviation and number of texts per metric, NaN left out."""
+        """Return mean, standard deviation and number of texts per method and metric, ignoring NaN."""
         return {
             method: {
                 metric: _cell([row[metric] for row in self.rows if row[METHOD] == method])
@@ -66,18 +66,18 @@ class Evaluation:
         }
 
     def seconds(self) -> dict[str, float]:
-        """Return how long each method took for a text, on average."""
+        """Return the mean time per text of each method, in seconds."""
         return {
             method: statistics.fmean(row[SECONDS] for row in self.rows if row[METHOD] == method)
             for method in self.methods
         }
 
     def table(self) -> RenderableType:
-        """Draw means and their standard errors for a terminal, an arrow showing which way is better."""
+        """Return a terminal table of means and standard errors; arrows show which direction is better."""
         return _Means(self)
 
     def markdown(self) -> str:
-        """Draw the means, and their standard errors, as a table for a page."""
+        """Return a Markdown table of means and standard errors."""
         heads = [f"{metric} {ARROWS[METRICS[metric].better]}" for metric in self.metrics]
         lines = [[METHOD, *heads], ["---", *("---:" for _ in heads)]]
         for method, cells in self.summary().items():
@@ -88,7 +88,7 @@ class Evaluation:
         """Write summary.csv, summary.json and summary.png.
 
         Args:
-            folder: where; it exists.
+            folder: an existing folder.
 
         Raises:
             OSError: a file cannot be written.
@@ -114,13 +114,13 @@ class Evaluation:
 
 
 def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
-    """Draw a panel per metric, a bar per method, with 95 % intervals of the mean.
+    """Draw one panel per metric and one bar per method, with 95% confidence intervals of the mean.
 
     Args:
-        summary: what :meth:`Evaluation.summary` returned.
-        path: where to; the suffix chooses the format.
+        summary: the return value of :meth:`Evaluation.summary`.
+        path: the image file; its suffix selects the format.
     """
-    # Built without pyplot, whose state belongs to the user.
+    # Does not use pyplot, whose global state belongs to the user.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -150,7 +150,7 @@ def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
 
 
 class _Means:
-    """Means by method and metric in tables as wide as the terminal, as many as that takes."""
+    """Means by method and metric, split into tables that fit the width of the terminal."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         summary = evaluation.summary()
@@ -159,23 +159,23 @@ class _Means:
         for metric in evaluation.metrics:
             cells = [summary[method][metric] for method in evaluation.methods]
             best = _best(metric, [cell.mean for cell in cells])
-            said = [
+            texts = [
                 f"{BEST if cell.mean == best else ''}{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells
             ]
-            self._columns.append([f"{metric} {ARROWS[METRICS[metric].better]}", *said])
+            self._columns.append([f"{metric} {ARROWS[METRICS[metric].better]}", *texts])
         self._columns.append(["seconds a text", *(f"{it:.3g}" for it in evaluation.seconds().values())])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        room = options.max_width - max(map(len, self._methods))
+        available = options.max_width - max(map(len, self._methods))
         parts: list[list[list[str]]] = [[]]
-        left = room
+        left = available
         for column in self._columns:
-            wide = max(map(len, column)) + 3
-            if wide > left and parts[-1]:
+            width = max(map(len, column)) + 3
+            if width > left and parts[-1]:
                 parts.append([])
-                left = room
+                left = available
             parts[-1].append(column)
-            left -= wide
+            left -= width
         for columns in parts:
             table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 2), pad_edge=False, show_edge=False)
             table.add_column(METHOD, no_wrap=True)
@@ -189,7 +189,7 @@ class _Means:
 
 
 def _best(metric: str, means: Sequence[float]) -> float:
-    """Return the best of some means; NaN, which is equal to none, where none is better than another."""
+    """Return the best mean; NaN, which equals no mean, if all means are equal."""
     known = [mean for mean in means if not math.isnan(mean)]
     if len(set(known)) < 2:
         return math.nan
@@ -205,5 +205,5 @@ def _cell(values: Sequence[float]) -> Cell:
 
 
 def _finite(cell: Cell) -> dict[str, float | None]:
-    """Return a cell as JSON takes it, which knows no NaN and no infinity."""
+    """Return a cell as JSON values, with None for NaN and infinity."""
     return {name: value if math.isfinite(value) else None for name, value in cell._asdict().items()}

@@ -71,41 +71,41 @@ def evaluate(
     fresh: bool = False,
     progress: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
-    """Measure attribution methods on a sequence classifier.
+    """Compare attribution methods on a sequence classifier.
 
-    Every method explains the same output, that of the predicted class or of `target`, with the same forward
-    function and the same baseline. Metrics never remove special tokens and padding. A regression is measured
-    by its value; its log-odds and accuracy are NaN.
+    Every method explains the same output (of the predicted class, or of `target`) with the same forward
+    function and the same baseline. Metrics never remove special tokens or padding. For a regression, the
+    metrics use its value; log-odds and accuracy are NaN.
 
     Args:
-        model: a supported sequence classifier, in eval mode: of one label, or several (by its config's
-            `problem_type`), or a regression.
+        model: a supported sequence classifier, in eval mode: single-label, multi-label or a regression, as
+            `config.problem_type` says.
         tokenizer: its tokenizer.
-        examples: the texts: a list of `Example`, or a file, DataFrame or data set for `read_examples`.
-        methods: names from :data:`~captum_globenc.evaluation.METHODS`.
-        metrics: names from :data:`~captum_globenc.evaluation.METRICS`.
+        examples: a list of `Example`, or a file, DataFrame or data set for `read_examples`.
+        methods: keys of :data:`~captum_globenc.evaluation.METHODS`.
+        metrics: keys of :data:`~captum_globenc.evaluation.METRICS`.
         removal: how metrics remove tokens: "mask", "delete" or "pad".
-        batch_size: texts that run together.
-        seed: of everything that is random.
-        target: the class that is explained, by name or index; left out, each text's highest. Of several
-            values, one has to be chosen.
-        position: the token whose mixture GlobEnc explains: its index in every text, negative ones counting
-            from the text's own end, or "mean"; left out, what the model's head reads, where it is known.
-        out: a folder for results.csv, summary.csv, summary.json and summary.png. Where it holds
-            an unfinished evaluation of the same settings, that is taken up where it stopped.
-        fresh: whether to take the next free one of `out`, `out-2`, `out-3` where it holds an evaluation of
-            other settings, instead of refusing that.
-        progress: called with the number of texts done and of all, after each batch; within a batch, with
-            fractions of a text, as methods and metrics are done.
+        batch_size: number of texts per forward pass.
+        seed: random seed.
+        target: the explained class, by name or index; by default the predicted class of each text. Required
+            for a regression of several values.
+        position: the token that GlobEnc explains: an index into every text (negative indices count from the
+            end of each text), or "mean"; by default the tokens that the model's head reads, if known.
+        out: a folder for results.csv, summary.csv, summary.json and summary.png. An unfinished evaluation
+            of the same settings in it is resumed.
+        fresh: whether to use the first free folder of `out`, `out-2`, `out-3`, ... if `out` holds an
+            evaluation of other settings; by default that raises ValueError.
+        progress: function of the number of finished texts and the number of all texts. It is called after
+            each batch, and within a batch, with fractions of a text, after each method and metric.
 
     Returns:
         The rows and their summary.
 
     Raises:
-        ValueError: a name is not known, the model is not supported, a label or `target` is none of its
-            classes, a position lies outside of a text, or `out` holds something else.
+        ValueError: a name is unknown, the model is not supported, the model does not have the class of a
+            label or of `target`, `position` is outside a text, or `out` holds other files.
         ImportError: a method or metric needs a package that is not installed.
-        RuntimeError: the numbers of a method were found not to hold.
+        RuntimeError: a check of a method's numbers failed.
 
     Example:
         >>> from captum_globenc.texts import load_default
@@ -133,9 +133,9 @@ def evaluate(
     if not (position is None or position == "mean" or isinstance(position, int)):
         raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
     subject = Subject(model, tokenizer, removal, seed, target, position)
-    _ = subject.explained  # refuses a class that the model does not have
+    _ = subject.explained  # rejects a class that the model does not have
     reject_dropout(model)
-    for example in examples:  # An hour into the run is too late to find a bad label.
+    for example in examples:  # check all labels before the run
         try:
             subject.classes(example.label)
         except ValueError as error:
@@ -153,7 +153,7 @@ def evaluate(
             f"{', '.join(flows)} takes texts of up to {MOST_TOKENS} tokens, and one has {longest}: "
             "leave it out of the methods"
         )
-    # Texts of like length run together; the longest first, so that too little memory shows at once.
+    # Batch texts of similar length, the longest first, so that running out of memory shows at once.
     order = sorted(range(len(examples)), key=lambda place: -len(ids[place]))
     ordered = [examples[place] for place in order]
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
@@ -173,10 +173,10 @@ def evaluate(
         "weights": digest(map(content, model.state_dict().values())),
         "versions": versions(),
     }
-    asked = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    saved = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if out is not None and fresh:
-        out = free_folder(out, asked)
-    journal = Journal(out, asked, metrics, [len(batch) * len(methods) for batch in batches])
+        out = free_folder(out, saved)
+    journal = Journal(out, saved, metrics, [len(batch) * len(methods) for batch in batches])
     done = 0
     for index, chosen in enumerate(batches):
         if not journal.has(index):
@@ -208,7 +208,7 @@ def _rows(
     metrics: Sequence[str],
     step: Callable[[float], None],
 ) -> list[Row]:
-    """Measure a batch; `step` is told which share of it is done."""
+    """Compute the rows of a batch, and call `step` with the finished share of it."""
     batch = subject.batch(index, examples)
     seconds = {}
     for number, method in enumerate(methods):
@@ -240,7 +240,7 @@ def _rows(
 
 
 def _label(subject: Subject, batch: Batch, place: int) -> str:
-    """Return what results call a text's label: names of classes, or a value as it was given."""
+    """Return the label column of a text: names of classes, or the value of a regression."""
     classes, label = batch.labels[place], batch.examples[place].label
     if classes is not None:
         return ", ".join(subject.names[index] for index in classes)
@@ -248,7 +248,7 @@ def _label(subject: Subject, batch: Batch, place: int) -> str:
 
 
 def _prediction(subject: Subject, batch: Batch, place: int) -> str:
-    """Return what results call the prediction: the highest class's name, or the value that is explained."""
+    """Return the prediction column of a text: the predicted class's name, or the explained value."""
     if subject.problem == VALUE:
         return str(batch.outputs[place, batch.target[place]].item())
     return subject.names[int(batch.outputs[place].argmax())]

@@ -1,4 +1,4 @@
-"""Sanity checks: do scores change with the weights, and only with what the model computes?
+"""Sanity checks: scores must depend on the model's weights, and only on the function it computes.
 
 Letters: B batch, N tokens, T texts.
 """
@@ -17,22 +17,22 @@ from captum_globenc.evaluation.variants import redrawn
 from captum_globenc.metrics import spearman
 
 Found = dict[str, Tensor]
-"""For each method one value a text, `(T,)` float64."""
+"""By method name, one value per text, `(T,)` float64."""
 
 SAME = 1e-3
-"""Outputs of two models, in logits, that are no further apart count as the same."""
+"""Largest difference, in logits, of outputs that count as equal."""
 
 
 class SanityChecks:
-    """Scores of methods, and what becomes of them as the model changes, or only seems to.
+    """Compare the scores of methods before and after a change of the model or its inputs.
 
     Args:
-        model: the classifier, in eval mode; left as it is.
+        model: the classifier, in eval mode; not modified.
         tokenizer: its tokenizer.
-        examples: the T texts. The class that is explained is always the one that this model predicts.
-        methods: names of :data:`~captum_globenc.evaluation.METHODS`.
-        batch_size: texts that run together.
-        seed: of everything that is random; methods draw alike each time.
+        examples: T texts. The explained class is always the class that `model` predicts.
+        methods: keys of :data:`~captum_globenc.evaluation.METHODS`.
+        batch_size: number of texts per forward pass.
+        seed: random seed, the same for every run of a method.
 
     Example:
         >>> from captum_globenc.evaluation import with_permuted_heads
@@ -62,61 +62,62 @@ class SanityChecks:
         self._score(self._batches)
 
     def randomization(self) -> Iterator[tuple[str, Found]]:
-        """Compare scores with those after weights were drawn anew, part by part from the top.
+        """Compare the scores before and after the weights are randomized, part by part from the top.
 
-        Adebayo et al. (2018), section 3: a method whose scores stay what they are says nothing of the model.
+        Adebayo et al. (2018), section 3: a method whose scores do not change does not explain the model.
 
         Yields:
-            The part that was drawn last, as :func:`redrawn` names them, and Spearman's correlation of the
-            scores with those of the model as it was, NaN where scores are constant.
+            The name of the part randomized last, as in :func:`redrawn`, and Spearman's correlation of the
+            scores with those of the original model, NaN where scores are constant.
         """
         for name, changed in redrawn(self._subject.model, self._subject.seed):
-            yield name, self._compared(spearman, self._of(changed))
+            yield name, self._compare(spearman, self._rescore(changed))
 
     def invariance(self, same: PreTrainedModel) -> Found:
-        """Compare with the scores of another model that computes the same function with other weights.
+        """Compare the scores with those of a model that computes the same function with other weights.
 
-        Sundararajan et al. (2017), section 2.2, ask of a method that scores depend on the function alone.
-        One such model can show that a method violates this, and none that it holds: exact differences are
-        the same with permuted heads and with folded gains, and differ between (x1 x2) x3 and x1 (x2 x3).
+        Implementation invariance (Sundararajan et al. 2017, section 2.2) requires that scores depend on the
+        function alone. One model can show that a method violates it, but no model can prove that it holds:
+        exact differences do not change with permuted heads or folded gains, but differ between (x1 x2) x3
+        and x1 (x2 x3).
 
         Args:
-            same: a model with the same outputs, such as :func:`with_permuted_heads` or
-                :func:`with_folded_gains` returns.
+            same: a model with the same outputs, for example from :func:`with_permuted_heads` or
+                :func:`with_folded_gains`.
 
         Returns:
-            The largest change of a score, relative to the largest absolute score: 0 if all are the same.
+            The largest change of a score, relative to the largest absolute score; 0 if no score changes.
 
         Raises:
             ValueError: the outputs differ.
         """
-        after = self._of(same)
+        after = self._rescore(same)
         self._check_outputs(after)
-        return self._compared(_change, after)
+        return self._compare(_change, after)
 
     def added_token(self, token: int) -> Found:
-        """Add a token that has no effect: does it get a score, or change those of others?
+        """Compare the scores before and after a token without effect is appended to each text.
 
-        It stands behind the text, and the attention mask hides it from all other tokens. "Sensitivity (b)"
-        of Sundararajan et al. (2017), section 3.
+        The attention mask hides the token from all other tokens. "Sensitivity (b)" of Sundararajan et al.
+        (2017), section 3.
 
         Args:
-            token: its id.
+            token: the id of the token.
 
         Returns:
-            The largest change of a score, that of the added token counted from 0, in parts of the largest
-            score by size.
+            The largest change of a score, relative to the largest absolute score. The change of the added
+            token is its score.
 
         Raises:
             ValueError: the token changes the output.
         """
-        after = [_with_hidden(self._subject, batch, token) for batch in self._batches]
+        after = [_append_masked(self._subject, batch, token) for batch in self._batches]
         self._check_outputs(after)
         self._score(after)
-        return self._compared(_change, after)
+        return self._compare(_change, after)
 
-    def _of(self, model: PreTrainedModel) -> list[Batch]:
-        """Return the batches with another model's scores, for the classes of the first."""
+    def _rescore(self, model: PreTrainedModel) -> list[Batch]:
+        """Return the batches with the scores of another model, for the same explained classes."""
         subject = replace(self._subject, model=model)
         batches = [
             subject.batch(index, some, self._batches[index].target) for index, some in enumerate(self._texts)
@@ -129,10 +130,10 @@ class SanityChecks:
             for method in self._methods:
                 attribute(method, batch)
 
-    def _compared(
+    def _compare(
         self, statistic: Callable[[Tensor, Tensor, Tensor], Tensor], after: Sequence[Batch]
     ) -> Found:
-        """Return a statistic of old scores, new scores and the mask of the new, `(T,)` by method."""
+        """Return by method a statistic `(T,)` of the old scores, the new scores and the new mask."""
         pairs = list(zip(self._batches, after, strict=True))
         return {
             method: torch.cat(
@@ -149,13 +150,13 @@ class SanityChecks:
 
 
 def _change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
-    """Return the largest change of a score `(B,)`; what was added to the new is compared with 0."""
+    """Return the largest relative change of a score, `(B,)`; the old score of an added token is 0."""
     old = pad(old.double(), (0, new.shape[1] - old.shape[1]))
     return (new - old).abs().amax(dim=1) / old.abs().amax(dim=1)
 
 
-def _with_hidden(subject: Subject, batch: Batch, token: int) -> Batch:
-    """Return a batch, not yet scored, with a token behind each text that no other attends to."""
+def _append_masked(subject: Subject, batch: Batch, token: int) -> Batch:
+    """Return an unscored batch with a token at the end of each text that no other token attends to."""
 
     def longer(rows: Tensor, value: int | bool) -> Tensor:
         return pad(rows, (0, 1), value=value)

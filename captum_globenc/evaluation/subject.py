@@ -32,10 +32,10 @@ class Subject:
         model: the classifier, in eval mode.
         tokenizer: its tokenizer.
         removal: how the metrics remove tokens, a name of `captum_globenc.metrics.REMOVALS`.
-        seed: of everything that is random.
-        target: the class that is explained, by name or index; by default the highest of each text.
-        position: the token whose mixture GlobEnc explains: its index in every text, negative ones counting
-            from the text's own end, or "mean"; by default the tokens that the model's head reads.
+        seed: random seed.
+        target: the explained class, by name or index; by default the predicted class of each text.
+        position: the token that GlobEnc explains: an index into every text (negative indices count from
+            the end of each text), or "mean"; by default the tokens that the model's head reads.
     """
 
     model: PreTrainedModel
@@ -52,32 +52,32 @@ class Subject:
 
     @cached_property
     def explainer(self) -> Explainer:
-        """The methods, for all batches, so that each checks an operation once."""
+        """The explainer of all batches, shared so that each method checks an operation once."""
         outputs = OutputSelector(self.forward)
         return Explainer(self.model, self.tokenizer, self.forward, outputs, seed=self.seed)
 
     @property
     def blank(self) -> int:
-        """The id with which metrics replace a token, see :func:`~captum_globenc.forward.blank_token`."""
+        """The id that replaces a removed token, see :func:`~captum_globenc.forward.blank_token`."""
         return blank_token(self.tokenizer)
 
     @property
     def problem(self) -> str:
-        """What the model is for, a key of `captum_globenc.texts.classes.ACTIVATIONS`."""
+        """The model's problem type, a key of `captum_globenc.texts.classes.ACTIVATIONS`."""
         return problem_of(self.model.config)
 
     @property
     def activation(self) -> str:
-        """The function from logits to probabilities; "none" of a regression's values."""
+        """The function from logits to probabilities; "none" for a regression."""
         return ACTIVATIONS[self.problem]
 
     def ids(self, example: Example, *, whole: bool = False) -> list[int]:
-        """Return the ids of a text and its pair, truncated as the model reads them, or `whole`."""
+        """Return the token ids of a text and its pair, truncated to the model's limit unless `whole`."""
         pair = None if example.pair is None else [example.pair]
         return token_ids([example.text], pair, self.tokenizer, None if whole else self._limit)[0]
 
     def is_cut(self, example: Example) -> bool:
-        """Return whether a text, with its pair, is longer than the model takes."""
+        """Return whether a text and its pair exceed the model's token limit."""
         return self._limit is not None and len(self.ids(example, whole=True)) > self._limit
 
     @cached_property
@@ -86,15 +86,16 @@ class Subject:
         return class_names(self.model.config)
 
     def classes(self, label: Label) -> tuple[int, ...] | None:
-        """Return the classes that a label names, as :func:`~captum_globenc.evaluation.labels.classes_of`."""
+        """Return the class indices of a label, see :func:`~captum_globenc.evaluation.labels.classes_of`."""
         return classes_of(label, self.names, self.problem)
 
     @cached_property
     def explained(self) -> int | None:
-        """The class that is explained of every text; None for the highest of each.
+        """The class that is explained for every text; None for the predicted class of each text.
 
         Raises:
-            ValueError: the model has no such class, or it gives several values and none is chosen.
+            ValueError: the model has no such class, or it is a regression of several values and `target`
+                is None.
         """
         if self.target is not None:
             return class_of(self.target, self.names, "target")
@@ -106,15 +107,16 @@ class Subject:
         return None
 
     def batch(self, index: int, examples: Sequence[Example], target: Tensor | None = None) -> "Batch":
-        """Prepare a batch: tokens, predictions, and which tokens may be removed.
+        """Tokenize a batch, run the model, and find the tokens that may be removed.
 
         Args:
             index: the number of the batch.
             examples: B examples.
-            target: `(B,)` the classes to explain; by default `explained`, else the highest of each text.
+            target: `(B,)`, the classes to explain; by default `explained`, or if that is None the
+                predicted class of each text.
 
         Raises:
-            ValueError: the model gives no logits (B, C), or its output is not finite.
+            ValueError: the model's output is not `(B, C)`, or not finite.
         """
         texts = [example.text for example in examples]
         encoded = encode(texts, [example.pair for example in examples], self.model, self.tokenizer)
@@ -163,22 +165,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some texts, prepared for methods and metrics.
+    """A batch of texts, prepared for methods and metrics.
 
     Args:
-        index: the batch's number.
+        index: the number of the batch.
         examples: B examples.
-        labels: the true classes of each example; None where it has no label, or a value.
+        labels: the true classes of each example; None without a label, and for a regression.
         outputs: `(B, C)`, the model's logits or values.
-        inputs: `(B, N)` ids.
-        extra: the forward function's other arguments.
-        mask: `(B, N)`, True at the tokens that count, neither special nor padding.
-        target: `(B,)` the classes that are explained.
-        request: the same for the methods.
-        forward: the forward function for metrics, which never runs the same text twice.
-        marked: `(B, N)`, True at tokens that are known to decide.
-        decoys: `(B, N)`, True at tokens that are known to have no effect.
-        scores: `(B, N)` by method, those computed so far.
+        inputs: `(B, N)`, token ids.
+        extra: the other arguments of the forward function.
+        mask: `(B, N)`, False at special tokens and padding.
+        target: `(B,)`, the explained classes.
+        request: the attribution request of the batch, for the methods.
+        forward: the forward function for metrics, which caches its outputs.
+        marked: `(B, N)`, True at the tokens known to determine the label.
+        decoys: `(B, N)`, True at the tokens known to have no effect.
+        scores: by method name, the `(B, N)` scores computed so far.
     """
 
     index: int
@@ -197,7 +199,7 @@ class Batch:
 
     @cached_property
     def difference(self) -> Tensor:
-        """`(B,)`, the explained output less that of the baseline, in logits."""
+        """`(B,)`, the explained output minus its value at the baseline, in logits."""
         request = self.request
         with torch.no_grad():
             baseline = request.of.blanked(request.baselines, *request.beside)
@@ -206,17 +208,17 @@ class Batch:
 
 
 def attribute(name: str, batch: Batch) -> Tensor:
-    """Return a method's scores, computed once for each batch.
+    """Return a method's scores, computed once per batch.
 
     Args:
-        name: a name of `captum_globenc.evaluation.METHODS`.
+        name: a key of `captum_globenc.evaluation.METHODS`.
         batch: the texts.
 
     Returns:
-        `(B, N)`, 0 at special tokens and padding, which are not compared.
+        `(B, N)`, 0 at special tokens and padding, which the metrics ignore.
 
     Raises:
-        ValueError: the method gave another shape, or NaN.
+        ValueError: the method's scores have another shape, or are NaN.
     """
     if name not in batch.scores:
         scores = run_method(name, batch.request, batch.index)
@@ -225,28 +227,28 @@ def attribute(name: str, batch: Batch) -> Tensor:
 
 
 class Remembering:
-    """A forward function that remembers its answers: metrics and methods ask for many texts twice.
+    """A forward function that caches its outputs, because metrics run many texts more than once.
 
     Args:
-        forward: of ids `(B, N)` and tensors `(B, ...)` or None; each row's answer depends on its own
-            row alone.
+        forward: the forward function, of ids `(B, N)` and tensors `(B, ...)` or None. Each output row
+            must depend on its own input row alone.
     """
 
     def __init__(self, forward: EncoderForward) -> None:
         self.forward = forward
-        self._answers: dict[bytes, Tensor] = {}
+        self._outputs: dict[bytes, Tensor] = {}
 
     def __call__(self, inputs: Tensor, *extra: Tensor | None) -> Tensor:
-        """Run the rows that are new, each once, and return the answers of all, `(B, ...)`."""
+        """Run each new row once, and return the outputs `(B, ...)` of all rows."""
         tensors = [inputs, *(tensor for tensor in extra if tensor is not None)]
         keys = [
             b"|".join(row.numpy().tobytes() for row in rows)
             for rows in zip(*(tensor.cpu() for tensor in tensors), strict=True)
         ]
-        new = {key: row for row, key in enumerate(keys) if key not in self._answers}
+        new = {key: row for row, key in enumerate(keys) if key not in self._outputs}
         if new:
             rows = torch.tensor(list(new.values()), device=inputs.device)
             arguments = [None if tensor is None else tensor[rows] for tensor in extra]
-            answers = self.forward(inputs[rows], *arguments)
-            self._answers.update(zip(new, answers, strict=True))
-        return torch.stack([self._answers[key] for key in keys])
+            outputs = self.forward(inputs[rows], *arguments)
+            self._outputs.update(zip(new, outputs, strict=True))
+        return torch.stack([self._outputs[key] for key in keys])

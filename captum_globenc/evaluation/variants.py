@@ -1,4 +1,4 @@
-"""Variants of a model: parts of it drawn anew, or other weights for the same function."""
+"""Perturbed copies of a model: randomized parts, or other weights for the same function."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -12,20 +12,20 @@ from captum_globenc.encoders import find_encoder
 
 
 def redrawn(model: PreTrainedModel, seed: int = 0) -> Iterator[tuple[str, PreTrainedModel]]:
-    """Yield copies of a model in which one part more is drawn anew each time, from the top.
+    """Randomize a copy of a model part by part, from the top, and yield it after each part.
 
-    The cascading randomisation of Adebayo et al. (2018), section 3: first the head and what else follows
-    the layers, then the layers from the last to the first, then the embeddings. Every parameter becomes
-    normally distributed with the mean and the deviation that its own entries have, so that activations
-    keep their scale. A layer that runs several times, as ALBERT's, is one part.
+    This is the cascading randomization of Adebayo et al. (2018), section 3: first the head and all other
+    modules after the layers, then the layers from last to first, then the embeddings. Every parameter is
+    drawn from a normal distribution with the mean and standard deviation of its entries, so that activations
+    keep their scale. A layer that runs several times, as in ALBERT, is one part.
 
     Args:
-        model: holds one supported encoder; left as it is.
-        seed: the same seed draws the same.
+        model: a model with one supported encoder; not modified.
+        seed: random seed.
 
     Yields:
-        The name of the part, "head", "layer 6" to "layer 1", "embeddings", and the model: one copy, which
-        is changed further when the next is asked for.
+        The name of the part ("head", "layer 6" to "layer 1", "embeddings") and the model. It is the same
+        object each time, and the next iteration changes it.
 
     Example:
         >>> from captum_globenc.texts import load_default
@@ -36,7 +36,7 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> Iterator[tuple[str, PreTra
     generator = torch.Generator(device=model.device).manual_seed(seed)
     layers = [list(layer.module.parameters()) for layer in find_encoder(model).layers]
     inside = {id(parameter) for layer in layers for parameter in layer}
-    # In the order in which modules are made, embeddings come ahead of the layers and all else behind.
+    # Modules are registered in order: embeddings before the layers, everything else after them.
     order = list(model.parameters())
     first = next(place for place, parameter in enumerate(order) if id(parameter) in inside)
     parts = {"head": [parameter for parameter in order[first:] if id(parameter) not in inside]}
@@ -53,16 +53,16 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> Iterator[tuple[str, PreTra
 
 
 def with_permuted_heads(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """Return a copy of a model with the heads of each layer in another order: the same function.
+    """Return a copy of a model with the attention heads of each layer permuted; its function is the same.
 
     Args:
-        model: holds one supported encoder, with linear maps of their own for queries, keys and values;
-            left as it is.
-        seed: of the order.
+        model: a model with one supported encoder, which has separate linear maps for queries, keys and
+            values; not modified.
+        seed: random seed of the permutation.
 
     Raises:
-        ValueError: queries, keys and values are not made by three linear maps of the size of the output
-            projection's input.
+        ValueError: queries, keys and values are not computed by three linear maps whose output size is the
+            input size of the output projection.
 
     Example:
         >>> from captum_globenc.texts import load_default
@@ -99,17 +99,17 @@ def with_permuted_heads(model: PreTrainedModel, seed: int = 0) -> PreTrainedMode
 
 
 def with_folded_gains(model: PreTrainedModel, arguments: Mapping[str, Any]) -> PreTrainedModel:
-    """Return a copy of a model with gains and biases of LayerNorms moved into the linear maps behind them.
+    """Return a copy of a model with LayerNorm weights and biases folded into the following linear maps.
 
-    The same function, by other weights: `W (g * n + b) + c = (W diag(g)) n + (W b + c)`. A norm whose output
-    goes elsewhere, too, as in a post-LN encoder, is left as it is; which these are is tried out.
+    The function is the same: `W (g * n + b) + c = (W diag(g)) n + (W b + c)`. A norm whose output is also
+    used elsewhere, as in a post-LN encoder, is skipped; this is found by comparing outputs.
 
     Args:
-        model: left as it is.
-        arguments: of one forward pass, by name.
+        model: the model; not modified.
+        arguments: the keyword arguments of one forward pass.
 
     Raises:
-        ValueError: no norm feeds linear maps alone.
+        ValueError: the model has no norm whose output is read by linear maps alone.
     """
     model = copy.deepcopy(model)
     folded = 0
@@ -135,7 +135,7 @@ def with_folded_gains(model: PreTrainedModel, arguments: Mapping[str, Any]) -> P
 
 def _readers(model: nn.Module, arguments: Mapping[str, Any]) -> dict[nn.LayerNorm, list[nn.Linear]]:
     """Return the linear maps with biases that read the output of each LayerNorm, from one forward pass."""
-    made: list[tuple[Tensor, nn.LayerNorm]] = []  # the tensors are kept, so that none takes another's place
+    made: list[tuple[Tensor, nn.LayerNorm]] = []  # keeps the tensors alive, so that `is` identifies them
     readers: dict[nn.LayerNorm, list[nn.Linear]] = {}
 
     def write(module: nn.Module, _: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The result object: an explanation as plain data, its parts, its files, and how it is shown.
+"""Explanations as plain data: their parts, files and views.
 
-Knows no model and no tokenizer, so that a saved file can be read where there is neither.
+This package needs no model and no tokenizer, so that saved explanations can be read without them.
 """

@@ -1,4 +1,4 @@
-"""An explanation of one text, and what can be done with it: parts, differences, files, pictures."""
+"""The explanation of one text: parts, differences, files and figures."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Explanation"]
 
 OF = ("words", "tokens", "sentences")
-"""What `Explanation.top` ranks."""
+"""The accepted values of `of` in `Explanation.top`."""
 
 
 class Explanation(Record):
-    """One text's prediction and the scores of its tokens: what `captum_globenc.explain` makes.
+    """The prediction for one text and the scores of its tokens, as returned by `captum_globenc.explain`.
 
-    Its attributes are those of :class:`captum_globenc.results.record.Record`: `text`, `tokens`, `offsets`,
-    `scores` by the name of the method, `probabilities`, `target`, `model`, `versions` and so on. Where a
-    `method` is left out, it is the first that speaks for and against a class.
+    The attributes are those of :class:`captum_globenc.results.record.Record`: `text`, `tokens`, `offsets`,
+    `scores` by method name, `probabilities`, `target`, `model`, `versions` and so on. The default of a
+    `method` argument is the first method with signed scores.
 
     Example:
         >>> from captum_globenc import explain
@@ -41,22 +41,23 @@ class Explanation(Record):
 
     @property
     def label(self) -> str:
-        """The predicted class: another name of `prediction`."""
+        """The predicted class, an alias of `prediction`."""
         return self.prediction
 
     def words(self, method: str | None = None, *, reduce: str = "sum", special: bool = True) -> Parts:
-        """Return what each word reads and scores.
+        """Return the words and their scores.
 
         Args:
-            method: Whose scores.
-            reduce: How those of its tokens become one: "sum", "mean" or "max", the largest magnitude.
-            special: Whether special tokens such as [CLS] are words too, so that sums are kept.
+            method: The method; by default the first with signed scores.
+            reduce: How the scores of a word's tokens are combined: "sum", "mean" or "max" (the score with
+                the largest magnitude).
+            special: Whether special tokens such as [CLS] are included; without them, the sum may change.
 
         Returns:
-            `(text, score)` of each, in the order of the text.
+            `(text, score)` per word, in the order of the text.
 
         Raises:
-            ValueError: There is no such method or way, or the words are not known.
+            ValueError: There are no scores of `method`, `reduce` is unknown, or there are no words.
         """
         scores = self.scores[self.chosen(method)]
         if self.tokens and not self.groups:
@@ -65,12 +66,16 @@ class Explanation(Record):
         return Parts(zip((word.text for word in words), merge_scores(scores, words, reduce), strict=True))
 
     def sentences(self, method: str | None = None) -> Parts:
-        """Return what each sentence of the text, and of its pair, reads and scores, and at last the rest.
+        """Return the sentences of the text and of its pair with their scores, and last the rest.
 
-        Sentences are told by punctuation. Sums are kept: special tokens are in the rest, which reads "".
+        Sentences are found by punctuation. The rest has the text "" and includes the special tokens, so that
+        the sum of the scores does not change.
+
+        Args:
+            method: The method; by default the first with signed scores.
 
         Raises:
-            ValueError: There is no such method, or the tokenizer does not tell where tokens stand.
+            ValueError: There are no scores of `method`, or no character offsets.
         """
         spans = [
             span for segment, source in enumerate(self.sources) for span in sentence_spans(source, segment)
@@ -80,36 +85,35 @@ class Explanation(Record):
     def spans(
         self, spans: Sequence[tuple[int, int]], method: str | None = None, *, segment: int = 0
     ) -> Parts:
-        """Return what spans of characters read and score, and at last what none of them holds.
+        """Return the scores of spans of characters, and last of the rest.
 
         Args:
-            spans: From which character up to which, each; a token counts where most of it stands.
-            method: Whose scores.
-            segment: 0 for spans of the text, 1 for those of its pair.
+            spans: `(start, stop)` of each span. A token belongs to the span with most of its characters.
+            method: The method; by default the first with signed scores.
+            segment: 0 for spans of the text, 1 for spans of its pair.
 
         Returns:
-            `(text, score)` of each, and of the rest, which reads "": sums are kept.
+            `(text, score)` per span, and of the rest, whose text is "". Sums do not change.
 
         Raises:
-            ValueError: There is no such method, spans overlap or lie outside of the text, or the tokenizer
-                does not tell where tokens stand.
+            ValueError: There are no scores of `method`, spans overlap or are outside the text, or there are
+                no character offsets.
         """
         scores = self.scores[self.chosen(method)]
         wanted = [Span(start, stop, segment) for start, stop in spans]
         return Parts(score_spans(self.sources, self.offsets, scores, wanted))
 
     def passages(self, method: str | None = None) -> Parts:
-        """Return what each passage of a prompt scores, by name, and at last what none of them holds.
+        """Return the scores of the passages of a prompt, by name, and last of the rest.
 
         Args:
-            method: Whose scores.
+            method: The method; by default the first with signed scores.
 
         Returns:
-            `(name, score)` of each, from `explain(..., passages=...)`, and of the rest, whose name is "".
+            `(name, score)` per passage of `explain(..., passages=...)`, and of the rest, whose name is "".
 
         Raises:
-            ValueError: There is no such method, there are no passages, or the tokenizer does not tell where
-                tokens stand.
+            ValueError: There are no scores of `method`, no passages, or no character offsets.
         """
         if not self.passage_spans:
             raise ValueError("there are no passages: pass passages= to explain(), or use spans()")
@@ -122,36 +126,39 @@ class Explanation(Record):
         """Return the words, tokens or sentences with the largest scores by magnitude, the largest first.
 
         Args:
-            k: How many.
-            method: Whose scores; by default the first method with signed scores.
+            k: The number of parts.
+            method: The method; by default the first with signed scores.
             of: "words", "tokens" for word pieces, or "sentences".
             special: Whether special tokens such as [CLS] are included; sentences never include them.
 
         Returns:
-            A list of `(text, score)`. Printed, scores have three digits; the values are exact.
+            A list of `(text, score)`. Its repr rounds scores to three digits; the values are exact.
 
         Raises:
-            ValueError: `k` is less than 1, or a name is not known.
+            ValueError: `k` is less than 1, `of` is unknown, or there are no scores of `method`.
         """
         if k < 1:
             raise ValueError(f"k is {k}: at least 1")
         if of not in OF:
             raise ValueError(f"of is {of!r}: one of {', '.join(OF)}")
         if of == "tokens":
-            left_out = {
+            excluded = {
                 token for word in self.groups if word.special and not special for token in word.tokens
             }
             scored = zip(self.tokens, self.scores[self.chosen(method)], strict=True)
-            parts = Parts(part for index, part in enumerate(scored) if index not in left_out)
+            parts = Parts(part for index, part in enumerate(scored) if index not in excluded)
         else:
             parts = self.words(method, special=special) if of == "words" else self.sentences(method)[:-1]
         return Parts(sorted(parts, key=lambda part: -abs(part[1]))[:k])
 
     def by(self, *methods: str) -> Explanation:
-        """Return this with the scores of some methods alone, in that order.
+        """Return this explanation with the scores of some methods only, in the given order.
+
+        Args:
+            methods: The names of the methods.
 
         Raises:
-            ValueError: There are no scores of one of them.
+            ValueError: There are no scores of one of the methods.
         """
         names = [self.chosen(name) for name in methods]
         kept: dict[str, Any] = {}
@@ -171,8 +178,8 @@ class Explanation(Record):
             other: The explanation that is subtracted.
 
         Returns:
-            An explanation whose scores are the differences, for all methods that both have. Contributions
-            sum to the difference of what both sum to.
+            An explanation with the differences of the scores, for the common methods. Contributions sum to
+            the difference of the two sums.
 
         Raises:
             ValueError: The targets differ, the tokens cannot be aligned, or there is no common method.
@@ -185,11 +192,11 @@ class Explanation(Record):
     def show(
         self, *, of: Literal["words", "tokens"] = "words", top: int | None = None, special: bool = True
     ) -> None:
-        """Print this in the terminal, or below a notebook's cell: the shaded text and a table of scores.
+        """Print the shaded text and a table of scores.
 
         Args:
             of: "words", or "tokens" with their ids.
-            top: How many rows the table has, the largest scores first; every word unless given.
+            top: Number of table rows, the largest scores first; by default all.
             special: Whether special tokens such as [CLS] have rows.
         """
         from rich.console import Console
@@ -204,62 +211,62 @@ class Explanation(Record):
         """Draw the scores of the words with matplotlib: bars, or a heat map over the layers.
 
         Args:
-            method: Whose scores; by default the first method with signed scores.
-            layers: Whether to draw a heat map of layers x words, from `explain(..., layers=True)`.
+            method: The method; by default the first with signed scores.
+            layers: Whether to draw a heat map of layers x words; requires `explain(..., layers=True)`.
             special: Whether special tokens such as [CLS] are drawn.
-            ax: The matplotlib axes to draw in; by default those of a new figure.
+            ax: The matplotlib axes; by default those of a new figure.
 
         Returns:
             The axes.
 
         Raises:
-            ValueError: There is no such method, or it has no scores of layers.
+            ValueError: There are no scores of `method`, or none per layer.
         """
-        # Drawing is the visualization wing's, which is above this one: imported by name when it is needed.
+        # Imported by name, because `visualization` is a higher level of the package.
         figures = import_module("captum_globenc.visualization.explained")
         return figures.plot_explanation(self, method, layers=layers, special=special, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; what there may be none of, such as a pair, is left out then."""
+        """Return a dictionary for JSON; empty optional fields, such as the pair, are omitted."""
         return to_json(self)
 
     @classmethod
     def from_dict(cls, made: object) -> Explanation:
-        """Return the explanation that `to_dict` made this of.
+        """Return the explanation of a dictionary from `to_dict`.
 
         Raises:
-            ValueError: It is none, or of another version.
+            ValueError: The object is not such a dictionary, or has another format version.
         """
         return cls(**fields_of(made))
 
     def to_captum(self, method: str | None = None) -> Any:
-        """Return the scores of generated text as Captum's own result, whose plots show them.
+        """Return the scores of generated text as Captum's result object, which has plots.
 
         Args:
-            method: Whose scores.
+            method: The method; by default the first with signed scores.
 
         Returns:
             A `captum.attr.LLMAttributionResult`. `seq_attr` holds the scores of the N prompt tokens, and
             `token_attr` the rows `(T, N)` of the answer's tokens, None unless `explain(..., per_token=True)`.
 
         Raises:
-            ValueError: This explains no generated text, or there is no such method.
+            ValueError: The explanation is not of generated text, or there are no scores of `method`.
         """
         return import_module("captum_globenc.visualization.records").llm_result(self, method)
 
     def to_pandas(self) -> Any:
-        """Return a table with a row for each token and method; see `Explanations.to_pandas`."""
+        """Return a `pandas.DataFrame` with one row per token and method; see `Explanations.to_pandas`."""
         return to_frame([self])
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """Return a standalone page that shows this, and write it to `path` where that is given."""
+        """Return a standalone HTML page of this explanation, and write it to `path` if it is not None."""
         page = draw_page([self])
         if path is not None:
             Path(path).write_text(page, encoding="utf-8")
         return page
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write this as a line of JSON, packed where the name ends in ``.gz``: see `Explanations.load`."""
+        """Write one line of JSON for `Explanations.load`, compressed if the name ends in ``.gz``."""
         write_lines([self], path)
 
     def _repr_html_(self) -> str:

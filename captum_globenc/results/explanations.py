@@ -1,4 +1,4 @@
-"""Explanations of several texts: a sequence that is sliced, sorted, saved and shown as one."""
+"""Explanations of several texts: a sequence that can be sorted, saved and shown."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["Explanations"]
 
 SHOWN = 20
-"""How many a notebook shows."""
+"""Maximum number of explanations that a notebook shows."""
 
 PARTS = {"TokenClassification": ("entity", "entities"), "MaskedLM": ("masked word", "masked words")}
-"""What models of these classes explain of a text: one, and several of it."""
+"""Singular and plural noun for the explained parts, by a part of the model's class name."""
 
 ORDERS: dict[str, Callable[[Explanation], Any]] = {
     "confidence": lambda it: it.value if it.probability is None else it.probability,
     "text": lambda it: it.text,
 }
-"""What explanations are sorted by, by name."""
+"""Sort keys by name."""
 
 
 class Explanations(Sequence[Explanation]):
     """Explanations of several texts, in order.
 
     Args:
-        explanations: The explanation of each.
+        explanations: The explanations.
 
     Example:
         >>> from captum_globenc import explain
@@ -60,7 +60,7 @@ class Explanations(Sequence[Explanation]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Explanations) and self._all == other._all
 
-    __hash__ = None  # type: ignore[assignment]  # what it holds can be changed
+    __hash__ = None  # type: ignore[assignment]  # the explanations hold mutable lists
 
     def __add__(self, other: Iterable[Explanation]) -> Explanations:
         return Explanations([*self, *other])
@@ -69,17 +69,17 @@ class Explanations(Sequence[Explanation]):
         methods = dict.fromkeys(name for it in self for name in it.scores)
         models = dict.fromkeys(name for it in self if (name := it.model.get("name")))
         truncated = sum(it.truncated for it in self)
-        said = [f"{self._count}{' by ' if methods else ''}{', '.join(methods)}"]
-        said += [f"{truncated} truncated"] if truncated else []
-        said += [f"model {', '.join(models)}"] if models else []
-        return f"<{type(self).__name__} of {'; '.join(said)}>"
+        parts = [f"{self._count}{' by ' if methods else ''}{', '.join(methods)}"]
+        parts += [f"{truncated} truncated"] if truncated else []
+        parts += [f"model {', '.join(models)}"] if models else []
+        return f"<{type(self).__name__} of {'; '.join(parts)}>"
 
     @property
     def _count(self) -> str:
-        """How many explanations there are of how many texts, such as "3 entities in 1 text"."""
+        """The numbers of explanations and texts, such as "3 entities in 1 text"."""
         alike = Counter((it.text, it.pair, it.span, it.target, it.against) for it in self)
         most: Counter[tuple[str, str | None]] = Counter()
-        for (text, pair, *_), count in alike.items():  # a text that is there twice has all of its parts twice
+        for (text, pair, *_), count in alike.items():  # a repeated text repeats all of its parts
             most[text, pair] = max(most[text, pair], count)
         number = most.total()
         texts = f"{number} {'text' if number == 1 else 'texts'}"
@@ -89,25 +89,25 @@ class Explanations(Sequence[Explanation]):
         return texts if number == len(self) else f"{len(self)} explanations of {texts}"
 
     def __getattr__(self, name: str) -> Any:
-        said = f"{type(self).__name__} has no attribute {name!r}"
+        message = f"{type(self).__name__} has no attribute {name!r}"
         if not name.startswith("_") and (
             hasattr(Explanation, name) or name in Explanation.__dataclass_fields__
         ):
-            said += f": an explanation has, such as the first, [0].{name}"
-        raise AttributeError(said, name=name, obj=self)
+            message += f": an explanation has, such as the first, [0].{name}"
+        raise AttributeError(message, name=name, obj=self)
 
     def sort_by(
         self, key: str | Callable[[Explanation], Any] = "confidence", *, reverse: bool = False
     ) -> Explanations:
-        """Return them in another order, those that are equal as they were.
+        """Return the explanations sorted by a key; the sort is stable.
 
         Args:
-            key: "confidence", the probability of the predicted class or a regression's value; "text"; or
-                what a function says of each.
+            key: "confidence" (the probability of the predicted class, or the value of a regression), "text",
+                or a function of an explanation.
             reverse: Whether the largest comes first.
 
         Raises:
-            ValueError: There is no key of that name.
+            ValueError: The key is unknown.
         """
         if isinstance(key, str):
             if key not in ORDERS:
@@ -116,10 +116,13 @@ class Explanations(Sequence[Explanation]):
         return Explanations(sorted(self, key=key, reverse=reverse))
 
     def difference(self, others: Iterable[Explanation]) -> Explanations:
-        """Return each minus the other of the same number, also written `self - others`.
+        """Subtract explanations element by element; also written `self - others`.
+
+        Args:
+            others: As many explanations as this sequence has.
 
         Raises:
-            ValueError: There are not as many, or two cannot be subtracted: see `Explanation.difference`.
+            ValueError: The numbers differ, or two cannot be subtracted, see `Explanation.difference`.
         """
         others = list(others)
         if len(others) != len(self):
@@ -132,11 +135,11 @@ class Explanations(Sequence[Explanation]):
     def show(
         self, *, of: Literal["words", "tokens"] = "words", top: int | None = None, special: bool = True
     ) -> None:
-        """Print all of them in the terminal, or below a notebook's cell; see `Explanation.show`.
+        """Print the shaded text and a table of scores for each explanation.
 
         Args:
             of: "words", or "tokens" with their ids.
-            top: How many rows each table has, the largest scores first; every word unless given.
+            top: Number of rows per table, the largest scores first; by default all.
             special: Whether special tokens such as [CLS] have rows.
         """
         from rich.console import Console
@@ -149,14 +152,14 @@ class Explanations(Sequence[Explanation]):
             show(Console(highlight=False), it, of=of, top=top, special=special, index=index)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Return what JSON can hold, an object for each; see `Explanation.to_dict`."""
+        """Return one dictionary for JSON per explanation; see `Explanation.to_dict`."""
         return [it.to_dict() for it in self]
 
     def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame` with a row for each token and method of each text.
+        """Return a `pandas.DataFrame` with one row per token and method of each text.
 
         Columns: `text`, the number of the text; `index` and `token`; `segment`, `start` and `stop`, missing
-        where a token stands nowhere; `method` and `score`.
+        for tokens without offsets; `method` and `score`.
 
         Raises:
             ImportError: pandas is not installed (``pip install ".[pandas]"`` in a clone).
@@ -164,17 +167,17 @@ class Explanations(Sequence[Explanation]):
         return to_frame(self)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """Return a standalone page that shows all of them, and write it to `path` where that is given."""
+        """Return a standalone HTML page of all explanations, and write it to `path` if it is not None."""
         page = draw_page(self)
         if path is not None:
             Path(path).write_text(page, encoding="utf-8")
         return page
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write them as JSON lines, which `load` and ``captum-globenc show`` read.
+        """Save the explanations as JSON lines, for `load` and ``captum-globenc show``.
 
         Args:
-            path: Where to; packed by gzip where the name ends in ``.gz``.
+            path: The file, compressed with gzip if its name ends in ``.gz``.
 
         Raises:
             OSError: The file cannot be written.
@@ -183,11 +186,11 @@ class Explanations(Sequence[Explanation]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Explanations:
-        """Read what `save` wrote, or ``captum-globenc explain --json``; all is as it was.
+        """Load explanations from a file of `save` or of ``captum-globenc explain --json``, without loss.
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is of another format; the message names the line.
+            ValueError: The file has another format; the message names the line.
         """
         return cls(read_lines(path, lambda found: Explanation(**found)))
 

@@ -1,4 +1,4 @@
-"""Explanations as JSON lines and back, where every float comes back as it was, and as a table of pandas."""
+"""Save and load explanations as JSON lines without loss, and convert them to pandas."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from captum_globenc.results.words import Word
 __all__ = ["FORMAT", "FileFormatError", "fields_of", "read_lines", "to_frame", "to_json", "write_lines"]
 
 FORMAT = "captum_globenc.explanation/1"
-"""What every object says that it is."""
+"""The value of "format" in every object."""
 
 T = TypeVar("T")
 
 LARGEST = 1e300
-"""What no number reaches, so that sums of them are numbers, too."""
+"""Upper bound of numbers, so that their sums are finite."""
 
 LEFT_OUT = (
     "pair",
@@ -41,14 +41,14 @@ LEFT_OUT = (
     "answer_scores",
     "passage_spans",
 )
-"""What an object lacks where there is none of it."""
+"""Fields that are omitted if they are empty."""
 
 NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers", "answer_scores")
-"""What is made of floats: other writers of JSON leave the point out where nothing follows it."""
+"""Fields of floats; other JSON writers may write 1.0 as 1."""
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """Return what JSON can hold of an explanation, and what its contributions come to, in words."""
+    """Return an explanation as a dictionary for JSON, including the sums of contributions as text."""
     made: dict[str, Any] = {"format": FORMAT}
     for it in fields(record):
         value = getattr(record, it.name)
@@ -69,10 +69,10 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def fields_of(made: object) -> dict[str, Any]:
-    """Return the fields of an explanation from what `to_json` made of it.
+    """Return the fields of an explanation from a dictionary of `to_json`.
 
     Raises:
-        FileFormatError: It is none, or something in it is missing or of another type.
+        FileFormatError: The object is not such a dictionary, or a field is missing or of another type.
     """
     if not isinstance(made, dict) or not str(made.get("format", "")).startswith(
         FORMAT.partition("/")[0] + "/"
@@ -123,7 +123,7 @@ def _as_floats(value: Any) -> Any:
 
 
 def write_lines(records: Iterable[Record], path: str | PathLike[str]) -> None:
-    """Write an object a line; packed by gzip where the name ends in ``.gz``.
+    """Write one JSON object per line, compressed with gzip if the name ends in ``.gz``.
 
     Raises:
         OSError: The file cannot be written.
@@ -136,11 +136,11 @@ def write_lines(records: Iterable[Record], path: str | PathLike[str]) -> None:
 
 
 def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Yield what is made of the fields of each explanation of a file that `write_lines` wrote.
+    """Yield the explanations of a file from `write_lines`, each created by `make` from its fields.
 
     Raises:
         OSError: The file cannot be read.
-        FileFormatError: A line holds no explanation.
+        FileFormatError: A line is not an explanation.
     """
     read = Path(path).read_bytes()
     try:
@@ -151,17 +151,17 @@ def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -
         if not line.strip():
             continue
         try:
-            yield make(fields_of(json.loads(line, parse_constant=_refused)))
+            yield make(fields_of(json.loads(line, parse_constant=_reject)))
         except (ValueError, RecursionError) as error:
             reason = "this is no JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
             raise FileFormatError(f"{path}, line {number}: {reason}") from error
 
 
 def to_frame(records: Sequence[Record]) -> Any:
-    """Return a `pandas.DataFrame` of all tokens of all texts by every method.
+    """Return a `pandas.DataFrame` with one row per token and method.
 
-    Columns: `text`, the number of the text; `index` and `token`; `segment`, `start` and `stop`, missing
-    where a token stands nowhere; `method` and `score`.
+    Columns: `text`, the number of the text; `index` and `token`; `segment`, `start` and `stop`, missing for
+    tokens without offsets; `method` and `score`.
 
     Raises:
         ImportError: pandas is not installed; the message says what to install.
@@ -179,11 +179,11 @@ def to_frame(records: Sequence[Record]) -> Any:
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
     types = {"text": "int64", "index": "int64", "score": "float64"}
-    types |= dict.fromkeys(("segment", "start", "stop"), "Int64")  # of pandas, which knows missing ones
+    types |= dict.fromkeys(("segment", "start", "stop"), "Int64")  # nullable integers of pandas
     return pandas.DataFrame(columns).astype(types)
 
 
-def _refused(name: str) -> float:
+def _reject(name: str) -> float:
     raise FileFormatError(f"{name} is no score")
 
 
@@ -197,7 +197,7 @@ def _text(value: Any) -> bool:
 def _number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) < (LARGEST if isinstance(value, float) else 2**53)  # NaN is not, either
+    return abs(value) < (LARGEST if isinstance(value, float) else 2**53)  # False for NaN
 
 
 def _index(value: Any) -> bool:
@@ -282,4 +282,4 @@ CHECKS: Mapping[str, Check] = {
     "answer_scores": _by_name(_list(_list(_number))),
     "passage_spans": _list(_each(_text, _each(_index, _index, _index))),
 }
-"""What each field of an explanation is in JSON."""
+"""The check of each field's JSON value."""

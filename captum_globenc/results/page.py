@@ -1,4 +1,4 @@
-"""Explanations as HTML: what is drawn of them on a page, in a notebook and in the web demo, and what is said.
+"""Explanations as HTML: pages, notebook outputs, and parts for the web demo.
 
 N tokens, T tokens of an answer.
 """
@@ -33,20 +33,20 @@ from captum_globenc.results.words import Word, merge_scores, sentence_spans, tok
 __all__ = ["draw_page", "draw_part", "draw_pieces"]
 
 NAMED = 4
-"""Of how many models, or classes and so on, a page says the names."""
+"""Maximum number of names in a list of models, classes and so on."""
 
 MOST_WORDS = 60
-"""Words of a prompt that a heat map has a row each for; of a longer one, its sentences have."""
+"""Maximum number of words for one heat map row per word; longer prompts have one row per sentence."""
 
 MOST_ROWS = 100
-"""Rows of a heat map: the strongest of more."""
+"""Maximum number of rows of a heat map; only the strongest are shown."""
 
 OTHERS = "other tokens"
-"""What is said of tokens that stand in no sentence, or in no passage."""
+"""The name of all tokens outside of sentences or passages."""
 
 
 def draw_page(records: Sequence[Record]) -> str:
-    """Draw the page of some texts; it holds all that is known of them, as it would be saved."""
+    """Return a standalone page of explanations, which includes their data as JSON."""
     value = any(it.probability is None for it in records)
     return document(
         [_section(it) for it in records],
@@ -58,23 +58,23 @@ def draw_page(records: Sequence[Record]) -> str:
 
 
 def draw_part(records: Sequence[Record]) -> str:
-    """Draw the same as a part of somebody else's page, such as a notebook's output, its numbers in tables."""
+    """Return HTML of explanations for another page, such as a notebook output, with tables of numbers."""
     return document_part([_section(it)._replace(more=_tables(it)) for it in records])
 
 
 def draw_pieces(
     record: Record, *, of: Literal["words", "tokens"] = "words", special: bool = True, after: int = 0
 ) -> tuple[str, str]:
-    """Draw one explanation for a page that has controls of its own, such as the web demo.
+    """Return HTML of one explanation for a page with its own controls, such as the web demo.
 
     Args:
         record: The explanation.
         of: What is shaded, "words" or "tokens".
         special: Whether special tokens such as [CLS] are shown.
-        after: After which layer shares are shown, from 1; 0 for the scores.
+        after: The layer after which shares are shown, from 1; 0 for the scores.
 
     Returns:
-        The text shaded by every method with its numbers, and the heat maps of all layers.
+        The shaded text of every method with its numbers, and the heat maps of all layers.
     """
     texts = _pieces(record, of, special)
     scored = [piece for text in texts for piece in text if piece.tokens]
@@ -93,7 +93,7 @@ def draw_pieces(
 def _pieces(
     record: Record, of: Literal["words", "tokens"] = "words", special: bool = True
 ) -> list[list[Piece]]:
-    """Return the pieces of each text that are shown; those of a picture have no gaps."""
+    """Return the shown pieces of each text, without gaps for pictures."""
     return [
         [
             piece
@@ -105,7 +105,7 @@ def _pieces(
 
 
 def _lines(record: Record, texts: Sequence[Sequence[Piece]], after: int = 0) -> list[Line]:
-    """Return what every method says of the pieces; of shares with layers, after a layer."""
+    """Return the scored pieces of every method; shares are those after layer `after` if it is not 0."""
     scored = [piece for text in texts for piece in text if piece.tokens]
     units, notes, lines = record.units, record.notes, []
     for name, scores in record.scores.items():
@@ -122,12 +122,12 @@ def _lines(record: Record, texts: Sequence[Sequence[Piece]], after: int = 0) -> 
 
 
 def _section(record: Record) -> Section:
-    """Return what is drawn of one text: its words, where they are known, as they were written."""
+    """Return the section of one text."""
     texts, answer = _pieces(record), record.answer
     return Section(
         heading=record.heading,
-        label=record.prediction if answer is None else "",  # each answer would be a class of its own
-        text=" / ".join(record.sources) if record.picture is None else "",  # the heading names its file
+        label=record.prediction if answer is None else "",  # generated answers are not classes
+        text=" / ".join(record.sources) if record.picture is None else "",  # the heading names the file
         lines=_lines(record, texts),
         about=_likely(record),
         tokens=[piece.tokens for text in texts for piece in text if piece.tokens],
@@ -138,20 +138,20 @@ def _section(record: Record) -> Section:
 
 
 def _first(record: Record, name: str) -> int:
-    """Return the number of the first layer: signed scores begin with what enters layer 1."""
+    """Return the number of the first row of layers: 0 for signed scores, whose first row is at the input."""
     return 0 if record.kinds[name] in ("signed", "contributions") else 1
 
 
 def _likely(record: Record) -> str:
-    """Return the most probable classes, where there are more than the predicted one."""
+    """Return the most probable classes, or "" if there is only one."""
     ranked = sorted(record.probabilities.items(), key=lambda it: -it[1])
-    said = ", ".join(f"{name} {share:.1%}" for name, share in ranked[:NAMED])
+    classes = ", ".join(f"{name} {share:.1%}" for name, share in ranked[:NAMED])
     left = len(ranked) - NAMED
-    return (f"{said} and {left} more" if left > 0 else said) if len(ranked) > 1 else ""
+    return (f"{classes} and {left} more" if left > 0 else classes) if len(ranked) > 1 else ""
 
 
 def _layers(record: Record, scored: Sequence[Piece], names: Sequence[str]) -> dict[str, str]:
-    """Return a heat map for each method that has layers: what pieces score after each."""
+    """Return the heat map of scores per layer for each method that has layers."""
     return {
         name: layer_map(
             names, [merge_scores(row, scored) for row in rows], record.units[name], first=_first(record, name)
@@ -161,7 +161,7 @@ def _layers(record: Record, scored: Sequence[Piece], names: Sequence[str]) -> di
 
 
 def _tables(record: Record) -> str:
-    """Return the numbers of all tokens, and what every word scores after every layer."""
+    """Return tables of the scores of all tokens, and heat maps of words by layers."""
     scored = [piece for text in _pieces(record) for piece in text if piece.tokens]
     maps = _layers(record, scored, [piece.text for piece in scored])
     numbers = number_table(record.tokens, record.scores, record.units)
@@ -169,12 +169,12 @@ def _tables(record: Record) -> str:
 
 
 def _more(record: Record, name: str) -> str:
-    """Return what is shown of generated text: passages with bars, a heat map of the answer by the prompt."""
+    """Return elements for generated text: bars of passages, and a heat map of answer and prompt tokens."""
     return _passages(record, name) + _answer_map(record, name)
 
 
 def _passages(record: Record, name: str) -> str:
-    """Rank the passages of a prompt by a method's scores, and say last what all other tokens score."""
+    """Return bars of the passages of a prompt by decreasing score, and last of all other tokens."""
     if not (record.passage_spans and record.offsets):
         return ""
     names, spans = zip(*record.passage_spans, strict=True)
@@ -186,19 +186,19 @@ def _passages(record: Record, name: str) -> str:
 
 
 def _answer_map(record: Record, name: str) -> str:
-    """Draw which words or sentences of the prompt speak for and against each token of the answer."""
+    """Return a heat map of the contributions of words or sentences of the prompt to each answer token."""
     if record.answer is None or name not in record.answer_scores:
         return ""
     noun, parts = _parts_of(record)
     columns = [merge_scores(row, parts) for row in record.answer_scores[name]]
     most = [max(map(abs, row)) for row in zip(*columns, strict=True)]
     shown = sorted(sorted(range(len(parts)), key=lambda place: -most[place])[:MOST_ROWS])
-    said = (
+    note = (
         f"Contributions to the log-probability of each token, in {record.units[name]}. Shades are relative "
         "to the strongest of all; hover for the number."
     )
     if len(shown) < len(parts):
-        said = f"The {len(shown)} strongest of {len(parts):,} {noun}. {said}"
+        note = f"The {len(shown)} strongest of {len(parts):,} {noun}. {note}"
     drawn = heat_map(
         [shortened(parts[place].text) for place in shown],
         [[column[place] for place in shown] for column in columns],
@@ -207,12 +207,12 @@ def _answer_map(record: Record, name: str) -> str:
         label=f"The answer by {noun} of the prompt",
         squares=True,
     )
-    made = f'<p class="note">{said}</p>{drawn}'
+    made = f'<p class="note">{note}</p>{drawn}'
     return details({f"The answer by {noun} of the prompt, {name}": made}, opened=True)
 
 
 def _parts_of(record: Record) -> tuple[str, list[Word]]:
-    """Return what the rows of a heat map are: words, or of a long prompt sentences, where these are known."""
+    """Return the rows of a heat map: words, or the sentences of a long prompt if offsets are known."""
     words = [Word(it.text, it.tokens, it.special) for text in _pieces(record) for it in text if it.tokens]
     if len(words) <= MOST_WORDS or not record.offsets:
         return "words", words
@@ -224,7 +224,7 @@ def _parts_of(record: Record) -> tuple[str, list[Word]]:
 
 
 def _facts(records: Sequence[Record]) -> dict[str, str]:
-    """Return what holds for all the texts, by name."""
+    """Return facts about all texts, by name."""
     predicted = Counter(it.prediction for it in records if it.probability is not None)
     classes = _list(f"{count} {name}" for name, count in predicted.most_common())
     facts = {
@@ -240,7 +240,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _noun(records: Sequence[Record]) -> str:
-    """Return what several of them are called."""
+    """Return the plural noun for the inputs: "texts", "images" or "sounds"."""
     kinds = {"text" if it.picture is None else it.picture.kind for it in records}
     return f"{kinds.pop()}s" if len(kinds) == 1 else "texts"
 
@@ -258,6 +258,6 @@ def _position(record: Record) -> str:
 
 
 def _list(names: Iterable[str]) -> str:
-    """Return some different names in a row."""
+    """Return the unique names, separated by commas and limited in number."""
     known = [*dict.fromkeys(name for name in names if name)]
     return ", ".join([*known[:NAMED], *([f"{len(known) - NAMED} more"] if len(known) > NAMED else [])])

@@ -1,4 +1,4 @@
-"""What is shaded: a text as it was written, cut into pieces by its words or tokens.
+"""Split the original text into pieces for shading, by its words or tokens.
 
 N tokens.
 """
@@ -13,26 +13,26 @@ from captum_globenc.results.words import Word
 __all__ = ["CUT", "UNREAD", "Piece", "cut_into_pieces"]
 
 UNREAD = "the tokenizer drops this: the model does not read it"
-"""What is said of characters that no token stands for."""
+"""The note on characters without a token."""
 
 CUT = "cut off: the text is longer than the model takes"
-"""What is said of the end, or the beginning, of a text that was too long."""
+"""The note on the truncated end or beginning of a text."""
 
 Stretch = tuple[int, int, tuple[int, ...]]
-"""From which character of a text up to which, and the tokens that stand there."""
+"""Start and stop of a span of characters, and its tokens."""
 
 
 class Piece(NamedTuple):
-    """A piece of a text that is shaded as one, a gap between two of them, or a special token.
+    """A shaded piece of a text, a gap between two pieces, or a special token.
 
     Attributes:
-        text: As it is in the text: all pieces of a text but special tokens join to it. Of a special token its
-            name.
-        tokens: The tokens whose scores it has, which `captum_globenc.results.words.merge_scores` makes one
-            of: several where they make up a word or stand for the same characters, none of a gap.
-        special: Whether it is a special token such as [CLS], which is no part of the text.
-        unknown: Whether one of its tokens stands for what the vocabulary has not, such as [UNK].
-        note: What has to be known of it; mostly nothing.
+        text: The characters of the text, or the name of a special token. The pieces of a text that are not
+            special join to the text.
+        tokens: The tokens of the piece, whose scores `captum_globenc.results.words.merge_scores` combines;
+            empty for a gap.
+        special: Whether it is a special token such as [CLS], which is not part of the text.
+        unknown: Whether one of its tokens is an unknown token such as [UNK].
+        note: A note for the reader, or "".
     """
 
     text: str
@@ -50,23 +50,22 @@ def cut_into_pieces(
     *,
     truncated: bool = False,
 ) -> list[list[Piece]]:
-    """Cut texts into pieces: a unit each, and what lies between two of them.
+    """Split texts into pieces, one per unit, and the gaps between them.
 
-    White space around a unit is no part of it. Units that stand for the same characters are one piece, and
-    one that stands for none is a part of the next.
+    White space around a unit is not part of its piece. Units with the same characters share a piece; a unit
+    without characters is part of the next piece.
 
     Args:
-        sources: The text, and its pair.
+        sources: The text, and its pair if there is one.
         units: Words or single tokens, in the order of the tokens.
-        places: Where each of the N tokens stands: from which character up to which, of which text. None where
-            it does not; empty where that is not known.
-        unknown: The tokens that stand for what the vocabulary has not, and what they are called.
-        truncated: Whether the texts were too long.
+        places: `(start, stop, segment)` of each of the N tokens, None for tokens without offsets; empty if
+            there are no offsets.
+        unknown: Positions and names of the unknown tokens.
+        truncated: Whether the texts were truncated.
 
     Returns:
-        The pieces of each text, special tokens with the text ahead of them, but those that a second text
-        begins with as the first does. Where no places are known, units read as they say, with a space between
-        them.
+        The pieces of each text. Special tokens follow the text before them, except those with which each text
+        of a pair starts. Without offsets, the pieces are the texts of the units, separated by spaces.
 
     Example:
         >>> units = [Word("[CLS]", (0,), True), Word("not", (1,), False), Word("bad", (2,), False)]
@@ -76,7 +75,7 @@ def cut_into_pieces(
     """
     names = dict(unknown)
     if not places:
-        return _as_they_read(units, len(sources), names)
+        return _join_units(units, len(sources), names)
     ahead: list[Piece] = []
     behind: list[list[Piece]] = [[] for _ in sources]
     found: list[list[Stretch]] = [[] for _ in sources]
@@ -94,17 +93,17 @@ def cut_into_pieces(
         else:
             special = Piece(unit.text, unit.tokens, special=True)
             (ahead if current is None else behind[current]).append(special)
-            if waiting and current is not None:  # the end of the text that ends here
+            if waiting and current is not None:  # they belong to the end of this text
                 _add(found[current], found[current][-1][:2], waiting)
                 waiting = ()
     if waiting:
         _add(found[current or 0], (0, 0) if current is None else found[current][-1][:2], waiting)
-    # A tokenizer may cut the beginning off: then nothing is missing behind.
+    # A tokenizer may truncate the beginning; then nothing is missing at the end.
     ends = [source[row[-1][1] if row else 0 :] for source, row in zip(sources, found, strict=True)]
     cut = ("end" if "".join(ends).strip() else "beginning") if truncated else ""
     filled = [_filled(source, row, names, cut) for source, row in zip(sources, found, strict=True)]
     filled[0] = [*ahead, *filled[0]]
-    # Two texts that are encoded apart begin alike, and the special tokens between them are of both.
+    # Two texts that are encoded separately start with the same special tokens; assign these to the second.
     begins = [place for place, piece in enumerate(behind[0]) if ahead and piece.text == ahead[0].text]
     if len(sources) > 1 and begins:
         behind[0], own = behind[0][: begins[-1]], behind[0][begins[-1] :]
@@ -113,7 +112,7 @@ def cut_into_pieces(
 
 
 def _trimmed(source: str, start: int, stop: int) -> tuple[int, int]:
-    """Return a stretch without the white space around it, unless it is nothing else."""
+    """Return a span without white space at its ends, unless it is only white space."""
     text = source[start:stop]
     if text.isspace():
         return start, stop
@@ -121,7 +120,7 @@ def _trimmed(source: str, start: int, stop: int) -> tuple[int, int]:
 
 
 def _add(found: list[Stretch], where: tuple[int, int], tokens: tuple[int, ...]) -> None:
-    """Add a stretch; to the last ones where they overlap."""
+    """Add a span, and merge it with the last ones if they overlap."""
     start, stop = where
     while found and start < found[-1][1]:
         first, last, before = found.pop()
@@ -130,7 +129,7 @@ def _add(found: list[Stretch], where: tuple[int, int], tokens: tuple[int, ...]) 
 
 
 def _filled(source: str, found: Sequence[Stretch], names: dict[int, str], cut: str) -> list[Piece]:
-    """Return the pieces of a text, with what lies between them."""
+    """Return the pieces of a text, with the gaps between them."""
     pieces: list[Piece] = []
     ends = [0, *(stop for _, stop, _ in found)]
     begins = [*(start for start, _, _ in found), len(source)]
@@ -146,8 +145,8 @@ def _filled(source: str, found: Sequence[Stretch], names: dict[int, str], cut: s
     return pieces
 
 
-def _as_they_read(units: Iterable[Word], count: int, names: dict[int, str]) -> list[list[Piece]]:
-    """Return units as they read, of which special ones end a text."""
+def _join_units(units: Iterable[Word], count: int, names: dict[int, str]) -> list[list[Piece]]:
+    """Return the pieces of texts without offsets; special tokens separate the texts."""
     texts: list[list[Piece]] = [[] for _ in range(count)]
     current, ended = 0, False
     for unit in units:

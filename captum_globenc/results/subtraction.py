@@ -1,4 +1,4 @@
-"""One explanation minus another: what can be subtracted, how tokens are aligned, what the result is called.
+"""Subtract explanations: check the targets, align the tokens, and name the result.
 
 N tokens, W words.
 """
@@ -19,10 +19,10 @@ __all__ = ["subtract"]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 REST = "[special tokens]"
-"""The name of what is left of aligned tokens: all that stand nowhere in the text."""
+"""The name of all tokens without a place in the text, after alignment by words."""
 
 ROUNDING = 1e-3
-"""How far outputs of the same model for the same text may differ, relative to the larger: batches round."""
+"""Relative tolerance for outputs of the same model and text, which differ slightly between batches."""
 
 
 def subtract(one: AnyRecord, other: Record) -> AnyRecord:
@@ -33,15 +33,15 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
     special tokens become one.
 
     Raises:
-        ValueError: They explain different outputs of different models or texts, their tokens cannot be
-            aligned, or they have no method in common.
+        ValueError: The explained outputs differ for different models or texts, the tokens cannot be aligned,
+            or there is no common method.
     """
     both = [name for name in one.scores if one.kinds[name] == other.kinds.get(name)]
     if not both:
         raise ValueError(f"no method is in both: {', '.join(one.scores)} and {', '.join(other.scores)}")
     _check_targets(one, other, both)
     same_model, same_text = one.model == other.model, one.sources == other.sources
-    less = _called(one, other)
+    less = _operands(one, other)
     left, right = (one, other) if one.tokens == other.tokens else _aligned(one, other)
     kinds: dict[str, Kind] = {
         name: "difference" if one.kinds[name] in ("shares", "sizes") else one.kinds[name] for name in both
@@ -77,10 +77,10 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
 
 
 def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
-    """Check that signed scores are of one output in one unit, unless they are of one model and text.
+    """Check that signed scores explain the same output in the same unit, or one model and text.
 
     Raises:
-        ValueError: They are not.
+        ValueError: The outputs or units differ.
     """
     signed = [name for name in methods if one.kinds[name] in ("signed", "contributions")]
     for name in signed:
@@ -109,7 +109,7 @@ def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
 
 
 def _same_prediction(one: Record, other: Record) -> bool:
-    """Whether both are of one prediction: then their targets are two outputs of the same run."""
+    """Return whether both explain the same prediction, so that their targets are outputs of one run."""
     return (
         one.model == other.model
         and one.sources == other.sources
@@ -119,8 +119,8 @@ def _same_prediction(one: Record, other: Record) -> bool:
     )
 
 
-def _called(one: Record, other: Record) -> str:
-    """Return what is subtracted from what, by whatever tells the two apart."""
+def _operands(one: Record, other: Record) -> str:
+    """Return "A minus B", where A and B name the differences of the two explanations."""
     sides = []
     for it, its in ((one, other), (other, one)):
         names = []
@@ -141,10 +141,10 @@ def _called(one: Record, other: Record) -> str:
 
 
 def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
-    """Return both with the same W words as tokens, and all special tokens as the last.
+    """Return both records with the same W words as tokens, and all special tokens as one last token.
 
     Raises:
-        ValueError: They are of different texts, or their tokenizers give no offsets.
+        ValueError: The texts differ, or there are no character offsets.
     """
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
     if one.sources != other.sources:
@@ -173,14 +173,14 @@ def _word_spans(record: Record) -> list[Span]:
         if places:
             start, stop = min(place.start for place in places), max(place.stop for place in places)
             text = record.sources[places[0].segment][start:stop]
-            if text.strip():  # some tokenizers count the space before a word
+            if text.strip():  # some tokenizers include the space before a word
                 start, stop = stop - len(text.lstrip()), start + len(text.rstrip())
             spans.append(Span(start, stop, places[0].segment))
     return spans
 
 
 def _by_words(record: AnyRecord, words: Sequence[Span]) -> AnyRecord:
-    """Return a record whose tokens are words, and at last all others; sums are kept."""
+    """Return a record whose tokens are words and a rest of all other tokens; sums do not change."""
 
     def merged(row: Sequence[float]) -> list[float]:
         return [score for _, score in score_spans(record.sources, record.offsets, row, words)]

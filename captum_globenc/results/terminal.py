@@ -1,4 +1,4 @@
-"""Explanations drawn in a terminal: the text shaded by what its words score, and their numbers in tables."""
+"""Explanations in the terminal: shaded text and tables of scores."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ from captum_globenc.results.words import merge_scores
 __all__ = ["Shown", "in_table", "printable", "show"]
 
 LAYERS_PER_TABLE = {True: 7, False: 12}
-"""How many layers stand side by side, of signed scores and of shares."""
+"""Number of layers per table, for signed scores (True) and for shares."""
 
 BAR = 8
-"""Characters of the longest bar, or more where the head of its column is longer."""
+"""Characters of the longest bar; more if the header of its column is longer."""
 
 STRONGEST = 10
-"""How many parts of an image or a sound the tables have, unless that is asked for."""
+"""Default number of table rows for an image or a sound."""
 
 LONGEST_WORD = 40
-"""Characters of a word that a table shows."""
+"""Maximum characters of a word in a table."""
 
 BLANK = "\N{OPEN BOX}"
-"""Shown in tables for a token that is nothing but white space."""
+"""Shown in tables for a token of white space only."""
 
-# Which shape letters, join emoji or say where one may break: harmless, and a part of how words are written.
+# Invisible characters that words may contain: they shape letters, join emoji or allow line breaks.
 _HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 
-# Scores fade from one dark grey to violet (shares), orange (for) and blue (against), without a step: which
-# background the terminal has cannot be known, so all tokens lie on a strip of their own. White text
-# keeps a contrast above 4.5 to 1 on every shade.
+# Colors fade from dark gray to violet (shares), orange (for) and blue (against). The background of the
+# terminal is unknown, so every token has its own. White text has a contrast above 4.5 to 1 on every shade.
 NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
 
 
@@ -58,33 +57,34 @@ def show(
     """Print one explanation: its prediction, its text shaded per method, and the numbers.
 
     Args:
-        console: Where to print; it decides whether there are colours.
-        record: What to print. Nothing in it is taken for Rich markup.
-        of: What is shaded, "words" or "tokens", which the table shows with their ids.
-        top: How many rows the tables have, the strongest first, and one for all others; left out, every one,
-            but of an image or a sound the strongest.
-        special: Whether special tokens such as [CLS] are shown by themselves, or left to the row of others.
-        index: The number of the text among several.
+        console: The Rich console, which decides whether colors are used.
+        record: The explanation. Rich markup in it is not interpreted.
+        of: What is shaded and listed, "words", or "tokens" with their ids.
+        top: Number of table rows, the strongest first, plus one for all others; by default all rows, and for
+            images and sounds the 10 strongest.
+        special: Whether special tokens such as [CLS] are shown; if False, they count in the row of others.
+        index: The number of the text, if there are several.
     """
     console.print(Shown(record, of=of, top=top, special=special, index=index))
 
 
 class _Row(NamedTuple):
-    """A row of the tables: what it is called ahead of its numbers, and whose scores it adds up."""
+    """A row of the tables: its first cells, and the tokens whose scores are summed."""
 
     heads: Sequence[str]
     tokens: tuple[int, ...]
 
 
 class Shown:
-    """An explanation as Rich draws it; see `show`.
+    """A Rich renderable of an explanation.
 
     Args:
         record: The explanation.
-        of: As `show` has it, like the others.
-        top: Likewise.
-        special: Likewise.
-        index: Likewise.
+        of: What is shaded and listed, "words", or "tokens" with their ids.
+        top: Number of table rows, the strongest first, plus one for all others; by default all rows, and for
+            images and sounds the 10 strongest.
+        special: Whether special tokens such as [CLS] are shown; if False, they count in the row of others.
+        index: The number of the text, if there are several.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Shown:
         yield Text()
 
     def _shaded(self, scores: Sequence[float], signed: bool) -> Iterator[Text]:
-        """Yield the text as it was written, and its pair in a line of its own."""
+        """Yield the shaded text, and its pair on a separate line."""
         scored = iter(strengths(merge_scores(scores, [it for row in self._texts for it in row if it.tokens])))
         for row in self._texts:
             line = Text()
@@ -162,7 +162,7 @@ class Shown:
 
     @staticmethod
     def _grid(scores: Sequence[float], picture: Picture, signed: bool, width: int) -> Iterator[Text]:
-        """Yield the parts as they lie, a row a line; those of an image are about as wide as they are tall."""
+        """Yield the grid of parts, one line per row; the cells of an image are about square."""
         columns = len(picture.widths)
         cell = "  " if picture.kind == "image" and 2 * columns <= width else " "
         shades = [_shade(it, signed) for it in strengths(scores[: picture.count])]
@@ -171,42 +171,39 @@ class Shown:
             yield Text.assemble(*((cell, style) for style in row), no_wrap=True, overflow="crop")
 
     def _notes(self) -> Iterator[str]:
-        """Yield what has to be known of some pieces, and of which."""
+        """Yield the notes on pieces of the text, with the pieces."""
         noted = [it for row in self._texts for it in row if it.note]
         for note in dict.fromkeys(it.note for it in noted):
             texts = dict.fromkeys(in_table(it.text.strip()) for it in noted if it.note == note)
             yield note if note == CUT else f"{note}: {', '.join(texts)}"
 
     def _numbers(self, units: Mapping[str, str], options: ConsoleOptions) -> Iterator[Table]:
-        """Yield tables of the scores by every method, in the unit of its column, with bars.
-
-        As many columns stand side by side as there is room for.
-        """
+        """Yield tables of the scores of all methods with bars, as many columns per table as fit."""
         ascii_only = options.ascii_only
         table = self._table()
         cells: list[list[Text]] = []
         names = [cell_len(" ".join(row.heads)) for row in self._rows]
-        taken = room = max([*names, len("0000 other tokens")]) + 3 * len(table.columns)
+        taken = first = max([*names, len("0000 other tokens")]) + 3 * len(table.columns)
         for name, scores in self._record.scores.items():
             head, unit = f"{name}, {units[name]}", units[name]
             row = merge_scores(scores, self._rows)
             numbers = [number(it, unit) for it in [*row, *self._rest(scores)]]
-            wide = max(map(len, numbers), default=0)
-            longest = max(BAR, len(head) - wide - 1)
-            if cells and taken + wide + longest + 3 > options.max_width:
+            width = max(map(len, numbers), default=0)
+            longest = max(BAR, len(head) - width - 1)
+            if cells and taken + width + longest + 3 > options.max_width:
                 yield self._filled(table, cells)
-                table, cells, taken = self._table(), [], room
-            taken += wide + longest + 3
+                table, cells, taken = self._table(), [], first
+            taken += width + longest + 3
             table.add_column(Text(printable(head)), no_wrap=True)
             bars = [_bar(it, longest, unit != SHARE, ascii_only) for it in strengths(row)]
             bars += [Text()] * (len(numbers) - len(bars))
-            cells.append([Text(f"{it:>{wide}} ").append(bar) for it, bar in zip(numbers, bars, strict=True)])
+            cells.append([Text(f"{it:>{width}} ").append(bar) for it, bar in zip(numbers, bars, strict=True)])
         yield self._filled(table, cells)
 
     def _layers(self, layers: Sequence[Sequence[float]], start: int, unit: str) -> Table:
-        """Return a table of some layers' scores, shaded within the layer.
+        """Return a table of the scores of some layers, shaded within each layer.
 
-        Shares are those after layer 1 and on; signed scores begin with what enters it.
+        Shares start after layer 1; signed scores start at 0, the input of layer 1.
         """
         first = 0 if unit not in (SHARE, "share") else 1
         table = Table(box=SIMPLE_HEAD, padding=0)
@@ -235,11 +232,11 @@ class Shown:
         return table
 
     def _rest(self, scores: Sequence[float]) -> list[float]:
-        """Return what all tokens score that no row shows, if there are such, so that columns add up."""
+        """Return the sum of the scores of tokens without a row, or [] if there are none."""
         return [math.fsum(scores[token] for token in self._others)] if self._others else []
 
     def _filled(self, table: Table, cells: Sequence[Sequence[Text]], heads: int | None = None) -> Table:
-        """Add the rows: what each is called, of that the last `heads`, and its numbers."""
+        """Add the rows: their first cells (only the last `heads`, if not None), and their numbers."""
         rows = [row.heads for row in self._rows]
         if self._others:
             width = len(rows[0]) if rows else 1
@@ -250,14 +247,14 @@ class Shown:
 
 
 def _ranking(record: Record) -> list[str]:
-    """Return whose scores rank the rows: the first for and against a class, for all that are side by side."""
+    """Return the scores that rank the rows: those of the first signed method, for all its targets."""
     name, outputs = record.chosen(), record.outputs
     method = name.removesuffix(f": {outputs[name][0]}") if name in outputs else name
     return [it for it, (target, _) in outputs.items() if it == f"{method}: {target}"] or [name]
 
 
 def _caption(text: str, signed: bool, *, plain: bool) -> Text:
-    """Return a line that says what scores are, its words for them shaded as the strongest are."""
+    """Return a caption of the scores, with the words "for", "against" and "share" in their colors."""
     if signed and not plain:
         text = text.replace("against", "against (underlined)", 1)
     caption = Text(printable(text), style="dim")
@@ -269,7 +266,7 @@ def _caption(text: str, signed: bool, *, plain: bool) -> Text:
 
 
 def _bar(strength: float, longest: int, signed: bool, ascii_only: bool) -> Text:
-    """Return a bar of a length that tells the strength, -1..1, in its colour."""
+    """Return a bar whose length and color show the strength, in [-1, 1]."""
     if ascii_only:
         return Text("#" * round(abs(strength) * longest))
     full, eighths = divmod(round(abs(strength) * longest * 8), 8)
@@ -278,7 +275,7 @@ def _bar(strength: float, longest: int, signed: bool, ascii_only: bool) -> Text:
 
 
 def _shade(strength: float, signed: bool) -> str:
-    """Return the Rich style of a token of this strength, -1..1; what speaks against is underlined."""
+    """Return the Rich style for a strength in [-1, 1]; negative contributions are underlined."""
     full = SHARES if not signed else AGAINST if strength < 0 else FOR
     share = abs(strength)
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(NEUTRAL, full, strict=True))
@@ -287,7 +284,7 @@ def _shade(strength: float, signed: bool) -> str:
 
 
 def in_table(text: str) -> str:
-    """Return a word in one line that is not too long, and not invisible.
+    """Return a word as a visible line of limited length.
 
     Example:
         >>> in_table(" "), in_table("\u200b")
@@ -302,11 +299,11 @@ def in_table(text: str) -> str:
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""Replace what would steer a terminal: escape sequences, line ends, changes of direction.
+    r"""Replace control characters: escape sequences, line ends, changes of direction.
 
     Args:
         text: Any text.
-        kept: Characters to leave as they are, such as line ends.
+        kept: Characters that are not replaced, such as line ends.
 
     Example:
         >>> printable("a\x1b[31mb")

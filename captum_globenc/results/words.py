@@ -1,4 +1,4 @@
-"""Words, sentences and spans of a text, and what they score by their tokens.
+"""Words, sentences and spans of a text, and their scores.
 
 N tokens.
 """
@@ -30,25 +30,25 @@ REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda scores: math.fsum(scores) / len(scores),
     "max": lambda scores: max(scores, key=abs),
 }
-"""How the scores of a word's tokens become one; "max" is the largest magnitude, with its sign."""
+"""Functions that combine the scores of a word's tokens; "max" is the score of largest magnitude."""
 
 
 class Scored(Protocol):
-    """What is scored by tokens: a word, a piece of a text."""
+    """An object with tokens, such as a word or a piece of a text."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The places of its tokens."""
+        """The positions of its tokens."""
 
 
 class Word(NamedTuple):
     """A word of a text, or a special token.
 
     Attributes:
-        text: What it reads: in the text it came from, where `find_words` was given that; otherwise as
-            far as its tokens tell, and an uncased tokenizer's words have no capitals.
+        text: The word as written in the text if `find_words` had the text; otherwise decoded from its
+            tokens, in lower case for uncased tokenizers.
         tokens: The positions of its tokens in the padded row of N, in order.
-        special: Whether the tokenizer put it there: [CLS], [SEP], but no padding, which is no word.
+        special: Whether it is a special token such as [CLS] or [SEP]. Padding is not a word.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Word(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where something stands: from which character up to which, of the text (0) or its pair (1)."""
+    """A span of characters of the text (segment 0) or its pair (segment 1); `stop` is exclusive."""
 
     start: int
     stop: int
@@ -65,18 +65,18 @@ class Span(NamedTuple):
 
 
 def merge_scores(scores: Sequence[float], words: Iterable[Scored], reduce: str = "sum") -> list[float]:
-    """Score words by their tokens; sums add up to what the tokens add up to.
+    """Combine the scores of tokens into scores of words.
 
     Args:
         scores: N scores of tokens.
-        words: The words of the same text, or whatever else has `tokens`.
-        reduce: One of `REDUCTIONS`: "sum", "mean" or "max".
+        words: The words of the same text, or other objects with `tokens`.
+        reduce: A key of `REDUCTIONS`: "sum", which keeps the total, "mean" or "max".
 
     Returns:
-        One score a word.
+        One score per word.
 
     Raises:
-        ValueError: ``reduce`` is not known.
+        ValueError: ``reduce`` is unknown.
 
     Example:
         >>> words = [Word("unhappy", (0, 1), False), Word(".", (2,), False)]
@@ -115,16 +115,16 @@ def _rounded(score: float) -> str:
 
 _MARKS, _WIDE_MARKS = r".!?\u2026", r"\u3002\uff01\uff1f"
 _CLOSING = r"\"'\u201d\u2019\u00bb)\]\u300d\u300f"
-# A mark ends a sentence where white space follows, or where the script puts none; so does the end of a line.
+# A sentence ends at a mark before white space, at a full-width mark, and at the end of a line.
 _SENTENCE = re.compile(
     rf"\S(?:[^\n]*?(?:(?<![{_MARKS}])[{_MARKS}]++[{_CLOSING}]*+(?=\s|$)|[{_WIDE_MARKS}]++[{_CLOSING}]*+)|[^\n]*)"
 )
 
 
 def sentence_spans(text: str, segment: int = 0) -> list[Span]:
-    """Cut a text into sentences: at marks that end one, and at the ends of lines.
+    """Split a text into sentences, at punctuation and line ends.
 
-    By punctuation alone: "e.g. this" is two. Spans of a better splitter are for `score_spans`.
+    Abbreviations are not recognized: "e.g. this" is split. Use `score_spans` with spans of another splitter.
 
     Example:
         >>> [(it.start, it.stop) for it in sentence_spans("Dull. Is it? No")]
@@ -135,10 +135,10 @@ def sentence_spans(text: str, segment: int = 0) -> list[Span]:
 
 
 def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:
-    """Check that spans lie in the text, or its pair, and that no two of them overlap.
+    """Check that spans are inside the text or its pair, and do not overlap.
 
     Raises:
-        ValueError: They do not, or two do.
+        ValueError: A span is outside, or two overlap.
     """
     for span in spans:
         if span.segment not in range(len(sources)):
@@ -156,19 +156,18 @@ def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:
 def tokens_of_spans(
     sources: Sequence[str], offsets: Sequence[Span | None], spans: Sequence[Span]
 ) -> list[Word]:
-    """Return the tokens of each span as a word: each token is of the span that holds most of its characters.
+    """Return the tokens of each span as a word; a token belongs to the span with most of its characters.
 
     Args:
-        sources: The text, and its pair.
-        offsets: Where the N tokens stand.
-        spans: Which do not overlap.
+        sources: The text, and its pair if there is one.
+        offsets: Character spans of the N tokens; None for special tokens.
+        spans: Spans that do not overlap.
 
     Returns:
-        A word for each span, in the order of `spans`, and at last one of the tokens that none of them holds,
-        which reads "".
+        One word per span, in the order of `spans`, and last a word with the text "" of all other tokens.
 
     Raises:
-        ValueError: Spans overlap or lie outside of the texts, or no offsets are known.
+        ValueError: Spans overlap or are outside the texts, or there are no offsets.
     """
     if not offsets:
         raise ValueError("where the tokens stand is not known: explain with a tokenizer that is a fast one")
@@ -182,7 +181,7 @@ def tokens_of_spans(
             and place.segment == span.segment
             and (size := min(place.stop, span.stop) - max(place.start, span.start)) > 0
         }
-        # The first of those that hold as much of it.
+        # If several spans share most characters, the first one.
         held[max(shared, key=lambda index: shared[index]) if shared else -1].append(token)
     read = [*(sources[span.segment][span.start : span.stop] for span in spans), ""]
     return [Word(text, tuple(tokens), False) for text, tokens in zip(read, held, strict=True)]
@@ -194,20 +193,20 @@ def score_spans(
     scores: Sequence[float],
     spans: Sequence[Span],
 ) -> list[Part]:
-    """Share the scores of tokens out among spans: each token counts where most of its characters are.
+    """Sum the scores of tokens by span; a token belongs to the span with most of its characters.
 
     Args:
-        sources: The text, and its pair.
-        offsets: Where the N tokens stand.
+        sources: The text, and its pair if there is one.
+        offsets: Character spans of the N tokens; None for special tokens.
         scores: N scores.
-        spans: Which do not overlap.
+        spans: Spans that do not overlap.
 
     Returns:
-        What each span reads and scores, in the order of `spans`, and at last what none of them holds, which
-        reads "". They add up to what the tokens add up to.
+        `(text, score)` per span, in the order of `spans`, and last of all other tokens, with the text "". The
+        sum is that of `scores`.
 
     Raises:
-        ValueError: Spans overlap or lie outside of the texts, or no offsets are known.
+        ValueError: Spans overlap or are outside the texts, or there are no offsets.
 
     Example:
         >>> score_spans(["ab cd"], [None, Span(0, 2), Span(3, 5)], [0.5, 1.0, 2.0], [Span(3, 5)])

@@ -1,4 +1,4 @@
-"""Pictures of attributions: records for Captum's ``visualize_text``, images, HTML pages and figures."""
+"""Visualization of attributions: records for Captum's ``visualize_text``, images, pages and figures."""
 
 from typing import TYPE_CHECKING
 

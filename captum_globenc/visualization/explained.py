@@ -18,7 +18,7 @@ from captum_globenc.visualization.fonts import drawable
 __all__ = ["plot_explanation"]
 
 TITLE = 48
-"""Characters of a line of the title."""
+"""Maximum characters of a line of the title."""
 
 
 def plot_explanation(
@@ -33,16 +33,16 @@ def plot_explanation(
 
     Args:
         record: The explanation.
-        method: Whose scores; by default the first method with signed scores.
+        method: The method; by default the first with signed scores.
         layers: Whether to draw a heat map of layers x words instead of bars.
         special: Whether special tokens such as [CLS] are drawn.
-        ax: Where to draw; by default the axes of a new figure.
+        ax: The matplotlib axes; by default those of a new figure.
 
     Returns:
-        The axes. Their title is the headline and the method.
+        The axes, titled with the headline and the method.
 
     Raises:
-        ValueError: There is no such method, or it has no scores of layers.
+        ValueError: There are no scores of `method`, or none per layer.
 
     Example:
         >>> from captum_globenc import explain

@@ -1,7 +1,7 @@
-"""Figures of attributions in matplotlib: axes in, axes out, so that they compose.
+"""Matplotlib figures of attributions; each function draws in given axes, or in those of a new figure.
 
-Long texts stay legible. A figure that is made here grows with the number of tokens; in axes that are
-too small for all of them every second token is named, or every third, so that no two names overlap.
+New figures grow with the number of tokens. In axes that are too small for all token labels, only every k-th
+token is labeled, so that no labels overlap.
 
 Shapes: N tokens, L layers.
 """
@@ -25,17 +25,18 @@ from captum_globenc.visualization.fonts import drawable
 __all__ = ["plot_comparison", "plot_layers", "plot_mixing"]
 
 LABEL_SIZE = 8.0
-"""Size of a token's name, in points, and how far apart two must be as a multiple of it."""
+"""Size of token labels, in points."""
 LABEL_SPACING = 1.35
+"""Minimum distance of two labels, as a multiple of their size."""
 LEGEND_SIZE = 9.0
 LONGEST_LABEL = 24
-"""Characters of a token that are shown."""
+"""Maximum characters of a token label."""
 SMALLEST, LARGEST = 4.0, 40.0
-"""Inches that a figure made here may be wide or high."""
+"""Minimum width and maximum size of a new figure, in inches."""
 TOKEN_INCHES = LABEL_SIZE * LABEL_SPACING / 72 * 1.05
 
-# At least 4.5 to 1 against white, and apart in lightness and hue for colour-blind readers.
-BAR_COLOURS = ("#0b5fa5", "#b84a00", "#00664f", "#a3387a", "#5c5c5c", "#6b4bc2")
+# Contrast to white of at least 4.5 to 1; distinct in lightness and hue for color-blind readers.
+BAR_COLORS = ("#0b5fa5", "#b84a00", "#00664f", "#a3387a", "#5c5c5c", "#6b4bc2")
 
 
 def plot_layers(
@@ -47,25 +48,25 @@ def plot_layers(
     colorbar: bool = True,
     first: int = 1,
 ) -> Axes:
-    """Draw what a token has gathered from each after every layer: the paper's layers x tokens.
+    """Draw a heat map of the scores after every layer, layers x tokens as in the paper.
 
-    Where there are negative scores, as those of exact differences, in two hues around 0.
+    Negative scores, such as those of exact differences, are drawn with two hues around 0.
 
     Args:
-        layers: (L, N), one text's rows of `GlobEnc.attribute_layers`, or (L + 1, N), of
+        layers: (L, N), one text of `GlobEnc.attribute_layers`, or (L + 1, N), one text of
             `TransformerDeepLift.attribute_layers`.
         tokens: N tokens or words (see `token_scores`).
-        ax: Where to draw; left out, a figure of its own.
-        relative: Whether to divide each layer's scores by their largest magnitude: what a token keeps
-            of itself in the first layers would hide all the rest.
-        colorbar: Whether to say what the colours mean, next to the axes.
-        first: The number of the first row: 0 where that is what enters layer 1, as with exact differences.
+        ax: The matplotlib axes; by default those of a new figure.
+        relative: Whether to divide the scores of each layer by their largest magnitude. Otherwise the token's
+            own score in the first layers hides all others.
+        colorbar: Whether to draw a color bar.
+        first: The number of the first row: 0 if it is at the input of layer 1, as with exact differences.
 
     Returns:
         The axes; the first row is the lowest.
 
     Raises:
-        ValueError: The shapes do not fit, or there is NaN or infinity.
+        ValueError: The shapes do not match, or there is NaN or infinity.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -90,19 +91,19 @@ def plot_layers(
 def plot_mixing(
     mixing: ArrayLike, tokens: Sequence[str], *, ax: Axes | None = None, colorbar: bool = True
 ) -> Axes:
-    """Draw what each token passes to each other in a layer.
+    """Draw the token-to-token matrix of one layer as a heat map.
 
     Args:
-        mixing: (N, N), [receiver, source], one layer of one text's `GlobEnc.mixing_matrices`.
+        mixing: (N, N), [receiver, source], one layer and text of `GlobEnc.mixing_matrices`.
         tokens: N tokens.
-        ax: Where to draw; left out, a figure of its own.
-        colorbar: Whether to say what the colours mean, next to the axes.
+        ax: The matplotlib axes; by default those of a new figure.
+        colorbar: Whether to draw a color bar.
 
     Returns:
-        The axes; receivers from top to bottom, sources from left to right.
+        The axes; receivers run from top to bottom, sources from left to right.
 
     Raises:
-        ValueError: The shapes do not fit, or there is NaN or infinity.
+        ValueError: The shapes do not match, or there is NaN or infinity.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -132,17 +133,17 @@ def plot_comparison(
     """Draw the scores of several methods side by side as bars.
 
     Args:
-        methods: By name, N scores each.
+        methods: By method, N scores.
         tokens: N tokens or words (see `token_scores`).
-        ax: Where to draw; left out, a figure of its own.
-        relative: Whether to divide each method's scores by their largest magnitude: methods differ in
-            scale, so that of one would hide the other.
+        ax: The matplotlib axes; by default those of a new figure.
+        relative: Whether to divide the scores of each method by their largest magnitude, because methods
+            differ in scale.
 
     Returns:
-        The axes; one container of bars a method.
+        The axes, with one container of bars per method.
 
     Raises:
-        ValueError: There is no method, the shapes do not fit, or there is NaN or infinity.
+        ValueError: There is no method, the shapes do not match, or there is NaN or infinity.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -159,14 +160,14 @@ def plot_comparison(
     names, labels = names[: len(tokens)], names[len(tokens) :]
     longest = max(map(len, labels))
     legend = columns * (0.6 + longest * LEGEND_SIZE * 0.6 / 72)
-    room = max(len(tokens) * max(1.0, 0.4 * len(rows)), legend / TOKEN_INCHES)
-    ax = _axes(ax, room, 2.0 + _inches(tokens))
+    columns_needed = max(len(tokens) * max(1.0, 0.4 * len(rows)), legend / TOKEN_INCHES)
+    ax = _axes(ax, columns_needed, 2.0 + _inches(tokens))
     width = 0.8 / len(rows)
     for number, (label, row) in enumerate(zip(labels, rows.values(), strict=True)):
         heights = row / _largest(row) if relative else row
-        places = np.arange(len(tokens)) + (number - (len(rows) - 1) / 2) * width
-        colour = BAR_COLOURS[number % len(BAR_COLOURS)]
-        ax.bar(places, heights, width, label=label, color=colour)
+        positions = np.arange(len(tokens)) + (number - (len(rows) - 1) / 2) * width
+        color = BAR_COLORS[number % len(BAR_COLORS)]
+        ax.bar(positions, heights, width, label=label, color=color)
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xlim(-0.6, len(tokens) - 0.4)
     ax.set_ylabel("score / largest" if relative else "score")
@@ -177,9 +178,9 @@ def plot_comparison(
 
 
 class _Every(Locator):
-    """Ticks at every k-th of `count` whole numbers, k as small as their labels' room allows.
+    """Ticks at every k-th of `count` integers, with the smallest k whose labels do not overlap.
 
-    Worked out whenever the figure is drawn, so that it follows resizing, layout and zoom.
+    The ticks are computed whenever the figure is drawn, so they follow resizing, layout and zoom.
     """
 
     def __init__(self, count: int) -> None:
@@ -190,19 +191,19 @@ class _Every(Locator):
         return self.tick_values(*axis.get_view_interval())
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
-        """Return the places of the ticks within the view, a list of whole numbers."""
+        """Return the positions of the ticks within the view, a list of integers."""
         axis: Any = self.axis
         low, high = sorted((vmin, vmax))
         box = axis.axes.get_window_extent()
         length = box.width if axis.axis_name == "x" else box.height
-        room = length / axis.axes.figure.get_dpi() * 72 / max(high - low, 1e-9)
-        step = max(1, math.ceil(LABEL_SIZE * LABEL_SPACING / max(room, 1e-9) - 1e-6))
+        points = length / axis.axes.figure.get_dpi() * 72 / max(high - low, 1e-9)  # per token
+        step = max(1, math.ceil(LABEL_SIZE * LABEL_SPACING / max(points, 1e-9) - 1e-6))
         first = max(0, math.ceil(low))
         return list(range(first + -first % step, min(self.count - 1, math.floor(high)) + 1, step))
 
 
 def _name_tokens(axis: XAxis | YAxis, names: Sequence[str], families: Sequence[str]) -> None:
-    """Write the tokens along an axis."""
+    """Label the ticks of an axis with tokens."""
 
     def name(place: float, _: int | None) -> str:
         index = round(place)
@@ -218,13 +219,13 @@ def _name_tokens(axis: XAxis | YAxis, names: Sequence[str], families: Sequence[s
 
 
 def _inches(tokens: Sequence[str]) -> float:
-    """Return the room that names along the x axis take, with the axis' own label."""
+    """Return the height of the labels along the x axis, including the axis label, in inches."""
     longest = min(max(map(len, tokens), default=0), LONGEST_LABEL)
     return 0.5 + longest * LABEL_SIZE * 0.75 / 72
 
 
 def _plain(text: str) -> str:
-    """Return a text as it is drawn: cut, on one line, and with no dollar taken for mathematics."""
+    """Return a text as a label: shortened, on one line, with escaped dollar signs."""
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     if len(line) > LONGEST_LABEL:
         line = line[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -232,7 +233,7 @@ def _plain(text: str) -> str:
 
 
 def _heat(ax: Axes, values: NDArray[np.float64], label: str, colorbar: bool) -> None:
-    """Draw a matrix: from 0 in one hue, or around 0 in two where there are negative values."""
+    """Draw a matrix, with one hue from 0, or with two hues around 0 if there are negative values."""
     largest = float(np.abs(values).max(initial=0.0)) or 1.0
     signed = bool((values < 0).any())
     image = ax.imshow(
@@ -252,13 +253,13 @@ def _heat(ax: Axes, values: NDArray[np.float64], label: str, colorbar: bool) -> 
 
 
 def _largest(values: NDArray[np.float64]) -> Any:
-    """Return the largest magnitude of each row, and 1 where there is none: nothing to divide by."""
+    """Return the largest magnitude of each row; 1 for rows of zeros."""
     largest = np.abs(values).max(axis=-1, keepdims=True)
     return np.where(largest > 0, largest, 1.0)
 
 
 def _axes(ax: Axes | None, tokens: float, height: float) -> Axes:
-    """Return the axes, or those of a new figure with room for so many tokens from left to right."""
+    """Return `ax`, or the axes of a new figure that is wide enough for the tokens."""
     if ax is not None:
         return ax
     width = min(max(TOKEN_INCHES * tokens + 1.8, SMALLEST), LARGEST)
@@ -267,8 +268,8 @@ def _axes(ax: Axes | None, tokens: float, height: float) -> Axes:
 
 
 def _checked(values: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
-    """Return values as an array, if they are finite and of a shape in which None stands for any."""
-    if hasattr(values, "detach"):  # a tensor, wherever it lies
+    """Return values as an array, and check that they are finite and of a shape; None matches any size."""
+    if hasattr(values, "detach"):  # a tensor on any device
         values = values.detach().cpu()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != len(shape) or any(

@@ -1,4 +1,4 @@
-"""Fonts that have the characters of a text, so that a figure draws them and no empty boxes."""
+"""Find fonts with the characters of a text, so that figures show no empty boxes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 __all__ = ["drawable"]
 
 MISSING = "\N{REPLACEMENT CHARACTER}"
-"""Drawn for a character that no installed font has; matplotlib's own font has this one."""
+"""Replaces characters that no installed font has; matplotlib's default font has this one."""
 
 
 def drawable(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return texts as they can be drawn, and the font families to draw them with, the first that has a glyph.
+    """Return texts and the font families that have their characters.
 
-    The families begin with those of ``rcParams``; installed ones follow for what these lack. A
-    character that no font has becomes "�", and one warning names all of these.
+    The families of ``rcParams`` come first, then installed families with characters that these lack. A
+    character that no font has is replaced by "�", and one warning names all of them.
 
     Args:
-        texts: What is to be drawn.
+        texts: The texts.
 
     Returns:
-        The texts, and the families as matplotlib's ``fontfamily`` takes them.
+        The texts to draw, and the families for matplotlib's ``fontfamily``.
 
     Example:
         >>> drawable(["fox"])[0]
@@ -34,7 +34,7 @@ def drawable(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     families = list(rcParams["font.family"])
     characters = {char for text in texts for char in text}
     missing = characters.difference(*(_drawn_by(name, characters) for name in families))
-    # Without a look of their own: they choose between variants of the character ahead.
+    # Variation selectors have no glyph; they select a variant of the previous character.
     selectors = {char for char in missing if unicodedata.name(char, "").startswith("VARIATION SELECTOR")}
     missing -= selectors
     if missing:
@@ -57,20 +57,20 @@ def drawable(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _regular_families() -> set[str]:
-    """Return the installed families with an upright face of the usual weight."""
+    """Return the installed families with an upright font of regular weight."""
     return {
         font.name
         for font in fontManager.ttflist
         if font.style == "normal"
         and font.weight in (400, "normal", "regular")
-        and "resort" not in font.name.lower()  # a font of last resort has a box for everything
+        and "resort" not in font.name.lower()  # last-resort fonts have a box for every character
     }
 
 
 def _drawn_by(family: str, characters: Iterable[str]) -> set[str]:
-    """Return those of the characters that matplotlib can draw with a family."""
+    """Return the characters that matplotlib can draw with a family."""
     try:
         font = get_font(findfont(FontProperties(family=[family])))
-    except (OSError, RuntimeError, ValueError):  # a font of coloured pictures, or one that cannot be read
+    except (OSError, RuntimeError, ValueError):  # a color font, or an unreadable one
         return set()
     return {char for char in characters if font.scalable and font.get_char_index(ord(char))}

@@ -19,16 +19,17 @@ __all__ = ["draw_media"]
 
 
 def draw_media(explanation: Record) -> Figure:
-    """Draw an image next to what each method says of its parts, or a sound above that.
+    """Draw an image or a sound, and the scores of its parts by each method.
 
     Args:
-        explanation: What `captum_globenc.picture.explain_file` made, or what was loaded of it.
+        explanation: The explanation of an image or a sound, from `captum_globenc.media.explain_file` or
+            loaded from a file.
 
     Returns:
-        A figure, made without pyplot: `savefig` writes it.
+        The figure, created without pyplot; `savefig` saves it.
 
     Raises:
-        ValueError: It is the explanation of a text.
+        ValueError: The explanation is of a text.
     """
     from matplotlib.figure import Figure
     from PIL import Image

@@ -1,6 +1,6 @@
-"""A figure of two texts, token by token.
+"""A figure of the scores of token pairs of two texts.
 
-Shapes: N tokens of a text, M tokens of the other.
+Shapes: N tokens of the first text, M tokens of the second.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def plot_pairs(
     ax: Axes | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draw what every pair of tokens of two texts scores, such as `similarity_matrix` finds.
+    """Draw the scores of all pairs of tokens of two texts as a heat map.
 
     Args:
-        scores: (M, N).
-        tokens: N tokens of the text.
-        others: M tokens of the other.
-        ax: Where to draw; left out, a figure of its own.
-        colorbar: Whether to say what the colours mean, next to the axes.
+        scores: (M, N), for example from `similarity_matrix`.
+        tokens: N tokens of the first text.
+        others: M tokens of the second text.
+        ax: The matplotlib axes; by default those of a new figure.
+        colorbar: Whether to draw a color bar.
 
     Returns:
-        The axes; the text from left to right, the other from top to bottom.
+        The axes; the first text runs from left to right, the second from top to bottom.
 
     Raises:
-        ValueError: The shapes do not fit, or there is NaN or infinity.
+        ValueError: The shapes do not match, or there is NaN or infinity.
 
     Example:
         >>> from matplotlib.figure import Figure

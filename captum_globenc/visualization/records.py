@@ -1,4 +1,4 @@
-"""Records for Captum's ``visualize_text``, and images.
+"""Attributions for Captum's ``visualize_text`` and ``visualize_image_attr``.
 
 Shapes: B texts, N tokens with padding, D embedding dimensions, C classes; channels, H, W of an image.
 """
@@ -29,7 +29,7 @@ __all__ = ["llm_result", "visualization_records", "visualize_image"]
 
 
 def llm_result(explanation: Explanation, method: str | None = None) -> LLMAttributionResult:
-    """Return an explanation of generated text as Captum's result; see `Explanation.to_captum`."""
+    """Return an explanation of generated text as Captum's result object; see `Explanation.to_captum`."""
     import torch
     from captum.attr import LLMAttributionResult
 
@@ -66,35 +66,36 @@ def visualization_records(
     texts: Sequence[Source] | None = None,
     pairs: Sequence[Source] | None = None,
 ) -> list[VisualizationDataRecord]:
-    """Make the records that Captum's ``visualize_text`` draws, one a text.
+    """Return records for Captum's ``visualize_text``, one per text.
 
-    ``visualize_text`` writes tokens and class names into HTML as they are, and clips colours at
-    -1 and 1: so these come escaped, and the scores scaled by the largest magnitude of their text.
-    The attribution score of a record is the sum of the scores before scaling.
+    ``visualize_text`` does not escape tokens and class names, and clips scores at -1 and 1. So this function
+    escapes them, and divides the scores by the largest magnitude of their text. The attribution score of a
+    record is the sum of the scores before scaling.
 
     Args:
-        batch: What the tokenizer returned with ``return_tensors="pt"``: ``input_ids`` (B, N) and,
-            where there is padding, ``attention_mask`` (B, N).
-        tokenizer: The tokenizer that made ``batch``.
-        attributions: (B, N), or (B, N, D) to be summed over D; from any Captum method.
-        logits: (B, C), of a classifier or a regression model.
-        class_names: Names by class, such as ``model.config.id2label``; left out, the numbers.
-        true_classes: The B classes that the texts are labelled with, or for a regression model the
-            values, as a list or a tensor; left out, "-" is shown.
-        targets: The B classes that were attributed to, likewise; left out, the predicted ones.
-        problem_type: As in ``model.config.problem_type``. "regression", and C = 1 whatever it says: the
-            value itself stands where a class has its probability. "multi_label_classification": each
-            class has a probability of its own. Left out, the probabilities of all classes sum to 1.
-        words: As for `token_scores`.
-        special: As for `token_scores`.
-        texts: As for `token_scores`.
-        pairs: As for `token_scores`.
+        batch: The tokenizer's output with ``return_tensors="pt"``: ``input_ids`` (B, N) and, if there is
+            padding, ``attention_mask`` (B, N).
+        tokenizer: The tokenizer of ``batch``.
+        attributions: (B, N), or (B, N, D), which is summed over D; from any Captum method.
+        logits: (B, C), of a classifier or a regression.
+        class_names: Names by class index, such as ``model.config.id2label``; by default the indices.
+        true_classes: B true classes, or the true values of a regression, as a list or a tensor; by default
+            "-" is shown.
+        targets: B explained classes, as a list or a tensor; by default the predicted classes.
+        problem_type: ``model.config.problem_type``. For "regression", and for C = 1, the value is shown
+            instead of a probability; for "multi_label_classification", each probability is a sigmoid. By
+            default, the probabilities are a softmax.
+        words: How the scores of a word's tokens are combined ("sum", "mean" or "max"); by default tokens are
+            shown.
+        special: Whether special tokens are shown.
+        texts: The B texts, so that words are shown as written.
+        pairs: The B second segments, so that words are shown as written.
 
     Returns:
         B ``captum.attr.visualization.VisualizationDataRecord``.
 
     Raises:
-        ValueError: The arguments do not fit each other, or the attributions hold NaN or infinity.
+        ValueError: The sizes of the arguments differ, or the attributions contain NaN or infinity.
 
     Example::
 
@@ -107,7 +108,7 @@ def visualization_records(
                                   class_names=model.config.id2label)
         )
     """
-    # Captum's module brings matplotlib and, where installed, IPython; an HTML page needs neither.
+    # Captum's module imports matplotlib and, if installed, IPython, which HTML pages do not need.
     import torch
     from captum.attr import visualization
 
@@ -160,7 +161,7 @@ def visualization_records(
 
 
 def _plain(values: Sequence[Any] | Tensor) -> list[Any]:
-    """Return numbers of Python's, from tensors or arrays, or from a list that may hold some."""
+    """Return the values of a tensor, an array or a list as Python numbers."""
     return [value.item() if hasattr(value, "item") else value for value in values]
 
 
@@ -169,18 +170,17 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
 
     Args:
         attributions: (channels, H, W) or (1, channels, H, W), from any Captum method.
-        image: The pixels, in the same shape, as the model took them: values that are not within 0 to 1,
-            as an image processor's normalisation leaves them, are scaled to it.
-        ax: Where to draw; left out, a figure of its own.
-        options: What else ``visualize_image_attr`` takes. Where they say nothing, the scores lie over
-            the grey image (``method="blended_heat_map"``), and ``sign`` is "positive" where no score is
-            negative, otherwise "all".
+        image: The pixels, of the same shape. Values outside of [0, 1], such as those of a normalized image,
+            are scaled to that range.
+        ax: The matplotlib axes; by default those of a new figure.
+        options: Further arguments of ``visualize_image_attr``. The defaults are
+            ``method="blended_heat_map"``, and ``sign="all"`` if a score is negative, else "positive".
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: The shapes do not fit, there is NaN or infinity, or all scores are 0.
+        ValueError: The shapes differ, there is NaN or infinity, or all scores are 0.
 
     Example:
         >>> import torch

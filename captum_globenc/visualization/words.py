@@ -1,4 +1,4 @@
-"""Bars of the words that weigh most for each class over a data set."""
+"""A figure of the words with the highest scores for each class of a data set."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ LONGEST = 24
 
 
 def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
-    """Draw a panel per class, a bar per word.
+    """Draw one panel per class with one bar per word.
 
     Args:
-        classes: words and what they weigh, by class, in the order from above.
+        classes: by class, words and their scores, in the order from top to bottom.
 
     Returns:
-        The figure, made without pyplot: `.savefig` writes it.
+        The figure, created without pyplot; `savefig` saves it.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there are no words.
 
     Example:
         >>> figure = plot_words({"POSITIVE": [("great", 0.4), ("dull", -0.1)]})
         >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
         [0.4, -0.1]
     """
-    # Built without pyplot, whose state belongs to the user.
+    # Does not use pyplot, whose global state belongs to the user.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -179,7 +179,7 @@ def test_without_a_colour_bar_nothing_is_added_to_the_figure():
 
 @pytest.mark.parametrize("background", ["white"])
 def test_bars_can_be_told_from_the_background(background):
-    for colour in figures.BAR_COLOURS:
+    for colour in figures.BAR_COLORS:
         first, second = ([255 * part for part in colors.to_rgb(c)] for c in (colour, background))
         assert contrast(first, second) >= 4.5
 

@@ -1,7 +1,7 @@
-// The answer of a language model: selecting one of its tokens shades the prompt by the row of that token, and so does
-// the column of the token in the heat map.
+// The answer of a language model: selecting one of its tokens, or its column in the heat map, shades the prompt by the
+// scores for that token.
 
-/** Shade the pieces of every method by what is selected. */
+/** Shade the pieces of every method by the selected answer token. */
 function shadeAgain(article) {
   for (const method of methodsOf(article)) {
     const scores = tokensOf(article).map((tokens) => total(shownScores(article, method.name), tokens));
@@ -11,12 +11,12 @@ function shadeAgain(article) {
       piece.classList.remove("for", "against", "share");
       piece.classList.add(look.class);
       piece.setAttribute("style", look.style);
-      piece.removeAttribute("title"); // it told the score of the whole answer
+      piece.removeAttribute("title"); // it has the score of the whole answer
     });
   }
 }
 
-/** Select a token of an answer; the selected one again, or none, stands for the whole answer. */
+/** Select a token of an answer; selecting it again, or none, selects the whole answer. */
 function select(article, token) {
   const buttons = [...article.querySelectorAll(".answer button")];
   if (token === undefined || selected.get(article) === token) selected.delete(article);

@@ -1,12 +1,12 @@
-// Search, class, order: which texts are shown, in the list of contents as well.
+// Search, filter and sort the texts and the table of contents.
 
 const tools = document.getElementById("tools");
 const fields = tools.elements;
 const entries = [...document.querySelectorAll("#contents li")];
-const found = "Highlight" in window ? new Highlight() : null; // where a browser marks what was found
+const found = "Highlight" in window ? new Highlight() : null; // null if the browser does not support highlights
 const MARKED = 2000;
 const noun = fields.count.value.split(" ").at(-1);
-let hits = []; // the matches in the first method that is shown of each text: every other one has the same
+let hits = []; // the matches in the first shown method of each text; the other methods have the same
 let hit = -1;
 
 const measure = (article) => recordOf(article).probability ?? recordOf(article).value;
@@ -18,7 +18,7 @@ const ORDERS = {
   text: (a, b) => compare(recordOf(a).text, recordOf(b).text),
 };
 
-/** What a query matches: its words as they are typed, whatever the case and the spaces between. */
+/** Return the pattern of a query, which ignores case and the amount of space, or null. */
 function pattern() {
   const words = fields.query.value.trim().split(/\s+/).filter(Boolean);
   const quoted = words.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
@@ -29,7 +29,7 @@ function shownArticles() {
   return articles.filter((article) => !article.hidden);
 }
 
-/** Show the texts that are asked for. */
+/** Show the texts that match the search and the filters. */
 function choose() {
   const wanted = pattern();
   const label = fields.label.value;
@@ -45,14 +45,14 @@ function choose() {
   fields.count.value = count === articles.length ? `${count} ${noun}` : `${count} of ${articles.length} ${noun}`;
 }
 
-/** Put the texts, and their list, in the order that is asked for. */
+/** Sort the texts and the table of contents. */
 function sort() {
   const sorted = [...articles].sort(ORDERS[fields.order.value]);
   main.append(...sorted);
   document.querySelector("#contents ol")?.append(...sorted.map((it) => entries[articles.indexOf(it)]));
 }
 
-/** Mark what was found, over pieces and what is between them. */
+/** Highlight the matches, across pieces and gaps. */
 function mark(wanted) {
   hit = -1;
   hits = [];
@@ -69,7 +69,7 @@ function mark(wanted) {
   if (found) CSS.highlights.set("found", found);
 }
 
-/** Where a paragraph matches. */
+/** Return the ranges of the matches in a paragraph. */
 function rangesOf(paragraph, wanted) {
   const nodes = [];
   let text = "";
@@ -92,7 +92,7 @@ function rangesOf(paragraph, wanted) {
   });
 }
 
-/** Go to the next of what was found. */
+/** Go to the next match. */
 function nextFound() {
   if (!hits.length) return;
   hit = (hit + 1) % hits.length;
@@ -102,7 +102,7 @@ function nextFound() {
   say(`match ${hit + 1} of ${hits.length}`);
 }
 
-/** Show some methods and not others, in every text. */
+/** Show the checked methods in every text. */
 function showMethods() {
   const off = new Set([...tools.querySelectorAll("[name=method]:not(:checked)")].map((it) => it.value));
   for (const section of main.querySelectorAll(".method")) {
@@ -123,7 +123,7 @@ tools.addEventListener("submit", (event) => {
 tools.hidden = false;
 if (matchMedia("(max-width: 50rem)").matches) document.querySelector("#contents details")?.removeAttribute("open");
 document.getElementById("unscripted").hidden = true;
-// What else sticks to the top does so below.
+// Other sticky elements are placed below.
 new ResizeObserver(() => {
   const sticks = getComputedStyle(tools).position === "sticky";
   document.body.style.setProperty("--below", sticks ? `${tools.offsetHeight}px` : "0");

@@ -1,4 +1,4 @@
-// What the page holds: the explanation of each text, as the library saves it, and the elements that show it.
+// The data of the page: the explanation of each text, in the library's format, and the elements that show it.
 
 const [SHARED, ...LINES] = document.getElementById("data").textContent.split("\n").filter(Boolean);
 const SHADE = ":is(.for, .against, .share)";
@@ -8,7 +8,7 @@ const SHARE = "%";
 const main = document.querySelector("main");
 const articles = [...main.querySelectorAll("article")];
 
-/** Remember what a function says of each object. */
+/** Cache the results of a function of one object. */
 function remembered(tell) {
   const known = new WeakMap();
   return (it) => {
@@ -17,13 +17,13 @@ function remembered(tell) {
   };
 }
 
-/** Numbers from their bytes in base64: of four bytes each where that makes as many as there should be, else of eight. */
+/** Decode floats from base64: of four bytes each if that gives the expected count, else of eight. */
 function unpack(packed, count) {
   const { buffer } = Uint8Array.from(atob(packed), (byte) => byte.charCodeAt(0));
   return Array.from(buffer.byteLength === 4 * count ? new Float32Array(buffer) : new Float64Array(buffer));
 }
 
-/** The explanation that an article shows: what is shared by all, and what is its own, as `pack` made them small. */
+/** Return the explanation of an article, from its own and the shared fields of `pack`. */
 const recordOf = remembered((article) => {
   const record = { ...JSON.parse(SHARED), ...JSON.parse(LINES[articles.indexOf(article)]) };
   const numbers = (row) => unpack(row, record.tokens.length);
@@ -34,7 +34,7 @@ const recordOf = remembered((article) => {
   return record;
 });
 
-/** The methods of an article: where each is shown, its unit, and the number of its first layer. */
+/** Return the methods of an article: element, unit, and number of the first layer of each. */
 const methodsOf = remembered((article) =>
   [...article.querySelectorAll(".shaded")].map((element) => ({
     element,
@@ -44,51 +44,51 @@ const methodsOf = remembered((article) =>
   })),
 );
 
-/** The tokens of every piece of an article, and the pieces that show them by one method. */
+/** Return the tokens of every piece of an article, and the pieces of one method. */
 const tokensOf = remembered((article) =>
   article.dataset.tokens.split(" ").filter(Boolean).map((tokens) => tokens.split("+").map(Number)),
 );
 const piecesOf = remembered((shaded) => [...shaded.querySelectorAll(PIECE)]);
 const placesOf = remembered((shaded) => new Map(piecesOf(shaded).map((piece, place) => [piece, place])));
 
-/** Which piece of its article one is. */
+/** Return the index of a piece in its article. */
 const placeOf = (piece) => placesOf(piece.closest(".shaded")).get(piece);
 
-/** A text, 0, or its pair, 1, by characters: those that Python counts. */
+/** Return the code points, as in Python, of the text (0) or its pair (1). */
 const charactersOf = remembered((record) => [record.text, record.pair ?? ""].map((text) => Array.from(text)));
 
-/** What some tokens score together. */
+/** Return the sum of the scores of some tokens. */
 const total = (row, tokens) => tokens.reduce((sum, token) => sum + row[token], 0);
 
-/** What a method's scores are called at the head of a column. */
+/** Return the column header of a method. */
 const named = (method) => `${method.name}, ${method.unit}`;
 
-/** Every depth of a method, or none. */
+/** Return the layers of a method, or an empty list. */
 const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
 
-/** The selected token of the answer of an article, if there is one. */
+/** Return the selected answer token of an article, if there is one. */
 const selected = new Map();
 
-/** The scores that a method is shaded by: the row of the selected answer token, or those of the whole answer. */
+/** Return the scores that shade a method: those for the selected answer token, or for the whole answer. */
 function shownScores(article, name) {
   const record = recordOf(article);
   return record.answer_scores?.[name]?.[selected.get(article)] ?? record.scores[name];
 }
 
-/** A score as tables show it, in a unit. */
+/** Format a score for tables, in a unit. */
 function number(score, unit) {
   if (unit === SHARE) return (100 * score).toFixed(1);
   const text = score.toFixed(3);
   return Number(text) === 0 ? "0.000" : score > 0 ? `+${text}` : text;
 }
 
-/** The scores of one line, -1 to 1 by the largest magnitude. */
+/** Divide the scores of one line by their largest magnitude. */
 function strengths(row) {
   const largest = row.reduce((most, score) => Math.max(most, Math.abs(score)), 0);
   return row.map((score) => (largest ? score / largest : 0));
 }
 
-/** How a strength is shaded: a class, and a style. */
+/** Return the class and style that shade a strength. */
 function shade(strength, unit) {
   const kind = unit === SHARE ? "share" : strength < 0 ? "against" : "for";
   return { class: kind, style: `--s:${Math.abs(strength).toFixed(3)}` };
@@ -96,12 +96,12 @@ function shade(strength, unit) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Make an element; texts among its children are text and nothing else. */
+/** Create an element; strings among its children become text nodes. */
 function make(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** Make an element of a drawing. */
+/** Create an SVG element. */
 function draw(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
@@ -112,14 +112,14 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Make a button that does something. */
+/** Create a button with a click handler. */
 function button(label, act, attributes = {}) {
   const made = make("button", { type: "button", ...attributes }, label);
   made.addEventListener("click", act);
   return made;
 }
 
-/** Make a table: its heads, and rows that begin with a head of their own. */
+/** Create a table with column headers, and rows that start with a row header. */
 function table(kind, heads, rows) {
   const cell = (content) => (content instanceof Element ? content : make("td", {}, String(content)));
   return make(
@@ -136,13 +136,13 @@ function table(kind, heads, rows) {
   );
 }
 
-/** What scores are after each layer, in a unit. */
+/** Return the explanation of scores after each layer, for a unit. */
 const depthsNote = (unit) => DEPTHS[[SHARE, "share"].includes(unit) ? "shares" : "signed"];
 
 const SECONDS = 4;
 let hush = 0;
 
-/** Tell the reader something, in words that are read out; it goes away by itself unless it stays. */
+/** Show a message that screen readers read out; it disappears after a while unless it stays. */
 function say(message, stays = false) {
   clearTimeout(hush);
   document.getElementById("said").textContent = message;

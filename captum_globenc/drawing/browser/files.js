@@ -1,6 +1,6 @@
-// What leaves the page: a copy for a document, pictures, JSON that the library reads again, a table.
+// Export: the shaded text for a document, pictures, JSON for the library, tables.
 
-const TALLEST = 16000; // what browsers draw at most
+const TALLEST = 16000; // maximum height that browsers draw
 const NOT_XML = /[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g;
 
 function download(name, type, content) {
@@ -10,12 +10,12 @@ function download(name, type, content) {
   say(`${name} is made`);
 }
 
-/** The explanations as they were saved: `captum-globenc show` and `Explanations.load` read them. */
+/** Return the explanations as JSON lines for `captum-globenc show` and `Explanations.load`. */
 function toJson(some) {
   return some.map((article) => `${JSON.stringify(recordOf(article))}\n`).join("");
 }
 
-/** A row for each token and method, in the columns of `to_pandas`. */
+/** Return a table with one row per token and method, with the columns of `to_pandas`. */
 function toCsv(some) {
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
   const rows = [["text", "index", "token", "segment", "start", "stop", "method", "score"]];
@@ -31,7 +31,7 @@ function toCsv(some) {
   return rows.map((row) => `${row.map(quoted).join(",")}\r\n`).join("");
 }
 
-/** A table of pieces and scores as text, tabs between. */
+/** Return a table of pieces and scores as tab-separated text. */
 function toPlainText(article) {
   const record = recordOf(article);
   const methods = methodsOf(article);
@@ -43,7 +43,7 @@ function toPlainText(article) {
   return [article.querySelector("h2").textContent, ...[heads, ...rows].map((row) => row.join("\t"))].join("\n");
 }
 
-/** The shaded text for a document: what is seen, with its colours in it. */
+/** Return the visible shaded text with inline colors, for a document. */
 function toRichText(article) {
   const copied = article.cloneNode(true);
   const shades = (one) => [...one.querySelectorAll(PIECE)];
@@ -70,7 +70,7 @@ async function copy(article) {
   }
 }
 
-/** The words of a text that are seen and where each stands; of one that is broken over lines, the letters. */
+/** Return the visible words of a text with their positions; for words broken over lines, the letters. */
 function* wordsOf(node, pattern = /\S+/gu, from = 0, to = node.length) {
   for (const { 0: text, index } of node.data.slice(from, to).matchAll(pattern)) {
     const range = new Range();
@@ -82,7 +82,7 @@ function* wordsOf(node, pattern = /\S+/gu, from = 0, to = node.length) {
   }
 }
 
-/** Draw an article as it is seen: every shade where it lies, every word where it stands. */
+/** Draw an article as SVG, with every shade and word at its visible position. */
 function toSvg(article) {
   const frame = article.getBoundingClientRect();
   const last = article.querySelectorAll(":is(h2, .note, .shaded, .answer, .bars):not(details *)");

@@ -1,4 +1,4 @@
-// Long texts: a map of the whole, folds around what is strong, and a way from one strong piece to the next.
+// Long texts: an overview, folds around strong pieces, and buttons from one strong piece to the next.
 
 const LONG = 400;
 const STRONG = 30;
@@ -7,15 +7,15 @@ const SHORTEST_FOLD = 20;
 const BARS = 200;
 const MAP = 40;
 
-/** Show what is folded around an element. */
+/** Unfold the text around an element. */
 function unfold(element) {
   const folded = element.closest(".folded");
   if (folded?.hidden) folded.previousElementSibling.click();
 }
 
-/** Fold what is not kept, where it is long enough; what there is to read in it stands on its button. */
+/** Fold long runs of pieces that are not kept; the button of a fold shows the number of words. */
 function fold(paragraph, kept) {
-  paragraph.removeAttribute("dir"); // it would be found out again for every node that is moved
+  paragraph.removeAttribute("dir"); // the browser would detect it again for every moved node
   let run = [];
   for (const node of [...paragraph.childNodes, null]) {
     const isPiece = node instanceof Element && node.matches(SHADE);
@@ -40,7 +40,7 @@ function fold(paragraph, kept) {
   paragraph.setAttribute("dir", "auto");
 }
 
-/** Draw the strongest of each stretch of a text: for above, against below. */
+/** Draw the strongest scores of each section of a text: positive above, negative below. */
 function drawMap(scores, unit) {
   const half = unit === SHARE ? MAP : MAP / 2;
   const bars = [];
@@ -57,7 +57,7 @@ function drawMap(scores, unit) {
   return { map, view };
 }
 
-/** The first or last piece in sight of a text, or undefined. */
+/** Return the first or last visible piece of a text, or undefined. */
 function inSight(shaded, fromTop) {
   const { top, bottom, left, right } = shaded.getBoundingClientRect();
   const edges = [Math.max(top, shaded.previousElementSibling.getBoundingClientRect().bottom), Math.min(bottom, innerHeight)];
@@ -73,7 +73,7 @@ function inSight(shaded, fromTop) {
   return undefined;
 }
 
-/** Add map, folds and the way through to one method's view of a long text. */
+/** Add overview, folds and buttons to one method of a long text. */
 function makeLegible(article, { element: shaded, name, unit }) {
   const pieces = piecesOf(shaded);
   const row = recordOf(article).scores[name];

@@ -1,4 +1,4 @@
-// Where a piece came from: what it is in the text, its tokens, and its course over the layers.
+// The panel of a piece: its place in the text, its tokens, and its scores over the layers.
 
 const AROUND = 60;
 const CHART = { width: 320, height: 90, left: 6, right: 314, top: 8, bottom: 74 };
@@ -31,13 +31,13 @@ function openPanel(piece) {
   giveSight(piece);
 }
 
-/** See to it that the panel does not cover what it tells of: it goes to the left, or the piece above it. */
+/** Keep the panel from covering its piece: move the panel to the left, or scroll the piece above it. */
 function giveSight(piece) {
   panel.classList.remove("left");
   const [it, over] = [piece.getClientRects()[0], panel.getBoundingClientRect()];
   if (it.bottom + 8 < over.top || it.right < over.left) return;
   if (it.left > over.width + 16) return panel.classList.add("left");
-  document.body.style.paddingBottom = `${over.height}px`; // so that the end of the page gets there, too
+  document.body.style.paddingBottom = `${over.height}px`; // so that the end of the page can be scrolled above it
   scrollBy(0, it.bottom + 8 - over.top);
 }
 
@@ -51,7 +51,7 @@ function closePanel() {
   piece.focus({ preventScroll: true });
 }
 
-/** Where tokens stand in the text, with what is around them. */
+/** Return the tokens in the text, with their surroundings. */
 function stands(record, tokens) {
   const places = tokens.map((token) => record.offsets[token]).filter(Boolean);
   if (!places.length) {
@@ -75,7 +75,7 @@ function stands(record, tokens) {
   );
 }
 
-/** The tokens of a piece, a column each: which, the word they are of, where they stand, what each scores. */
+/** Return a table of the tokens of a piece: id, word, offsets and scores, one column per token. */
 function tokenTable(article, tokens) {
   const record = recordOf(article);
   const word = (token) => record.groups.find((it) => it[1].includes(token))?.[0] ?? "";
@@ -90,12 +90,12 @@ function tokenTable(article, tokens) {
   return scrolled("Tokens", table("numbers", ["token", ...tokens.map((token) => record.tokens[token])], rows));
 }
 
-/** A region that scrolls sideways, and is reached by keyboard. */
+/** Return a region that scrolls sideways and can be focused. */
 function scrolled(label, content) {
   return make("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, content);
 }
 
-/** The course of a piece over the layers, a line for each method that has them. */
+/** Return a line chart of the scores of a piece over the layers, one line per method. */
 function courses(article, tokens) {
   const record = recordOf(article);
   return methodsOf(article).filter((it) => depthsOf(record, it).length).map((it) => {

@@ -1,9 +1,9 @@
-// Numbers of a piece: on hover, and by keyboard. The arrows go from piece to piece, in a picture up and down as well.
+// The numbers of a piece, on hover and on focus. Arrow keys go from piece to piece, in a picture also up and down.
 
 const tip = make("div", { id: "tip", role: "tooltip", hidden: "" });
 document.body.append(tip);
 
-/** All scores of some tokens: by every method, and after every layer. */
+/** Return the scores of some tokens by every method, and after every layer. */
 function numbersOf(article, tokens) {
   const record = recordOf(article);
   const methods = methodsOf(article);
@@ -20,7 +20,7 @@ function numbersOf(article, tokens) {
   return table("numbers", ["", ...methods.map(named)], rows);
 }
 
-/** What to say of tokens whose contributions end at 0: exactly 0, which no rounding gives. */
+/** Return the note on tokens whose contributions end at exactly 0. */
 function unread(article, tokens) {
   const record = recordOf(article);
   const ends = methodsOf(article).filter((it) => {
@@ -30,21 +30,21 @@ function unread(article, tokens) {
   return ends.length ? [make("p", { class: "note" }, "0 after the last layer: the head does not read this position.")] : [];
 }
 
-/** The same piece as every method shows it. */
+/** Return the same piece in all methods. */
 function sameAs(piece) {
   const place = placeOf(piece);
   return methodsOf(piece.closest("article")).map((it) => piecesOf(it.element)[place]);
 }
 
 let shown = null;
-let stays = false; // while its piece has the focus, whatever the pointer does
+let stays = false; // while its piece has the focus, independent of the pointer
 
 function showTip(piece, focused = false) {
   hideTip();
   shown = piece;
   stays = focused;
   for (const it of sameAs(piece)) it.classList.add("same");
-  piece.removeAttribute("title"); // the browser would show it as well
+  piece.removeAttribute("title"); // otherwise the browser also shows it
   piece.setAttribute("aria-describedby", "tip");
   const article = piece.closest("article");
   tip.replaceChildren(
@@ -57,7 +57,7 @@ function showTip(piece, focused = false) {
   placeTip();
 }
 
-/** Put the numbers under their piece, or over it where there is more room. */
+/** Place the numbers below their piece, or above it if there is more space. */
 function placeTip() {
   const at = shown.getClientRects()[0] ?? shown.getBoundingClientRect();
   const { clientWidth: width, clientHeight: height } = document.documentElement;
@@ -75,7 +75,7 @@ function hideTip() {
   tip.hidden = true;
 }
 
-/** Make a piece the one of its line that Tab reaches. */
+/** Make a piece the only one of its line that Tab reaches. */
 function reach(piece) {
   piece.closest(".shaded").querySelector('[tabindex="0"]')?.setAttribute("tabindex", "-1");
   piece.setAttribute("tabindex", "0");
@@ -83,7 +83,7 @@ function reach(piece) {
   piece.setAttribute("aria-haspopup", "dialog");
 }
 
-/** Go to a piece, as somebody does who pressed an arrow. */
+/** Move the focus to a piece, after an arrow key. */
 function goTo(piece, scroll = "nearest") {
   reach(piece);
   piece.focus({ preventScroll: true });
@@ -91,10 +91,10 @@ function goTo(piece, scroll = "nearest") {
   showTip(piece, true);
 }
 
-/** Whether a piece is neither folded nor of those that are left out. */
+/** Return whether a piece is neither folded nor a hidden special token. */
 const isShown = (piece) => !piece.closest(".folded[hidden], .without-special .special");
 
-/** See to it that Tab reaches a piece that is shown. */
+/** Make sure that Tab reaches a visible piece. */
 function keepReachable(shaded) {
   const reached = shaded.querySelector('[tabindex="0"]');
   const piece = reached && isShown(reached) ? reached : piecesOf(shaded).find(isShown);

@@ -1,8 +1,8 @@
-// The layers picture and the numbers of a text, made when they are opened.
+// The heat maps of layers and the numbers of a text, created when they are opened.
 
 const MOST_ROWS = 500;
 
-/** The places of the strongest of some scores by any method, in order, and what to say if some are left out. */
+/** Return the indices of the strongest scores by any method, in order, and a note if some are omitted. */
 function strongest(article, groups) {
   const record = recordOf(article);
   const rows = methodsOf(article).map((it) => strengths(groups.map((tokens) => total(record.scores[it.name], tokens))));
@@ -14,7 +14,7 @@ function strongest(article, groups) {
   return { places, said: [make("p", { class: "note" }, `The ${MOST_ROWS} strongest of ${count}; CSV and JSON hold all.`)] };
 }
 
-/** All tokens of a text, and what each method says of them. */
+/** Return a table of all tokens of a text and their scores by each method. */
 function tokenNumbers(article) {
   const record = recordOf(article);
   const methods = methodsOf(article);
@@ -29,7 +29,7 @@ function tokenNumbers(article) {
   return [...said, scrolled("Numbers", table("numbers", heads, rows))];
 }
 
-/** A heat map of pieces by layers for each method that has them, shaded within each layer. */
+/** Return a heat map of pieces by layers for each method with layers, shaded within each layer. */
 function heatMaps(article) {
   const record = recordOf(article);
   const groups = tokensOf(article);
@@ -49,7 +49,7 @@ function heatMaps(article) {
   return [...said, ...maps];
 }
 
-/** Add something that is made when it is opened. */
+/** Add a collapsible element whose content is created when it is opened. */
 function addDetails(article, label, contents) {
   const details = make("details", {}, make("summary", {}, label));
   details.addEventListener("toggle", () => {
