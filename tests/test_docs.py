@@ -157,6 +157,33 @@ def test_the_guide_on_exact_differences_runs():
     assert float(names["scores"].detach().sum()) == pytest.approx(float(logits[0] - logits[1]), abs=1e-4)
 
 
+def documented():
+    """Yield every name that the pages on the API document, with its module."""
+    module = ""
+    for page in sorted((ROOT / "docs/api").glob("*.md")):
+        for kind, name in re.findall(
+            r"^\.\. (\w+):: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            if kind in ("automodule", "currentmodule", "module"):
+                module = name
+            elif kind.startswith("auto"):
+                yield page.name, name if name.startswith("captum_globenc.") else f"{module}.{name}"
+
+
+def test_every_documented_name_can_be_imported():
+    missing = []
+    for page, name in documented():
+        parts, found = name.split("."), None
+        for place in range(1, len(parts) + 1):
+            try:
+                found = import_module(".".join(parts[:place]))
+            except ImportError:
+                found = getattr(found, parts[place - 1], None)
+        missing += [(page, name)] if found is None else []
+    assert missing == []
+    assert len(list(documented())) > 60
+
+
 def test_every_page_that_shows_python_is_run_by_a_test():
     # Here, and in tests/test_readme.py, tests/datasets, tests/test_quantus.py and tests/test_harnesses.py.
     known = {"tasks.md", "differences.md", "evaluation.md", "datasets.md"}
