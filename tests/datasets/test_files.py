@@ -305,7 +305,7 @@ BOTH = [
     ("a.jsonl", b'{"text": "a"}\n{"text": "Caf\xe9"}', "line 2 .*is not valid UTF-8"),
     ("a.json", b'[{"text": "a"},\n{"text": "Caf\xe9"}]', "line 2 .*is not valid UTF-8"),
     ("a.csv.gz", "no gzip", "no gzip file, or a damaged one"),
-    ("a.csv.gz", gzip.compress(b"text\na" * 99)[:-12], "no gzip file, or a damaged one"),
+    ("a.csv.gz", gzip.compress(b"text\na" * 99, mtime=0)[:-12], "no gzip file, or a damaged one"),
     ("a.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20, "no gzip file, or a damaged one"),
     ("a.parquet", "PAR1 but no more", "cannot read"),
     ("a.xml", "", "ends in none of .csv, .tsv, .jsonl, .json, .parquet"),
