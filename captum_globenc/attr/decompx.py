@@ -121,7 +121,7 @@ class DecompX(EncoderAttribution):
             `(B, C, N)`, N the tokens of the encoder.
 
         Raises:
-            Exception: as for :meth:`attribute`; ValueError if the output is not `(B, C)`.
+            Exception: raised by :meth:`attribute`; ValueError if the output is not `(B, C)`.
         """
 
         def classes(output: Tensor) -> list[Tensor]:

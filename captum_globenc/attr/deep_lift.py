@@ -195,7 +195,7 @@ class TransformerDeepLift(ModelAttribution):
             Contributions `(B, C, ...)`, `...` the shape of one example: ids `(B, N)` -> `(B, C, N)`.
 
         Raises:
-            Exception: as for :meth:`attribute`; ValueError if the output is not `(B, C)`.
+            Exception: raised by :meth:`attribute`; ValueError if the output is not `(B, C)`.
         """
         along = Path(n_steps, path, n_paths, feature_mask, seed)
         totals: list[PathSum] = []
@@ -240,7 +240,7 @@ class TransformerDeepLift(ModelAttribution):
             `(B, L + 1, N)`: contributions of the inputs of layer 1 to L, and of the last layer's output.
 
         Raises:
-            Exception: as for :meth:`attribute`; ValueError if the model has no layers, or they do not work
+            Exception: raised by :meth:`attribute`; ValueError if the model has no layers, or they do not work
                 on one sequence of tokens.
         """
         if not self._multiply_by_inputs:

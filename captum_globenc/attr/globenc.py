@@ -161,7 +161,7 @@ class GlobEnc(EncoderAttribution):
             layer 1 to L.
 
         Raises:
-            Exception: as for :meth:`attribute`.
+            Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         start = explained(ran, target, position)
@@ -185,7 +185,7 @@ class GlobEnc(EncoderAttribution):
             and columns of padding.
 
         Raises:
-            Exception: as for :meth:`attribute`.
+            Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
@@ -211,7 +211,7 @@ class GlobEnc(EncoderAttribution):
             exactly 0 in the rows and columns of padding.
 
         Raises:
-            Exception: as for :meth:`attribute`.
+            Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
         start = torch.diag_embed(ran.real.to(ran.mixtures[0].dtype))

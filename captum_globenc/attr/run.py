@@ -68,7 +68,7 @@ def run(
         mixing: one of :data:`~captum_globenc.decomposition.mixing.MIXINGS`.
 
     Raises:
-        Exception: as for :meth:`captum_globenc.GlobEnc.attribute`.
+        Exception: raised by :meth:`captum_globenc.GlobEnc.attribute`.
     """
     # The model may have changed since the last call, so the encoder is searched again.
     encoder = find_encoder(model)

@@ -97,10 +97,11 @@ class Explainer:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings `(A, N, D)` of ids `(A, N)`, which may include `NO_WORD`."""
-        over, none = self.over_embeddings, ids == NO_WORD
+        over = self.over_embeddings
+        if self.used_baseline not in ("mean", "zero"):
+            return over.embed(ids)
+        none = ids == NO_WORD
         found = over.embed(ids.masked_fill(none, 0))
-        if not bool(none.any()):
-            return found
         vector = over.mean.to(found) if self.used_baseline == "mean" else found.new_zeros(())
         return torch.where(none[..., None], vector, found)
 

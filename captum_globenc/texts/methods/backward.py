@@ -33,7 +33,7 @@ def of_request(request: AttributionRequest, method: Callable[..., Tensor], **opt
 def gim_of_request(request: AttributionRequest) -> Tensor:
     """Return GIM's scores `(A, N)` over word embeddings."""
     of, inputs = request.of, request.inputs
-    embeddings, baselines = of.embed(inputs), of.embed(request.baselines)
+    embeddings, baselines = of.over_embeddings.embed(inputs), of.embed(request.baselines)
     scores = gradient_interactions(of.over_embeddings, embeddings, baselines, (inputs, *request.extra), None)
     return scores.sum(-1)
 

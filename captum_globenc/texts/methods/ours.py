@@ -77,7 +77,7 @@ def differences(request: AttributionRequest, method: Callable[..., Tensor]) -> T
     """
     of, inputs, baselines, extra = request.of, request.inputs, request.baselines, request.extra
     if not of.by_ids:
-        inputs, baselines, extra = of.embed(inputs), of.embed(baselines), (inputs, *extra)
+        inputs, baselines, extra = of.over_embeddings.embed(inputs), of.embed(baselines), (inputs, *extra)
 
     def run(inputs: Tensor, baselines: Tensor, *arguments: Tensor | None) -> Tensor:
         return method(inputs, baselines, None, arguments)
