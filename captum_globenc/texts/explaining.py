@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.errors import unknown_names
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
@@ -159,9 +158,6 @@ def explain(
     """
     if unexpected := [it for it in generation if it not in GENERATION]:
         raise TypeError(f"explain() got an unexpected keyword argument {unexpected[0]!r}")
-    unknown = [] if isinstance(methods, str) else [it for it in methods or () if it not in METHODS]
-    if unknown:
-        raise ValueError(unknown_names("method", unknown, [*METHODS]))
     loaded = as_loaded_model(model, tokenizer)
     if max_new_tokens is not None:
         generation["max_new_tokens"] = max_new_tokens

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.errors import unknown_names
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.request import BASELINES
@@ -59,7 +60,7 @@ class Options:
         ):
             unknown = [name for name in names if name not in known]
             if unknown:
-                raise ValueError(f"no {what} {', '.join(map(str, unknown))}; known: {', '.join(known)}")
+                raise ValueError(unknown_names(what, unknown, list(known)))
         if target is not None and not isinstance(target, str | int) and not target:
             raise ValueError("target is an empty list: choose one class or more")
         if against is not None and (target == ALL or isinstance(target, list | tuple)):
