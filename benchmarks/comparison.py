@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_globenc.decomposition.aggregation import AGGREGATIONS
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.evaluation import DEFAULT_METHODS, METHODS, Evaluation
-from captum_globenc.evaluation.journal import EXAMPLE, METHOD
+from captum_globenc.evaluation.checkpoint import EXAMPLE, METHOD
 
 REFERENCE = "integrated-gradients"
 

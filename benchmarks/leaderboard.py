@@ -43,7 +43,7 @@ from captum_globenc.evaluation import (
     with_folded_gains,
     with_permuted_heads,
 )
-from captum_globenc.evaluation.journal import METHOD, SECONDS
+from captum_globenc.evaluation.checkpoint import METHOD, SECONDS
 from captum_globenc.texts import load_default
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +208,8 @@ def listed(rows: Measured) -> dict[str, dict[str, list[float]]]:
 def costs(loaded: Loaded, examples: Sequence[Example], found: Evaluation) -> dict[str, float]:
     """Return what each method costs, in forward passes of the same batches, timed in the same process."""
     subject, size = Subject(*loaded), found.settings["batch_size"]
-    ordered = sorted(examples, key=lambda example: -len(subject.ids(example)))
+    each = zip(examples, subject.ids(examples)[0], strict=True)
+    ordered = [example for example, _ in sorted(each, key=lambda it: -len(it[1]))]
     batches = [subject.batch(0, ordered[at : at + size]) for at in range(0, len(ordered), size)]
     rounds = []
     for _ in range(ROUNDS):

@@ -61,7 +61,8 @@ HIDDEN_BATCH = 4
 
 def batches(subject: Subject, examples: Sequence[Example], size: int = BATCH) -> Iterator[Batch]:
     """Yield batches of texts of like length."""
-    ordered = sorted(examples, key=lambda example: len(subject.ids(example)))
+    each = zip(examples, subject.ids(examples)[0], strict=True)
+    ordered = [example for example, _ in sorted(each, key=lambda it: len(it[1]))]
     for index, start in enumerate(range(0, len(ordered), size)):
         yield subject.batch(index, ordered[start : start + size])
 

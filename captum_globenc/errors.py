@@ -4,7 +4,7 @@ Every exception derives from :class:`CaptumGlobencError`, and most also from Val
 arguments raise ValueError, TypeError and what Captum raises; a missing extra raises ImportError.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from difflib import get_close_matches
 
 __all__ = [
@@ -101,21 +101,30 @@ class PrecisionWarning(UserWarning):
     """Contributions are correct up to rounding, but large ones cancel; another baseline would say more."""
 
 
-def unknown_names(what: str, names: Iterable[object], known: Sequence[str]) -> str:
-    """Return the message for names that are not known.
+def check_names(
+    what: str, names: Collection[object], known: Collection[str], error: type[Exception] = ValueError
+) -> None:
+    """Check that names are known; the message has the nearest known ones.
 
     Args:
         what: What the names are of, such as "method".
-        names: The names that are not known.
-        known: All names that are.
+        names: One name or more.
+        known: All known names.
+        error: The type of the exception.
+
+    Raises:
+        ValueError: There is no name, or one is unknown.
 
     Example:
-        >>> unknown_names("method", ["Glob_Enc"], ["globenc", "decompx"])
-        'no method Glob_Enc; known: globenc, decompx; did you mean globenc?'
+        >>> check_names("method", ["Glob_Enc"], ["globenc", "decompx"])
+        Traceback (most recent call last):
+        ValueError: no method Glob_Enc; known: globenc, decompx; did you mean globenc?
     """
+    wrong = [str(name) for name in names if name not in known]
+    if names and not wrong:
+        return
     spelled = {name.lower(): name for name in known}
-    wrong = [str(name) for name in names]
     found = [get_close_matches(name.lower().replace("_", "-"), spelled, n=1) for name in wrong]
     nearest = ", ".join(dict.fromkeys(spelled[name] for names in found for name in names))
-    message = f"no {what} {', '.join(wrong)}; known: {', '.join(known)}"
-    return f"{message}; did you mean {nearest}?" if nearest else message
+    message = f"no {what} {', '.join(wrong) or 'is given'}; known: {', '.join(known)}"
+    raise error(f"{message}; did you mean {nearest}?" if nearest else message)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift, explain
+from captum_globenc.evaluation import Example, evaluate
+from captum_globenc.media import explain_file
 from captum_globenc.texts.loading import load_classifier
 
 TEXTS = ["a good film", "the plot is bad"]
@@ -227,3 +229,20 @@ def test_a_misspelled_method_names_the_nearest(classifier, failing, names, messa
     with pytest.raises(ValueError, match=message):
         explain(TEXTS, *classifier, methods=names)
     assert re.search(message, failing("explain", "good", "--method", ",".join(names)))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"methods": ["glob_enc"]}, r"no method glob_enc; .*did you mean globenc\?"),
+        ({"metrics": ["suficiency"]}, r"no metric suficiency; .*did you mean sufficiency\?"),
+        ({"removal": "masks"}, r"no removal masks; known: mask, delete, pad; did you mean mask\?"),
+        ({"methods": []}, r"no method is given; known: globenc"),
+    ],
+)
+def test_names_of_evaluations_and_files_have_the_nearest_too(classifier, option, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(*classifier, [Example(0, "good")], **option)
+    if "methods" in option:
+        with pytest.raises(ValueError, match=message):
+            explain_file("a.png", classifier[0], None, **option)

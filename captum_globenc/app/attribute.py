@@ -29,7 +29,6 @@ from captum_globenc.app.command import (
     PairColumnOption,
     PositionOption,
     TextColumnOption,
-    check_names,
     completing,
     names,
     note,
@@ -133,8 +132,7 @@ def attribute_data(
     cannot be explained are written with their error and counted. Load the files with
     captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.
     """
-    chosen = names(methods, METHODS, ("globenc",), show_methods)
-    check_names("method", chosen, METHODS)
+    chosen = names("method", methods, METHODS, show_methods) or ["globenc"]
     try:
         with status("Loading torch and transformers"):
             from torch import OutOfMemoryError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from captum_globenc.errors import CaptumGlobencError, LoadingError, unknown_names
+from captum_globenc.errors import CaptumGlobencError, LoadingError, check_names
 from captum_globenc.results.terminal import printable, show
 
 if TYPE_CHECKING:
@@ -171,21 +171,27 @@ def load(model: str | None, *, any_task: bool = False) -> Classifier:
 
 
 def names(
+    what: str,
     given: Sequence[str] | None,
-    known: Iterable[str],
-    default: Sequence[str],
+    known: Sequence[str],
     show: Callable[[], None] | None = None,
 ) -> list[str]:
     """Return the names of an option, which may be separated by commas or given in several options.
 
     "all" stands for all known names; "list" prints them, or calls `show`, and exits.
+
+    Raises:
+        CommandError: a name is unknown, found before slow imports.
     """
     listed = [name.strip() for part in given or () for name in part.split(",") if name.strip()]
     if "list" in listed:
         (show or (lambda: typer.echo("\n".join(known))))()
         raise typer.Exit
     every = list(known) if "all" in listed else []
-    return [*dict.fromkeys([*every, *(name for name in listed if name != "all")])] or list(default)
+    chosen = [*dict.fromkeys([*every, *(name for name in listed if name != "all")])]
+    if chosen:
+        check_names(what, chosen, known, CommandError)
+    return chosen
 
 
 def show_methods() -> None:
@@ -208,17 +214,6 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
         return [f"{before}{comma}{name}" for name in known if name.startswith(prefix)]
 
     return complete
-
-
-def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Reject unknown names before slow imports.
-
-    Raises:
-        CommandError: a name is unknown.
-    """
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise CommandError(unknown_names(what, unknown, known))
 
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:

@@ -20,7 +20,6 @@ from captum_globenc.app.command import (
     PairColumnOption,
     PositionOption,
     TextColumnOption,
-    check_names,
     completing,
     load,
     names,
@@ -28,7 +27,7 @@ from captum_globenc.app.command import (
     show_methods,
     status,
 )
-from captum_globenc.errors import CaptumGlobencError
+from captum_globenc.errors import CaptumGlobencError, check_names
 
 OWN = Path("globenc-evaluation")
 """The default output folder; a number is appended if it is in use."""
@@ -106,11 +105,9 @@ def evaluate_texts(
     Every method explains the predicted class, or the one chosen with --target. The metrics measure how the
     output changes when tokens are removed, and how far the methods agree.
     """
-    chosen_methods = names(methods, METHODS, (), show_methods)
-    chosen_metrics = names(metrics, METRICS, ())
-    check_names("method", chosen_methods, METHODS)
-    check_names("metric", chosen_metrics, METRICS)
-    check_names("removal", [removal], REMOVALS)
+    chosen_methods = names("method", methods, METHODS, show_methods)
+    chosen_metrics = names("metric", metrics, METRICS)
+    check_names("removal", [removal], REMOVALS, CommandError)
     with status("Loading torch and transformers"):
         from captum_globenc.evaluation import (
             DEFAULT_METHODS,

@@ -21,7 +21,6 @@ from captum_globenc.app.command import (
     SpecialOption,
     TopOption,
     WordsOption,
-    check_names,
     completing,
     load,
     names,
@@ -33,7 +32,7 @@ from captum_globenc.app.command import (
     wrote,
 )
 from captum_globenc.app.standard_input import read_chats, read_texts
-from captum_globenc.errors import CaptumGlobencError
+from captum_globenc.errors import CaptumGlobencError, check_names
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import printable
 
@@ -201,10 +200,9 @@ def explain_texts(
         found = explain_files(images, sounds, model, methods, target, picture)
         _output(found, len(images or sounds or ()), draw, save, html)
         return
-    chosen = names(methods, METHODS, (), show_methods) or None
-    check_names("method", chosen or (), METHODS)
-    check_names("mixing", [mixing], MIXINGS)
-    check_names("baseline", [baseline], BASELINES)
+    chosen = names("method", methods, METHODS, show_methods) or None
+    check_names("mixing", [mixing], MIXINGS, CommandError)
+    check_names("baseline", [baseline], BASELINES, CommandError)
     if chat is not None and texts:
         raise CommandError("--chat is instead of TEXT: leave one of the two out")
     wanted: list[Any] = read_chats(chat) if chat is not None else list(read_texts(texts or ["-"]))
@@ -212,7 +210,7 @@ def explain_texts(
         from captum_globenc.texts.explaining import TRUNCATED, explain
         from captum_globenc.texts.options import check_options
         from captum_globenc.texts.position import parse_position
-        from captum_globenc.texts.tokenizing import token_ids, token_limit
+        from captum_globenc.texts.tokenizing import token_limit, tokenize
 
         try:
             where = parse_position(position or "")
@@ -252,8 +250,7 @@ def explain_texts(
             note(message)
     limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
     pairs = None if pair is None else [pair] * len(wanted)
-    cut = limit and sum(len(ids) > limit for ids in token_ids(wanted, pairs, tokenizer))
-    if cut:
+    if limit and (cut := sum(tokenize(wanted, pairs, tokenizer, limit, truncate=False)[1])):
         note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from captum_globenc.app.choices import FILE_METHODS
 from captum_globenc.app.command import (
     CommandError,
-    check_names,
     names,
     note,
     quiet,
@@ -43,9 +42,7 @@ def explain_files(
         raise CommandError("give a --model of images for --image, or one of sounds for --audio")
     if picture is not None and (len(files) > 1 or not picture.resolve().parent.is_dir()):
         raise CommandError(f"cannot write {picture}: it takes one file, and a folder that is there")
-    chosen = names(methods, FILE_METHODS, ())
-    check_names("method", chosen, FILE_METHODS)
-    wanted = chosen or None
+    chosen = names("method", methods, FILE_METHODS) or None
     with status("Loading torch and transformers"):
         from captum_globenc.media import explain_file, load_media_model
 
@@ -60,7 +57,7 @@ def explain_files(
     for path in files:
         try:
             with status("Explaining"):
-                explanation = explain_file(path, found, processor, methods=wanted, target=target, tell=note)
+                explanation = explain_file(path, found, processor, methods=chosen, target=target, tell=note)
         except OSError as error:
             raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
         except (CaptumGlobencError, ValueError) as error:  # the documented errors

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from captum_globenc.datasets.rows import Text
 from captum_globenc.errors import UnsupportedModelError
 from captum_globenc.forward import EncoderForward
-from captum_globenc.texts.methods import METHODS, as_shown, attribute
+from captum_globenc.texts.methods import METHODS, shown
 from captum_globenc.texts.outputs import OutputSelector, OutputWeights, selector_tensors
 from captum_globenc.texts.request import AttributionRequest, Explainer
+from captum_globenc.texts.tokenizing import pad
 from captum_globenc.texts.windows import merge_windows
 
 __all__ = ["Passes", "Scored"]
@@ -197,7 +198,7 @@ class Passes:
     def _scores(
         self, name: str, request: AttributionRequest, texts: Sequence[Text], pieces: Sequence[Piece]
     ) -> list[NDArray[np.float64]]:
-        scores = as_shown(name, attribute(name, request), request).cpu().double().numpy()
+        scores = shown(name, request).cpu().double().numpy()
         return [
             row[: len(texts[text].pieces[window])] for row, (text, window) in zip(scores, pieces, strict=True)
         ]
@@ -206,25 +207,17 @@ class Passes:
         self, texts: Sequence[Text], pieces: Sequence[Piece], selectors: tuple[Tensor, ...] = ()
     ) -> AttributionRequest:
         """Return the request for texts or windows, padded on the right to the longest."""
+        device = self._model.device
         places = [texts[text].pieces[window] for text, window in pieces]
-        width, device = max(map(len, places)), self._model.device
-
-        def padded(rows: Sequence[Sequence[int]], blank: int) -> Tensor:
-            filled = [
-                [*(row[place] for place in kept), *[blank] * (width - len(kept))]
-                for row, kept in zip(rows, places, strict=True)
-            ]
-            return torch.tensor(filled, device=device)
-
-        rows = [texts[text] for text, _ in pieces]
-        filled = {
-            "input_ids": padded([row.ids for row in rows], self._tokenizer.pad_token_id or 0),
-            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
-            "special_tokens_mask": padded([row.special for row in rows], 1),
-        }
-        types = [row.types for row in rows if row.types is not None]
-        if types:
-            filled["token_type_ids"] = padded(types, self._tokenizer.pad_token_type_id or 0)
+        rows = []
+        for (text, _), kept in zip(pieces, places, strict=True):
+            it = texts[text]
+            row = {"input_ids": it.ids, "special_tokens_mask": it.special}
+            row["attention_mask"] = [1] * len(it.ids)
+            if it.types is not None:
+                row["token_type_ids"] = it.types
+            rows.append({name: [values[place] for place in kept] for name, values in row.items()})
+        filled = {name: values.to(device) for name, values in pad(rows, self._tokenizer).items()}
         position: Tensor | Literal["mean"] | None
         if isinstance(self._position, int):
             chosen = [self._position % len(kept) for kept in places]

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.texts.tokenizing import token_limit
+from captum_globenc.texts.tokenizing import check_ids, token_limit, tokenize
 from captum_globenc.texts.windows import cut_windows, find_segments
 from captum_globenc.texts.words import find_words
 
@@ -74,9 +74,8 @@ class Reader:
         windows: int | None = None,
         position: int | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._model, self._tokenizer = model, tokenizer
         self._limit = token_limit(model, tokenizer)
-        self._embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
         self._cut, self._windows, self._position = cut, windows, position
         if windows is not None and self._limit is not None:
             size = self._limit - int(tokenizer.num_special_tokens_to_add())
@@ -115,44 +114,29 @@ class Reader:
     def _read(self, texts: list[str], pairs: list[str] | None) -> list[Text]:
         if not texts:
             return []
-        batch = self._tokenized(texts, pairs)
-        lengths = [len(ids) for ids in batch["input_ids"]]
-        long = [row for row, length in enumerate(lengths) if self._limit is not None and length > self._limit]
+        whole, limit = self._windows is None, self._limit
+        batch, above = tokenize(texts, pairs, self._tokenizer, limit, truncate=self._cut and whole)
         made = self._texts(batch, texts, pairs)
-        if long and self._windows is None:
-            chosen = [texts[row] for row in long]
-            others = None if pairs is None else [pairs[row] for row in long]
-            if self._cut:
-                shorter = self._texts(self._tokenized(chosen, others, self._limit), chosen, others)
-            else:
-                shorter = [
-                    Text(error=f"the text has {lengths[row]} tokens, and the model takes {self._limit}")
-                    for row in long
-                ]
-            for row, text in zip(long, shorter, strict=True):
-                made[row] = text
-                text.truncated = not text.error
-        for row, text in enumerate(made):
+        for row, (text, long) in enumerate(zip(made, above, strict=True)):
+            count = len(text.ids)
             try:
-                self._check(text)
-                if row in long and self._windows is not None:
+                if not count:
+                    raise ValueError("the text has no tokens")
+                if long and whole and not self._cut:
+                    raise ValueError(f"the text has {count} tokens, and the model takes {limit}")
+                check_ids(text.ids, self._model)
+                if self._position is not None and not -count <= self._position < count:
+                    raise ValueError(
+                        f"position {self._position} is out of range: the text has {count} tokens"
+                    )
+                text.truncated = long and whole
+                text.pieces = [list(range(count))]
+                if long and self._windows is not None:
                     segments = find_segments(batch, row, paired=pairs is not None)
-                    text.pieces = cut_windows(segments, self._limit or 0, self._windows)
-                elif not text.error:
-                    text.pieces = [list(range(len(text.ids)))]
+                    text.pieces = cut_windows(segments, limit or 0, self._windows)
             except ValueError as error:
                 made[row] = Text(error=str(error))
         return made
-
-    def _tokenized(self, texts: list[str], pairs: list[str] | None, limit: int | None = None) -> Any:
-        return self._tokenizer(
-            texts,
-            pairs,
-            truncation=limit is not None,
-            max_length=limit,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
 
     def _texts(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
         encodings = getattr(batch, "encodings", None)
@@ -178,21 +162,6 @@ class Reader:
                 )
             )
         return made
-
-    def _check(self, text: Text) -> None:
-        """Reject ids without an embedding in the model, and a position outside the text."""
-        if text.error:
-            return
-        highest, count = max(text.ids, default=0), len(text.ids)
-        if self._embeddings is not None and highest >= self._embeddings:
-            raise ValueError(
-                f"the tokenizer gives id {highest}, and the model has {self._embeddings} embeddings: they do "
-                "not belong together, or the embeddings were not resized"
-            )
-        if not count:
-            raise ValueError("the text has no tokens")
-        if self._position is not None and not -count <= self._position < count:
-            raise ValueError(f"position {self._position} is out of range: the text has {count} tokens")
 
 
 def _mistake(text: Any, what: str) -> str:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.demo.answers import FILES, Answer, answer, depth, message, shown
+from captum_globenc.demo.explaining import FILES, Answer, answer, depth, message, shown
 from captum_globenc.demo.form import LONGEST_LINK, Form
 from captum_globenc.demo.limits import Guard, Turns
 from captum_globenc.demo.models import ABOUT, ENTAILMENT, EXAMPLES, TEXTS, Classifiers, describe, example_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
 from captum_globenc.evaluation.labels import Label
-from captum_globenc.evaluation.marks import Span, check_spans, read_spans
+from captum_globenc.evaluation.rationales import Span, check_spans, read_spans
 from captum_globenc.texts.classes import Name
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"

@@ -13,7 +13,7 @@ from captum.metrics import infidelity
 from torch import Tensor
 
 from captum_globenc import metrics
-from captum_globenc.evaluation.journal import COLUMNS
+from captum_globenc.evaluation.checkpoint import COLUMNS
 from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics.curve import fraction_counts, removal_curve
 from captum_globenc.metrics.faithfulness import FRACTIONS

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.datasets.store import replace
-from captum_globenc.evaluation.journal import METHOD, SECONDS, Row
+from captum_globenc.evaluation.checkpoint import METHOD, SECONDS, Row
 from captum_globenc.evaluation.metrics import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓"}

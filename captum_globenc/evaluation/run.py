@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +13,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
-from captum_globenc.evaluation.data import Example, read_examples
-from captum_globenc.evaluation.journal import (
+from captum_globenc.errors import check_names
+from captum_globenc.evaluation.checkpoint import (
     BATCH,
     EXAMPLE,
     LABEL,
     METHOD,
     PREDICTION,
     SECONDS,
-    Journal,
+    Checkpoint,
     Row,
     free_folder,
 )
+from captum_globenc.evaluation.data import Example, read_examples
 from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Batch, Subject, attribute
@@ -117,12 +118,9 @@ def evaluate(
         ['globenc', 'random']
     """
     methods, metrics = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(metrics))
-    for what, names, known in (
-        ("method", methods, METHODS),
-        ("metric", metrics, METRICS),
-        ("removal", [removal], REMOVALS),
-    ):
-        _check_names(what, names, known)
+    check_names("method", methods, METHODS)
+    check_names("metric", metrics, METRICS)
+    check_names("removal", [removal], REMOVALS)
     if not isinstance(examples, list | tuple):
         examples = read_examples(examples)
     if not examples:
@@ -142,7 +140,7 @@ def evaluate(
             raise error if example.line is None else ValueError(f"line {example.line}: {error}") from error
     if len({example.pair is None for example in examples}) > 1:
         raise ValueError("some texts have a second segment and others none: evaluate them apart")
-    ids = [subject.ids(example) for example in examples]
+    ids, cut = subject.ids(examples)
     lengths = list(map(len, ids))
     if isinstance(position, int):
         resolve_position(position, torch.tensor(lengths), [example.text for example in examples])
@@ -176,22 +174,21 @@ def evaluate(
     saved = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if out is not None and fresh:
         out = free_folder(out, saved)
-    journal = Journal(out, saved, metrics, [len(batch) * len(methods) for batch in batches])
+    checkpoint = Checkpoint(out, saved, metrics, [len(batch) * len(methods) for batch in batches])
     done = 0
     for index, chosen in enumerate(batches):
-        if not journal.has(index):
+        if not checkpoint.has(index):
 
             def step(share: float, before: int = done, texts: int = len(chosen)) -> None:
                 if progress is not None:
                     progress(before + share * texts, len(examples))
 
-            journal.add(_rows(subject, index, chosen, methods, metrics, step))
+            checkpoint.add(_rows(subject, index, chosen, methods, metrics, step))
         done += len(chosen)
         if progress is not None:
             progress(done, len(examples))
-    rows = sorted(journal.rows, key=lambda row: (row[EXAMPLE], methods.index(row[METHOD])))
-    cut = sum(subject.is_cut(example) for example in examples)
-    evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": cut}, out)
+    rows = sorted(checkpoint.rows, key=lambda row: (row[EXAMPLE], methods.index(row[METHOD])))
+    evaluation = Evaluation(methods, metrics, rows, {**settings, "cut": sum(cut)}, out)
     if out is not None:
         try:
             evaluation.save(out)
@@ -258,9 +255,3 @@ def _measured(metric: Metric, subject: Subject, batch: Batch, scores: Tensor) ->
     if subject.problem == VALUE and not metric.of_values:
         return [math.nan] * len(batch.examples)
     return metric.measure(subject, batch, scores).tolist()
-
-
-def _check_names(what: str, names: Sequence[str], known: Collection[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(f"no {what} {', '.join(unknown) or 'is given'}; known: {', '.join(known)}")

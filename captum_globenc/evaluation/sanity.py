@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
+from captum_globenc.evaluation.perturbed_models import redrawn
 from captum_globenc.evaluation.subject import Batch, Remembering, Subject, attribute
-from captum_globenc.evaluation.variants import redrawn
 from captum_globenc.metrics import spearman
 
 Found = dict[str, Tensor]

@@ -14,14 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
-from captum_globenc.evaluation.marks import marked_tokens
+from captum_globenc.evaluation.rationales import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
 from captum_globenc.texts.methods import attribute as run_method
 from captum_globenc.texts.outputs import OutputSelector, selector_tensors
 from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.request import AttributionRequest, Explainer
-from captum_globenc.texts.tokenizing import encode, token_ids, token_limit
+from captum_globenc.texts.tokenizing import encode, token_limit, tokenize
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ class Subject:
         """The function from logits to probabilities; "none" for a regression."""
         return ACTIVATIONS[self.problem]
 
-    def ids(self, example: Example, *, whole: bool = False) -> list[int]:
-        """Return the token ids of a text and its pair, truncated to the model's limit unless `whole`."""
-        pair = None if example.pair is None else [example.pair]
-        return token_ids([example.text], pair, self.tokenizer, None if whole else self._limit)[0]
+    def ids(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
+        """Return the token ids of texts and their pairs, truncated to the model's limit, and which are.
 
-    def is_cut(self, example: Example) -> bool:
-        """Return whether a text and its pair exceed the model's token limit."""
-        return self._limit is not None and len(self.ids(example, whole=True)) > self._limit
+        Args:
+            examples: all with a pair, or all without one.
+        """
+        pairs = [example.pair for example in examples if example.pair is not None]
+        limit = token_limit(self.model, self.tokenizer)
+        found, above = tokenize([example.text for example in examples], pairs or None, self.tokenizer, limit)
+        return found["input_ids"], above
 
     @cached_property
     def names(self) -> list[str]:
@@ -157,10 +159,6 @@ class Subject:
             marked=marked_tokens(encoded.whole, [example.marked for example in examples]),
             decoys=marked_tokens(encoded.whole, [example.decoys for example in examples]),
         )
-
-    @cached_property
-    def _limit(self) -> int | None:
-        return token_limit(self.model, self.tokenizer)
 
 
 @dataclass(frozen=True)

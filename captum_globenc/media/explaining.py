@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
 from os import PathLike, fspath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +19,18 @@ from transformers import PreTrainedModel
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.drawing.picture import PARTS, Picture
-from captum_globenc.errors import CaptumGlobencError
+from captum_globenc.errors import check_names
 from captum_globenc.forward import EncoderForward
 from captum_globenc.media.files import read_image, read_sound
 from captum_globenc.media.pictures import draw_features, draw_pixels, draw_samples
 from captum_globenc.results.explanation import Explanation
-from captum_globenc.results.record import Kind
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
+from captum_globenc.texts.methods import METHODS as OF_TEXTS
+from captum_globenc.texts.methods import run_each
 from captum_globenc.texts.provenance import versions
 
-__all__ = ["METHODS", "Method", "explain_file"]
+__all__ = ["METHODS", "explain_file"]
 
 SOUND_PARTS = 50
 """The number of parts of a sound."""
@@ -51,19 +52,6 @@ TIME_AXIS = {
 
 ROUNDING = 1e-6
 """The largest share of tokens outside all parts that is ignored as a rounding error."""
-
-
-class Method(NamedTuple):
-    """An attribution method for files.
-
-    Attributes:
-        run: a function of the forward function, its inputs, its other arguments and the target class, which
-            returns scores in the shape of the inputs.
-        kind: the kind of the scores.
-    """
-
-    run: Callable[[EncoderForward, Tensor, tuple[Any, ...], int], Tensor]
-    kind: Kind
 
 
 def explain_file(
@@ -96,9 +84,8 @@ def explain_file(
             (B, C), or a chosen method, or every method, does not support the model.
         OSError: the file cannot be read.
     """
-    unknown = [name for name in methods or () if name not in METHODS]
-    if unknown or (methods is not None and not methods):
-        raise ValueError(f"no method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    if methods is not None:
+        check_names("method", methods, METHODS)
     rate = getattr(processor, "sampling_rate", None)
     if rate is None:
         batch = processor(read_image(path), return_tensors="pt")
@@ -120,10 +107,16 @@ def explain_file(
     best = int(logits.argmax())
     chosen = best if target is None else class_of(target, labels, "target")
     shares = probabilities(logits, model.config)
-    found = _scores(forward, inputs, extra, chosen, methods, tell)
+    notices: dict[str, None] = {}
+    found = run_each(
+        lambda name: METHODS[name](forward, inputs, extra, chosen).detach().cpu(), methods, METHODS, notices
+    )
+    if tell is not None:
+        for message in notices:
+            tell(message)
     picture, names = _parts(inputs[0].movedim(time, -1), model, processor)
     rows = {name: _by_part(values[0].movedim(time, -1), picture) for name, values in found.items()}
-    rest = {name: 1 - sum(row) if METHODS[name].kind == "shares" else 0.0 for name, row in rows.items()}
+    rest = {name: 1 - sum(row) if OF_TEXTS[name].kind == "shares" else 0.0 for name, row in rows.items()}
     words = [Word(name, (index,), False) for index, name in enumerate(names)]
     if any(abs(it) > ROUNDING for it in rest.values()):
         words.append(Word(f"[of no {PARTS[picture.kind][0]}]", (len(names),), True))
@@ -141,39 +134,13 @@ def explain_file(
         position=None,
         tokens=[word.text for word in words],
         scores=rows,
-        kinds={name: METHODS[name].kind for name in rows},
+        kinds={name: OF_TEXTS[name].kind for name in rows},
         groups=words,
         model={"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
         settings={"mixing": "N-Enc", "baseline": "zero"},
         versions=versions(),
         picture=picture,
     )
-
-
-def _scores(
-    forward: EncoderForward,
-    inputs: Tensor,
-    extra: tuple[Any, ...],
-    target: int,
-    methods: Sequence[str] | None,
-    tell: Callable[[str], None] | None,
-) -> dict[str, Tensor]:
-    """Return the scores of each method, in the shape of the inputs."""
-    scores: dict[str, Tensor] = {}
-    rejected: dict[str, Exception] = {}
-    for name in METHODS if methods is None else methods:
-        try:
-            scores[name] = METHODS[name].run(forward, inputs, extra, target).detach().cpu()
-        except CaptumGlobencError as error:
-            if methods is not None:
-                raise
-            rejected[name] = error
-    if not scores:
-        raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
-    for name, reason in rejected.items():
-        if tell is not None:
-            tell(f"{name} is left out: {reason}")
-    return scores
 
 
 def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
@@ -264,16 +231,13 @@ def _by_part(scores: Tensor, picture: Picture) -> list[float]:
     return [float(part.sum()) for row in rows for part in row]
 
 
-METHODS: Mapping[str, Method] = {
-    "globenc": Method(
-        lambda forward, inputs, extra, _: GlobEnc(forward).attribute(inputs, additional_forward_args=extra),
-        "shares",
+METHODS: Mapping[str, Callable[[EncoderForward, Tensor, tuple[Any, ...], int], Tensor]] = {
+    "globenc": lambda forward, inputs, extra, _: GlobEnc(forward).attribute(
+        inputs, additional_forward_args=extra
     ),
-    "transformer-deep-lift": Method(
-        lambda forward, inputs, extra, target: TransformerDeepLift(forward).attribute(
-            inputs, target=target, additional_forward_args=extra
-        ),
-        "contributions",
+    "transformer-deep-lift": lambda forward, inputs, extra, target: TransformerDeepLift(forward).attribute(
+        inputs, target=target, additional_forward_args=extra
     ),
 }
-"""The methods by name."""
+"""The methods for files by name: functions of the forward function, its inputs, its other arguments and the
+target class, which return scores in the shape of the inputs. The kinds are those of the methods for texts."""

@@ -186,7 +186,9 @@ class Record:
         if self.span is not None and self.part != self.prediction:
             headline = f"{self.part}: {headline}"
         chosen = self.target != self.prediction or self.against is not None
-        return f"{headline}, explained: {self.subject}" if chosen and self._knows_classes else headline
+        return (
+            f"{headline}, explained: {self.subject.strip()}" if chosen and self._knows_classes else headline
+        )
 
     @property
     def _less_names_subjects(self) -> bool:
@@ -207,7 +209,9 @@ class Record:
     @property
     def subject(self) -> str:
         """The explained class, and the contrast class if there is one."""
-        return self.target if self.against is None else f"{self.target} rather than {self.against}"
+        if self.against is None:
+            return self.target
+        return f"{self.target.strip()} rather than {self.against.strip()}"  # answers may start with a space
 
     @property
     def part(self) -> str:
@@ -229,7 +233,7 @@ class Record:
         made = {}
         for name in self.scores:
             subject, _ = self.outputs.get(name, (self.subject, 0.0))
-            signed = f"for and against {higher}{subject}"
+            signed = f"for and against {higher}{subject.strip()}"
             made[name] = captions.get(self.kinds[name], signed) + less
         return made
 
@@ -246,14 +250,14 @@ class Record:
 
         The numbers are rounded such that the shown sum is correct.
         """
-        against = "" if self.against is None else f" less that of {self.against}"
+        against = "" if self.against is None else f" less that of {self.against.strip()}"
         less = "" if self.less is None else f"; {self.less}"
         whose = self.elements[1] if self.answer is None else "prompt"
         made = {}
         for name, row in self.scores.items():
             if self.kinds[name] == "contributions":
                 target, explained = self.outputs.get(name, (self.target, self.explained))
-                unit = "value" if self.probability is None else f"logit of {target}{against}"
+                unit = "value" if self.probability is None else f"logit of {target.strip()}{against}"
                 if self.answer is not None:
                     unit = f"log-probability of the answer{against}"
                 if self._less_names_subjects and not self.outputs:

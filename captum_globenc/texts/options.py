@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.errors import unknown_names
+from captum_globenc.errors import check_names
 from captum_globenc.texts.classes import VALUE, class_of, problem_of
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.request import BASELINES
@@ -53,14 +53,10 @@ class Options:
         methods, target, against, windows = self.methods, self.target, self.against, self.windows
         if isinstance(methods, str) or (methods is not None and not methods):
             raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
-        for what, names, known in (
-            ("method", methods or (), METHODS),
-            ("mixing", [self.mixing], MIXINGS),
-            ("baseline", [self.baseline], BASELINES),
-        ):
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise ValueError(unknown_names(what, unknown, list(known)))
+        if methods is not None:
+            check_names("method", methods, METHODS)
+        check_names("mixing", [self.mixing], MIXINGS)
+        check_names("baseline", [self.baseline], BASELINES)
         if target is not None and not isinstance(target, str | int) and not target:
             raise ValueError("target is an empty list: choose one class or more")
         if against is not None and (target == ALL or isinstance(target, list | tuple)):

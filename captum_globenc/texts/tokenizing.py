@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.windows import cut_windows, find_segments
 
-__all__ = ["Encoded", "encode", "token_ids", "token_limit"]
+__all__ = ["Encoded", "check_ids", "encode", "pad", "token_limit", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,95 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return limit if limit < 10**9 else None
 
 
-def token_ids(
+def tokenize(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     tokenizer: PreTrainedTokenizerBase,
-    limit: int | None = None,
-) -> list[list[int]]:
-    """Return the ids of texts and pairs, truncated to a limit if there is one."""
-    found: list[list[int]] = tokenizer(
-        list(texts), pairs, truncation=limit is not None, max_length=limit, verbose=False
-    )["input_ids"]
-    return found
+    limit: int | None,
+    *,
+    truncate: bool = True,
+    special: bool = True,
+) -> tuple[BatchEncoding, list[bool]]:
+    """Tokenize texts without padding, each once unless it is truncated.
+
+    Args:
+        texts: B texts.
+        pairs: The second segment of each text, or None.
+        tokenizer: The tokenizer.
+        limit: The largest number of tokens; None if it is unlimited.
+        truncate: Whether to truncate texts above the limit.
+        special: Whether the tokenizer adds special tokens.
+
+    Returns:
+        The tokenizer's output, as lists, and whether each text is above the limit.
+    """
+
+    def run(rows: Sequence[int], most: int | None) -> BatchEncoding:
+        made: BatchEncoding = tokenizer(
+            [texts[row] for row in rows],
+            None if pairs is None else [pairs[row] for row in rows],
+            add_special_tokens=special,
+            truncation=most is not None,
+            max_length=most,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        return made
+
+    found = run(range(len(texts)), None)
+    above = [limit is not None and len(ids) > limit for ids in found["input_ids"]]
+    rows = [row for row, long in enumerate(above) if long and truncate]
+    if rows:
+        shorter = run(rows, limit)
+        for number, row in enumerate(rows):
+            for name, values in found.items():
+                values[row] = shorter[name][number]
+            if found.encodings and shorter.encodings:
+                found.encodings[row] = shorter.encodings[number]
+    return found, above
+
+
+def check_ids(ids: Sequence[int], model: PreTrainedModel) -> None:
+    """Check that a model has an embedding of each id.
+
+    Raises:
+        ValueError: It does not.
+    """
+    count, highest = getattr(model.get_input_embeddings(), "num_embeddings", None), max(ids, default=0)
+    if count is not None and highest >= count:
+        raise ValueError(
+            f"the tokenizer gives id {highest}, and the model has {count} embeddings: they do not belong "
+            "together, or the embeddings were not resized"
+        )
+
+
+def pad(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    """Pad tokenized rows on the right.
+
+    Args:
+        rows: R rows of the tokenizer's output by name.
+        tokenizer: The tokenizer.
+
+    Returns:
+        Tensors `(R, N)` by name.
+
+    Raises:
+        ValueError: Rows have different lengths, and the tokenizer has no padding token.
+    """
+    if tokenizer.pad_token_id is None and len({len(row["input_ids"]) for row in rows}) > 1:
+        raise ValueError("the tokenizer has no padding token: explain the texts one by one")
+    blank = {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "token_type_ids": tokenizer.pad_token_type_id or 0,
+        "special_tokens_mask": 1,
+    }
+    return {
+        name: nn.utils.rnn.pad_sequence(
+            [torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=blank.get(name, 0)
+        )
+        for name in rows[0]
+    }
 
 
 def encode(
@@ -122,54 +200,28 @@ def encode(
             f"{len(second)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
     limit = token_limit(model, tokenizer)
-    long = [limit is not None and len(ids) > limit for ids in token_ids(texts, second or None, tokenizer)]
-    batch = tokenizer(
-        list(texts),
-        second or None,
-        add_special_tokens=special,
-        padding=len(texts) > 1,  # a tokenizer may have no padding token
-        padding_side="right",
-        truncation=limit is not None and windows is None,
-        max_length=limit if windows is None else None,
-        return_attention_mask=True,
-        return_special_tokens_mask=True,
-        return_tensors="pt",
-        verbose=False,
+    found, above = tokenize(
+        texts, second or None, tokenizer, limit, truncate=windows is None, special=special
     )
-    for text, tokens in zip(texts, batch["attention_mask"].sum(-1), strict=True):
-        if not tokens:
+    for text, ids in zip(texts, found["input_ids"], strict=True):
+        if not ids:
             raise ValueError(f"{shorten(text, 40)!r} has no tokens: there is nothing to explain")
-    embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    if embeddings is not None and int(batch["input_ids"].max()) >= embeddings:
-        raise ValueError(
-            f"the tokenizer gives id {int(batch['input_ids'].max())}, and the model has {embeddings} "
-            "embeddings: they do not belong together, or the embeddings were not resized"
-        )
-    batch = batch.to(model.device)
-    if windows is None or limit is None or not any(long):
-        whole = [[list(range(int(count)))] for count in batch["attention_mask"].sum(-1)]
-        return Encoded(batch, whole, batch, long)
-    cut = []
-    for row in range(len(texts)):
-        cut.append(cut_windows(find_segments(batch, row, paired=bool(second)), limit, windows))
-    return Encoded(batch, cut, _rows(batch, cut, tokenizer), [False] * len(texts))
-
-
-def _rows(
-    batch: BatchEncoding, windows: Sequence[Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Tensor]:
-    """Return the tokenizer's output for each window, padded on the right."""
-    padding = {
-        "input_ids": tokenizer.pad_token_id or 0,
-        "token_type_ids": tokenizer.pad_token_type_id or 0,
-        "special_tokens_mask": 1,
-    }
-    positions = [(text, torch.tensor(it)) for text, parts in enumerate(windows) for it in parts]
-    return {
-        name: nn.utils.rnn.pad_sequence(
-            [values[text][kept.to(values.device)] for text, kept in positions],
-            batch_first=True,
-            padding_value=padding.get(name, 0),
-        )
-        for name, values in batch.items()
-    }
+    pieces = []
+    for row, (ids, long) in enumerate(zip(found["input_ids"], above, strict=True)):
+        check_ids(ids, model)
+        pieces.append([list(range(len(ids)))])
+        if long and windows is not None:
+            pieces[row] = cut_windows(find_segments(found, row, paired=bool(second)), limit or 0, windows)
+    rows = [{name: values[row] for name, values in found.items()} for row in range(len(texts))]
+    whole = BatchEncoding(pad(rows, tokenizer), found.encodings).to(model.device)
+    for encoding in found.encodings or ():
+        encoding.pad(whole["input_ids"].shape[1])
+    if windows is None or not any(above):
+        return Encoded(whole, pieces, whole, above)
+    cut = [
+        {name: [values[position] for position in positions] for name, values in row.items()}
+        for row, windows_of_row in zip(rows, pieces, strict=True)
+        for positions in windows_of_row
+    ]
+    batch = BatchEncoding(pad(cut, tokenizer)).to(model.device)
+    return Encoded(whole, pieces, batch, [False] * len(texts))

@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.datasets import Attributor
+from captum_globenc.texts.tokenizing import pad
 from models import SMALL, randomize
 from vocabularies import TOKENIZERS, goes_on
 
@@ -56,3 +57,23 @@ def test_a_tokenizer_in_python_tells_neither_offsets_nor_two_segments(tmp_path):
     )
     assert rows["offsets"] == [None, []]
     assert rows["error"] == ["", "this tokenizer does not mark segments: use a fast tokenizer"]
+
+
+def test_without_a_padding_token_no_text_is_padded():
+    tokenizer = TOKENIZERS[next(iter(TOKENIZERS))]()
+    model, texts = classifier(tokenizer), ["the", TEXT, "fox the"]
+    tokenizer.pad_token = None
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    with pytest.raises(ValueError, match="no padding token: explain the texts one by one"):
+        pad([{"input_ids": row} for row in ids], tokenizer)
+    lengths = []
+    model.register_forward_pre_hook(
+        lambda _, args, given: lengths.append({len(row) for row in (args or [given["input_ids"]])[0]}),
+        with_kwargs=True,
+    )
+    rows = Attributor(model, tokenizer, ["transformer-deep-lift"])({"text": texts})
+    assert rows["error"] == [""] * 3
+    assert set().union(*lengths) == set(map(len, ids))
+    for row, text in zip(rows["transformer-deep-lift"], texts, strict=True):
+        alone = Attributor(model, tokenizer, ["transformer-deep-lift"])({"text": [text]})
+        assert row == pytest.approx(alone["transformer-deep-lift"][0], abs=1e-6)

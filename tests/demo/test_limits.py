@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from captum_globenc.demo import limits as clock
-from captum_globenc.demo.answers import answer
+from captum_globenc.demo.explaining import answer
 from captum_globenc.demo.form import Form
 from captum_globenc.demo.limits import STOPS, Deadline, Turns
 from captum_globenc.texts.loading import load_classifier

@@ -6,7 +6,7 @@ import pytest
 
 from captum_globenc.demo import models as offered_models
 from captum_globenc.demo import page
-from captum_globenc.demo.answers import answer
+from captum_globenc.demo.explaining import answer
 from captum_globenc.demo.form import LONGEST_TEXT, Form
 from captum_globenc.demo.models import EXAMPLES, Classifiers
 from captum_globenc.texts.loading import LoadingError

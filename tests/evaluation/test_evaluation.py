@@ -238,12 +238,12 @@ def test_a_killed_command_goes_on_and_prints_the_same_table(folder, tmp_path):
     # Killed by itself, after three batches, because nothing here may depend on the clock.
     deadly = (
         "import os, signal, sys\n"
-        "from captum_globenc.evaluation.journal import Journal\n"
-        "add = Journal.add\n"
+        "from captum_globenc.evaluation.checkpoint import Checkpoint\n"
+        "add = Checkpoint.add\n"
         "def add_and_die(self, rows):\n"
         "    add(self, rows)\n"
         "    if rows[0]['batch'] == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "if sys.argv.pop() == 'die': Journal.add = add_and_die\n"
+        "if sys.argv.pop() == 'die': Checkpoint.add = add_and_die\n"
         "from captum_globenc.app.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

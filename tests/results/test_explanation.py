@@ -484,3 +484,10 @@ def test_without_scores_nothing_can_be_chosen():
     for ask in (found.top, found.words, found.sentences):
         with pytest.raises(ValueError, match="there are no scores in this explanation"):
             ask()
+
+
+def test_a_headline_has_single_spaces_where_answers_start_with_one():
+    it = explanation(target=" big", against=" small")
+    assert it.headline.endswith("explained: big rather than small")
+    assert it.captions[SIGNED] == "for and against big rather than small"
+    assert "  " not in it.notes[SIGNED]

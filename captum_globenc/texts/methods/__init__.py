@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +32,12 @@ __all__ = [
     "MAIN_METHODS",
     "METHODS",
     "Method",
-    "as_shown",
     "attribute",
     "list_methods",
     "register_method",
+    "run_each",
     "run_methods",
+    "shown",
 ]
 
 Scores = Callable[[AttributionRequest], Tensor]
@@ -185,15 +186,20 @@ def attribute(name: str, request: AttributionRequest, index: int = 0) -> Tensor:
     return scores
 
 
-def as_shown(name: str, scores: Tensor, request: AttributionRequest) -> Tensor:
-    """Return scores for an explanation: sizes are normalized to sum to 1, special tokens mostly score 0.
+def shown(name: str, request: AttributionRequest) -> Tensor:
+    """Run a method for an explanation: sizes are normalized to sum to 1, special tokens mostly score 0.
 
     Args:
-        name: The name of the method.
-        scores: The scores of `attribute`, `(A, N)`.
-        request: The request of these scores.
+        name: A name of `METHODS`.
+        request: The texts and the explained outputs.
+
+    Returns:
+        Scores `(A, N)`.
+
+    Raises:
+        ValueError: See `attribute`.
     """
-    method = METHODS[name]
+    method, scores = METHODS[name], attribute(name, request)
     if not method.special:
         scores = scores.masked_fill(request.special, 0)
     if method.kind != "sizes":
@@ -220,25 +226,15 @@ def run_methods(
         ValueError: A chosen method does not support the model, no method does, or scores are not finite.
         RuntimeError: A check of the numbers failed.
     """
-    found: dict[str, Tensor] = {}
+    found = run_each(lambda name: shown(name, request), methods, DEFAULT_METHODS, notices)
     depths: dict[str, Tensor] = {}
-    rejected: dict[str, Exception] = {}
-    for name in dict.fromkeys(DEFAULT_METHODS if methods is None else methods):
-        try:
-            found[name] = as_shown(name, attribute(name, request), request)
-        except CaptumGlobencError as error:
-            if methods is not None:
-                raise
-            rejected[name] = error
-            continue
+    for name in found if layers else ():
         of_layers = METHODS[name].layers
-        if layers and of_layers is not None:
+        if of_layers is not None:
             try:
                 depths[name] = of_layers(request)
             except CaptumGlobencError as error:  # such as for classifiers whose decoder reads the text again
                 notices[f"{name} has no scores of single layers: {error}"] = None
-    if not found:
-        raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
     used, exact = request.of.used_baseline, [name for name in found if name.startswith("transformer-deep")]
     if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
         notices[
@@ -250,8 +246,40 @@ def run_methods(
             "the model routes tokens to experts: the baseline takes the decisions of the text, and "
             "contributions sum to the difference along that route"
         ] = None
-    notices.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
     return found, depths
+
+
+def run_each(
+    run: Callable[[str], Tensor],
+    methods: Sequence[str] | None,
+    default: Iterable[str],
+    notices: dict[str, None],
+) -> dict[str, Tensor]:
+    """Run methods, and leave out default ones that do not support the model.
+
+    Args:
+        run: A function from the name of a method to its scores.
+        methods: The chosen names; None for `default`.
+        default: The names that are run unless others are chosen.
+        notices: A notice of each method that is left out is added to it.
+
+    Raises:
+        ValueError: A chosen method does not support the model, or no method does.
+        RuntimeError: A check of the numbers failed.
+    """
+    found: dict[str, Tensor] = {}
+    rejected: dict[str, Exception] = {}
+    for name in dict.fromkeys(default if methods is None else methods):
+        try:
+            found[name] = run(name)
+        except CaptumGlobencError as error:
+            if methods is not None:
+                raise
+            rejected[name] = error
+    if not found:
+        raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
+    notices.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
+    return found
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from captum_globenc.demo.answers import FILES, answer, shown
+from captum_globenc.demo.explaining import FILES, answer, shown
 from captum_globenc.demo.form import LONGEST_TEXT, Form
 from captum_globenc.demo.models import TEXTS, check_shown, describe, example_of
 from captum_globenc.results.explanations import Explanations

@@ -21,7 +21,7 @@ COLUMNS = (BATCH, EXAMPLE, *TEXTS, SECONDS)
 Row = dict[str, Any]
 
 
-class Journal:
+class Checkpoint:
     """The rows of an evaluation, saved to a folder.
 
     Args:
@@ -142,7 +142,7 @@ def free_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
 
     Args:
         folder: the preferred folder.
-        settings: the settings of the evaluation, as in `Journal`.
+        settings: the settings of the evaluation, as in `Checkpoint`.
     """
     found, number = folder, 1
     while not _is_free(found, settings):
