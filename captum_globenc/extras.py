@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -17,12 +18,13 @@ def install(extra: str) -> str:
     return f'pip install ".[{extra}]" in a clone of captum_globenc'
 
 
-def installed_version() -> str:
-    """Return the version of the installed package; "(not installed)" in a plain checkout."""
+@cache
+def installed_version(package: str = "captum_globenc") -> str:
+    """Return the version of an installed package; "(not installed)" in a plain checkout."""
     from importlib.metadata import PackageNotFoundError, version  # deferred, because the import is slow
 
     try:
-        return version("captum_globenc")
+        return version(package)
     except PackageNotFoundError:
         return "(not installed)"
 

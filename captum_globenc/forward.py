@@ -205,11 +205,7 @@ def check_batched(ids: Tensor) -> None:
 
 
 def _tensor(name: str, value: Any) -> Any:
-    """Return an entry of a tokenizer's batch if it is a tensor or None.
-
-    Raises:
-        TypeError: the entry is a list or an array.
-    """
+    """Return an entry of a tokenizer's batch, a tensor or None; a list or an array raises TypeError."""
     if value is not None and not isinstance(value, Tensor):
         raise TypeError(
             f"{name!r} of the batch is a {type(value).__name__}, not a tensor: call the tokenizer with "

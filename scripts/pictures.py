@@ -28,7 +28,7 @@ from captum_globenc.datasets import Attributor, attribute_files, summarize
 from captum_globenc.evaluation import SENTENCES
 from captum_globenc.media import explain_file
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.terminal import show
+from captum_globenc.results.terminal import Shown
 from captum_globenc.texts import Explanation, explain, load_default
 from captum_globenc.visualization import draw_media, plot_pairs, plot_words
 from captum_globenc.visualization.figures import plot_comparison, plot_layers
@@ -52,7 +52,7 @@ def draw_terminal(explanation: Explanation, path: Path) -> None:
     console = Console(
         record=True, width=72, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    show(console, explanation)
+    console.print(Shown(explanation))
     console.save_svg(str(path), title="captum-globenc explain")
 
 

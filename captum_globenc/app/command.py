@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from captum_globenc.errors import CaptumGlobencError, LoadingError, check_names
-from captum_globenc.results.terminal import printable, show
+from captum_globenc.results.terminal import Shown, printable
 
 if TYPE_CHECKING:
     from captum_globenc.texts.loading import Classifier
@@ -218,6 +218,6 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def printing(*, words: bool, top: int | None, special: bool) -> Callable[..., None]:
     """Return a function of an explanation and its `index` that prints it with the command's options."""
-    return partial(
-        show, Console(highlight=False), of="words" if words else "tokens", top=top, special=special
-    )
+    console = Console(highlight=False)
+    of: Literal["words", "tokens"] = "words" if words else "tokens"
+    return lambda it, index: console.print(Shown(it, of=of, top=top, special=special, index=index))

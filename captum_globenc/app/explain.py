@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from captum_globenc.app.choices import BASELINES, METHODS, MIXINGS
+from captum_globenc.app.choices import BASELINES, FILE_METHODS, METHODS, MIXINGS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
@@ -26,13 +27,14 @@ from captum_globenc.app.command import (
     names,
     note,
     printing,
+    quiet,
     show_methods,
     status,
     write,
     wrote,
 )
-from captum_globenc.app.standard_input import read_chats, read_texts
-from captum_globenc.errors import CaptumGlobencError, check_names
+from captum_globenc.datasets.files import open_text
+from captum_globenc.errors import CaptumGlobencError, LoadingError, check_names
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import printable
 
@@ -195,9 +197,7 @@ def explain_texts(
             raise CommandError(
                 "--image and --audio go with --model, --method, --target, and what shows and writes answers"
             )
-        from captum_globenc.app.media import explain_files
-
-        found = explain_files(images, sounds, model, methods, target, picture)
+        found = _explain_files(images, sounds, model, methods, target, picture)
         _output(found, len(images or sounds or ()), draw, save, html)
         return
     chosen = names("method", methods, METHODS, show_methods) or None
@@ -205,16 +205,16 @@ def explain_texts(
     check_names("baseline", [baseline], BASELINES, CommandError)
     if chat is not None and texts:
         raise CommandError("--chat is instead of TEXT: leave one of the two out")
-    wanted: list[Any] = read_chats(chat) if chat is not None else list(read_texts(texts or ["-"]))
+    wanted: list[Any] = _read_chats(chat) if chat is not None else list(_read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
         from captum_globenc.texts.explaining import TRUNCATED, explain
-        from captum_globenc.texts.options import check_options
+        from captum_globenc.texts.options import Options
         from captum_globenc.texts.position import parse_position
         from captum_globenc.texts.tokenizing import token_limit, tokenize
 
         try:
             where = parse_position(position or "")
-            check_options(
+            Options(
                 chosen,
                 mixing=mixing,
                 baseline=baseline,
@@ -261,16 +261,9 @@ def _output(
     save: Path | None,
     html: Path | None,
 ) -> None:
-    """Print explanations as they are computed, and write them to files.
+    """Print explanations as they are computed, as JSON if `draw` is None, and write them to files.
 
     If a page is written for several texts, one line per explanation is printed.
-
-    Args:
-        found: The explanations.
-        count: The number of texts.
-        draw: The function that prints an explanation; None for JSON.
-        save: The file for the explanations, or None.
-        html: The file for the page, or None.
     """
     kept: list[Explanation] = []
     for index, explanation in enumerate(found, start=1):
@@ -308,3 +301,96 @@ def _explanations(
                 raise CommandError(str(error)) from error
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found
+
+
+def _read_texts(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the arguments, with "-" replaced by the lines of standard input."""
+    found = False
+    for argument in arguments:
+        for text in _lines() if argument == "-" else [argument]:
+            found = True
+            if not text.strip():
+                raise CommandError("a text is empty")
+            yield text
+    if not found:
+        raise CommandError("no text to explain: standard input is empty")
+
+
+def _read_chats(path: Path) -> list[list[dict[str, Any]]]:
+    """Return the chats of a JSON file, which holds one list of messages or several.
+
+    Raises:
+        CommandError: The file cannot be read, or does not hold chats.
+    """
+    try:
+        with open_text(path) as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"no JSON: {error}"
+        raise CommandError(f"cannot read {path}: {reason}") from error
+    chats = [found] if isinstance(found, list) and found and isinstance(found[0], dict) else found
+    if not isinstance(chats, list) or not all(
+        isinstance(it, list) and it and all(isinstance(message, dict) for message in it) for it in chats
+    ):
+        raise CommandError(f'{path} is no chat: a list of messages, [{{"role": "user", "content": "..."}}]')
+    return chats
+
+
+def _lines() -> Iterator[str]:
+    """Return the lines of standard input that are not blank."""
+    if sys.stdin is None:  # closed
+        return iter(())
+    if sys.stdin.isatty():
+        note("reading texts from standard input, one per line; Ctrl-D ends it")
+    try:
+        # Decode bytes, because the locale's encoding may differ from the file's.
+        content = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError("standard input is not valid UTF-8") from None
+    return (line.rstrip("\r") for line in content.split("\n") if line.strip())
+
+
+def _explain_files(
+    images: Sequence[Path] | None,
+    sounds: Sequence[Path] | None,
+    model: str | None,
+    methods: Sequence[str] | None,
+    target: str | None,
+    picture: Path | None,
+) -> Iterator[Explanation]:
+    """Yield the explanation of each file.
+
+    Raises:
+        CommandError: a file cannot be read or explained, or options are incompatible.
+    """
+    files = list(images or sounds or ())
+    if model is None or (images and sounds) or not files:
+        raise CommandError("give a --model of images for --image, or one of sounds for --audio")
+    if picture is not None and (len(files) > 1 or not picture.resolve().parent.is_dir()):
+        raise CommandError(f"cannot write {picture}: it takes one file, and a folder that is there")
+    chosen = names("method", methods, FILE_METHODS) or None
+    with status("Loading torch and transformers"):
+        from captum_globenc.media import explain_file, load_media_model
+
+        quiet()
+    try:
+        with status(f"Loading {model}"):
+            found, processor, missing = load_media_model(model, "image" if images else "sound")
+    except LoadingError as error:
+        raise CommandError(str(error)) from error
+    if missing:
+        note(f"{model} lacks {', '.join(missing)}: its predictions are random")
+    for path in files:
+        try:
+            with status("Explaining"):
+                explanation = explain_file(path, found, processor, methods=chosen, target=target, tell=note)
+        except OSError as error:
+            raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
+        except (CaptumGlobencError, ValueError) as error:  # the documented errors
+            raise CommandError(str(error)) from error
+        if picture is not None:  # there is only one file
+            from captum_globenc.visualization import draw_media
+
+            write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023
+            wrote(picture)
+        yield explanation

@@ -19,7 +19,7 @@ from captum_globenc.results.record import Kind, Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
-from captum_globenc.texts.offsets import find_unknown
+from captum_globenc.texts.words import find_unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.texts.options import check_options
+from captum_globenc.texts.options import Options
 
 __all__ = ["Settings"]
 
@@ -34,7 +34,7 @@ class Settings:
     device: str | None
 
     def __post_init__(self) -> None:
-        check_options(self.methods, windows=self.windows)
+        Options(self.methods, windows=self.windows)
         if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
             raise ValueError("give the tokenizer with a model that is an object, and only then")
         if not (self.position is None or self.position == "mean" or _is_whole(self.position)):

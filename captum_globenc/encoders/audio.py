@@ -7,6 +7,7 @@ from torch import nn
 
 from captum_globenc.encoders.spec import EncoderSpec, Head, Pooled
 from captum_globenc.encoders.tokens import Axis, Grid
+from captum_globenc.encoders.vision import VIT
 
 
 def _samples(config: Any) -> Grid:
@@ -75,15 +76,9 @@ WHISPER = EncoderSpec(
     tokens=_mel_frames,
 )
 
-AUDIO_SPECTROGRAM_TRANSFORMER = EncoderSpec(
+AUDIO_SPECTROGRAM_TRANSFORMER = replace(
+    VIT,
     model_type="audio-spectrogram-transformer",
-    layers="layers.*|encoder.layer.*",
-    attention="attention",
-    out="attention.o_proj|attention.output.dense",
-    norm1="layernorm_before",
-    norm2="layernorm_after",
-    order="pre-LN",
-    final_norm="layernorm",
     modality="audio",
     pooled=lambda config: (0, 1),
     tokens=_spectrogram_patches,

@@ -118,13 +118,12 @@ POST_LN = (
         norm1="attention.LayerNorm",
         norm2="full_layer_layer_norm",
     ),
-    EncoderSpec(
+    replace(
+        BERT,
         model_type="mpnet",
-        layers="encoder.layer.*",
         attention="attention.attn",
         out="attention.attn.o",
         norm1="attention.LayerNorm",
-        norm2="output.LayerNorm",
     ),
     replace(BERT, model_type="rembert"),
     replace(

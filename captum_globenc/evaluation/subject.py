@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.labels import Label, classes_of
+from captum_globenc.evaluation.data import Example, Label, classes_of
 from captum_globenc.evaluation.rationales import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
@@ -88,7 +87,7 @@ class Subject:
         return class_names(self.model.config)
 
     def classes(self, label: Label) -> tuple[int, ...] | None:
-        """Return the class indices of a label, see :func:`~captum_globenc.evaluation.labels.classes_of`."""
+        """Return the class indices of a label, see :func:`~captum_globenc.evaluation.data.classes_of`."""
         return classes_of(label, self.names, self.problem)
 
     @cached_property

@@ -6,8 +6,7 @@ from captum_globenc.extras import on_demand
 
 if TYPE_CHECKING:
     from captum_globenc.media.explaining import explain_file
-    from captum_globenc.media.files import read_image, read_sound
-    from captum_globenc.media.loading import load_media_model
+    from captum_globenc.media.loading import load_media_model, read_image, read_sound
 
 __all__ = ["explain_file", "load_media_model", "read_image", "read_sound"]
 
@@ -16,7 +15,7 @@ __getattr__, __dir__ = on_demand(
     {
         "explain_file": "explaining",
         "load_media_model": "loading",
-        "read_image": "files",
-        "read_sound": "files",
+        "read_image": "loading",
+        "read_sound": "loading",
     },
 )

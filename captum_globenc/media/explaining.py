@@ -1,10 +1,12 @@
-"""`explain_file`: score the parts of an image or a sound for the class of a classifier.
+"""`explain_file`: score the parts of an image or a sound for the class of a classifier, and draw them.
 
 Shapes: B = 1 image or sound, C classes or channels; H, W pixels; T samples or frames, F features of a frame.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,8 +24,7 @@ from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.drawing.picture import PARTS, Picture
 from captum_globenc.errors import check_names
 from captum_globenc.forward import EncoderForward
-from captum_globenc.media.files import read_image, read_sound
-from captum_globenc.media.pictures import draw_features, draw_pixels, draw_samples
+from captum_globenc.media.loading import read_image, read_sound
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
@@ -52,6 +54,15 @@ TIME_AXIS = {
 
 ROUNDING = 1e-6
 """The largest share of tokens outside all parts that is ignored as a rounding error."""
+
+MAX_SIDE = 512
+"""The largest side of an image, in pixels."""
+
+SOUND_SIZE = (800, 100)
+"""Width and height of the picture of a sound, in pixels."""
+
+GRAY = 128
+"""The gray level of a waveform, visible on white and on black."""
 
 
 def explain_file(
@@ -147,15 +158,6 @@ def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
     """Return the time axis of a sound's features: 0 for `(T, F)`, 1 for `(F, T)`.
 
     Sizes do not determine it: a short sound has fewer frames than mel bins.
-
-    Args:
-        features: the features of one sound.
-        model: the model that reads them.
-        processor: the feature extractor that computed them.
-
-    Raises:
-        ValueError: the feature extractor and the model family are unknown, and the number of mel bins is not
-            the size of exactly one dimension.
     """
     for name in (*(kind.__name__ for kind in type(processor).__mro__), model.config.model_type):
         if name in TIME_AXIS:
@@ -173,13 +175,7 @@ def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
 
 
 def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Picture, list[str]]:
-    """Return the picture of an input, divided into parts, and the names of the parts.
-
-    Args:
-        inputs: pixels `(3, H, W)`, samples `(T,)` or sound features `(F, T)`.
-        model: the model that reads them.
-        processor: the processor that computed them.
-    """
+    """Return the picture of pixels `(3, H, W)`, samples `(T,)` or features `(F, T)`, and its parts' names."""
     values = inputs.cpu().double().numpy()
     if values.ndim == 3:
         side = getattr(model.config, "patch_size", None)
@@ -193,16 +189,16 @@ def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Pict
         ]
         normalized = bool(getattr(processor, "do_normalize", False))
         moments = [getattr(processor, it, None) if normalized else None for it in ("image_mean", "image_std")]
-        return Picture("image", widths, heights, draw_pixels(values, *moments)), names
+        return Picture("image", widths, heights, _draw_pixels(values, *moments)), names
     length = values.shape[-1]
     widths = _cut(length, -(-length // SOUND_PARTS))
     ends = [0, *np.cumsum(widths).tolist()]
     if values.ndim == 1:
         rate = processor.sampling_rate
         names = [f"{start / rate:.3f} s to {stop / rate:.3f} s" for start, stop in pairwise(ends)]
-        return Picture("sound", widths, [1], draw_samples(values)), names
+        return Picture("sound", widths, [1], _draw_samples(values)), names
     names = [f"frames {start} to {stop}" for start, stop in pairwise(ends)]
-    return Picture("sound", widths, [1], draw_features(values)), names
+    return Picture("sound", widths, [1], _draw_features(values)), names
 
 
 def _cut(length: int, size: int) -> list[int]:
@@ -216,12 +212,7 @@ def _cut(length: int, size: int) -> list[int]:
 
 
 def _by_part(scores: Tensor, picture: Picture) -> list[float]:
-    """Return the sum of scores over each part, in order.
-
-    Args:
-        scores: scores of pixels `(C, H, W)`, samples `(T,)` or sound features `(F, T)`.
-        picture: the picture of the input, divided into parts.
-    """
+    """Return the sum over each part of scores of pixels `(C, H, W)`, samples `(T,)` or features `(F, T)`."""
     values = scores.double()
     if values.dim() > 1:
         values = values.sum(0)
@@ -241,3 +232,63 @@ METHODS: Mapping[str, Callable[[EncoderForward, Tensor, tuple[Any, ...], int], T
 }
 """The methods for files by name: functions of the forward function, its inputs, its other arguments and the
 target class, which return scores in the shape of the inputs. The kinds are those of the methods for texts."""
+
+
+def _draw_pixels(
+    pixels: NDArray[Any], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> str:
+    """Return a JPEG as a data URL: pixels `(C, H, W)` as they were before the processor normalized them.
+
+    Without a mean and a standard deviation of each channel, the pixels are rescaled to their range.
+    """
+    channels = pixels.astype(np.float64)
+    if mean is not None and std is not None:
+        channels = channels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))
+    else:
+        channels = _rescaled(channels)
+    levels = _levels(channels.transpose(1, 2, 0))
+    image = _image(levels[..., 0] if len(pixels) == 1 else levels)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    return _url(image, "jpeg", quality=85)
+
+
+def _draw_samples(samples: NDArray[Any]) -> str:
+    """Return a transparent PNG as a data URL: the range of the samples `(T,)` in each column of pixels."""
+    width, height = SOUND_SIZE
+    largest = float(np.abs(samples).max()) or 1.0
+    scaled = samples.astype(np.float64) / largest * (height / 2 - 1)
+    ends = np.linspace(0, len(samples), width + 1).astype(int)
+    parts = [scaled[start : max(stop, start + 1)] for start, stop in pairwise(ends)]
+    upper, lower = (np.array([pick(part) for part in parts]) for pick in (np.max, np.min))
+    rows = (height / 2 - 0.5 - np.arange(height))[:, None]
+    drawn = (rows <= upper + 0.5) & (rows >= lower - 0.5)
+    gray = np.full((height, width), GRAY)
+    return _url(_image(np.stack([gray, drawn * 255], axis=-1).astype(np.uint8)), "png")
+
+
+def _draw_features(features: NDArray[Any]) -> str:
+    """Return a JPEG as a data URL: features `(F, T)` over time, the first feature at the bottom."""
+    image = _image(_levels(_rescaled(features.astype(np.float64)))[::-1])
+    return _url(image.resize(SOUND_SIZE), "jpeg", quality=75)
+
+
+def _rescaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = values.min(), values.max()
+    rescaled: NDArray[np.float64] = (values - low) / ((high - low) or 1.0)
+    return rescaled
+
+
+def _levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _image(levels: NDArray[np.uint8]) -> Any:
+    from PIL import Image  # imported on demand, as matplotlib is
+
+    return Image.fromarray(np.ascontiguousarray(levels))
+
+
+def _url(image: Any, kind: str, **options: int) -> str:
+    written = io.BytesIO()
+    image.save(written, format=kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"

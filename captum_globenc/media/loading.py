@@ -1,15 +1,22 @@
-"""Load a classifier of images or sounds and its processor from a folder or the hub."""
+"""Load classifiers of images and sounds with their processors, and read the files that they take.
+
+Shapes: T samples.
+"""
 
 from __future__ import annotations
 
 import os
+import wave
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import transformers
+from numpy.typing import NDArray
 
 from captum_globenc.texts.loading import LoadingError, in_one_line
 
-__all__ = ["Kind", "MediaModel", "load_media_model"]
+__all__ = ["Kind", "MediaModel", "load_media_model", "read_image", "read_sound"]
 
 Kind = Literal["image", "sound"]
 
@@ -18,6 +25,9 @@ AUTO: dict[Kind, tuple[str, str]] = {
     "sound": ("AutoModelForAudioClassification", "AutoFeatureExtractor"),
 }
 """The auto classes of transformers for a model and its processor."""
+
+FULL_SCALE = {1: 128.0, 2: 32768.0, 4: 2147483648.0}
+"""The full scale of samples, by bytes per sample."""
 
 
 class MediaModel(NamedTuple):
@@ -46,3 +56,60 @@ def load_media_model(name: str, kind: Kind) -> MediaModel:
         where = "" if os.path.isdir(name) else "no such folder, and from the hub: "
         raise LoadingError(f"cannot load {name}: {where}{in_one_line(error)}") from error
     return MediaModel(found, made, tuple(sorted(report["missing_keys"])))
+
+
+def read_image(path: str | PathLike[str]) -> Any:
+    """Read an image as RGB.
+
+    Args:
+        path: a file in any format that Pillow reads.
+
+    Returns:
+        A `PIL.Image.Image`, rotated by its EXIF orientation.
+
+    Raises:
+        ValueError: the file is not an image.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError  # imported on demand, as matplotlib is
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that Pillow reads") from error
+
+
+def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
+    """Read a sound, averaged over its channels.
+
+    Args:
+        path: a WAV file with integer samples (PCM).
+        rate: the sampling rate of the model, in samples per second.
+
+    Returns:
+        Samples `(T,)` in [-1, 1].
+
+    Raises:
+        ValueError: the file is not such a WAV file, is empty, or has another sampling rate.
+        OSError: the file cannot be read.
+    """
+    try:
+        with wave.open(str(path), "rb") as sound:
+            channels, width, found, count = sound.getparams()[:4]
+            content = sound.readframes(count)
+    except (wave.Error, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a WAV file of integers (PCM): ffmpeg -i FILE -ar {rate} {path}"
+        ) from error
+    if found != rate:
+        raise ValueError(
+            f"{path} has {found} samples a second, and the model takes {rate}: ffmpeg -i FILE -ar {rate} OUT"
+        )
+    if width not in FULL_SCALE or not content:
+        raise ValueError(f"{path} has no samples of 1, 2 or 4 bytes")
+    # Samples of one byte are unsigned.
+    samples = np.frombuffer(content, dtype="u1" if width == 1 else f"<i{width}").astype(np.float64)
+    samples = (samples - (128 if width == 1 else 0)) / FULL_SCALE[width]
+    made: NDArray[np.float32] = samples.reshape(-1, channels).mean(1).astype(np.float32)
+    return made

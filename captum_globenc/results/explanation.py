@@ -201,9 +201,9 @@ class Explanation(Record):
         """
         from rich.console import Console
 
-        from captum_globenc.results.terminal import show
+        from captum_globenc.results.terminal import Shown
 
-        show(Console(highlight=False), self, of=of, top=top, special=special)
+        Console(highlight=False).print(Shown(self, of=of, top=top, special=special))
 
     def plot(
         self, method: str | None = None, *, layers: bool = False, special: bool = True, ax: Any = None
@@ -223,7 +223,7 @@ class Explanation(Record):
             ValueError: There are no scores of `method`, or none per layer.
         """
         # Imported by name, because `visualization` is a higher level of the package.
-        figures = import_module("captum_globenc.visualization.explained")
+        figures = import_module("captum_globenc.visualization.figures")
         return figures.plot_explanation(self, method, layers=layers, special=special, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:

@@ -144,12 +144,12 @@ class Explanations(Sequence[Explanation]):
         """
         from rich.console import Console
 
-        from captum_globenc.results.terminal import show
+        from captum_globenc.results.terminal import Shown
 
         several = len(self) > 1
         for number, it in enumerate(self, start=1):
             index = number if several else None
-            show(Console(highlight=False), it, of=of, top=top, special=special, index=index)
+            Console(highlight=False).print(Shown(it, of=of, top=top, special=special, index=index))
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return one dictionary for JSON per explanation; see `Explanation.to_dict`."""

@@ -228,23 +228,8 @@ def _each(*checks: Check) -> Check:
     )
 
 
-def _picture(value: Any) -> bool:
-    checks = {"kind": _text, "widths": _list(_index), "heights": _list(_index), "source": _text}
-    return (
-        isinstance(value, dict)
-        and value.keys() == checks.keys()
-        and all(checks[name](it) for name, it in value.items())
-    )
-
-
-def _answer(value: Any) -> bool:
-    checks = {
-        "text": _text,
-        "tokens": _list(_text),
-        "ids": _list(_index),
-        "log_probabilities": _list(_number),
-    }
-    return (
+def _object(**checks: Check) -> Check:
+    return lambda value: (
         isinstance(value, dict)
         and value.keys() == checks.keys()
         and all(checks[name](it) for name, it in value.items())
@@ -277,8 +262,10 @@ CHECKS: Mapping[str, Check] = {
     "unknown": _list(_index),
     "span": _or_none(_each(_index, _index, _index)),
     "outputs": _by_name(_each(_text, _number)),
-    "picture": _or_none(_picture),
-    "answer": _or_none(_answer),
+    "picture": _or_none(_object(kind=_text, widths=_list(_index), heights=_list(_index), source=_text)),
+    "answer": _or_none(
+        _object(text=_text, tokens=_list(_text), ids=_list(_index), log_probabilities=_list(_number))
+    ),
     "answer_scores": _by_name(_list(_list(_number))),
     "passage_spans": _list(_each(_text, _each(_index, _index, _index))),
 }

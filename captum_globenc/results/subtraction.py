@@ -77,11 +77,7 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
 
 
 def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
-    """Check that signed scores explain the same output in the same unit, or one model and text.
-
-    Raises:
-        ValueError: The outputs or units differ.
-    """
+    """Check that signed scores explain the same output in the same unit, or one model and text."""
     signed = [name for name in methods if one.kinds[name] in ("signed", "contributions")]
     for name in signed:
         if one.units[name] != other.units[name]:
@@ -141,11 +137,7 @@ def _operands(one: Record, other: Record) -> str:
 
 
 def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
-    """Return both records with the same W words as tokens, and all special tokens as one last token.
-
-    Raises:
-        ValueError: The texts differ, or there are no character offsets.
-    """
+    """Return both records with the same W words as tokens, and all special tokens as one last token."""
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
     if one.sources != other.sources:
         raise ValueError(

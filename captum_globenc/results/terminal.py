@@ -20,7 +20,7 @@ from captum_globenc.results.record import Record
 from captum_globenc.results.shading import CUT, Piece
 from captum_globenc.results.words import merge_scores
 
-__all__ = ["Shown", "in_table", "printable", "show"]
+__all__ = ["Shown", "in_table", "printable"]
 
 LAYERS_PER_TABLE = {True: 7, False: 12}
 """Number of layers per table, for signed scores (True) and for shares."""
@@ -45,29 +45,6 @@ _HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
 
 
-def show(
-    console: Console,
-    record: Record,
-    *,
-    of: Literal["words", "tokens"] = "words",
-    top: int | None = None,
-    special: bool = True,
-    index: int | None = None,
-) -> None:
-    """Print one explanation: its prediction, its text shaded per method, and the numbers.
-
-    Args:
-        console: The Rich console, which decides whether colors are used.
-        record: The explanation. Rich markup in it is not interpreted.
-        of: What is shaded and listed, "words", or "tokens" with their ids.
-        top: Number of table rows, the strongest first, plus one for all others; by default all rows, and for
-            images and sounds the 10 strongest.
-        special: Whether special tokens such as [CLS] are shown; if False, they count in the row of others.
-        index: The number of the text, if there are several.
-    """
-    console.print(Shown(record, of=of, top=top, special=special, index=index))
-
-
 class _Row(NamedTuple):
     """A row of the tables: its first cells, and the tokens whose scores are summed."""
 
@@ -76,7 +53,9 @@ class _Row(NamedTuple):
 
 
 class Shown:
-    """A Rich renderable of an explanation.
+    """A Rich renderable of an explanation: its prediction, its text shaded per method, and the numbers.
+
+    The console decides whether colors are used. Rich markup in the explanation is not interpreted.
 
     Args:
         record: The explanation.

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from captum_globenc.texts.methods import METHODS
     from captum_globenc.texts.pieces import readable_tokens
     from captum_globenc.texts.request import BASELINES
-    from captum_globenc.texts.scores import token_scores
     from captum_globenc.texts.tasks.similarity import TokenMatrix, similarity_matrix
-    from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
+    from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores, token_scores
 
 __all__ = [
     "BASELINES",
@@ -52,6 +51,6 @@ __getattr__, __dir__ = on_demand(
         "merge_scores": "words",
         "readable_tokens": "pieces",
         "similarity_matrix": "tasks.similarity",
-        "token_scores": "scores",
+        "token_scores": "words",
     },
 )

@@ -1,6 +1,6 @@
-"""Replace the word embeddings of a model that reads ids; Integrated Gradients over word embeddings.
+"""Replace the word embeddings of a model that reads ids.
 
-Shapes: B texts, N tokens, D embedding dimensions, C classes.
+Shapes: B texts, N tokens, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ from threading import get_ident
 from typing import Any, cast
 
 import torch
-from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
-__all__ = ["INTEGRATION_STEPS", "OnEmbeddings", "integrated_gradients"]
+__all__ = ["OnEmbeddings", "knows_padding"]
 
-INTEGRATION_STEPS = 50
-ROWS_AT_ONCE = 32
-"""Interpolated inputs per forward pass, which bounds the memory."""
 TABLE_ROWS_AT_ONCE = 4096
 """Word embeddings that are averaged at once, which bounds the memory."""
 
@@ -148,43 +144,3 @@ class OnEmbeddings(nn.Module):
                 "cannot be replaced"
             )
         return output
-
-
-def integrated_gradients(
-    forward_func: Callable[..., Tensor],
-    model: nn.Module,
-    ids: Tensor,
-    baselines: Tensor,
-    target: Tensor | None,
-    arguments: tuple[Any, ...] = (),
-) -> Tensor:
-    """Compute Integrated Gradients (Sundararajan et al. 2017) over word embeddings, with 50 steps.
-
-    The usual baseline masks all but the special tokens of the text (`EncoderForward.masked`).
-
-    Args:
-        forward_func: a forward function of ids `(B, N)` and further arguments, with outputs `(B, C)`.
-        model: the model that it runs.
-        ids: `(B, N)`, the texts.
-        baselines: ids `(B, N)`, or embeddings `(B, N, D)`.
-        target: `(B,)`, the explained class of each text; None for outputs `(B,)`.
-        arguments: the further arguments of `forward_func`.
-
-    Returns:
-        Scores `(B, N)`, which sum approximately to the output for the text minus the output for the baseline.
-
-    Raises:
-        ValueError: the model has no word embeddings, or does not look the ids up exactly once.
-    """
-    over = OnEmbeddings(forward_func, model)
-    # A decoder without a padding token takes one text at a time.
-    pads = knows_padding(model)
-    scores: Tensor = IntegratedGradients(over).attribute(
-        over.embed(ids),
-        baselines=baselines if baselines.is_floating_point() else over.embed(baselines),
-        target=target,
-        additional_forward_args=(ids, *arguments),
-        n_steps=INTEGRATION_STEPS,
-        internal_batch_size=max(ROWS_AT_ONCE if pads else 1, len(ids)),
-    )
-    return scores.detach().sum(-1)

@@ -20,11 +20,9 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.record import Kind
-from captum_globenc.texts.inputs import Pairs, Texts, texts_and_pairs
 from captum_globenc.texts.methods import METHODS, run_methods
 from captum_globenc.texts.model import LoadedModel, as_loaded_model
-from captum_globenc.texts.offsets import find_offsets, find_unknown
-from captum_globenc.texts.options import Options, Target
+from captum_globenc.texts.options import Options, Pairs, Target, Texts, texts_and_pairs
 from captum_globenc.texts.outputs import ExplainedOutput, OutputSelector, Predictions, selector_tensors
 from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
@@ -41,6 +39,7 @@ from captum_globenc.texts.tasks.generation import (
 from captum_globenc.texts.tasks.similarity import explain_embeddings
 from captum_globenc.texts.tokenizing import encode, token_limit
 from captum_globenc.texts.windows import merge_windows
+from captum_globenc.texts.words import find_offsets, find_unknown
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -321,16 +320,8 @@ def _assemble(
 ) -> list[Explanation]:
     """Return an explanation of each output, or one of all outputs that are shown side by side.
 
-    The scores of windows are merged into scores of the text, 0 outside the explained windows. Contributions
-    averaged over several windows do not sum to a difference, so their kind is "signed".
-
-    Args:
-        predictions: The texts and the model's predictions.
-        explained: The explained outputs.
-        scores: Scores `(A, N)` by method, with the rows of each output adjacent.
-        layers: Scores of layers `(A, L, N)` by method.
-        position: The token that GlobEnc explains: indices `(A,)`, "mean", one index for all texts, or None
-            for several tokens.
+    The scores `(A, N)` and `(A, L, N)` of windows are merged into scores of the text, 0 outside the explained
+    windows. Contributions averaged over several windows do not sum to a difference: their kind is "signed".
     """
     made = []
     for it, rows in _spans(explained):
@@ -367,11 +358,7 @@ def _assemble(
 
 
 def _side_by_side(found: Sequence[Explanation]) -> Explanation:
-    """Join the explanations of one text for several classes, with scores by method and class.
-
-    Args:
-        found: One explanation per class. Scores of methods that do not depend on the class are kept once.
-    """
+    """Join the explanations of one text for several classes, with scores by method and class."""
     first = found[0]
     made: dict[str, Any] = {"scores": {}, "kinds": {}, "layers": {}, "outputs": {}}
     for name, kind in first.kinds.items():
@@ -387,12 +374,7 @@ def _side_by_side(found: Sequence[Explanation]) -> Explanation:
 
 
 class _MergedWindows:
-    """Merge the scores of a text's windows.
-
-    Args:
-        predictions: The texts and the model's predictions.
-        explained: The output that the windows explain.
-    """
+    """Merge the scores of the windows of a text that explain one output."""
 
     def __init__(self, predictions: Predictions, explained: ExplainedOutput) -> None:
         self._windows = [predictions.encoded.positions[row] for row in explained.rows]

@@ -102,11 +102,7 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
 
 
 def _sentence_transformer(name: str) -> Classifier | None:
-    """Load a SentenceTransformer; return None for other checkpoints, including CrossEncoders.
-
-    Raises:
-        LoadingError: sentence-transformers is not installed, or its class of the checkpoint is not supported.
-    """
+    """Load a SentenceTransformer; return None for other checkpoints, including CrossEncoders."""
     if _file(name, "modules.json") is None:
         return None
     settings = _file(name, "config_sentence_transformers.json")

@@ -1,32 +1,40 @@
-"""The options of `explain`, checked, and the classes that its targets name.
+"""The texts and options of `explain`, checked.
 
-Shapes: B texts.
+B texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig
-
 from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.errors import check_names
-from captum_globenc.texts.classes import VALUE, class_of, problem_of
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.request import BASELINES
 
-__all__ = ["ALL", "Options", "Target", "check_options", "chosen_classes", "several_classes"]
+__all__ = [
+    "ALL",
+    "Options",
+    "Pairs",
+    "Target",
+    "Texts",
+    "texts_and_pairs",
+]
 
 ALL = "all"
 """The target for all classes, side by side."""
 
 Target = str | int | Sequence[str | int]
 """The explained output by name or index, or a list of them."""
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+"""Texts, or tuples (text, pair)."""
+
+Pairs = str | Sequence[str | None] | None
+"""One second segment for all texts, one per text, or None."""
 
 
 @dataclass(frozen=True)
@@ -82,66 +90,85 @@ class Options:
         )
 
 
-def check_options(methods: Sequence[str] | None = None, **options: Any) -> None:
-    """Check options before a model is loaded; see :class:`Options`."""
-    Options(methods, **options)
-
-
-def several_classes(target: Target | None, names: Sequence[str]) -> list[int] | None:
-    """Return the class indices of a list of targets or of "all"; None for a single target.
+def texts_and_pairs(
+    texts: Texts, pair: Pairs = None, context: Pairs = None
+) -> tuple[list[str], list[str | None]]:
+    """Return the texts, and the second segment of each text or None.
 
     Args:
-        target: a class, a list of classes, or "all", unless a class has this name.
-        names: the names of the model's classes.
+        texts: B texts, or B tuples (text, pair).
+        pair: One second segment for all texts, or one per text; None if `texts` has tuples.
+        context: An alias of `pair` for question answering.
 
     Raises:
-        ValueError: the model has no such class.
+        TypeError: `texts` is not a sequence of texts, or an entry is not a string.
+        ValueError: The numbers of pairs and texts differ, a tuple does not have two entries, or `pair` is
+            combined with tuples or with `context`.
 
     Example:
-        >>> several_classes("all", ["bad", "good"]), several_classes("good", ["bad", "good"])
-        ([0, 1], None)
+        >>> texts_and_pairs([("A cat sleeps.", "It is awake.")])
+        (['A cat sleeps.'], ['It is awake.'])
     """
-    if target == ALL and ALL not in map(str.lower, names):
-        return list(range(len(names)))
-    if target is None or isinstance(target, str | int):
-        return None
-    return list(dict.fromkeys(class_of(it, names, "target") for it in target))
+    name = "pair" if context is None else "context"
+    if context is not None:
+        if pair is not None:
+            raise ValueError("context is an alias of pair: leave one of the two out")
+        pair = context
+    entries = _entries(texts)
+    if any(isinstance(it, list | tuple) for it in entries):
+        if pair is not None:
+            raise ValueError(f"texts contain pairs already, (text, pair) each: leave {name} out")
+        return _split(entries)
+    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else list(pair)
+    if len(pairs) != len(entries):
+        raise ValueError(
+            f"there are {len(pairs)} pairs for {len(entries)} texts: pass one for each, or a string"
+        )
+    return (
+        [_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
+        [it if it is None else _string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
+    )
 
 
-def chosen_classes(
-    highest: Tensor,
-    names: Sequence[str],
-    target: str | int | None,
-    against: str | int | None,
-    config: PretrainedConfig,
-    texts: Sequence[str],
-) -> tuple[Tensor, int | None]:
-    """Return the explained class of each text, `(B,)`, and the contrast class.
+def _entries(texts: Any) -> list[Any]:
+    """Return the entries of `texts` as a list; reject a string, a mapping, a table and a non-iterable."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
+    named = list(getattr(texts, "columns", texts if isinstance(texts, Mapping) else ()))
+    if named or isinstance(texts, Mapping):
+        column = named[0] if named else "text"
+        raise TypeError(
+            f"texts is a {type(texts).__name__}: pass a list of texts, such as a column, texts[{column!r}]"
+        )
+    if texts is None or not isinstance(texts, Iterable):
+        what = "None" if texts is None else f"a {type(texts).__name__}"
+        raise TypeError(f"texts is {what}: pass a list of texts")
+    return list(texts)
 
-    Args:
-        highest: `(B,)`, the predicted classes.
-        names: the names of the model's classes.
-        target: the explained class; None for the predicted ones.
-        against: the contrast class, or None.
-        config: the model's config.
-        texts: B texts, for error messages.
 
-    Raises:
-        ValueError: the model has no such class, a class is contrasted with itself, or the model is a
-            regression and has a contrast class.
-    """
-    chosen = highest if target is None else torch.full_like(highest, class_of(target, names, "target"))
-    if against is None:
-        return chosen, None
-    if problem_of(config) == VALUE or len(names) == 1:
-        raise ValueError("the model is a regression: there is no contrast class")
-    other = class_of(against, names, "against")
-    if target is not None and int(chosen[0]) == other:
-        raise ValueError(f"{names[other]} is contrasted with itself: choose two classes")
-    for text, one in zip(texts, chosen.tolist(), strict=True):
-        if one == other:
-            raise ValueError(
-                f"{names[other]} is the predicted class of {shorten(text, 40)!r} and would be contrasted "
-                "with itself: choose a target as well"
-            )
-    return chosen, other
+def _split(entries: Sequence[Any]) -> tuple[list[str], list[str | None]]:
+    """Return the texts and the pairs of a list of strings and tuples (text, pair)."""
+    texts: list[str] = []
+    pairs: list[str | None] = []
+    for number, entry in enumerate(entries):
+        name = f"texts[{number}]"
+        if not isinstance(entry, list | tuple):
+            texts.append(_string(entry, name))
+            pairs.append(None)
+            continue
+        if len(entry) != 2:
+            raise ValueError(f"{name} has {len(entry)} entries: pass a string, or two strings (text, pair)")
+        text, pair = (_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
+        texts.append(text)
+        pairs.append(pair)
+    return texts, pairs
+
+
+def _string(entry: Any, name: str) -> str:
+    if isinstance(entry, str):
+        return entry
+    if entry is None or entry != entry:
+        raise TypeError(f"{name} is {entry}, not a string: leave missing texts out")
+    hint = ": pass its texts, and second segments as pair" if isinstance(entry, Mapping) else ""
+    shown = shorten(repr(entry), 60, placeholder="...")
+    raise TypeError(f"{name} is {shown} ({type(entry).__name__}), not a string{hint}")

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from captum_globenc.results.record import Span
 from captum_globenc.texts.model import LoadedModel
-from captum_globenc.texts.offsets import find_offsets
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.tokenizing import Encoded
-from captum_globenc.texts.words import Word, find_words
+from captum_globenc.texts.words import Word, find_offsets, find_words
 
 __all__ = ["ExplainedOutput", "OutputSelector", "OutputWeights", "Predictions", "selector_tensors"]
 

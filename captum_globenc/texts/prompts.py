@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from captum_globenc.results.record import Span
-from captum_globenc.texts.inputs import texts_and_pairs
+from captum_globenc.texts.options import texts_and_pairs
 
 __all__ = ["Passages", "Prompt", "is_chat", "read_prompts"]
 

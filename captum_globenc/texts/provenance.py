@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
+
+from captum_globenc.extras import installed_version
 
 __all__ = ["config_text", "content", "digest", "file_digest", "versions", "weights_digest"]
 
@@ -52,15 +52,7 @@ def versions() -> dict[str, str]:
         >>> list(versions())
         ['captum_globenc', 'captum', 'torch', 'transformers']
     """
-    return {package: _version(package) for package in PACKAGES}
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # not installed, run from a checkout
-        return "(not installed)"
+    return {package: installed_version(package) for package in PACKAGES}
 
 
 def config_text(config: PretrainedConfig) -> bytes:

@@ -217,11 +217,7 @@ class AttributionRequest:
 
 
 class _Blanked(nn.Module):
-    """The outputs as a function of ids to embed, which may include `NO_WORD`, and of ids to read.
-
-    Args:
-        of: The model.
-    """
+    """The outputs as a function of ids to embed, which may include `NO_WORD`, and of ids to read."""
 
     def __init__(self, of: Explainer) -> None:
         super().__init__()

@@ -1,19 +1,20 @@
-"""Merge tokens into words: find the tokens of each word, its text, and its score.
+"""Merge tokens into words: find the tokens of each word, its text, its score, and the offsets of tokens.
 
 Words follow the tokenizer's word ids, so punctuation marks are words of their own in BERT tokenizers. Words
 passed with ``is_split_into_words=True`` are kept. In scripts without spaces between words (Chinese, Japanese,
 Thai, ...) each piece is a word.
 
-Shapes: B texts, N tokens with padding.
+Shapes: B texts, N tokens with padding, D embedding dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from captum_globenc.results.record import Span
 from captum_globenc.results.words import REDUCTIONS, Word, merge_scores
 from captum_globenc.texts.pieces import (
     BLANK,
@@ -26,9 +27,10 @@ from captum_globenc.texts.pieces import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-__all__ = ["REDUCTIONS", "Word", "find_words", "merge_scores"]
+__all__ = ["REDUCTIONS", "Word", "find_offsets", "find_unknown", "find_words", "merge_scores", "token_scores"]
 
 Source = str | Sequence[str]
 """A text, or the list of its words for ``is_split_into_words=True``."""
@@ -234,3 +236,101 @@ class _Row:
 
     def _read(self, run: Sequence[int]) -> str:
         return read([self._tokens[index] for index in run], self._tokenizer).strip(BLANK)
+
+
+def find_offsets(batch: BatchEncoding, index: int) -> list[Span | None]:
+    """Return the character offsets of the tokens of a text, without padding.
+
+    Args:
+        batch: The tokenizer's output, padded on the right.
+        index: The index of the text.
+
+    Returns:
+        The span of each token, None for special tokens; empty if the tokenizer has no offsets.
+
+    Example:
+        >>> from captum_globenc.texts.default import load_default
+        >>> _, tokenizer = load_default()
+        >>> find_offsets(tokenizer(["Not bad"]), 0)[1:3]
+        [Span(start=0, stop=3, segment=0), Span(start=4, stop=7, segment=0)]
+    """
+    if not batch.encodings:
+        return []
+    encoding = batch.encodings[index]
+    tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.attention_mask, strict=True)
+    return [
+        None if segment is None or start == stop else Span(start, stop, segment)
+        for (start, stop), segment, real in tokens
+        if real
+    ]
+
+
+def find_unknown(ids: Sequence[int], words: Iterable[Word], unknown: int | None) -> list[int]:
+    """Return the positions of unknown tokens ([UNK]) in a text.
+
+    Args:
+        ids: The N ids of the text.
+        words: The words of the text, which mark special tokens.
+        unknown: The id of the unknown token, if there is one.
+
+    Example:
+        >>> words = [Word("[CLS]", (0,), True), Word("\U0001f600", (1,), False)]
+        >>> find_unknown([101, 100], words, 100)
+        [1]
+    """
+    regular = [token for word in words if not word.special for token in word.tokens]
+    return [token for token in regular if ids[token] == unknown]
+
+
+def token_scores(
+    batch: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    attributions: Tensor,
+    *,
+    words: str | None = None,
+    special: bool = True,
+    texts: Sequence[Source] | None = None,
+    pairs: Sequence[Source] | None = None,
+) -> tuple[list[list[str]], list[list[float]]]:
+    """Pair the tokens or words of each text with their scores, without padding.
+
+    Args:
+        batch: The tokenizer's output with ``return_tensors="pt"``: ``input_ids`` (B, N) and, if there is
+            padding, ``attention_mask`` (B, N).
+        tokenizer: The tokenizer of ``batch``.
+        attributions: Scores (B, N), or (B, N, D), which are summed over D.
+        words: How scores of tokens are merged into scores of words: "sum", "mean" or "max" (see
+            `captum_globenc.texts.merge_scores`). By default tokens are not merged.
+        special: Whether to keep special tokens such as [CLS]; without them the scores lose their sum.
+        texts: The B texts, for the spelling of words (see `captum_globenc.texts.find_words`).
+        pairs: The B second segments, for the spelling of words.
+
+    Returns:
+        The tokens or words, and the scores, one list per text.
+
+    Raises:
+        ValueError: ``attributions``, ``texts`` or ``pairs`` do not fit the batch, scores are NaN or infinite,
+            or ``words`` is unknown.
+    """
+    ids = batch["input_ids"]
+    if attributions.dim() == 3:
+        attributions = attributions.sum(-1)
+    if attributions.shape != ids.shape:
+        raise ValueError(
+            f"attributions of shape {tuple(attributions.shape)} do not fit "
+            f"input_ids of shape {tuple(ids.shape)}"
+        )
+    if not attributions.isfinite().all():
+        raise ValueError("attributions contain NaN or infinity")
+    tokens, scores = [], []
+    for number, found in enumerate(find_words(batch, tokenizer, texts, pairs)):
+        kept = [word for word in found if special or not word.special]
+        row = attributions[number].tolist()
+        if words is None:
+            positions = [token for word in kept for token in word.tokens]
+            tokens.append(list(tokenizer.convert_ids_to_tokens(ids[number][positions].tolist())))
+            scores.append([row[position] for position in positions])
+        else:
+            tokens.append([word.text for word in kept])
+            scores.append(merge_scores(row, kept, words))
+    return tokens, scores

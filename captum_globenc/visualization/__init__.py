@@ -7,12 +7,16 @@ from captum_globenc.extras import on_demand
 if TYPE_CHECKING:
     from captum_globenc.drawing.document import html_page
     from captum_globenc.drawing.numbers import strengths
-    from captum_globenc.visualization.explained import plot_explanation
-    from captum_globenc.visualization.figures import plot_comparison, plot_layers, plot_mixing
-    from captum_globenc.visualization.media import draw_media
-    from captum_globenc.visualization.pairs import plot_pairs
+    from captum_globenc.visualization.figures import (
+        draw_media,
+        plot_comparison,
+        plot_explanation,
+        plot_layers,
+        plot_mixing,
+        plot_pairs,
+        plot_words,
+    )
     from captum_globenc.visualization.records import visualization_records, visualize_image
-    from captum_globenc.visualization.words import plot_words
 
 __all__ = [
     "draw_media",
@@ -31,14 +35,14 @@ __all__ = [
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "draw_media": "media",
+        "draw_media": "figures",
         "html_page": ".drawing.document",
-        "plot_words": "words",
+        "plot_words": "figures",
         "plot_comparison": "figures",
-        "plot_explanation": "explained",
+        "plot_explanation": "figures",
         "plot_layers": "figures",
         "plot_mixing": "figures",
-        "plot_pairs": "pairs",
+        "plot_pairs": "figures",
         "strengths": ".drawing.numbers",
         "visualization_records": "records",
         "visualize_image": "records",

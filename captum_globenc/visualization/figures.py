@@ -1,28 +1,44 @@
-"""Matplotlib figures of attributions; each function draws in given axes, or in those of a new figure.
+"""Matplotlib figures of attributions: `plot_...` draw in given axes, or in those of a new figure.
 
 New figures grow with the number of tokens. In axes that are too small for all token labels, only every k-th
 token is labeled, so that no labels overlap.
 
-Shapes: N tokens, L layers.
+Shapes: N tokens, M tokens of a second text, L layers.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, Locator, MultipleLocator
 from numpy.typing import ArrayLike, NDArray
 
+from captum_globenc.drawing.numbers import SHARE
+from captum_globenc.results.record import Record
+from captum_globenc.results.words import merge_scores
 from captum_globenc.visualization.fonts import drawable
 
-__all__ = ["plot_comparison", "plot_layers", "plot_mixing"]
+__all__ = [
+    "draw_media",
+    "plot_comparison",
+    "plot_explanation",
+    "plot_layers",
+    "plot_mixing",
+    "plot_pairs",
+    "plot_words",
+]
 
 LABEL_SIZE = 8.0
 """Size of token labels, in points."""
@@ -37,6 +53,13 @@ TOKEN_INCHES = LABEL_SIZE * LABEL_SPACING / 72 * 1.05
 
 # Contrast to white of at least 4.5 to 1; distinct in lightness and hue for color-blind readers.
 BAR_COLORS = ("#0b5fa5", "#b84a00", "#00664f", "#a3387a", "#5c5c5c", "#6b4bc2")
+
+TITLE = 48
+"""Maximum characters of a line of the title."""
+
+COLUMNS = 3
+POSITIVE, NEGATIVE = "#c44e00", "#0066cc"
+LONGEST = 24
 
 
 def plot_layers(
@@ -262,6 +285,8 @@ def _axes(ax: Axes | None, tokens: float, height: float) -> Axes:
     """Return `ax`, or the axes of a new figure that is wide enough for the tokens."""
     if ax is not None:
         return ax
+    from matplotlib import pyplot  # only here, because its global state belongs to the user
+
     width = min(max(TOKEN_INCHES * tokens + 1.8, SMALLEST), LARGEST)
     _, made = pyplot.subplots(figsize=(width, min(max(height, 2.0), LARGEST)), layout="constrained")
     return made
@@ -282,3 +307,178 @@ def _checked(values: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
     if 0 in array.shape:
         raise ValueError("there is nothing to draw")
     return array
+
+
+def plot_explanation(
+    record: Record,
+    method: str | None = None,
+    *,
+    layers: bool = False,
+    special: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the scores of an explanation's words: bars, or a heat map over the layers.
+
+    Args:
+        record: The explanation.
+        method: The method; by default the first with signed scores.
+        layers: Whether to draw a heat map of layers x words instead of bars.
+        special: Whether special tokens such as [CLS] are drawn.
+        ax: The matplotlib axes; by default those of a new figure.
+
+    Returns:
+        The axes, titled with the headline and the method.
+
+    Raises:
+        ValueError: There are no scores of `method`, or none per layer.
+
+    Example:
+        >>> from captum_globenc import explain
+        >>> from captum_globenc.texts import load_default
+        >>> from matplotlib.figure import Figure
+        >>> (explanation,) = explain(["Simply wonderful."], *load_default())
+        >>> ax = plot_explanation(explanation, special=False, ax=Figure().subplots())
+        >>> [round(float(bar.get_height()), 3) for bar in ax.patches] == [
+        ...     round(score, 3) for _, score in explanation.words(special=False)
+        ... ]
+        True
+    """
+    name = record.chosen(method)
+    pieces = [piece for text in record.pieces() for piece in text if piece.tokens]
+    shown = [piece for piece in pieces if special or not piece.special]
+    words = [piece.text for piece in shown]
+    unit = record.units[name]
+    if layers:
+        rows = record.layers.get(name)
+        if not rows:
+            raise ValueError(f"{name} has no scores of layers: explain with layers=True")
+        first = 1 if unit in (SHARE, "share") else 0
+        ax = plot_layers([merge_scores(row, shown) for row in rows], words, first=first, ax=ax)
+    else:
+        scores = merge_scores(record.scores[name], shown)
+        ax = plot_comparison({name: scores}, words, relative=False, ax=ax)
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()  # the title names the one method
+        ax.set_ylabel("share" if unit == SHARE else unit)
+    lines, families = drawable([it.replace("$", r"\$") for it in (*wrap(record.heading, TITLE), name)])
+    ax.set_title("\n".join(lines), fontsize="small", loc="left", fontfamily=families)
+    return ax
+
+
+def plot_pairs(
+    scores: ArrayLike,
+    tokens: Sequence[str],
+    others: Sequence[str],
+    *,
+    ax: Axes | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Draw the scores of all pairs of tokens of two texts as a heat map.
+
+    Args:
+        scores: (M, N), for example from `similarity_matrix`.
+        tokens: N tokens of the first text.
+        others: M tokens of the second text.
+        ax: The matplotlib axes; by default those of a new figure.
+        colorbar: Whether to draw a color bar.
+
+    Returns:
+        The axes; the first text runs from left to right, the second from top to bottom.
+
+    Raises:
+        ValueError: The shapes do not match, or there is NaN or infinity.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_pairs([[0.5, -0.1]], ["a", "b"], ["c"], ax=Figure().subplots())
+        >>> ax.images[0].get_array().shape
+        (1, 2)
+    """
+    values = _checked(scores, (len(others), len(tokens)))
+    ax = _axes(ax, len(tokens), TOKEN_INCHES * len(others) + _inches(tokens))
+    _heat(ax, values, "score", colorbar)
+    ax.invert_yaxis()
+    for axis, named in ((ax.xaxis, tokens), (ax.yaxis, others)):
+        _name_tokens(axis, *drawable([_plain(token) for token in named]))
+    return ax
+
+
+def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
+    """Draw one panel per class with one bar per word.
+
+    Args:
+        classes: by class, words and their scores, in the order from top to bottom.
+
+    Returns:
+        The figure, created without pyplot; `savefig` saves it.
+
+    Raises:
+        ValueError: there are no words.
+
+    Example:
+        >>> figure = plot_words({"POSITIVE": [("great", 0.4), ("dull", -0.1)]})
+        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
+        [0.4, -0.1]
+    """
+    if not any(classes.values()):
+        raise ValueError("there are no words to draw")
+    columns = min(COLUMNS, len(classes))
+    lines = math.ceil(len(classes) / columns)
+    most = max(map(len, classes.values()))
+    figure = Figure(figsize=(1 + 3.2 * columns, lines * (1 + 0.2 * most)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, sharex=True, squeeze=False).flatten()
+    for panel, (label, words) in zip(panels, classes.items(), strict=False):
+        names, families = drawable([word[:LONGEST].replace("$", r"\$") for word, _ in words])
+        scores = [score for _, score in words]
+        panel.barh(range(len(words)), scores, color=[NEGATIVE if it < 0 else POSITIVE for it in scores])
+        panel.set_yticks(range(len(words)), names, fontsize=8, fontfamily=families)
+        panel.invert_yaxis()
+        panel.axvline(0, color="#707070", linewidth=0.8)
+        panel.set_title(label.replace("$", r"\$"), fontsize=9)
+        panel.set_xlabel("mean score", fontsize=8)
+        panel.tick_params(axis="x", labelsize=7)
+    for panel in panels[len(classes) :]:
+        panel.remove()
+    return figure
+
+
+def draw_media(explanation: Record) -> Figure:
+    """Draw an image or a sound, and the scores of its parts by each method.
+
+    Args:
+        explanation: The explanation of an image or a sound, from `captum_globenc.media.explain_file` or
+            loaded from a file.
+
+    Returns:
+        The figure, created without pyplot; `savefig` saves it.
+
+    Raises:
+        ValueError: The explanation is of a text.
+    """
+    from PIL import Image
+
+    picture = explanation.picture
+    if picture is None:
+        raise ValueError("this is the explanation of a text: there is no image or sound to draw")
+    content = base64.b64decode(picture.source.partition(",")[2])
+    pixels = Image.open(io.BytesIO(content))
+    count, image = len(explanation.scores) + 1, picture.kind == "image"
+    figure = Figure(figsize=(3.2 * count, 3.6) if image else (8, 1.8 * count), layout="constrained")
+    first, *others = figure.subplots(1, count) if image else figure.subplots(count, 1)
+    right, lower = ([0, *accumulate(sizes)] for sizes in (picture.widths, picture.heights))
+    for ax in (first, *others):
+        shown = np.asarray((pixels if ax is first else pixels.convert("LA")).convert("RGBA"))
+        ax.imshow(shown, extent=(0, right[-1], lower[-1], 0), aspect="equal" if image else "auto")
+        ax.axis("off")
+    first.set_title(explanation.heading.replace("$", r"\$"), loc="left", fontsize=9)
+    for ax, (name, row) in zip(others, explanation.scores.items(), strict=True):
+        grid = np.reshape(row[: picture.count], (len(picture.heights), len(picture.widths)))
+        largest = float(np.abs(grid).max()) or 1.0
+        shares = explanation.units[name] == SHARE
+        ax.pcolormesh(
+            right, lower, grid, alpha=0.65, cmap="Purples" if shares else "PuOr_r",
+            vmin=0 if shares else -largest, vmax=largest,
+        )  # fmt: skip
+        ax.set_title(name, loc="left", fontsize=9)
+    return figure

@@ -12,7 +12,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from captum_globenc.drawing.numbers import strengths
-from captum_globenc.texts.scores import token_scores
+from captum_globenc.texts.words import token_scores
 
 if TYPE_CHECKING:
     from captum.attr import LLMAttributionResult

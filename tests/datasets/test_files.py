@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from captum_globenc.datasets import Attributor, attribute_files, load_attributions
 from captum_globenc.datasets.blocks import Source
 from captum_globenc.evaluation import SENTENCES, Example, read_examples
-from captum_globenc.evaluation.labels import classes_of
+from captum_globenc.evaluation.data import classes_of
 from checkpoints import ENVIRONMENT
 from sentences import write_rows
 

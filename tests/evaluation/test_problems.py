@@ -18,7 +18,7 @@ from transformers import (
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.evaluation import METHODS, METRICS, Example, evaluate, read_examples
-from captum_globenc.evaluation.labels import classes_of
+from captum_globenc.evaluation.data import classes_of
 from captum_globenc.texts import load_classifier
 from captum_globenc.texts.classes import MULTI, SINGLE, VALUE, class_of
 from checkpoints import VOCABULARY, save_classifier

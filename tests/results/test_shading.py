@@ -8,8 +8,7 @@ from test_explanation import explanation
 from captum_globenc.results.record import Span
 from captum_globenc.results.shading import CUT, UNREAD, cut_into_pieces
 from captum_globenc.results.words import Word
-from captum_globenc.texts.offsets import find_offsets, find_unknown
-from captum_globenc.texts.words import find_words
+from captum_globenc.texts.words import find_offsets, find_unknown, find_words
 from vocabularies import TOKENIZERS, byte_level, goes_on, sentencepiece, wordpiece
 
 MADE = {name: make() for name, make in TOKENIZERS.items()}

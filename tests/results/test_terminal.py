@@ -45,7 +45,7 @@ def explanation(**options):
 
 def shown(found, *, terminal_=None, **options):
     console = Console(file=io.StringIO(), width=80, highlight=False, **terminal_ or {})
-    terminal.show(console, found, **options)
+    console.print(terminal.Shown(found, **options))
     return console.file.getvalue()
 
 
@@ -296,7 +296,7 @@ def test_columns_of_many_methods_go_on_in_another_table_instead_of_being_cut():
     kinds = {"globenc": "shares", **dict.fromkeys(names[1:], "contributions")}
     found = explanation(scores={name: [0.125, 0.5, -1.0] for name in names}, kinds=kinds)
     console = Console(file=io.StringIO(), width=80)
-    terminal.show(console, found)
+    console.print(terminal.Shown(found))
     lines = console.file.getvalue().splitlines()
     assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
     heads = [line.split() for line in lines if "globenc, " in line or ", logit" in line]

@@ -15,6 +15,7 @@ from captum.attr import (
     FeatureAblation,
     GradientShap,
     InputXGradient,
+    IntegratedGradients,
     Lime,
     Occlusion,
     Saliency,
@@ -23,22 +24,16 @@ from torch import Tensor
 
 from captum_globenc.captum_api import sklearn_ridge
 from captum_globenc.extras import optional
-from captum_globenc.texts import embeddings
+from captum_globenc.texts.embeddings import knows_padding
 from captum_globenc.texts.request import AttributionRequest
 
+INTEGRATION_STEPS = 50
+ROWS_AT_ONCE = 32
+"""Interpolated inputs per forward pass, which bounds the memory."""
 NOISE_SAMPLES = 5
 LIME_SAMPLES = 50
 TEXTS_AT_ONCE = 64
 """Perturbed texts per forward pass, which bounds the memory."""
-
-
-def integrated_gradients(request: AttributionRequest) -> Tensor:
-    """Return Integrated Gradients over word embeddings, `(A, N)`."""
-    of = request.of
-    baselines = of.embed(request.baselines)
-    return embeddings.integrated_gradients(
-        of.outputs, of.model, request.inputs, baselines, None, request.extra
-    )
 
 
 def on_embeddings(
@@ -68,6 +63,17 @@ def on_embeddings(
     return reduce(scores, dim=-1)
 
 
+def integrated_gradients(request: AttributionRequest) -> Tensor:
+    """Return Integrated Gradients (Sundararajan et al. 2017) over word embeddings, `(A, N)`."""
+    rows = ROWS_AT_ONCE if knows_padding(request.of.model) else 1  # other decoders take one text at a time
+    return on_embeddings(
+        request,
+        IntegratedGradients,
+        n_steps=INTEGRATION_STEPS,
+        internal_batch_size=max(rows, len(request.rows)),
+    )
+
+
 input_x_gradient = partial(on_embeddings, method=InputXGradient, has_baseline=False)
 saliency = partial(on_embeddings, method=Saliency, has_baseline=False, reduce=torch.linalg.vector_norm)
 deep_lift = partial(on_embeddings, method=DeepLift)
@@ -83,7 +89,7 @@ def feature_ablation(
 ) -> Tensor:
     """Return the decrease of the output when a token, or a window of tokens, is replaced, `(A, N)`."""
     inputs = request.inputs
-    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if embeddings.knows_padding(request.of.model) else 1
+    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if knows_padding(request.of.model) else 1
     scores: Tensor = method(request.of.blanked).attribute(
         inputs,
         baselines=request.baselines,
@@ -113,7 +119,7 @@ def lime(request: AttributionRequest) -> Tensor:
                 additional_forward_args=one.beside,
                 feature_mask=features,
                 n_samples=LIME_SAMPLES,
-                perturbations_per_eval=LIME_SAMPLES if embeddings.knows_padding(request.of.model) else 1,
+                perturbations_per_eval=LIME_SAMPLES if knows_padding(request.of.model) else 1,
             )
         )
     return torch.cat(rows)

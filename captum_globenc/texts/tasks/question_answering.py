@@ -29,16 +29,7 @@ ENDS = ("start", "end")
 
 
 class _Answer(NamedTuple):
-    """An answer.
-
-    Attributes:
-        probability: the sum over candidates with the same text.
-        row: the row of the answer.
-        start: the position of its first token.
-        end: the position of its last token.
-        span: the character offsets of its words.
-        text: the text of its words.
-    """
+    """An answer: its tokens, the span and text of its words, and the sum over candidates with this text."""
 
     probability: float
     row: int

@@ -5,13 +5,15 @@ Shapes: B texts, R rows, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import shorten
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from captum_globenc.texts.classes import MULTI, class_names, probabilities, problem_of
-from captum_globenc.texts.options import chosen_classes, several_classes
+from captum_globenc.texts.classes import MULTI, VALUE, class_names, class_of, probabilities, problem_of
+from captum_globenc.texts.options import ALL, Target
 from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 
 __all__ = ["select_classes"]
@@ -41,7 +43,7 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
     shares = probabilities(logits, config)
     chosen, other = _chosen(predictions, logits, names)
     labels = predictions.options.target is None and problem_of(config) == MULTI
-    side_by_side = several_classes(predictions.options.target, names) is not None
+    side_by_side = _several(predictions.options.target, names) is not None
     explained = []
     for text, (classes, best) in enumerate(zip(chosen, logits.argmax(-1).tolist(), strict=True)):
         for one in classes:
@@ -69,23 +71,39 @@ def select_classes(predictions: Predictions) -> list[ExplainedOutput]:
 
 def _chosen(predictions: Predictions, logits: Tensor, names: list[str]) -> tuple[list[list[int]], int | None]:
     """Return the explained classes of each text, and the contrast class."""
-    config = predictions.loaded.model.config
-    several = several_classes(predictions.options.target, names)
+    options, config = predictions.options, predictions.loaded.model.config
+    several = _several(options.target, names)
     if several is not None:
         return [several] * len(logits), None
-    if (
-        predictions.options.target is None
-        and predictions.options.against is None
-        and problem_of(config) == MULTI
-    ):
-        likely = (logits.sigmoid() >= predictions.options.threshold).tolist()
-        best = logits.argmax(-1).tolist()
+    best = logits.argmax(-1).tolist()
+    if options.target is None and options.against is None and problem_of(config) == MULTI:
+        likely = (logits.sigmoid() >= options.threshold).tolist()
         return [
             [number for number, it in enumerate(row) if it] or [one]
             for row, one in zip(likely, best, strict=True)
         ], None
-    target = cast("str | int | None", predictions.options.target)
-    classes, other = chosen_classes(
-        logits.argmax(-1), names, target, predictions.options.against, config, predictions.texts
-    )
-    return [[one] for one in classes.tolist()], other
+    target = None if options.target is None else class_of(cast("str | int", options.target), names, "target")
+    chosen = best if target is None else [target] * len(best)
+    if options.against is None:
+        return [[one] for one in chosen], None
+    if problem_of(config) == VALUE or len(names) == 1:
+        raise ValueError("the model is a regression: there is no contrast class")
+    other = class_of(options.against, names, "against")
+    if target == other:
+        raise ValueError(f"{names[other]} is contrasted with itself: choose two classes")
+    for text, one in zip(predictions.texts, chosen, strict=True):
+        if one == other:
+            raise ValueError(
+                f"{names[other]} is the predicted class of {shorten(text, 40)!r} and would be contrasted "
+                "with itself: choose a target as well"
+            )
+    return [[one] for one in chosen], other
+
+
+def _several(target: Target | None, names: Sequence[str]) -> list[int] | None:
+    """Return the classes of a list of targets, or of "all" if no class has this name; None for one target."""
+    if target == ALL and ALL not in map(str.lower, names):
+        return list(range(len(names)))
+    if target is None or isinstance(target, str | int):
+        return None
+    return list(dict.fromkeys(class_of(it, names, "target") for it in target))

@@ -130,16 +130,7 @@ def _explained_output(
 
 
 def _labels(group: str | int, names: Sequence[str], outputs: Tensor) -> list[int]:
-    """Return the label of each token for a group: the label itself, or the most likely of B-, I-, ...
-
-    Args:
-        group: a label, its index, or its part after B- or I-.
-        names: the names of the labels.
-        outputs: the logits of the tokens `(P, C)`.
-
-    Raises:
-        ValueError: there is no such label.
-    """
+    """Return the label of each token for a group: the label itself, or the most likely of B-, I-, ..."""
     name = _name(group, names)
     chosen = [label for label, it in enumerate(names) if it == name]
     chosen = chosen or [label for label, it in enumerate(names) if it.partition("-")[2] == name]

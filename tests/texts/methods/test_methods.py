@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from captum_globenc.texts import explain
-from captum_globenc.texts.embeddings import INTEGRATION_STEPS
 from captum_globenc.texts.methods import MAIN_METHODS
+from captum_globenc.texts.methods.captums import INTEGRATION_STEPS
 from checkpoints import VOCABULARY, save_classifier, save_tokenizer
 
 TEXTS = ["the plot is bad", "unhappy but not bad , great script !", "good"]
@@ -412,8 +412,8 @@ def test_a_decoder_that_reads_the_text_again_is_told_what_holds(tokenizer):
     (explanation, *_) = explain(TEXTS, model, tokenizer, layers=True, tell=told.append)
     assert list(explanation.scores) == ["transformer-deep-lift"]
     assert [note.partition(":")[0] for note in told] == [
-        "transformer-deep-lift has no scores of single layers",
         "globenc is left out",
+        "transformer-deep-lift has no scores of single layers",
     ]
     for options in ({"methods": ["integrated-gradients"]}, {"baseline": "zero"}):
         with pytest.raises(ValueError, match="a decoder that reads it again"):
