@@ -373,6 +373,7 @@ class Node(torch.autograd.Function):
     def forward(ctx: Any, applied: AppliedRule, outputs: tuple[Tensor, ...], *dependents: Tensor) -> Any:
         """Return the outputs as results of the dependents."""
         ctx.applied = applied
+        ctx.set_materialize_grads(False)
         return outputs if len(outputs) > 1 else outputs[0]
 
     @staticmethod
