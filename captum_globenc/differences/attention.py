@@ -4,7 +4,6 @@ B batch, H heads, N receivers, M sources, d head size; in a tile G heads of the 
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.decompositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
+from captum_globenc.slicing import WHOLE, part, slices
 
 TILE = 1 << 18
 """Scores per tile; a few matrices of this size fit the cache."""
@@ -52,14 +52,14 @@ def fused_attention(
             visible = mask.visible(rows)
             width = visible.stop - visible.start
             for heads in slices(len(grad), max(TILE // (count * width), 1)) if width else ():
-                part = mask.part(heads, rows, visible)
-                tile = _Tile(_taken(q, heads, None, rows), _taken(k, heads, None, visible), factor, part)
-                g, key_mean = _taken(grad, heads, rows), _taken(k_mean, heads, visible)
-                _taken(of_value, heads, visible).baddbmm_(tile.mean.mT, g, beta=beta)
-                scores = tile.backward(torch.bmm(g, _taken(v_mean, heads, visible).mT))
-                _taken(of_query, heads, rows).baddbmm_(scores, key_mean, beta=0, alpha=factor)
-                query_mean = _taken(q_mean, heads, rows)
-                _taken(of_key, heads, visible).baddbmm_(scores.mT, query_mean, beta=beta, alpha=factor)
+                seen = mask.part(heads, rows, visible)
+                tile = _Tile(part(q, heads, WHOLE, rows), part(k, heads, WHOLE, visible), factor, seen)
+                g, key_mean = part(grad, heads, rows), part(k_mean, heads, visible)
+                part(of_value, heads, visible).baddbmm_(tile.mean.mT, g, beta=beta)
+                scores = tile.backward(torch.bmm(g, part(v_mean, heads, visible).mT))
+                part(of_query, heads, rows).baddbmm_(scores, key_mean, beta=0, alpha=factor)
+                query_mean = part(q_mean, heads, rows)
+                part(of_key, heads, visible).baddbmm_(scores.mT, query_mean, beta=beta, alpha=factor)
         multipliers = zip((query, key, value), (of_query, of_key, of_value), strict=True)
         return [(pair, it.reshape(pair.value.shape)) for pair, it in multipliers]
 
@@ -70,18 +70,6 @@ def _both_runs(pair: Pair) -> Tensor:
     """Return both values of a pair, `(B H, 2, N, d)`, contiguous."""
     both = torch.stack((pair.value, pair.base), -3)
     return both.view(-1, 2, *both.shape[-2:])
-
-
-def _taken(tensor: Tensor, *index: slice | None) -> Tensor:
-    """Return a part of a tensor, None standing for a whole dimension; the tensor itself if that is all."""
-    index = tuple(slice(0, size) if it is None else it for it, size in zip(index, tensor.shape, strict=False))
-    whole = all(it.stop - it.start == size for it, size in zip(index, tensor.shape, strict=False))
-    return tensor if whole else tensor[index]
-
-
-def slices(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most `size` that cover `range(count)`."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 class _Mask:

@@ -323,8 +323,9 @@ def register_rule(function: Callable[..., Any], rule: Rule | str) -> None:
         function: the function, such as ``torch.special.i0``. Methods and operators are separate functions.
         rule: `LINEAR`, `QUADRATIC`, or a function that takes a :class:`~captum_globenc.differences.Call` and
             returns its backward pass. The backward pass takes the multipliers of the outputs, None for an
-            output that is not used, and returns a list of pairs and their multipliers; multipliers times differences must sum to the difference of
-            the outputs. `bound` turns a function with the torch function's parameters into a rule.
+            output that is not used, and returns a list of pairs and their multipliers; multipliers times
+            differences must sum to the difference of the outputs. `bound` turns a function with the torch
+            function's parameters into a rule.
 
     Raises:
         TypeError: `function` is not callable, or `rule` is not a rule.
