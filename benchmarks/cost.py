@@ -15,7 +15,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -24,7 +23,7 @@ import torch
 import transformers
 from captum.attr import IntegratedGradients, LayerIntegratedGradients
 from materializing import materialized_globenc
-from subjects import Subjects, shape_of
+from subjects import Subjects, peak_resident, shape_of
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from captum_globenc import EncoderForward
@@ -124,20 +123,11 @@ def times(
     return seconds
 
 
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
-
-
 def _growth(model_type: str, shape: tuple[int, int], name: str) -> int:
     """Return by how many bytes the resident set grows at most, in a process that runs this alone."""
     warnings.simplefilter("ignore")
     subjects = Measured(model_type)
-    function = subjects.of(*shape)[name]
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    function()
-    return _resident("VmHWM") - before
+    return peak_resident(subjects.of(*shape)[name])
 
 
 def memory(model_type: str, shape: tuple[int, int], names: list[str]) -> dict[str, int]:

@@ -17,13 +17,12 @@ import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from subjects import SUBJECTS, Subjects
+from subjects import SUBJECTS, Subjects, peak_resident
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -37,11 +36,6 @@ FAMILIES = {
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
     "bert": (BertConfig, BertForSequenceClassification),
 }
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def _measured(
@@ -63,10 +57,7 @@ def _measured(
     functions = Subjects(EncoderForward(model)).of(ids, torch.full_like(ids, 4), 1)
     function = functions[subject]
     functions["forward"]()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    function()
-    grown = _resident("VmHWM") - before
+    grown = peak_resident(function)
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -39,13 +39,14 @@ NO_KERNEL = ("aten._unsafe_view", "aten.empty", "aten.empty_like", "aten.empty_s
 class Dispatched(TorchDispatchMode):
     """Counts the operations that torch dispatches, and calls of `tolist`, which torch does not dispatch.
 
-    `names` holds the number of calls of each operation, such as `aten.add.Tensor`.
+    `names` holds the number of calls of each operation, such as `aten.add.Tensor`, `kernels` the number of
+    operations that compute or copy something.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: Counter[str] = Counter()
-        self._views: set[str] = set()
+        self.kernels = 0
         self._lists = 0
         self._patch = mock.patch.object(torch.Tensor, "tolist", self._counting(torch.Tensor.tolist))
 
@@ -69,8 +70,7 @@ class Dispatched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operation and run it."""
         self.names[str(func)] += 1
-        if getattr(func, "is_view", False):
-            self._views.add(str(func))
+        self.kernels += launches(func)
         return func(*args, **(kwargs or {}))
 
     @property
@@ -79,19 +79,15 @@ class Dispatched(TorchDispatchMode):
         return sum(self.names.values())
 
     @property
-    def kernels(self) -> int:
-        """The number of operations that are neither views nor allocations."""
-        idle = (count for name, count in self.names.items() if name in self._views or _is(name, NO_KERNEL))
-        return self.operations - sum(idle)
-
-    @property
     def syncs(self) -> int:
         """The number of operations that synchronize the device."""
-        return self._lists + sum(count for name, count in self.names.items() if _is(name, SYNCS))
+        waiting = (count for name, count in self.names.items() if name.rpartition(".")[0] in SYNCS)
+        return self._lists + sum(waiting)
 
 
-def _is(name: str, operations: tuple[str, ...]) -> bool:
-    return name.rpartition(".")[0] in operations
+def launches(func: Any) -> bool:
+    """Return whether an operation launches a kernel: it is neither a view nor an allocation."""
+    return not (func.is_view or str(func).rpartition(".")[0] in NO_KERNEL)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The calls that the benchmarks compare: a forward pass, a gradient, and each method, on one batch."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,3 +61,17 @@ def shape_of(text: str) -> tuple[int, int]:
     """Return the number of texts and tokens of a shape such as 8x64."""
     batch, tokens = text.split("x")
     return int(batch), int(tokens)
+
+
+def resident(key: str) -> int:
+    """Return the size of this process's resident set in bytes: "VmRSS" now, "VmHWM" at most. Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+
+def peak_resident(call: Callable[[], object]) -> int:
+    """Return by how many bytes the resident set grows at most while a call runs."""
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    call()
+    return resident("VmHWM") - before
