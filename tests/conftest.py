@@ -108,6 +108,10 @@ def pytest_addoption(parser):
         action="store_true",
         help="fail where the tests that look at a page in Chromium cannot run, instead of deselecting them",
     )
+    parser.addoption(
+        "--device",
+        help="the device of tests/gpu, such as cuda, with all models; by default the CPU with a few of them",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
