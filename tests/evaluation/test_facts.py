@@ -1,18 +1,7 @@
 """The model that answers from facts, and methods on its prompts: held against plain calls of the model."""
 
-import importlib
-
 import pytest
 import torch
-
-from pages import ROOT
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Import modules of benchmarks/, as its own scripts do."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module
 
 
 @pytest.fixture
