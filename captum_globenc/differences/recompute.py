@@ -269,8 +269,8 @@ class _Layered(DifferenceMode):
             token = getattr(it, TAG, None)
             if isinstance(token, _Token) and token.run is self._token.run and token is not self._token:
                 raise _unsupported(
-                    f"{self._layer or 'The model'} reads a value that depends on the input but was not passed on "
-                    "as a tensor, such as a cache of keys and values or an attribute of a module"
+                    f"{self._layer or 'The model'} reads a value that depends on the input but is not passed "
+                    "on as a tensor, such as a cache of keys and values or an attribute of a module"
                 )
         return False
 

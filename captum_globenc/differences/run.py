@@ -9,12 +9,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.utils.checkpoint import CheckpointError
 
 from captum_globenc.differences.call import leaves, replaced
 from captum_globenc.differences.frozen import FROZEN, FrozenMode, Rules
 from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
+from captum_globenc.errors import UnsupportedOperationError
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,25 @@ def _pulled(
     known = [pair for pair in zip(outputs, multipliers, strict=True) if pair[0].requires_grad]
     if not at or not known:
         return [None] * len(at)
-    # The caller's autocast must not lower the precision of multipliers.
-    with (
-        torch.inference_mode(False),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
-        made: Sequence[Tensor | None] = torch.autograd.grad(
-            [output for output, _ in known],
-            cast(Any, at),
-            [multiplier for _, multiplier in known],
-            retain_graph=keep,
-            allow_unused=True,
-        )
+    try:
+        # The caller's autocast must not lower the precision of multipliers.
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            made: Sequence[Tensor | None] = torch.autograd.grad(
+                [output for output, _ in known],
+                cast(Any, at),
+                [multiplier for _, multiplier in known],
+                retain_graph=keep,
+                allow_unused=True,
+            )
+    except CheckpointError:
+        raise UnsupportedOperationError(
+            "forward_func calls torch.utils.checkpoint, which runs parts of it again without recording: turn "
+            "it off. To keep less memory, use TransformerDeepLift(forward_func, recompute=True)."
+        ) from None
     return made
 
 
