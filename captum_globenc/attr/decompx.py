@@ -32,6 +32,7 @@ from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
 from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
+from captum_globenc.recording.linear import loaded
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -296,7 +297,8 @@ class _FirstLayer:
             )
         of_stream, of_values = run.multipliers(output, [stream, value])
         scores = (of_stream * stream.value).sum(-1)
-        bias = getattr(self._values, "bias", None)
+        with loaded(self._values):
+            bias = getattr(self._values, "bias", None)
         if bias is None:
             return scores
         bias = bias.detach().to(of_values.dtype)
