@@ -47,7 +47,8 @@ def recomputation(
         model: the module that runs.
         recompute: the argument of the method.
         recorder: the method, for :func:`observable_attention`.
-        keep_first: whether to keep the first layer of the encoder, in which hidden states are recorded.
+        keep_first: whether to keep the first layer of the encoder, in which hidden states are recorded;
+            "auto" always keeps it.
 
     Raises:
         NoLayersError: the model has no layers.
@@ -56,7 +57,7 @@ def recomputation(
         return None
     layers = stacks(model)
     return Recomputation(
-        partial(_intercepted, model, layers, layers[0] if keep_first else None),
+        partial(_intercepted, model, layers, layers[0] if keep_first and recompute is True else None),
         partial(observable_attention, model, recorder),
         len(layers),
         fits if recompute == "auto" else None,
@@ -70,11 +71,12 @@ def _intercepted(
     """Call `run` in place of the forward functions of layers, in this thread."""
     thread = threading.get_ident()
     distinct = list(dict.fromkeys(layers))
+    unused: set[tuple[str, Cache]] = set()  # caches that were not passed on to a layer
 
     def wrapper(name: str, layer: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return forward(*args, **kwargs)
-        args, kwargs = _without_cache(name, args, kwargs)
+        args, kwargs = _without_cache(name, args, kwargs, unused)
         return forward(*args, **kwargs) if layer is kept else run(name, forward, args, kwargs)
 
     with ExitStack() as contexts:
@@ -86,8 +88,14 @@ def _intercepted(
         yield
 
 
-def _without_cache(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _without_cache(name: str, args: Any, kwargs: Any, unused: set[tuple[str, Cache]]) -> tuple[Any, Any]:
     """Return a layer's arguments without an empty cache of keys and values, which one pass does not need.
+
+    Args:
+        name: of the layer.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        unused: the layers and caches of the run so far, to which this adds.
 
     Raises:
         UnsupportedOperationError: the cache holds earlier tokens.
@@ -95,11 +103,12 @@ def _without_cache(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
     caches = [it for it in (*args, *kwargs.values()) if isinstance(it, Cache)]
     if not caches:
         return args, kwargs
-    if not all(map(_is_empty, caches)):
+    if not all(_is_empty(it) and (name, it) not in unused for it in caches):
         raise UnsupportedOperationError(
             f"{name} reads a cache that holds keys and values of earlier tokens, so it cannot be recomputed: "
             "pass recompute=False, or run the model without past_key_values."
         )
+    unused.update((name, it) for it in caches)
     args = tuple(None if isinstance(it, Cache) else it for it in args)
     kwargs = {
         key: None if isinstance(it, Cache) else False if key == "use_cache" else it
