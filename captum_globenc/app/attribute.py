@@ -26,6 +26,7 @@ from captum_globenc.app.command import (
     IdColumnOption,
     LabelColumnOption,
     ModelOption,
+    NewTokensOption,
     PairColumnOption,
     PositionOption,
     TextColumnOption,
@@ -73,7 +74,8 @@ def attribute_data(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Methods; all selects every one, list shows them.",
+            help="Methods; all selects every one, list shows them. By default globenc, and "
+            "transformer-deep-lift for language models.",
             autocompletion=completing(METHODS),
         ),
     ] = None,
@@ -95,6 +97,15 @@ def attribute_data(
     ] = True,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "pair",
+    answer_column: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The column of the answers to explain, for language models. Without it, the model generates "
+            "them.",
+        ),
+    ] = "answer",
+    max_new_tokens: NewTokensOption = None,
     label_column: LabelColumnOption = "label",
     id_column: IdColumnOption = None,
     encoding: EncodingOption = None,
@@ -127,14 +138,14 @@ def attribute_data(
         typer.Option(metavar="NAME", help="The device, cpu or cuda. By default the GPU if there is one."),
     ] = None,
 ) -> None:
-    """Explain a classifier's predictions for all texts of a data set.
+    """Explain a classifier's predictions, or a language model's answers, for all texts of a data set.
 
     To resume an interrupted run, repeat the command: no row is lost, duplicated or incomplete. Texts that
     cannot be explained are written with their error and counted. Load the files with
     captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.
     """
-    chosen = names(methods, METHODS, ("globenc",), show_methods)
-    check_names("method", chosen, METHODS)
+    chosen = names(methods, METHODS, (), show_methods) or None
+    check_names("method", chosen or (), METHODS)
     try:
         with status("Loading torch and transformers"):
             from torch import OutOfMemoryError
@@ -178,6 +189,8 @@ def attribute_data(
             text_column=text_column,
             pair_column=pair_column,
             device=device,
+            answer_column=answer_column,
+            max_new_tokens=max_new_tokens,
         )
         counts = attribute_files(
             attributor,

@@ -51,6 +51,9 @@ PositionOption = Annotated[
 ]
 """The option `--position` of every command that explains."""
 
+NewTokensOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")]
+"""The option `--max-new-tokens` of commands that explain answers."""
+
 FILES = (
     "a .csv, .tsv, .jsonl or .json file, also compressed as .gz, a .parquet file, or a folder of such files, "
     "with the columns text and optionally label and pair"

@@ -36,7 +36,9 @@ __all__ = [
     "check_generation",
     "contrasted",
     "finish_answers",
+    "new_tokens",
     "prepare_prompts",
+    "prompt_batches",
     "select_generated",
 ]
 
@@ -117,9 +119,9 @@ def check_generation(
     options: Options,
     notices: dict[str, None],
     *,
-    answered: bool,
-    contrasted: bool,
-    paired: bool,
+    answered: bool = False,
+    contrasted: bool = False,
+    paired: bool = False,
 ) -> Options:
     """Check the options of text generation, and return them without unsupported default methods.
 
@@ -169,6 +171,30 @@ def check_generation(
         notices[f"globenc is left out: {message}"] = None
         return replace(options, methods=[it for it in methods if it != "globenc"])
     return options
+
+
+def new_tokens(loaded: LoadedModel, options: Options) -> int:
+    """Return the largest number of tokens of a generated answer."""
+    return int(_generation(loaded, options.generation)["max_new_tokens"])
+
+
+def prompt_batches(prompts: Sequence[Prompt], loaded: LoadedModel, options: Options) -> list[list[int]]:
+    """Return the indices of the prompts of each batch, such that no answer depends on the other prompts.
+
+    Models without padding run one prompt at a time. A prompt whose answer is cut at the limit of the model
+    runs alone, because the longest prompt of a batch sets the number of tokens that are generated.
+    """
+    numbers = list(range(len(prompts)))
+    if not loaded.pads:
+        return [[it] for it in numbers]
+    limit = token_limit(loaded.model, loaded.tokenizer)
+    alone: list[int] = []
+    if prompts and prompts[0].answer is None and limit is not None and not _encoder_decoder(loaded.model):
+        ids = _ids([it.text for it in prompts], loaded.tokenizer, special=prompts[0].messages is None)
+        longest = limit + 1 - new_tokens(loaded, options)
+        alone = [number for number, row in enumerate(ids) if len(row) > longest]
+    together = [it for it in numbers if it not in alone]
+    return [[it] for it in alone] + ([together] if together else [])
 
 
 def prepare_prompts(

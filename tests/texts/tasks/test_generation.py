@@ -75,6 +75,22 @@ def test_contributions_sum_to_the_difference_of_log_probabilities(family):
         assert explanation.answer.log_probabilities == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+@pytest.mark.parametrize("prompt", ["a", "a dog ran"])
+def test_an_answer_may_repeat_its_prompt(family, prompt):
+    model, tokenizer = language_model(family), word_tokenizer()
+    (explanation,) = quiet([prompt], model, tokenizer, answer=prompt)
+    assert check_complete(model, tokenizer, explanation) > 1e-3
+
+
+def test_the_limit_of_the_model_cuts_an_answer_as_it_does_alone():
+    model, tokenizer = language_model("gpt2"), word_tokenizer()
+    prompts = ["the cat " * 20, "a dog ran"]
+    found = [it.answer.ids for it in quiet(prompts, model, tokenizer)]
+    assert found == [quiet([it], model, tokenizer)[0].answer.ids for it in prompts]
+    assert list(map(len, found)) == [LIMIT - 40 + 1, LIMIT - 3 + 1]
+
+
 @pytest.mark.parametrize("family", MIXTURES)
 def test_mixtures_of_experts_are_explained_along_the_route_of_the_prompt(family):
     model, tokenizer, told = language_model(family), word_tokenizer(), []
@@ -353,6 +369,7 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
         (["the cat"], {"answer": ""}, ValueError, "the answer to 'the cat' has no tokens: pass a text"),
         ([""], {"answer": "red"}, ValueError, "has no tokens"),
         (["a", "the"], {"answer": ["red"]}, ValueError, "answer has 1 entries for 2 prompts"),
+        (["a", "the"], {"answer": ["red", None]}, ValueError, "answer is None for some prompts"),
         (["a"], {"answer": [3]}, TypeError, "answer contains a int, not a string"),
         (["a"], {"answer": 3}, TypeError, "answer is a int: pass a string"),
         (["a"], {"answer": "red", "against": "red"}, ValueError, "against is the answer that is"),
