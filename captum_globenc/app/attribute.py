@@ -21,6 +21,7 @@ from rich.text import Text
 from captum_globenc.app.choices import METHODS
 from captum_globenc.app.command import (
     FILES,
+    AnswerColumnOption,
     CommandError,
     EncodingOption,
     IdColumnOption,
@@ -97,14 +98,7 @@ def attribute_data(
     ] = True,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "pair",
-    answer_column: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="The column of the answers to explain, for language models. Without it, the model generates "
-            "them.",
-        ),
-    ] = "answer",
+    answer_column: AnswerColumnOption = "answer",
     max_new_tokens: NewTokensOption = None,
     label_column: LabelColumnOption = "label",
     id_column: IdColumnOption = None,
@@ -140,6 +134,7 @@ def attribute_data(
 ) -> None:
     """Explain a classifier's predictions, or a language model's answers, for all texts of a data set.
 
+    A language model generates the answers if there is no column of answers.
     To resume an interrupted run, repeat the command: no row is lost, duplicated or incomplete. Texts that
     cannot be explained are written with their error and counted. Load the files with
     captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.

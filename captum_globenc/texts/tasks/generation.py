@@ -36,6 +36,7 @@ __all__ = [
     "check_generation",
     "contrasted",
     "finish_answers",
+    "left_padded",
     "new_tokens",
     "prepare_prompts",
     "prompt_batches",
@@ -224,7 +225,7 @@ def prepare_prompts(
     batch = {**encoded.batch, "special_tokens_mask": _special(prompts, encoded)}
     if not _encoder_decoder(model):
         _check_causal(model, batch["input_ids"])
-        batch = _left_padded(batch)
+        batch = left_padded(batch)
     if prompts[0].answer is None:
         labels, steps = _generated(batch, loaded, options, limit)
     else:
@@ -351,8 +352,8 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
-def _left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Move the padding of a batch from the right to the left."""
+def left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move the padding of tensors `(B, N)`, one of them `attention_mask`, from the right to the left."""
     mask = batch["attention_mask"]
     length = mask.shape[1]
     positions = torch.arange(length, device=mask.device)
