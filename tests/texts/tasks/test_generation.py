@@ -75,6 +75,28 @@ def test_contributions_sum_to_the_difference_of_log_probabilities(family):
         assert explanation.answer.log_probabilities == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_share_of_decisions_that_differ_at_the_baseline_is_told():
+    model, tokenizer, told = language_model("mixtral"), word_tokenizer(), []
+    del model.model.layers[1]
+    (it,) = explain(PROMPTS[:1], model, tokenizer, answer=ANSWER, layers=False, tell=told.append)
+    embed, chosen = model.get_input_embeddings(), []
+    ids = torch.tensor([it.ids + it.answer.ids[:-1]])
+    words = embed(ids).detach()
+    base = words.clone()
+    base[:, : len(it.ids)] = embed.weight.detach().mean(0)
+    gate = model.model.layers[0].mlp.gate
+    handle = gate.register_forward_hook(
+        lambda module, inputs, _: chosen.append((inputs[0] @ module.weight.T).topk(2, dim=-1).indices)
+    )
+    with torch.no_grad(), handle:
+        for given in (words, base):
+            model(inputs_embeds=given, use_cache=False)
+    differing, total = int((chosen[0] != chosen[1]).sum()), chosen[0].numel()
+    assert 0 < differing < total == 2 * ids.shape[1]
+    share = f"; {differing / total:.1%} of {total} decisions would differ at the baseline"
+    assert any(message.endswith(share) for message in told)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
 @pytest.mark.parametrize("prompt", ["a", "a dog ran"])
 def test_an_answer_may_repeat_its_prompt(family, prompt):
