@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc import EncoderForward, TransformerDeepLift, explain
 from captum_globenc.differences.peers import ATTN_LRP
-from captum_globenc.evaluation import Remembering
+from captum_globenc.evaluation.subject import Remembering
 from captum_globenc.metrics import linear_datamodeling_score, outputs_without, top_k_drop
 from captum_globenc.texts.embeddings import OnEmbeddings
 from captum_globenc.texts.methods.backward import relevance

@@ -12,7 +12,7 @@ from captum_globenc.evaluation.planted import SHORTCUTS, plant, without
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.run import ANSWER_METHODS, DEFAULT_METHODS, evaluate
 from captum_globenc.evaluation.sanity import SanityChecks
-from captum_globenc.evaluation.subject import Batch, Remembering, Subject
+from captum_globenc.evaluation.subject import Batch, Subject
 from captum_globenc.evaluation.variants import redrawn, with_folded_gains, with_permuted_heads
 from captum_globenc.texts.methods import METHODS, Method, register_method
 
@@ -30,7 +30,6 @@ __all__ = [
     "Example",
     "Method",
     "Metric",
-    "Remembering",
     "SanityChecks",
     "Subject",
     "evaluate",
