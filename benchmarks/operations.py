@@ -26,6 +26,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward
 from captum_globenc.decomposition import workspace
+from captum_globenc.differences import attention as fused
 from captum_globenc.differences import scalars
 from captum_globenc.recording import attention
 
@@ -97,6 +98,8 @@ def as_on_an_accelerator() -> Iterator[None]:
         for owner, name, value in (
             (workspace, "CPU", workspace.ACCELERATOR),
             (scalars, "PART", 2**62),
+            (fused, "TILE", fused.ACCELERATOR_TILE),
+            (fused, "ROWS", 2**62),
             (attention, "attention_with_logsumexp", lambda *args, **kwargs: None),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.workspace import Tile, Workspace
-from captum_globenc.slicing import WHOLE, part
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part
 
 LOG2_E = math.log2(math.e)
 

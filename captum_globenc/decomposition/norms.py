@@ -17,8 +17,7 @@ from torch import Tensor
 
 from captum_globenc.decomposition.attention import share_heads
 from captum_globenc.decomposition.record import LayerRecord, Normalization
-from captum_globenc.decomposition.workspace import Tile, Workspace
-from captum_globenc.slicing import WHOLE, part, slices
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part, slices
 
 CANCELLATION = 0.1
 """A sum whose square is below this share of its terms' squares has lost digits."""

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_globenc.decomposition.workspace import WHOLE, part, slices
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.decompositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
-from captum_globenc.slicing import WHOLE, part, slices
 
 TILE = 1 << 18
-"""Scores per tile; a few matrices of this size fit the cache."""
+"""Scores per tile on a CPU; a few matrices of this size fit the cache."""
 ROWS = 128
-"""Most receivers of a tile."""
+"""Most receivers of a tile on a CPU."""
+ACCELERATOR_TILE = 1 << 24
+"""Scores per tile on an accelerator, which needs few kernels."""
 MASKED, UNSEEN = -1e30, -1e35
 """Scores masked by a large negative number, and by False or -inf; finite, so that differences are finite."""
 
@@ -43,7 +45,8 @@ def fused_attention(
         q_mean, k_mean, v_mean = (it.mean(1) for it in (q, k, v))
         grad = grad.reshape(-1, *grad.shape[-2:])
         mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
-        count = max(min(ROWS, TILE // sources), 1)
+        cells, most = (TILE, ROWS) if grad.device.type == "cpu" else (ACCELERATOR_TILE, receivers)
+        count = max(min(most, cells // sources, receivers), 1)
         once = count >= receivers and attn_mask is None and not is_causal  # each element is written once
         create = torch.empty_like if once else torch.zeros_like
         of_query, of_key, of_value = (create(it) for it in (q_mean, k_mean, v_mean))
@@ -51,7 +54,7 @@ def fused_attention(
         for rows in slices(receivers, count):
             visible = mask.visible(rows)
             width = visible.stop - visible.start
-            for heads in slices(len(grad), max(TILE // (count * width), 1)) if width else ():
+            for heads in slices(len(grad), max(cells // (count * width), 1)) if width else ():
                 seen = mask.part(heads, rows, visible)
                 tile = _Tile(part(q, heads, WHOLE, rows), part(k, heads, WHOLE, visible), factor, seen)
                 g, key_mean = part(grad, heads, rows), part(k_mean, heads, visible)

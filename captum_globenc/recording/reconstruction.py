@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from captum_globenc.decomposition.attention import share_heads
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.workspace import Tile, Workspace
+from captum_globenc.decomposition.workspace import Tile, Workspace, slices
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import QUANTIZED_TOLERANCE, ROUNDING_STEPS, TOLERANCE, Failure
 from captum_globenc.recording.linear import is_quantized
-from captum_globenc.slicing import slices
 
 
 class ReconstructionCheck:
