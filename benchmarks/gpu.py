@@ -220,8 +220,7 @@ class Device:
         return float("inf")
 
     def release(self) -> None:
-        """Return unused memory to the device."""
-        gc.collect()
+        """Return unused memory to the device, which a CPU does itself."""
 
     def seconds(self, call: Call) -> float:
         """Return how long a call takes."""
@@ -426,8 +425,8 @@ def calls_of(case: Case, model: nn.Module, device: Device) -> dict[str, Callable
 
     return {
         "forward": lambda: shared["forward"],
-        "forward, CUDA graph": lambda: device.graph(shared["forward"]),
         "forward, compiled": compiled,
+        "forward, CUDA graph": lambda: device.graph(shared["forward"]),
         "forward, compiled, CUDA graph": lambda: device.graph(compiled()),
     }
 
@@ -628,7 +627,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     if not on_cpu:
-        torch.cuda.set_device(options.device)
+        torch.cuda.set_device(torch.device(options.device).index or 0)
     device = Device(options.device) if on_cpu else Gpu(options.device)
     found = results(device, clock, options.quick, options.output)
     print(f"\n{max(clock.left, 0):.0f} s left; wrote {options.output}\n")
