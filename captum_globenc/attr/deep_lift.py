@@ -19,6 +19,7 @@ from captum_globenc.attr.base import ModelAttribution, logged
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
 from captum_globenc.attr.proof import OutputCheck, Scored, check_sum, run_plainly
+from captum_globenc.attr.recomputing import Recompute, checked, recomputation
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -64,9 +65,14 @@ class TransformerDeepLift(ModelAttribution):
             branch. "same" raises an error if a decision differs from that at the inputs; "follow" applies the
             decisions of the inputs to the baseline, which costs one more forward pass. Contributions then
             sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs.
+        recompute: whether the backward pass runs each layer of the model again instead of keeping what its
+            operations read, as gradient checkpointing does: the same contributions with the memory of one
+            layer, for two more forward passes. "auto" does so if the layers would not fit in the free memory,
+            estimated from the first layer.
 
     Raises:
         TypeError: `model` is not a module.
+        ValueError: `decisions` or `recompute` is unknown, or `recompute` has no model.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -91,12 +97,14 @@ class TransformerDeepLift(ModelAttribution):
         *,
         multiply_by_inputs: bool = True,
         decisions: Literal["same", "follow"] = "same",
+        recompute: Recompute = False,
     ) -> None:
         super().__init__(forward_func, model)
         if decisions not in ("same", "follow"):
             raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
         self.decisions = decisions
+        self.recompute = checked(recompute, self.model, self.get_name())
         self._output_check = OutputCheck()
 
     @logged
@@ -350,6 +358,9 @@ class TransformerDeepLift(ModelAttribution):
                 with depths.recorded() if depths else nullcontext():
                     return function(*tensors)
 
+            recomputed = recomputation(self.model, self.recompute, self)
+            if recomputed is not None:
+                options["mode"] = recomputed.mode
             return compare_path(recorded, points, values=values, decisions=self.decisions, **options)
 
         def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
