@@ -45,7 +45,7 @@ from transformers import (
 )
 
 import captum_globenc
-from captum_globenc import EncoderForward
+from captum_globenc import EncoderForward, TransformerDeepLift
 
 Call = Callable[[], object]
 Cell = dict[str, Any]
@@ -416,6 +416,9 @@ def calls_of(case: Case, model: nn.Module, device: Device) -> dict[str, Callable
     extra = (real,) if case.batch > 1 else ()
     forward = EncoderForward(model)
     shared = Subjects(forward, MODELS[case.model].encoder).of(ids, baselines, 1, extra)
+    if not MODELS[case.model].encoder:
+        lean = TransformerDeepLift(forward, recompute=True)
+        shared["TransformerDeepLift, recompute"] = partial(lean.attribute, ids, baselines, 1, extra)
     if not case.launches:
         return {name: (lambda call=call: call) for name, call in shared.items()}
 
@@ -499,8 +502,9 @@ def _require(clock: Clock, name: str, case: Case, taken: dict[str, list[float]],
     """Raise LeftOutError if the forward pass is missing, or the first call does not fit into the time."""
     if "forward" not in taken:
         raise LeftOutError("the forward pass was left out")
-    passes = PASSES.get(name, 10)
-    if case.dtype != "float32" and name in PASSES:
+    method = name.removesuffix(", recompute")
+    passes = PASSES.get(method, 10)
+    if case.dtype != "float32" and method in PASSES:
         passes *= HALF
     compiling = COMPILING if "compiled" in name and not quick else 0
     clock.require(taken["forward"][0] * passes + compiling)
