@@ -45,7 +45,7 @@ from transformers import (
 )
 
 import captum_globenc
-from captum_globenc import EncoderForward
+from captum_globenc import EncoderForward, TransformerDeepLift
 
 Call = Callable[[], object]
 Cell = dict[str, Any]
@@ -220,8 +220,7 @@ class Device:
         return float("inf")
 
     def release(self) -> None:
-        """Return unused memory to the device."""
-        gc.collect()
+        """Return unused memory to the device, which a CPU does itself."""
 
     def seconds(self, call: Call) -> float:
         """Return how long a call takes."""
@@ -417,6 +416,9 @@ def calls_of(case: Case, model: nn.Module, device: Device) -> dict[str, Callable
     extra = (real,) if case.batch > 1 else ()
     forward = EncoderForward(model)
     shared = Subjects(forward, MODELS[case.model].encoder).of(ids, baselines, 1, extra)
+    if not MODELS[case.model].encoder:
+        lean = TransformerDeepLift(forward, recompute=True)
+        shared["TransformerDeepLift, recompute"] = partial(lean.attribute, ids, baselines, 1, extra)
     if not case.launches:
         return {name: (lambda call=call: call) for name, call in shared.items()}
 
@@ -426,8 +428,8 @@ def calls_of(case: Case, model: nn.Module, device: Device) -> dict[str, Callable
 
     return {
         "forward": lambda: shared["forward"],
-        "forward, CUDA graph": lambda: device.graph(shared["forward"]),
         "forward, compiled": compiled,
+        "forward, CUDA graph": lambda: device.graph(shared["forward"]),
         "forward, compiled, CUDA graph": lambda: device.graph(compiled()),
     }
 
@@ -500,8 +502,9 @@ def _require(clock: Clock, name: str, case: Case, taken: dict[str, list[float]],
     """Raise LeftOutError if the forward pass is missing, or the first call does not fit into the time."""
     if "forward" not in taken:
         raise LeftOutError("the forward pass was left out")
-    passes = PASSES.get(name, 10)
-    if case.dtype != "float32" and name in PASSES:
+    method = name.removesuffix(", recompute")
+    passes = PASSES.get(method, 10)
+    if case.dtype != "float32" and method in PASSES:
         passes *= HALF
     compiling = COMPILING if "compiled" in name and not quick else 0
     clock.require(taken["forward"][0] * passes + compiling)
@@ -628,7 +631,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     if not on_cpu:
-        torch.cuda.set_device(options.device)
+        torch.cuda.set_device(torch.device(options.device).index or 0)
     device = Device(options.device) if on_cpu else Gpu(options.device)
     found = results(device, clock, options.quick, options.output)
     print(f"\n{max(clock.left, 0):.0f} s left; wrote {options.output}\n")

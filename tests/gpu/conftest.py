@@ -18,6 +18,15 @@ SELECTED = {
 ALL = {"family": FAMILIES, "outsider": tuple(OUTSIDERS), "mixture": tuple(MIXTURES)}
 
 
+def pytest_configure(config):
+    """Stop where there is no such device."""
+    device = config.getoption("--device") or "cpu"
+    if torch.device(device).type != "cpu" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--device {device}: torch finds no GPU; --device cpu runs all tests without one"
+        )
+
+
 def pytest_generate_tests(metafunc):
     """Parametrize over the models."""
     chosen = SELECTED if metafunc.config.getoption("--device") is None else ALL
@@ -27,10 +36,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def device(request):
-    found = torch.device(request.config.getoption("--device") or "cpu")
-    if found.type != "cpu" and not torch.cuda.is_available():
-        pytest.exit(f"--device {found}: torch finds no GPU", returncode=4)
-    return found
+    return torch.device(request.config.getoption("--device") or "cpu")
 
 
 @pytest.fixture

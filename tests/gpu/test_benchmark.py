@@ -1,6 +1,8 @@
 """The benchmark for a GPU, run on a CPU: what it measures, what it leaves out and why, and its table."""
 
 import json
+import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -47,7 +49,7 @@ def test_a_case_has_each_subject_with_its_counts(gpu, device, bench):
 def test_half_precision_says_what_is_computed_in_float32(gpu, device, model):
     cells = gpu.measured(gpu.Case(model, 1, 8, "bfloat16"), device, seconds_of(gpu, 100), quick=True)
     of = {cell["subject"]: cell for cell in cells}
-    assert ("GlobEnc" in of) == (model != "Llama 1B")
+    assert ("GlobEnc" in of) == (model != "Llama 1B") == ("TransformerDeepLift, recompute" not in of)
     assert of["forward"]["float32_products"] == 0
     assert of["TransformerDeepLift"]["float32_products"] == 1
 
@@ -72,6 +74,76 @@ def test_products_are_counted_by_dtype(gpu):
         "float32_products": 0.5,
         "float32_operations": ["mm"],
     }
+
+
+class TestGpuWithoutOne:
+    """What `Gpu` makes of what torch returns, with torch's functions replaced."""
+
+    @pytest.fixture(autouse=True)
+    def replaced(self, monkeypatch):
+        log = []
+
+        def replace(**functions):
+            for name, function in functions.items():
+                monkeypatch.setattr(torch.cuda, name, function)
+
+        class Stream(nullcontext):
+            def wait_stream(self, other):
+                log.append("wait")
+
+        replace(
+            synchronize=lambda: log.append("synchronize"),
+            empty_cache=lambda: None,
+            Event=lambda enable_timing: SimpleNamespace(
+                record=lambda: log.append("record"), elapsed_time=lambda end: 1500.0
+            ),
+            memory_allocated=lambda: 100,
+            max_memory_allocated=lambda: 350,
+            reset_peak_memory_stats=lambda: None,
+            mem_get_info=lambda device: (7, 9),
+            get_device_properties=lambda device: SimpleNamespace(name="a GPU", total_memory=9),
+            set_sync_debug_mode=log.append,
+            Stream=Stream,
+            current_stream=Stream,
+            stream=lambda it: it,
+            graph=lambda graph: nullcontext(),
+            CUDAGraph=lambda: SimpleNamespace(replay=lambda: log.append("replay")),
+        )
+        return log
+
+    @pytest.fixture
+    def device(self, gpu):
+        return gpu.Gpu("cuda")
+
+    def test_times_are_between_events_around_the_call(self, device, replaced):
+        assert device.seconds(lambda: replaced.append("call")) == 1.5
+        assert replaced == ["synchronize", "record", "call", "record", "synchronize"]
+
+    def test_memory_is_above_what_was_allocated(self, device):
+        assert device.peak(lambda: None) == 250
+        assert device.free() == 7
+        assert device.environment() == {"device": "a GPU", "memory_bytes": 9, "cuda": torch.version.cuda}
+
+    def test_syncs_are_the_warnings_of_torch(self, device, replaced):
+        def call():
+            for _ in range(2):
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+
+        assert device.syncs(call) == 2
+        with pytest.raises(ZeroDivisionError):
+            device.syncs(lambda: 1 // 0)
+        assert [it for it in replaced if it != "synchronize"] == ["warn", "default"] * 2
+
+    def test_a_graph_is_captured_after_three_calls(self, device, replaced):
+        replayed = device.graph(lambda: replaced.append("call"))
+        assert replaced == ["wait", "call", "call", "call", "wait", "call"]
+        replayed()
+        assert replaced[-1] == "replay"
+
+    def test_the_profiler_counts_no_kernel_of_the_cpu(self, device):
+        with pytest.warns(UserWarning, match="CUDA is not available"):
+            assert device.kernels(lambda: torch.ones(2) + 1) == 0
 
 
 def test_kernels_are_the_events_of_the_gpu_without_copies_and_annotations(gpu):
@@ -137,6 +209,7 @@ def test_nothing_is_compared_with_a_forward_pass_that_fails(gpu, device, monkeyp
         "forward": "out of memory",
         "one gradient": "the forward pass was left out",
         "TransformerDeepLift": "the forward pass was left out",
+        "TransformerDeepLift, recompute": "the forward pass was left out",
     }
 
 
@@ -180,7 +253,7 @@ def test_an_error_is_reported_and_the_other_cases_are_measured(gpu, monkeypatch,
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--output", str(path)])
     assert gpu.main() == 1
     found = json.loads(path.read_text())
-    assert len(found["cells"]) == 8
+    assert len(found["cells"]) == 9
     assert found["cells"][0]["left_out"].startswith("ZeroDivisionError: ")
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["gpu.py", "--table", str(path)])
