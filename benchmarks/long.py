@@ -17,12 +17,12 @@ import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from subjects import SUBJECTS, Subjects, peak_resident
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -30,18 +30,12 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import EncoderForward
 
 FAMILIES = {
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
     "bert": (BertConfig, BertForSequenceClassification),
 }
-SUBJECTS = ("forward", "GlobEnc", "one gradient", "TransformerDeepLift")
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def _measured(
@@ -57,27 +51,13 @@ def _measured(
         bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     )  # fmt: skip
     model = head(config).eval()
-    forward = EncoderForward(model)
     ids = torch.randint(5, 1000, (1, tokens))
 
-    def gradient() -> None:
-        given = model.get_input_embeddings()(ids).detach().requires_grad_()
-        torch.autograd.grad(forward(given)[:, 1].sum(), given)
-
     # Created once: the first call checks the model, which the timed calls do not pay for.
-    globenc, exact = GlobEnc(forward), TransformerDeepLift(forward)
-    functions = {
-        "forward": lambda: torch.no_grad()(forward)(ids),
-        "GlobEnc": lambda: globenc.attribute(ids),
-        "one gradient": gradient,
-        "TransformerDeepLift": lambda: exact.attribute(ids, 4, 1),
-    }
+    functions = Subjects(EncoderForward(model)).of(ids, torch.full_like(ids, 4), 1)
     function = functions[subject]
     functions["forward"]()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    function()
-    grown = _resident("VmHWM") - before
+    grown = peak_resident(function)
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -102,7 +82,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--tokens", default="1024,2048,4096,8192")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--subjects", default=",".join(SUBJECTS[:2]), help=f"of {', '.join(SUBJECTS)}")
+    parser.add_argument("--subjects", default="forward,GlobEnc", help=f"of {', '.join(SUBJECTS)}")
     options = parser.parse_args()
     names = options.subjects.split(",")
     lengths = [int(it) for it in options.tokens.split(",")]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from captum_globenc.attr.arguments import MaskWatch, selected
 from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.proof import OutputCheck, run_plainly
+from captum_globenc.attr.recomputing import Recompute, checked, recomputation
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (
     TargetType,
@@ -23,6 +24,7 @@ from captum_globenc.captum_api import (
 from captum_globenc.decomposition.attention import QueryKeyAttention
 from captum_globenc.differences import Comparison, RandomNumbers, freeze
 from captum_globenc.differences.call import copied
+from captum_globenc.differences.frozen import FrozenMode
 from captum_globenc.differences.trace import Snapshot
 from captum_globenc.encoders import find_encoder
 from captum_globenc.encoders.search import Encoder
@@ -30,6 +32,7 @@ from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
 from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
+from captum_globenc.recording.linear import loaded
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -53,10 +56,13 @@ class DecompX(EncoderAttribution):
     Args:
         forward_func: the forward function, as in Captum; it runs the encoder once.
         model: the module that holds the encoder; required if `forward_func` is not a module.
+        recompute: whether the backward pass runs each layer but the first again instead of keeping what its
+            operations read: the same scores with the memory of two layers, for one more forward pass. "auto"
+            does so if the layers would not fit in the free memory, estimated from the first layer.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: there is no model, or it has no supported encoder.
+        ValueError: there is no model, it has no supported encoder, or `recompute` is unknown.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -70,8 +76,15 @@ class DecompX(EncoderAttribution):
         torch.Size([1, 4])
     """
 
-    def __init__(self, forward_func: Callable[..., Any], model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        model: nn.Module | None = None,
+        *,
+        recompute: Recompute = False,
+    ) -> None:
         super().__init__(forward_func, model)
+        self.recompute = checked(recompute, self.model, self.get_name())
         self._output_check = OutputCheck()
 
     @logged
@@ -157,9 +170,11 @@ class DecompX(EncoderAttribution):
 
         numbers = RandomNumbers([tensor])
         masks = MaskWatch(self.model, [tensor])
+        recomputed = recomputation(self.model, self.recompute, self, keep_first=True)
+        mode = FrozenMode if recomputed is None else recomputed.frozen_mode
         with observable_attention(self.model, self):
             with masks.recorded():
-                run = freeze(recorded, [tensor.detach()])
+                run = freeze(recorded, [tensor.detach()], mode=mode)
             self._output_check.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
@@ -282,7 +297,8 @@ class _FirstLayer:
             )
         of_stream, of_values = run.multipliers(output, [stream, value])
         scores = (of_stream * stream.value).sum(-1)
-        bias = getattr(self._values, "bias", None)
+        with loaded(self._values):
+            bias = getattr(self._values, "bias", None)
         if bias is None:
             return scores
         bias = bias.detach().to(of_values.dtype)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from captum.attr import GradientAttribution
@@ -19,6 +19,7 @@ from captum_globenc.attr.base import ModelAttribution, logged
 from captum_globenc.attr.depths import Depths
 from captum_globenc.attr.paths import Path, PathSum, SegmentRun, batched, repeated, restored, segments_at_once
 from captum_globenc.attr.proof import OutputCheck, Scored, check_sum, run_plainly
+from captum_globenc.attr.recomputing import Recompute, checked, recomputation
 from captum_globenc.captum_api import (
     TargetType,
     TensorOrTupleOfTensorsGeneric,
@@ -28,6 +29,7 @@ from captum_globenc.captum_api import (
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import copied
 from captum_globenc.differences.run import Comparison
+from captum_globenc.differences.trace import Route
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import ReconstructionError
 from captum_globenc.recording.attention import observable_attention
@@ -38,6 +40,22 @@ MASK_SCALE = (
     'ids do not work as a baseline: use padding ids, or explain() with baseline="zero", which only replaces '
     "the word embeddings."
 )
+
+
+class DecisionCounts(NamedTuple):
+    """Decisions of the runs at the baseline, with `decisions="follow"`.
+
+    Attributes:
+        differing: decisions that would have differed from those at the inputs, such as indices of experts.
+        total: all decisions.
+    """
+
+    differing: int = 0
+    total: int = 0
+
+    def plus(self, route: Route) -> "DecisionCounts":
+        """Return the sum with the decisions of another run."""
+        return DecisionCounts(self.differing + route.differing, self.total + route.total)
 
 
 class TransformerDeepLift(ModelAttribution):
@@ -64,9 +82,14 @@ class TransformerDeepLift(ModelAttribution):
             branch. "same" raises an error if a decision differs from that at the inputs; "follow" applies the
             decisions of the inputs to the baseline, which costs one more forward pass. Contributions then
             sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs.
+        recompute: whether the backward pass runs each layer of the model again instead of keeping what its
+            operations read, as gradient checkpointing does: the same contributions with the memory of one
+            layer, for two more forward passes. "auto" does so if the layers would not fit in the free memory,
+            estimated from the first layer.
 
     Raises:
         TypeError: `model` is not a module.
+        ValueError: `decisions` or `recompute` is unknown, or `recompute` has no model.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -91,13 +114,16 @@ class TransformerDeepLift(ModelAttribution):
         *,
         multiply_by_inputs: bool = True,
         decisions: Literal["same", "follow"] = "same",
+        recompute: Recompute = False,
     ) -> None:
         super().__init__(forward_func, model)
         if decisions not in ("same", "follow"):
             raise ValueError(f'decisions is {decisions!r}: choose "same" or "follow"')
         self._multiply_by_inputs = multiply_by_inputs
         self.decisions = decisions
+        self.recompute = checked(recompute, self.model, self.get_name())
         self._output_check = OutputCheck()
+        self.decisions_followed = DecisionCounts()
 
     @logged
     def attribute(
@@ -350,6 +376,9 @@ class TransformerDeepLift(ModelAttribution):
                 with depths.recorded() if depths else nullcontext():
                     return function(*tensors)
 
+            recomputed = recomputation(self.model, self.recompute, self)
+            if recomputed is not None:
+                options["mode"] = recomputed.mode
             return compare_path(recorded, points, values=values, decisions=self.decisions, **options)
 
         def repeat(number: int, depths: Depths | None = None, **options: Any) -> Comparison:
@@ -374,6 +403,8 @@ class TransformerDeepLift(ModelAttribution):
                     "forward_func never looked up an embedding by the ids, so their contributions are "
                     "unknown. Pass embeddings as inputs."
                 )
+            if comparison.trace.route is not None:
+                self.decisions_followed = self.decisions_followed.plus(comparison.trace.route)
             if values is None:
                 # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None

@@ -79,16 +79,40 @@ class Depths:
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers of the encoder, or the modules of the longest ModuleList of one class."""
+    return list(dict.fromkeys(_encoder_layers(model))) or max(_rows(model), key=len)
+
+
+def stacks(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of all stacks of a model, those of the encoder first; shared ones once for each call.
+
+    Raises:
+        NoLayersError: the model has no layers.
+    """
+    found = _encoder_layers(model)
+    inside = {part for layer in found for part in layer.modules()}
+    for row in _rows(model) if not found else _rows(model, required=False):
+        new = [layer for layer in row if not inside.intersection(layer.modules())]
+        found += new
+        inside.update(part for layer in new for part in layer.modules())
+    return found
+
+
+def _encoder_layers(model: nn.Module) -> list[nn.Module]:
     try:
-        return list({id(layer.module): layer.module for layer in find_encoder(model).layers}.values())
+        return [layer.module for layer in find_encoder(model).layers]
     except UnsupportedModelError:
-        rows = [
-            list(row)
-            for row in model.modules()
-            if isinstance(row, nn.ModuleList) and len(row) and len({type(it) for it in row}) == 1
-        ]
-        if not rows:
-            raise NoLayersError(
-                "the model has no layers: neither a supported encoder nor a ModuleList of one class"
-            ) from None
-        return max(rows, key=len)
+        return []
+
+
+def _rows(model: nn.Module, required: bool = True) -> list[list[nn.Module]]:
+    """Return the modules of each ModuleList of one class, outer lists first."""
+    rows = [
+        list(row)
+        for row in model.modules()
+        if isinstance(row, nn.ModuleList) and len(row) and len({type(it) for it in row}) == 1
+    ]
+    if required and not rows:
+        raise NoLayersError(
+            "the model has no layers: neither a supported encoder nor a ModuleList of one class"
+        )
+    return rows

@@ -9,12 +9,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.utils.checkpoint import CheckpointError
 
 from captum_globenc.differences.call import leaves, replaced
 from captum_globenc.differences.frozen import FROZEN, FrozenMode, Rules
 from captum_globenc.differences.mode import DifferenceMode
 from captum_globenc.differences.rules import EXACT
 from captum_globenc.differences.trace import Route, SavedTensor, Snapshot, Source, Trace
+from captum_globenc.errors import UnsupportedOperationError
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,19 @@ class Comparison:
         whole = [leaf for leaf in leaves(self.output) if isinstance(leaf, Tensor)]
         if not output.requires_grad and any(leaf.requires_grad for leaf in whole):
             raise ValueError("output was computed while gradients were off: use torch.enable_grad()")
-        if not at or not output.requires_grad:
-            return [None] * len(at)
-        # The caller's autocast must not lower the precision of multipliers.
-        with (
-            torch.inference_mode(False),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
-            made: Sequence[Tensor | None] = torch.autograd.grad(
-                output, cast(Any, at), torch.ones_like(output), retain_graph=True, allow_unused=True
-            )
-        return made
+        return _pulled([output], at, [torch.ones_like(output)])
+
+    def pull(self, multipliers: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Return the multipliers of the sources, given those of the outputs; the graph is freed.
+
+        Args:
+            multipliers: one for each output tensor, in its shape.
+
+        Returns:
+            One tensor for each source, in its shape; None for zeros.
+        """
+        at = [source.leaf for source in self.sources]
+        return _pulled(list(leaves(self.output)), at, multipliers, keep=False)
 
     def contributions(self, output: Tensor) -> list[Tensor]:
         """Return the contributions of every source, in its shape; they sum to the output's difference."""
@@ -106,13 +109,52 @@ class Comparison:
         return torch.finfo(self.trace.lowest).eps * sum(map(float, self.trace.rounding))
 
 
-def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules = FROZEN) -> Comparison:
+def _pulled(
+    outputs: Sequence[Tensor],
+    at: Sequence[Tensor | GradientEdge],
+    multipliers: Sequence[Tensor],
+    keep: bool = True,
+) -> Sequence[Tensor | None]:
+    """Return the multipliers of tensors of a graph, given those of outputs."""
+    known = [pair for pair in zip(outputs, multipliers, strict=True) if pair[0].requires_grad]
+    if not at or not known:
+        return [None] * len(at)
+    try:
+        # The caller's autocast must not lower the precision of multipliers.
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            made: Sequence[Tensor | None] = torch.autograd.grad(
+                [output for output, _ in known],
+                cast(Any, at),
+                [multiplier for _, multiplier in known],
+                retain_graph=keep,
+                allow_unused=True,
+            )
+    except CheckpointError:
+        raise UnsupportedOperationError(
+            "forward_func calls torch.utils.checkpoint, which runs parts of it again without recording: turn "
+            "it off. To keep less memory, use TransformerDeepLift(forward_func, recompute=True)."
+        ) from None
+    return made
+
+
+def freeze(
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    rules: Rules = FROZEN,
+    *,
+    mode: Callable[..., FrozenMode] = FrozenMode,
+) -> Comparison:
     """Run a function once with frozen rules, which need no baseline, for its multipliers.
 
     Args:
         function: takes as many tensors as there are inputs.
         inputs: floating-point tensors, or ids by which the function looks up embeddings.
         rules: the rules; by default those of the frozen network (DecompX).
+        mode: makes the mode of the run, as `Recomputation.frozen_mode` does.
 
     Raises:
         UnsupportedOperationError: an operation has no rule.
@@ -126,14 +168,14 @@ def freeze(function: Callable[..., Any], inputs: Sequence[Tensor], rules: Rules 
     numbers = RandomNumbers(inputs)
     for written in (False, True):
         trace = Trace(written=written)
-        mode = FrozenMode(trace, rules)
+        active = mode(trace, rules)
         with torch.inference_mode(False), uncompiled(), numbers.again() if written else nullcontext():
-            tracked = _tracked(mode, inputs)
-            with mode, _saved(trace), torch.enable_grad():
+            tracked = _tracked(active, inputs)
+            with active, _saved(trace), torch.enable_grad():
                 output = function(*tracked)
         if trace.written is written:  # if the model writes in place, run again and protect what it overwrites
             break
-    return Comparison(mode.completed(output), None, trace)
+    return Comparison(active.completed(output), None, trace)
 
 
 class RandomNumbers:
@@ -218,6 +260,7 @@ def compare_path(
     precision: torch.dtype = torch.float32,
     decisions: Literal["same", "follow"] = "same",
     measure_rounding: bool = False,
+    mode: Callable[..., DifferenceMode] = DifferenceMode,
 ) -> Iterator[Comparison]:
     """Run a function at every point of a path, and compare each point with the previous one.
 
@@ -231,6 +274,7 @@ def compare_path(
         precision: the lowest dtype to compute in.
         decisions: "same" requires the same decisions at all points; "follow" applies those of the last point.
         measure_rounding: whether to enable :meth:`Comparison.rounding`.
+        mode: makes the mode of each run, as `Recomputation.mode` does.
 
     Yields:
         One comparison for each point but the first. Drop a comparison to free its memory.
@@ -249,34 +293,32 @@ def compare_path(
     route = None
     if decisions == "follow":
         route = Route()
-        mode = DifferenceMode(
-            None, None, table, values[-1] if values else None, precision=precision, route=route
-        )
+        active = mode(None, None, table, values[-1] if values else None, precision=precision, route=route)
         with torch.inference_mode(False), uncompiled(), numbers.again():
-            tracked = _tracked(mode, points[-1])
-            with mode, torch.enable_grad():
+            tracked = _tracked(active, points[-1])
+            with active, torch.enable_grad():
                 function(*tracked)
     trace, base = None, None
     for number, tensors in enumerate(points):
         last = number == len(points) - 1
         record = None if last else Trace(measured=measure_rounding)
         follower = None if route is None else Route(route.decisions, met=0)
-        mode = DifferenceMode(
+        active = mode(
             trace, record, table, values[number] if values else None, precision=precision, route=follower
         )
         with torch.inference_mode(False), uncompiled(), nullcontext() if last else numbers.again():
-            tracked = _tracked(mode, tensors)
+            tracked = _tracked(active, tensors)
             # Gradients are on in all runs, because torch may choose other kernels without them.
-            with mode, _saved(trace), torch.enable_grad():
+            with active, _saved(trace), torch.enable_grad():
                 output = function(*tracked)
-            output = mode.completed(output)
+            output = active.completed(output)
         if record is not None:
             record.route = follower
         if trace is not None:
             yield Comparison(output, base, trace)
         base = replaced(output, lambda it: it.detach() if isinstance(it, Tensor) else it)
         trace = record
-        del output, mode
+        del output, active
 
 
 def _tracked(mode: DifferenceMode, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -72,7 +72,8 @@ class Route:
         decisions: the results of all decisions, in order.
         met: number of decisions that the following run has reached; None for the deciding run.
         differing: number of elements that the following run would have decided differently.
-        total: number of elements of all its decisions.
+        total: number of elements of all its decisions: indices, truth values and numbers of Python, not the
+            values that `topk` and `sort` return with their indices.
     """
 
     decisions: list[Any] = field(default_factory=list)
@@ -93,8 +94,9 @@ class Route:
             if isinstance(own, Tensor):
                 if own.shape != other.shape:
                     raise _differs("its decisions have other shapes there")
-                self.total += own.numel()
-                self.differing += int((own != other).sum())
+                if not own.is_floating_point():
+                    self.total += own.numel()
+                    self.differing += int((own != other).sum())
             else:
                 self.total += 1
                 self.differing += own != other
@@ -117,6 +119,7 @@ class Trace:
             arguments, collected in a backward pass.
         written: whether the run at the baseline wrote to tensors; only then constants are protected, too.
         route: the decisions that the run at the baseline followed; None if it made its own.
+        once: whether there is only one backward pass, so that each call frees its tensors when it is passed.
     """
 
     calls: deque[RecordedCall] = field(default_factory=deque)
@@ -128,6 +131,7 @@ class Trace:
     rounding: list[Tensor] = field(default_factory=list)
     route: Route | None = None
     written: bool = False
+    once: bool = False
     _kept: list[weakref.ref["AppliedRule | SavedTensor"]] = field(default_factory=list)
     _written: list[weakref.ref[Tensor]] = field(default_factory=list)
     _sources_met: int = 0
@@ -298,6 +302,7 @@ class AppliedRule:
             of the call, or None once it is a copy.
         backward: returns the multipliers of the pairs, given those of the outputs.
         trace: the trace that collects rounding errors; None if rounding is not measured.
+        once: whether the backward pass may free the call.
     """
 
     function: Callable[..., Any]
@@ -305,6 +310,7 @@ class AppliedRule:
     constants: list[tuple[Tensor, int | None]]
     backward: Backward
     trace: Trace | None = None
+    once: bool = False
 
     @classmethod
     def of(cls, rule: Rule, call: Call, trace: Trace) -> "AppliedRule":
@@ -334,7 +340,9 @@ class AppliedRule:
             raise UnsupportedOperationError(
                 f"{display_name(call.function)} has no rule for exact differences here: {error}"
             ) from None
-        made = cls(call.function, call.pairs, constants, backward, trace if trace.measured else None)
+        made = cls(
+            call.function, call.pairs, constants, backward, trace if trace.measured else None, trace.once
+        )
         trace.keep(made)
         return made
 
@@ -373,12 +381,16 @@ class Node(torch.autograd.Function):
     def forward(ctx: Any, applied: AppliedRule, outputs: tuple[Tensor, ...], *dependents: Tensor) -> Any:
         """Return the outputs as results of the dependents."""
         ctx.applied = applied
+        ctx.set_materialize_grads(False)
         return outputs if len(outputs) > 1 else outputs[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Return the multipliers of the dependents."""
-        return None, None, *ctx.applied.multipliers(*grads)
+        applied: AppliedRule = ctx.applied
+        if applied.once:
+            del ctx.applied
+        return None, None, *applied.multipliers(*grads)
 
 
 def connected(

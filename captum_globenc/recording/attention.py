@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 
 from captum_globenc.decomposition.attention import Attention, GivenAttention, QueryKeyAttention
 from captum_globenc.encoders.search import submodules
+from captum_globenc.recording.checkpointing import without_checkpointing
 
 FUSED = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"})
 """transformers' attention implementations that equal softmax attention but cannot be observed."""
@@ -62,7 +63,7 @@ def without_fused_attention(stack: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def observable_attention(model: nn.Module | None, recorder: object) -> Iterator[None]:
-    """Use attention that can be observed in this context.
+    """Use attention that can be observed in this context, and no gradient checkpointing.
 
     Args:
         model: the module that runs; None does nothing.
@@ -74,7 +75,7 @@ def observable_attention(model: nn.Module | None, recorder: object) -> Iterator[
     token = active_recorder.set(recorder)
     buffers = [buffer for buffer in model.buffers() if not buffer.requires_grad]
     try:
-        with without_fused_attention(model):
+        with without_fused_attention(model), without_checkpointing(model):
             yield
     finally:
         active_recorder.reset(token)

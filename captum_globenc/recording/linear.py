@@ -3,7 +3,8 @@
 B batch, N tokens, D hidden size, E input size of a projection.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from captum_globenc.decomposition.record import Normalization
+from captum_globenc.decomposition.workspace import full_precision
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import TOLERANCE, Failure
@@ -35,6 +37,11 @@ def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor
         >>> matrix.shape, bias.shape
         (torch.Size([2, 3]), torch.Size([2]))
     """
+    with loaded(module):
+        return _linear_map(module, size, dtype)
+
+
+def _linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     reject_meta([module])
     weight: Any = getattr(module, "weight", None)
     if type(module) is nn.Linear and _is_plain(weight):
@@ -49,18 +56,36 @@ def linear_map(module: nn.Module, size: int, dtype: torch.dtype) -> tuple[Tensor
 
 
 def reject_meta(modules: Iterable[nn.Module]) -> None:
-    """Reject modules whose weights are not loaded.
+    """Reject modules whose weights are not loaded, and not offloaded such that :func:`loaded` loads them.
 
     Raises:
         ValueError: a parameter is on the meta device.
     """
     for module in modules:
-        parts = submodules(module)
-        if any(it is not None and it.is_meta for part in parts for it in part._parameters.values()):
-            raise ValueError(
-                f"The weights of a {type(module).__name__} are on the meta device, offloaded or not loaded "
-                "yet. Load the model onto one device."
-            )
+        for part in submodules(module):
+            if any(it is not None and it.is_meta for it in part._parameters.values()) and not _hooks(part):
+                raise ValueError(
+                    f"The weights of a {type(module).__name__} are on the meta device: not loaded yet, or "
+                    "offloaded together with those of a larger module. Load them, or offload each module by "
+                    "itself, as accelerate does by default."
+                )
+
+
+@contextmanager
+def loaded(module: nn.Module) -> Iterator[None]:
+    """Load the weights of a module that accelerate offloaded, as for its forward function."""
+    with ExitStack() as contexts:
+        for part in submodules(module):
+            for hook in _hooks(part):
+                hook.pre_forward(part)
+                contexts.callback(hook.post_forward, part, None)
+        yield
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """Return the hooks of accelerate that load the offloaded weights of a module."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    return [it for it in getattr(hook, "hooks", (hook,)) if getattr(it, "offload", False)]
 
 
 def _is_plain(weight: Any) -> bool:
@@ -93,7 +118,8 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
     """
     if isinstance(norm, nn.Identity):
         return ()
-    gain: Any = getattr(norm, "weight", None)
+    with loaded(norm):
+        gain: Any = getattr(norm, "weight", None)
     missing = object()
     eps: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", missing))
     if eps is missing:
@@ -114,11 +140,13 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
 def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
     """Return the largest difference between a norm's output and that of its linear map, both `(B, N, D)`."""
     expected = inputs
-    for linear in linearized_norm(norm, inputs, centred):
-        bias: Any = getattr(norm, "bias", None)
-        expected = linear.linear(inputs) * linear.scale[..., None]
-        expected = expected if bias is None else expected + bias
-    return (output - expected).abs().max()
+    with full_precision(inputs):  # autocast would compute the scale of an RMSNorm in half precision
+        for linear in linearized_norm(norm, inputs, centred):
+            with loaded(norm):
+                bias: Any = getattr(norm, "bias", None)
+            expected = linear.linear(inputs) * linear.scale[..., None]
+            expected = expected if bias is None else expected + bias
+        return (output - expected).abs().max()
 
 
 class NormCheck:

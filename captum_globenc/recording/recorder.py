@@ -91,7 +91,7 @@ def record(
     check = not warn_of_dropout(encoder.stack) and check
     recorder = Recorder(encoder, on_layer, check=check, check_tokens=check_tokens)
     with ExitStack() as stack:
-        stack.enter_context(_lock_of(encoder.stack))
+        stack.enter_context(lock_of(encoder.stack))
         stack.callback(active_recorder.reset, active_recorder.set(recorder))
         stack.enter_context(recorder.hooks())
         stack.enter_context(without_fused_attention(encoder.stack))
@@ -394,7 +394,7 @@ class Recorder:
         return TokenCheck(self._encoder, whole=self._whole_layers)
 
 
-def _lock_of(module: nn.Module) -> threading.RLock:
+def lock_of(module: nn.Module) -> threading.RLock:
     """Return the lock that keeps two threads from recording one module at once."""
     with _locks_guard:
         return _locks.setdefault(module, threading.RLock())

@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.texts.windows import cut_windows, find_segments
 
-__all__ = ["Encoded", "check_ids", "encode", "pad", "token_limit", "tokenize"]
+__all__ = ["Encoded", "check_ids", "encode", "pad", "token_ids", "token_limit", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     ]
     limit = min([int(tokenizer.model_max_length), *rows, *([configured] if configured else [])])
     return limit if limit < 10**9 else None
+
+
+def token_ids(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Return the ids of texts and pairs, without truncation."""
+    found: list[list[int]] = tokenizer(list(texts), pairs, verbose=False)["input_ids"]
+    return found
 
 
 def tokenize(

@@ -1,24 +1,12 @@
 """The leaderboard: its tables and first paragraph from numbers worked out by hand, and a part of it run."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from captum_globenc.evaluation import DEFAULT_METHODS, METHODS
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Import modules of benchmarks/ and scripts/, as their own scripts do."""
-    for folder in ("benchmarks", "scripts"):
-        monkeypatch.syspath_prepend(str(ROOT / folder))
-    return importlib.import_module
 
 
 def outcome(bench, **rows):

@@ -226,7 +226,15 @@ def run_methods(
         ValueError: A chosen method does not support the model, no method does, or scores are not finite.
         RuntimeError: A check of the numbers failed.
     """
-    found = run_each(lambda name: shown(name, request), methods, DEFAULT_METHODS, notices)
+    routed = []
+
+    def run(name: str) -> Tensor:
+        scores = shown(name, request)
+        if name.startswith("transformer-deep"):
+            routed.append(request.of.exact_differences.decisions_followed)
+        return scores
+
+    found = run_each(run, methods, DEFAULT_METHODS, notices)
     depths: dict[str, Tensor] = {}
     for name in found if layers else ():
         of_layers = METHODS[name].layers
@@ -235,16 +243,18 @@ def run_methods(
                 depths[name] = of_layers(request)
             except CaptumGlobencError as error:  # such as for classifiers whose decoder reads the text again
                 notices[f"{name} has no scores of single layers: {error}"] = None
-    used, exact = request.of.used_baseline, [name for name in found if name.startswith("transformer-deep")]
-    if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
+    used = request.of.used_baseline
+    if used == "zero" != request.of.baseline and (routed or "integrated-gradients" in found):
         notices[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
             f"(token_dropout), so {request.of.baseline!r} is not a baseline"
         ] = None
-    if exact and has_experts(request.of.model):
+    if routed and has_experts(request.of.model):
+        differing, total = routed[0]
         notices[
             "the model routes tokens to experts: the baseline takes the decisions of the text, and "
-            "contributions sum to the difference along that route"
+            "contributions sum to the difference along that route; "
+            f"{differing / max(total, 1):.1%} of {total:,} decisions would differ at the baseline"
         ] = None
     return found, depths
 
