@@ -80,7 +80,9 @@ class TransformerDeepLift(ModelAttribution):
         decisions: how the baseline passes decisions: a router of experts, a mask computed from values, a
             branch. "same" raises an error if a decision differs from that at the inputs; "follow" applies the
             decisions of the inputs to the baseline, which costs one more forward pass. Contributions then
-            sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs.
+            sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs. The attribute
+            `decisions_followed` counts, over all calls, the decisions at the baseline that would have been
+            others (`differing`), and all of them (`total`).
 
     Raises:
         TypeError: `model` is not a module.
