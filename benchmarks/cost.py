@@ -52,6 +52,9 @@ class Subjects:
         self.globenc = GlobEnc(self.forward)
         self.deep_lift = TransformerDeepLift(self.forward)
         self.decompx = DecompX(self.forward)
+        self.recomputed = (
+            TransformerDeepLift(self.forward, recompute=True), DecompX(self.forward, recompute=True)
+        )  # fmt: skip
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -77,7 +80,11 @@ class Subjects:
             "one gradient": lambda: self._gradient(inputs, extra),
             "GlobEnc": lambda: self.globenc.attribute(inputs, 1, extra),
             "TransformerDeepLift": lambda: self.deep_lift.attribute(inputs, baselines, 1, extra),
+            "TransformerDeepLift, recomputed": lambda: self.recomputed[0].attribute(
+                inputs, baselines, 1, extra
+            ),
             "DecompX": lambda: self.decompx.attribute(inputs, 1, extra),
+            "DecompX, recomputed": lambda: self.recomputed[1].attribute(inputs, 1, extra),
             SLOW[0]: lambda: self._integrated_gradients(inputs, extra, tokens),
         }
         if self.model_type == "bert":

@@ -1,12 +1,15 @@
 """How time and memory grow with the length of a document, next to the model's own forward pass.
 
     python benchmarks/long.py [--family modernbert] [--layers 6] [--width 768] [--tokens 1024,2048,4096,8192]
+    python benchmarks/long.py --family llama --layers 24 --width 1024 --tokens 2048 \
+        --subjects forward,TransformerDeepLift,recomputed
 
-Random weights. In a ModernBERT every third layer attends to all tokens, the others to 64 on each side, by
-masks of N x N that the model makes; a BERT attends to all in all layers and makes none, so that it shows what
-is added. Each length runs in a process of its own. Memory is how far its resident set grew at most above what
-it was with the model loaded, and needs Linux. The exponents are of a straight line through the logarithms of
-what GlobEnc takes, less what the forward pass takes.
+Random weights. `recomputed` is TransformerDeepLift(forward, recompute=True). In a ModernBERT every third
+layer attends to all tokens, the others to 64 on each side, by masks of N x N that the model makes; a BERT
+attends to all in all layers and makes none, so that it shows what is added. Each length runs in a process
+of its own. Memory is how far its resident set grew at most above what it was with the model loaded, and
+needs Linux. The exponents are of a straight line through the logarithms of what GlobEnc takes, less what
+the forward pass takes.
 """
 
 import argparse
@@ -26,6 +29,8 @@ import transformers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
 )
@@ -35,8 +40,9 @@ from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
 FAMILIES = {
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
     "bert": (BertConfig, BertForSequenceClassification),
+    "llama": (LlamaConfig, LlamaForSequenceClassification),
 }
-SUBJECTS = ("forward", "GlobEnc", "one gradient", "TransformerDeepLift")
+SUBJECTS = ("forward", "GlobEnc", "one gradient", "TransformerDeepLift", "recomputed")
 
 
 def _resident(key: str) -> int:
@@ -65,12 +71,16 @@ def _measured(
         torch.autograd.grad(forward(given)[:, 1].sum(), given)
 
     # Created once: the first call checks the model, which the timed calls do not pay for.
-    globenc, exact = GlobEnc(forward), TransformerDeepLift(forward)
+    method = {
+        "GlobEnc": lambda: GlobEnc(forward),
+        "TransformerDeepLift": lambda: TransformerDeepLift(forward),
+        "recomputed": lambda: TransformerDeepLift(forward, recompute=True),
+    }.get(subject, lambda: None)()
     functions = {
         "forward": lambda: torch.no_grad()(forward)(ids),
-        "GlobEnc": lambda: globenc.attribute(ids),
+        "GlobEnc": lambda: method.attribute(ids),
         "one gradient": gradient,
-        "TransformerDeepLift": lambda: exact.attribute(ids, 4, 1),
+        **dict.fromkeys(("TransformerDeepLift", "recomputed"), lambda: method.attribute(ids, 4, 1)),
     }
     function = functions[subject]
     functions["forward"]()
