@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # Nothing here loads a model from the network.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo web test test-wheel test-quantus test-harnesses test-ray test-quantized test-leaderboard test-versions lint tutorials check-tutorials docs benchmark pictures clean
+.PHONY: demo web test test-wheel test-quantus test-harnesses test-ray test-quantized test-leaderboard test-versions test-gpu lint tutorials check-tutorials docs benchmark benchmark-gpu pictures clean
 
 demo: $(VENV)/embedded
 	$(BIN)/captum-globenc explain "The plot is thin, but the acting is simply wonderful."
@@ -58,6 +58,11 @@ test-leaderboard: $(VENV)/test
 	rm -rf build/leaderboard-quick
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/leaderboard.py --quick
 
+# On a GPU; DEVICE=cpu runs a selection without one, as the whole suite does.
+DEVICE ?= cuda
+test-gpu: $(VENV)/test
+	$(BIN)/python -m pytest tests/gpu --device $(DEVICE)
+
 # The corners of the versions that pyproject.toml takes, each in an environment of its own: "make test-versions CORNERS=oldest".
 test-versions:
 	$(PYTHON) scripts/versions.py $(CORNERS)
@@ -80,6 +85,10 @@ docs: $(VENV)/docs
 
 benchmark: $(VENV)/embedded
 	$(BIN)/python benchmarks/cost.py
+
+# On a GPU, in at most 6 minutes; "make benchmark-gpu DEVICE=cpu GPU_ARGUMENTS=--quick" runs the script without one.
+benchmark-gpu: $(VENV)/embedded
+	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(GPU_ARGUMENTS)
 
 # Chromium has to be there, for the picture of the web demo.
 pictures: $(VENV)/test

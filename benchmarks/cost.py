@@ -15,7 +15,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -24,9 +23,10 @@ import torch
 import transformers
 from captum.attr import IntegratedGradients, LayerIntegratedGradients
 from materializing import materialized_globenc
+from subjects import Subjects, peak_resident, shape_of
 from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import EncoderForward
 
 TEXT_SHAPES = ((1, 32), (1, 128), (1, 512), (8, 128))
 SLOW = ("integrated gradients, 50 steps", "definition, materialised")
@@ -34,7 +34,7 @@ TOKENS_PER_STEP = 4096
 """How many tokens Integrated Gradients may hold gradients of at once: more does not fit in memory."""
 
 
-class Subjects:
+class Measured:
     """The model and what is measured of it.
 
     Args:
@@ -49,12 +49,7 @@ class Subjects:
         kind = AutoModelForImageClassification if self.is_image else AutoModelForSequenceClassification
         self.model = kind.from_config(self.config).eval()
         self.forward = EncoderForward(self.model)
-        self.globenc = GlobEnc(self.forward)
-        self.deep_lift = TransformerDeepLift(self.forward)
-        self.decompx = DecompX(self.forward)
-        self.recomputed = (
-            TransformerDeepLift(self.forward, recompute=True), DecompX(self.forward, recompute=True)
-        )  # fmt: skip
+        self.shared = Subjects(self.forward, recomputed=True)
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -74,17 +69,11 @@ class Subjects:
             inputs = torch.randint(1000, 20000, (batch, tokens))
             baselines = torch.full_like(inputs, 103)
             extra = (torch.ones_like(inputs),)
+        shared = self.shared.of(inputs, baselines, 1, extra)
         subjects = {
-            "forward, SDPA": lambda: self._forward("sdpa", inputs, extra),
-            "forward, eager": lambda: self._forward("eager", inputs, extra),
-            "one gradient": lambda: self._gradient(inputs, extra),
-            "GlobEnc": lambda: self.globenc.attribute(inputs, 1, extra),
-            "TransformerDeepLift": lambda: self.deep_lift.attribute(inputs, baselines, 1, extra),
-            "TransformerDeepLift, recomputed": lambda: self.recomputed[0].attribute(
-                inputs, baselines, 1, extra
-            ),
-            "DecompX": lambda: self.decompx.attribute(inputs, 1, extra),
-            "DecompX, recomputed": lambda: self.recomputed[1].attribute(inputs, 1, extra),
+            "forward, SDPA": shared.pop("forward"),
+            "forward, eager": lambda: self._eager(inputs, extra),
+            **shared,
             SLOW[0]: lambda: self._integrated_gradients(inputs, extra, tokens),
         }
         if self.model_type == "bert":
@@ -92,15 +81,10 @@ class Subjects:
         return subjects
 
     @torch.no_grad()
-    def _forward(self, implementation: str, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> None:
-        self.model.set_attn_implementation(implementation)
+    def _eager(self, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> None:
+        self.model.set_attn_implementation("eager")
         self.forward(inputs, *extra)
         self.model.set_attn_implementation("sdpa")
-
-    def _gradient(self, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> None:
-        given = inputs if self.is_image else self.model.get_input_embeddings()(inputs)
-        given = given.detach().requires_grad_()
-        torch.autograd.grad(self.forward(given, *extra)[:, 1].sum(), given)
 
     def _integrated_gradients(
         self, inputs: torch.Tensor, extra: tuple[torch.Tensor, ...], tokens: int
@@ -121,7 +105,7 @@ class Subjects:
 
 
 def times(
-    subjects: Subjects, shape: tuple[int, int], rounds: int, slow_rounds: int
+    subjects: Measured, shape: tuple[int, int], rounds: int, slow_rounds: int
 ) -> dict[str, list[float]]:
     """Return the seconds of each run, one run of each subject after the other."""
     functions = subjects.of(*shape)
@@ -139,20 +123,11 @@ def times(
     return seconds
 
 
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
-
-
 def _growth(model_type: str, shape: tuple[int, int], name: str) -> int:
     """Return by how many bytes the resident set grows at most, in a process that runs this alone."""
     warnings.simplefilter("ignore")
-    subjects = Subjects(model_type)
-    function = subjects.of(*shape)[name]
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    function()
-    return _resident("VmHWM") - before
+    subjects = Measured(model_type)
+    return peak_resident(subjects.of(*shape)[name])
 
 
 def memory(model_type: str, shape: tuple[int, int], names: list[str]) -> dict[str, int]:
@@ -161,7 +136,7 @@ def memory(model_type: str, shape: tuple[int, int], names: list[str]) -> dict[st
         return {name: pool.apply(_growth, (model_type, shape, name)) for name in names}
 
 
-def rows(subjects: Subjects, options: argparse.Namespace) -> Iterator[str]:
+def rows(subjects: Measured, options: argparse.Namespace) -> Iterator[str]:
     """Yield the table, a line at a time."""
     yield "| batch x tokens | subject | times the SDPA forward pass | spread | peak memory above the model |"
     yield "|---|---|---|---|---|"
@@ -180,16 +155,11 @@ def rows(subjects: Subjects, options: argparse.Namespace) -> Iterator[str]:
             )
 
 
-def _shape(text: str) -> tuple[int, int]:
-    batch, tokens = text.split("x")
-    return int(batch), int(tokens)
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model-type", default="bert")
-    parser.add_argument("--shape", type=_shape, action="append", metavar="BATCHxTOKENS")
+    parser.add_argument("--shape", type=shape_of, action="append", metavar="BATCHxTOKENS")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of what takes minutes; 0 skips it")
     options = parser.parse_args()
@@ -198,7 +168,7 @@ def main() -> None:
         f"{options.model_type}, float32, {torch.get_num_threads()} threads, {platform.machine()}; "
         f"torch {torch.__version__}, transformers {transformers.__version__}, captum {captum.__version__}\n"
     )
-    for row in rows(Subjects(options.model_type), options):
+    for row in rows(Measured(options.model_type), options):
         print(row, flush=True)
 
 

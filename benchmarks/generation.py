@@ -33,7 +33,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc import EncoderForward, TransformerDeepLift, explain
 from captum_globenc.differences.peers import ATTN_LRP
-from captum_globenc.metrics import outputs_without, spearman
+from captum_globenc.evaluation.subject import Remembering
+from captum_globenc.metrics import linear_datamodeling_score, outputs_without, top_k_drop
 from captum_globenc.texts.embeddings import OnEmbeddings
 from captum_globenc.texts.methods.backward import relevance
 from captum_globenc.texts.tasks.generation import AnswerForward
@@ -133,10 +134,14 @@ class Questions:
         return torch.stack(made) < 0.5
 
     @cached_property
-    def measured_subsets(self) -> tuple[Tensor, Tensor]:
-        """Random subsets `(B, K, S)` and their values `(B, K)`, the same for every method."""
-        kept = self.subsets(SUBSETS, "measure")
-        return kept, self.values(kept)
+    def measured_subsets(self) -> Tensor:
+        """Random subsets `(B, K, S)`, the same for every method."""
+        return self.subsets(SUBSETS, "measure")
+
+    @cached_property
+    def value(self) -> Remembering:
+        """The forward function of the answers' log-probabilities `(B,)`, which runs every prompt once."""
+        return Remembering(lambda *arguments: self.forward(*arguments).sum(-1))
 
 
 def hash_of(text: str) -> int:
@@ -283,31 +288,21 @@ class Passes:
 
 def measured(questions: Questions, scores: Tensor) -> dict[str, Tensor]:
     """Return the measures of scores `(B, S)`, one value a prompt."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    kept = torch.ones(len(scores), 1 + len(DROPS), questions.count, dtype=torch.bool)
-    for row, count in enumerate(DROPS, start=1):
-        kept[:, row].scatter_(1, order[:, :count], False)
-    values = questions.values(kept)
-    subsets, outcomes = questions.measured_subsets
-    return {
-        "recall at 1": (order[:, 0] == questions.truth).double(),
-        **{f"drop at {count}": values[:, 0] - values[:, row] for row, count in enumerate(DROPS, start=1)},
-        "LDS": linear_datamodeling(scores, subsets, outcomes),
+    sentences = questions.sentences.where(questions.sentences < questions.count, -1)
+    by_token = scores.new_zeros(questions.ids.shape)
+    by_token[:, [sentences.tolist().index(it) for it in range(questions.count)]] = scores
+    call = (questions.value, questions.ids, by_token, None, questions.extra)
+    options: dict[str, Any] = {
+        "feature_mask": sentences[None],
+        "removal": "pad",
+        "max_examples_per_batch": ROWS_AT_ONCE,
     }
-
-
-def linear_datamodeling(scores: Tensor, subsets: Tensor, values: Tensor) -> Tensor:
-    """Return the linear datamodeling score `(B,)`.
-
-    It is Spearman's correlation, over subsets, of the sum of the scores of the sentences that are kept with
-    the measured log-probability.
-
-    Args:
-        scores: `(B, S)`.
-        subsets: `(B, K, S)`, the sentences that are kept.
-        values: `(B, K)`.
-    """
-    return spearman((subsets * scores[:, None]).sum(-1), values)
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, 0]
+    return {
+        "recall at 1": (best == questions.truth).double(),
+        **{f"drop at {k}": top_k_drop(*call, k=k, **options) for k in DROPS},
+        "LDS": linear_datamodeling_score(*call, subsets=questions.measured_subsets, **options),
+    }
 
 
 def rows_of(

@@ -2,14 +2,13 @@
 
     python benchmarks/long.py [--family modernbert] [--layers 6] [--width 768] [--tokens 1024,2048,4096,8192]
     python benchmarks/long.py --family llama --layers 24 --width 1024 --tokens 2048 \
-        --subjects forward,TransformerDeepLift,recomputed
+        --subjects "forward,TransformerDeepLift,TransformerDeepLift recomputed"
 
-Random weights. `recomputed` is TransformerDeepLift(forward, recompute=True). In a ModernBERT every third
-layer attends to all tokens, the others to 64 on each side, by masks of N x N that the model makes; a BERT
-attends to all in all layers and makes none, so that it shows what is added. Each length runs in a process
-of its own. Memory is how far its resident set grew at most above what it was with the model loaded, and
-needs Linux. The exponents are of a straight line through the logarithms of what GlobEnc takes, less what
-the forward pass takes.
+Random weights. In a ModernBERT every third layer attends to all tokens, the others to 64 on each side, by
+masks of N x N that the model makes; a BERT attends to all in all layers and makes none, so that it shows what
+is added. Each length runs in a process of its own. Memory is how far its resident set grew at most above what
+it was with the model loaded, and needs Linux. The exponents are of a straight line through the logarithms of
+what GlobEnc takes, less what the forward pass takes.
 """
 
 import argparse
@@ -20,12 +19,12 @@ import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from subjects import RECOMPUTED, SUBJECTS, Subjects, peak_resident
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -35,19 +34,13 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from captum_globenc import EncoderForward, GlobEnc, TransformerDeepLift
+from captum_globenc import EncoderForward
 
 FAMILIES = {
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
     "bert": (BertConfig, BertForSequenceClassification),
     "llama": (LlamaConfig, LlamaForSequenceClassification),
 }
-SUBJECTS = ("forward", "GlobEnc", "one gradient", "TransformerDeepLift", "recomputed")
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def _measured(
@@ -63,31 +56,14 @@ def _measured(
         bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     )  # fmt: skip
     model = head(config).eval()
-    forward = EncoderForward(model)
     ids = torch.randint(5, 1000, (1, tokens))
 
-    def gradient() -> None:
-        given = model.get_input_embeddings()(ids).detach().requires_grad_()
-        torch.autograd.grad(forward(given)[:, 1].sum(), given)
-
     # Created once: the first call checks the model, which the timed calls do not pay for.
-    method = {
-        "GlobEnc": lambda: GlobEnc(forward),
-        "TransformerDeepLift": lambda: TransformerDeepLift(forward),
-        "recomputed": lambda: TransformerDeepLift(forward, recompute=True),
-    }.get(subject, lambda: None)()
-    functions = {
-        "forward": lambda: torch.no_grad()(forward)(ids),
-        "GlobEnc": lambda: method.attribute(ids),
-        "one gradient": gradient,
-        **dict.fromkeys(("TransformerDeepLift", "recomputed"), lambda: method.attribute(ids, 4, 1)),
-    }
+    subjects = Subjects(EncoderForward(model), encoder=family != "llama", recomputed=True)
+    functions = subjects.of(ids, torch.full_like(ids, 4), 1)
     function = functions[subject]
     functions["forward"]()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    function()
-    grown = _resident("VmHWM") - before
+    grown = peak_resident(function)
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -112,7 +88,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--tokens", default="1024,2048,4096,8192")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--subjects", default=",".join(SUBJECTS[:2]), help=f"of {', '.join(SUBJECTS)}")
+    parser.add_argument(
+        "--subjects", default="forward,GlobEnc", help=f"of {', '.join((*SUBJECTS, *RECOMPUTED))}"
+    )
     options = parser.parse_args()
     names = options.subjects.split(",")
     lengths = [int(it) for it in options.tokens.split(",")]
@@ -137,7 +115,7 @@ def main() -> None:
                 flush=True,
             )
     print()
-    for name in names[1:]:
+    for name in names[1:] if len(set(lengths)) > 1 else ():
         extra = [max(one - plain, 1.0) for one, plain in zip(grown[name], grown[names[0]], strict=True)]
         print(f"{name}: memory beyond that of the forward pass grows by N^{_exponent(lengths, extra):.2f}")
 

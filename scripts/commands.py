@@ -99,6 +99,7 @@ def prepare(folder: Path) -> None:
         csv.write_csv(table, folder / f"{name}.csv")
     parquet.write_table(pa.concat_tables([table] * OFTEN), folder / "reviews.parquet")
     parquet.write_table(table, folder / "reviews/more.parquet")
+    csv.write_csv(pa.table({"text": TEXTS, "answer": TEXTS[::-1]}), folder / "questions.csv")
 
 
 def prepare_media(folder: Path) -> None:

@@ -106,7 +106,7 @@ def draw_words(folder: Path, path: Path) -> None:
 def guide(folder: Path) -> Mapping[str, Any]:
     """Run what the guide on tasks shows, with models of a folder under the names that it has.
 
-    There are none that generate text: what these learn takes longer than all pictures.
+    The model that generates text is another one, see `draw_generated`.
     """
     page = Path(__file__).parents[1] / "docs/tasks.md"
     blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
@@ -126,6 +126,18 @@ def draw_parts(browser: Browser, explanations: Sequence[Explanation], path: Path
     page.add_style_tag(content="details { display: none }")
     page.locator(".globenc-part").screenshot(path=path)
     shrink(path)
+
+
+def draw_generated(browser: Browser, folder: Path, path: Path) -> None:
+    """Take a picture of the answer of a small language model, which benchmarks/facts.py trains."""
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from facts import prompts, trained_on_facts
+
+    prompt = prompts(1, 6)[0].text
+    *sentences, _ = prompt.split(". ")
+    model, tokenizer = trained_on_facts(folder / "facts", most=8)
+    found = explain([prompt], model, tokenizer, max_new_tokens=1, passages=[f"{it}." for it in sentences])
+    draw_parts(browser, found, path)
 
 
 def draw_page(browser: Browser, explanations: Explanations, path: Path) -> None:
@@ -209,6 +221,7 @@ def main() -> None:
         draw_parts(browser, [made["answer"]], tasks / "answer.png")
         draw_parts(browser, [made["filled"], made["heart"]], tasks / "masked.png")
         draw_long(browser, made["whole"], tasks / "long.png")
+        draw_generated(browser, where, tasks / "generated.png")
         for train, path in (small_models.train_digits, "image.png"), (small_models.train_beeps, "sound.png"):
             model, processor, file = train(where)
             with contextlib.chdir(where):  # its name alone stands over the picture

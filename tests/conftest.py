@@ -1,5 +1,6 @@
 """Models and batches that several test modules need."""
 
+import importlib
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,7 @@ import browser
 from captum_globenc.app.cli import main
 from checkpoints import save_classifier
 from models import SMALL, randomize
+from pages import ROOT
 
 # The models are so small that threads cost more than they give, the more so on a busy machine.
 torch.set_num_threads(1)
@@ -30,6 +32,14 @@ def chromium():
         yield playwright.chromium.launch(
             executable_path=browser.chromium(), args=list(browser.ARGUMENTS), timeout=60_000
         )
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Import modules of benchmarks/ and scripts/, as their own scripts do."""
+    for folder in ("benchmarks", "scripts"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    return importlib.import_module
 
 
 @pytest.fixture
@@ -97,6 +107,10 @@ def pytest_addoption(parser):
         "--require-browser",
         action="store_true",
         help="fail where the tests that look at a page in Chromium cannot run, instead of deselecting them",
+    )
+    parser.addoption(
+        "--device",
+        help="the device of tests/gpu, such as cuda, with all models; by default the CPU with a few of them",
     )
 
 

@@ -635,3 +635,46 @@ AUDIO = (
 
 ROWS = (*TEXT, *VISION, *AUDIO)
 FAMILIES = tuple(row for row in ROWS if not _before(row.since))
+
+SINGLE = {"splinter", "deberta", "xlm", "flaubert", "modernbert", "eurobert", "t5", "umt5"}
+"""Families that compute a part of a float64 model in float32: softmax, norms or rotary positions."""
+
+ROTARY = {"nomic_bert", "jina_embeddings_v3", "gte"}
+"""Families that compute rotary positions in float32, not the same for all lengths."""
+
+
+def rounds(family: Family, batch: bool = False) -> bool:
+    """Whether a float64 model of the family computes a part in float32.
+
+    Args:
+        family: a row.
+        batch: whether that part differs between lengths.
+    """
+    names = SINGLE | ROTARY if batch else SINGLE
+    return family.label.split(",")[0] in names or family.label == "esm, rotary"
+
+
+class Weighted(torch.nn.Module):
+    """One number for each example, of all that an encoder gives."""
+
+    def __init__(self, model: Any, arguments: tuple[str, ...]) -> None:
+        super().__init__()
+        self.forward_func = EncoderForward(model, arguments, output="last_hidden_state")
+
+    def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
+        hidden = self.forward_func(inputs, *arguments)
+        mask = arguments[0] if arguments and arguments[0] is not None and arguments[0].dim() == 2 else None
+        places = torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
+        scores = (hidden * places).tanh().sum(-1)
+        if mask is not None:  # one of samples is none of frames, of which the first is always real
+            scores = scores * mask if mask.shape == scores.shape else scores[:, :1]
+        return scores.sum(-1)
+
+
+def baselines_of(batch: Batch) -> Tensor:
+    """Return zeros, or ids of which every second real one is another."""
+    if batch.inputs.is_floating_point():
+        return torch.zeros_like(batch.inputs)
+    baselines = batch.inputs.clone()
+    baselines[:, 1::2] = VOCABULARY - 1
+    return baselines if batch.real is None else torch.where(batch.real, baselines, batch.inputs)

@@ -21,11 +21,13 @@ from rich.text import Text
 from captum_globenc.app.choices import METHODS
 from captum_globenc.app.command import (
     FILES,
+    AnswerColumnOption,
     CommandError,
     EncodingOption,
     IdColumnOption,
     LabelColumnOption,
     ModelOption,
+    NewTokensOption,
     PairColumnOption,
     PositionOption,
     TextColumnOption,
@@ -73,7 +75,8 @@ def attribute_data(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Methods; all selects every one, list shows them.",
+            help="Methods; all selects every one, list shows them. By default globenc, and "
+            "transformer-deep-lift for language models.",
             autocompletion=completing(METHODS),
         ),
     ] = None,
@@ -95,6 +98,8 @@ def attribute_data(
     ] = True,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "pair",
+    answer_column: AnswerColumnOption = "answer",
+    max_new_tokens: NewTokensOption = None,
     label_column: LabelColumnOption = "label",
     id_column: IdColumnOption = None,
     encoding: EncodingOption = None,
@@ -127,14 +132,15 @@ def attribute_data(
         typer.Option(metavar="NAME", help="The device, cpu or cuda. By default the GPU if there is one."),
     ] = None,
 ) -> None:
-    """Explain a classifier's predictions for all texts of a data set.
+    """Explain a classifier's predictions, or a language model's answers, for all texts of a data set.
 
+    A language model generates the answers if there is no column of answers.
     To resume an interrupted run, repeat the command: no row is lost, duplicated or incomplete. Texts that
     cannot be explained are written with their error and counted. Load the files with
     captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.
     """
-    chosen = names(methods, METHODS, ("globenc",), show_methods)
-    check_names("method", chosen, METHODS)
+    chosen = names(methods, METHODS, (), show_methods) or None
+    check_names("method", chosen or (), METHODS)
     try:
         with status("Loading torch and transformers"):
             from torch import OutOfMemoryError
@@ -178,6 +184,8 @@ def attribute_data(
             text_column=text_column,
             pair_column=pair_column,
             device=device,
+            answer_column=answer_column,
+            max_new_tokens=max_new_tokens,
         )
         counts = attribute_files(
             attributor,

@@ -51,6 +51,9 @@ PositionOption = Annotated[
 ]
 """The option `--position` of every command that explains."""
 
+NewTokensOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")]
+"""The option `--max-new-tokens` of commands that explain answers."""
+
 FILES = (
     "a .csv, .tsv, .jsonl or .json file, also compressed as .gz, a .parquet file, or a folder of such files, "
     "with the columns text and optionally label and pair"
@@ -63,6 +66,9 @@ TextColumnOption = Annotated[str, _name_option(help="The column of texts.")]
 PairColumnOption = Annotated[
     str,
     _name_option(help="The column of second segments. By default pair or text_pair.", show_default=False),
+]
+AnswerColumnOption = Annotated[
+    str, _name_option(help="The column of the answers to explain, for language models.")
 ]
 LabelColumnOption = Annotated[str, _name_option(help="The column of labels.")]
 IdColumnOption = Annotated[str | None, _name_option(help="The column of ids, copied to the results.")]
@@ -148,21 +154,23 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load(model: str | None, *, any_task: bool = False) -> Classifier:
+def load(model: str | None, *, any_task: bool = False, generates: bool = False) -> Classifier:
     """Load a model without messages of transformers.
 
     Args:
         model: a folder or hub name; None for the embedded classifier.
         any_task: whether models for other tasks than text classification are accepted.
+        generates: whether models that generate text are accepted.
 
     Raises:
         CommandError: the model cannot be loaded.
     """
-    from captum_globenc.texts.loading import load_classifier, load_model
+    from captum_globenc.texts.loading import load_classifier, load_classifier_or_generator, load_model
 
     quiet()
+    loading = load_model if any_task else load_classifier_or_generator if generates else load_classifier
     try:
-        classifier = load_model(model) if any_task else load_classifier(model)
+        classifier = loading(model)
     except LoadingError as error:
         raise CommandError(str(error)) from error
     if classifier.missing:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from captum_globenc.app.choices import METHODS, METRICS, REMOVALS
 from captum_globenc.app.command import (
     FILES,
+    AnswerColumnOption,
     CommandError,
     EncodingOption,
     IdColumnOption,
@@ -52,6 +53,7 @@ def evaluate_texts(
     ] = None,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "text_pair",
+    answer_column: AnswerColumnOption = "answer",
     label_column: LabelColumnOption = "label",
     id_column: IdColumnOption = None,
     encoding: EncodingOption = None,
@@ -72,13 +74,14 @@ def evaluate_texts(
         ),
     ] = None,
     removal: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="HOW",
-            help="How metrics remove a token: mask, delete or pad.",
+            help="How metrics remove a token: mask, delete or pad. By default mask, and delete for language "
+            "models.",
             autocompletion=completing(REMOVALS),
         ),
-    ] = "mask",
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Evaluate on N texts, drawn at random.")
     ] = None,
@@ -101,20 +104,19 @@ def evaluate_texts(
         ),
     ] = None,
 ) -> None:
-    """Measure how faithful attribution methods are to a classifier.
+    """Measure how faithful attribution methods are to a classifier or a language model.
 
-    Every method explains the predicted class, or the one chosen with --target. The metrics measure how the
+    Every method explains the predicted class, or the one chosen with --target; for a language model, the
+    log-probability of the answer to each prompt. The metrics measure how the
     output changes when tokens are removed, and how far the methods agree.
     """
     chosen_methods = names(methods, METHODS, (), show_methods)
     chosen_metrics = names(metrics, METRICS, ())
     check_names("method", chosen_methods, METHODS)
     check_names("metric", chosen_metrics, METRICS)
-    check_names("removal", [removal], REMOVALS)
+    check_names("removal", [removal] if removal else [], REMOVALS)
     with status("Loading torch and transformers"):
         from captum_globenc.evaluation import (
-            DEFAULT_METHODS,
-            DEFAULT_METRICS,
             SENTENCES,
             evaluate,
             read_examples,
@@ -128,6 +130,7 @@ def evaluate_texts(
             text_column=text_column,
             label_column=label_column,
             pair_column=pair_column,
+            answer_column=answer_column,
             id_column=id_column,
             encoding=encoding,
         )
@@ -135,7 +138,7 @@ def evaluate_texts(
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
     with status(f"Loading {model or 'the embedded model'}"):
-        classifier = load(model)
+        classifier = load(model, generates=True)
     notes = Console(stderr=True)
     bar = Progress(
         TextColumn("Evaluating"),
@@ -154,8 +157,8 @@ def evaluate_texts(
                 classifier.model,
                 classifier.tokenizer,
                 examples,
-                methods=chosen_methods or DEFAULT_METHODS,
-                metrics=chosen_metrics or DEFAULT_METRICS,
+                methods=chosen_methods or None,
+                metrics=chosen_metrics or None,
                 removal=removal,
                 batch_size=batch_size,
                 seed=seed,

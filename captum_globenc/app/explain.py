@@ -17,6 +17,7 @@ from captum_globenc.app.choices import BASELINES, METHODS, MIXINGS
 from captum_globenc.app.command import (
     CommandError,
     ModelOption,
+    NewTokensOption,
     PositionOption,
     SpecialOption,
     TopOption,
@@ -127,9 +128,7 @@ def explain_texts(
             help="The answer to explain, for language models. By default the model generates one.",
         ),
     ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")
-    ] = None,
+    max_new_tokens: NewTokensOption = None,
     chat: Annotated[
         Path | None,
         typer.Option(

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from captum.attr import GradientAttribution
@@ -29,6 +29,7 @@ from captum_globenc.captum_api import (
 from captum_globenc.differences import RandomNumbers, compare_path
 from captum_globenc.differences.call import copied
 from captum_globenc.differences.run import Comparison
+from captum_globenc.differences.trace import Route
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import ReconstructionError
 from captum_globenc.recording.attention import observable_attention
@@ -39,6 +40,22 @@ MASK_SCALE = (
     'ids do not work as a baseline: use padding ids, or explain() with baseline="zero", which only replaces '
     "the word embeddings."
 )
+
+
+class DecisionCounts(NamedTuple):
+    """Decisions of the runs at the baseline, with `decisions="follow"`.
+
+    Attributes:
+        differing: decisions that would have differed from those at the inputs, such as indices of experts.
+        total: all decisions.
+    """
+
+    differing: int = 0
+    total: int = 0
+
+    def plus(self, route: Route) -> "DecisionCounts":
+        """Return the sum with the decisions of another run."""
+        return DecisionCounts(self.differing + route.differing, self.total + route.total)
 
 
 class TransformerDeepLift(ModelAttribution):
@@ -106,6 +123,7 @@ class TransformerDeepLift(ModelAttribution):
         self.decisions = decisions
         self.recompute = checked(recompute, self.model, self.get_name())
         self._output_check = OutputCheck()
+        self.decisions_followed = DecisionCounts()
 
     @logged
     def attribute(
@@ -385,6 +403,8 @@ class TransformerDeepLift(ModelAttribution):
                     "forward_func never looked up an embedding by the ids, so their contributions are "
                     "unknown. Pass embeddings as inputs."
                 )
+            if comparison.trace.route is not None:
+                self.decisions_followed = self.decisions_followed.plus(comparison.trace.route)
             if values is None:
                 # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None

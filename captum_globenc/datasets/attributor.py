@@ -5,38 +5,27 @@ Letters: C classes, N tokens of a text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from captum_globenc.datasets.answers import Answers, Values
 from captum_globenc.datasets.files import USUAL
-from captum_globenc.datasets.passes import Passes, Scored
-from captum_globenc.datasets.rows import Reader, Text
+from captum_globenc.datasets.passes import Done, Passes, Scored
+from captum_globenc.datasets.rows import Reader, Text, new_columns
 from captum_globenc.datasets.settings import Settings
 from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import class_names, class_of
-from captum_globenc.texts.loading import load_classifier
+from captum_globenc.texts.loading import load_classifier_or_generator
+from captum_globenc.texts.model import as_loaded_model
+from captum_globenc.texts.options import Options
 from captum_globenc.texts.provenance import weights_digest
+from captum_globenc.texts.tasks import check_task, task_of
 
-__all__ = ["COLUMNS", "Attributor"]
-
-COLUMNS = (
-    "input_ids",
-    "tokens",
-    "offsets",
-    "segments",
-    "word_ids",
-    "words",
-    "prediction",
-    "explained",
-    "logits",
-    "windows",
-    "truncated",
-)
-"""The new columns of a row, followed by one column of scores per method and `error`."""
+__all__ = ["Attributor"]
 
 EMPTY: Mapping[str, type] = {
     "prediction": str,
@@ -50,13 +39,48 @@ EMPTY: Mapping[str, type] = {
 PROBE = "a"
 
 
+class _Classes(NamedTuple):
+    """Explain the predictions of a classifier, as `Answers` explains answers."""
+
+    names: list[str]
+    read: Reader
+    passes: Passes
+
+    def __call__(
+        self, texts: Sequence[Any], pairs: Sequence[Any] | None, _: Any, done: Done | None
+    ) -> list[Values]:
+        rows = self.read(texts, pairs)
+        found = self.passes(rows, done)
+        return [
+            {"error": row.error} if row.error else self._values(row, scored)
+            for row, scored in zip(rows, found, strict=True)
+        ]
+
+    def _values(self, row: Text, scored: Scored) -> Values:
+        """Return the new values of a row without an error."""
+        assert scored.logits is not None
+        return {
+            "input_ids": row.ids,
+            "tokens": row.tokens,
+            "offsets": row.offsets,
+            "segments": row.segments,
+            "word_ids": row.word_ids,
+            "words": row.words,
+            "prediction": self.names[int(scored.logits.argmax())],
+            "explained": self.names[self.passes.explained(scored)],
+            "logits": scored.logits.tolist(),
+            "windows": len(row.pieces),
+            "truncated": row.truncated,
+            **{name: scores.tolist() for name, scores in scored.scores.items()},
+        }
+
+
 class _Ready(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     names: list[str]
     missing: tuple[str, ...]
-    read: Reader
-    passes: Passes
+    rows: _Classes | Answers
 
 
 class Attributor:
@@ -69,11 +93,15 @@ class Attributor:
 
     A row that cannot be explained has the reason in `error`, and empty values in the other new columns.
 
+    For models that generate text, a row is a prompt, the explained output is the log-probability of its
+    answer, and the scores are those of :func:`captum_globenc.explain`.
+
     Args:
-        model: a sequence classifier in eval mode, or the folder or name of one, which is loaded with the
-            first batch; by default the embedded classifier.
+        model: a sequence classifier or a model that generates text, in eval mode, or the folder or name of
+            one, which is loaded with the first batch; by default the embedded classifier.
         tokenizer: the tokenizer; required if `model` is an object, and only then.
-        methods: keys of `captum_globenc.datasets.METHODS`.
+        methods: keys of `captum_globenc.datasets.METHODS`; by default "globenc", and "transformer-deep-lift"
+            for models that generate text.
         target: the class explained by methods that depend on a class, by name or index; by default the
             predicted class.
         position: the token that GlobEnc explains: an index into every text (negative indices count from the
@@ -83,11 +111,15 @@ class Attributor:
             a token's score is its average over the windows that contain it, and shares are normalized to sum
             to 1. By default, texts are not split.
         cut: whether texts over the limit are truncated if `windows` is None, and `truncated` is set; if
-            False, such rows get an error.
-        batch_tokens: maximum number of tokens per forward pass, padding included.
+            False, such rows get an error. Prompts over the limit always get an error.
+        batch_tokens: maximum number of tokens per forward pass, padding and answers included.
         text_column: the column of texts.
         pair_column: the column of second segments, used if it exists; None or "" means no second segment.
         device: the device for a model loaded by name; by default the GPU if there is one.
+        answer_column: the column of the answers that are explained, for models that generate text; used if
+            it exists. Without it, or with None or "" here, the model generates the answers, greedily.
+        max_new_tokens: the largest number of generated tokens; by default that of the model's generation
+            config, else 64.
 
     Raises:
         ValueError: an option has an invalid value.
@@ -105,7 +137,7 @@ class Attributor:
         self,
         model: PreTrainedModel | str | PathLike[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        methods: Sequence[str] | str = ("globenc",),
+        methods: Sequence[str] | str | None = None,
         *,
         target: str | int | None = None,
         position: int | Literal["mean"] | None = None,
@@ -115,11 +147,14 @@ class Attributor:
         text_column: str = "text",
         pair_column: str | None = "pair",
         device: str | None = None,
+        answer_column: str | None = "answer",
+        max_new_tokens: int | None = None,
     ) -> None:
+        chosen = (methods,) if isinstance(methods, str) else methods
         self.settings = Settings(
             model=fspath(model) if isinstance(model, PathLike) else model,
             tokenizer=tokenizer,
-            methods=(methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods)),
+            methods=None if chosen is None else tuple(dict.fromkeys(chosen)),
             target=target,
             position=position,
             windows=windows,
@@ -128,12 +163,25 @@ class Attributor:
             text_column=text_column,
             pair_column=pair_column,
             device=device,
+            answer_column=answer_column,
+            max_new_tokens=max_new_tokens,
         )
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the methods, in the order of their columns."""
-        return self.settings.methods
+        """The names of the methods, in the order of their columns; loads the model if none were chosen."""
+        usual = "globenc" if self.settings.methods or not self.generates else "transformer-deep-lift"
+        return self.settings.methods or (usual,)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text; loads the model."""
+        return isinstance(self._ready.rows, Answers)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the new columns, in order; loads the model."""
+        return (*new_columns(self.generates), *self.methods, "error")
 
     @property
     def name(self) -> str:
@@ -143,7 +191,7 @@ class Attributor:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the model's classes; loads the model."""
+        """The names of the model's classes, none for a model that generates text; loads the model."""
         return self._ready.names
 
     @property
@@ -168,23 +216,23 @@ class Attributor:
             batch: lists or arrays by column name, or a `pyarrow.Table`.
 
         Returns:
-            The columns of the batch, those of `COLUMNS`, one per method, and `error`, as lists by name. The
-            result is a `pyarrow.Table` if the batch is one, or holds numpy arrays, as in Ray Data.
+            The columns of the batch and the new ones (:attr:`columns`), as lists by name. The result is a
+            `pyarrow.Table` if the batch is one, or holds numpy arrays, as in Ray Data.
 
         Raises:
-            KeyError: the batch has no column of texts.
+            KeyError: the batch has no column of texts, or none of answers that is called `answer_column`.
             ValueError: see :meth:`check`.
             LoadingError: the model cannot be loaded.
         """
         if hasattr(batch, "column_names") and hasattr(batch, "to_pylist"):
             from captum_globenc.datasets.layout import extend_table
 
-            return extend_table(batch, self._explain(batch.to_pydict()), self.methods)
+            return extend_table(batch, self._explain(batch.to_pydict()))
         columns = {name: batch[name] for name in batch}
         if columns and all(hasattr(column, "dtype") for column in columns.values()):
             from captum_globenc.datasets.layout import extend_arrays
 
-            return extend_arrays(columns, self._explain(columns), self.methods)
+            return extend_arrays(columns, self._explain(columns))
         return {**columns, **self._explain(columns)}
 
     def _explain(self, columns: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -194,13 +242,23 @@ class Attributor:
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
         names = (pair_column, *(USUAL["pair"] if pair_column in USUAL["pair"] else ()))
         pairs = next((columns[name] for name in names if name and name in columns), None)
-        return self.explain(list(columns[text_column]), None if pairs is None else list(pairs))
+        answers, answer_column = None, self.settings.answer_column
+        if self.generates and answer_column:
+            if answer_column not in columns and answer_column not in USUAL["answer"]:
+                raise KeyError(f"no column {answer_column!r} (answer_column) in {', '.join(columns)}")
+            answers = columns.get(answer_column)
+        return self.explain(
+            list(columns[text_column]),
+            None if pairs is None else list(pairs),
+            answers=None if answers is None else list(answers),
+        )
 
     def explain(
         self,
         texts: Sequence[Any],
         pairs: Sequence[Any] | None = None,
-        done: Callable[[float], None] | None = None,
+        done: Done | None = None,
+        answers: Sequence[Any] | None = None,
     ) -> dict[str, list[Any]]:
         """Explain texts, and return only the new columns.
 
@@ -208,52 +266,41 @@ class Attributor:
             texts: one per row.
             pairs: the second segments, one per row, or None.
             done: function of the number of rows finished since its last call, which may be fractional.
+            answers: the answers to the prompts, one per row; by default those that the model generates. Only
+                for models that generate text.
 
         Raises:
             ValueError: see :meth:`check`.
             LoadingError: the model cannot be loaded.
         """
-        ready = self._ready
-        rows = ready.read(texts, pairs)
-        found = ready.passes(rows, done)
-        made: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *self.methods, "error")}
-        for row, scored in zip(rows, found, strict=True):
-            values = {"error": row.error} if row.error else self._values(row, scored)
-            for name, column in made.items():
-                column.append(values.get(name, EMPTY.get(name, list)()))
-        return made
+        self._check_answers(answers is not None)
+        rows = self._ready.rows(texts, pairs, answers, done)
+        return {name: [values.get(name, EMPTY.get(name, list)()) for values in rows] for name in self.columns}
 
-    def _values(self, row: Text, scored: Scored) -> dict[str, Any]:
-        """Return the new values of a row without an error."""
-        assert scored.logits is not None
-        names = self._ready.names
-        return {
-            "input_ids": row.ids,
-            "tokens": row.tokens,
-            "offsets": row.offsets,
-            "segments": row.segments,
-            "word_ids": row.word_ids,
-            "words": row.words,
-            "prediction": names[int(scored.logits.argmax())],
-            "explained": names[self._ready.passes.explained(scored)],
-            "logits": scored.logits.tolist(),
-            "windows": len(row.pieces),
-            "truncated": row.truncated,
-            **{name: scores.tolist() for name, scores in scored.scores.items()},
-        }
-
-    def check(self) -> None:
+    def check(self, *, answered: bool = False) -> None:
         """Load the model and explain a short text, to raise errors that do not depend on the rows.
 
+        Args:
+            answered: whether the rows have answers.
+
         Raises:
-            ValueError: a method does not support the model, the target class is unknown, the model is in
-                training mode, the device cannot be used, or `windows` exceeds the size of a window.
+            ValueError: a method or an option does not apply to the model, the target class is unknown, the
+                model is in training mode, the device cannot be used, `windows` exceeds the size of a window,
+                or `max_new_tokens` is set and the rows have answers.
             LoadingError: the model cannot be loaded.
         """
-        (text,) = self._ready.read([PROBE])
-        self._ready.passes([text])
-        if text.error and not text.error.startswith("position "):
-            raise ValueError(text.error)
+        self._check_answers(answered)
+        (row,) = self._ready.rows([PROBE], None, [PROBE], None)
+        error = row.get("error", "")
+        if error and not error.startswith("position "):
+            raise ValueError(error)
+
+    def _check_answers(self, answered: bool) -> None:
+        if answered and self.generates and self.settings.max_new_tokens is not None:
+            raise ValueError(
+                "the rows have answers, so nothing is generated: leave max_new_tokens out, or set "
+                "answer_column to None"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings; a model loaded by name is loaded again after unpickling.
@@ -272,9 +319,21 @@ class Attributor:
         model: Any = settings.model
         tokenizer, missing = cast("PreTrainedTokenizerBase", settings.tokenizer), tuple[str, ...]()
         if not isinstance(model, PreTrainedModel):
-            model, tokenizer, missing = load_classifier(model)
+            model, tokenizer, missing = load_classifier_or_generator(model)
             model = settings.placed(model)
         reject_dropout(model)
+        generation = {} if settings.max_new_tokens is None else {"max_new_tokens": settings.max_new_tokens}
+        loaded = as_loaded_model(model, tokenizer)
+        check_task(loaded, generation=list(generation))
+        if task_of(model).generates:
+            options = Options(
+                settings.methods or ("transformer-deep-lift",),
+                settings.position,
+                target=settings.target,
+                windows=settings.windows,
+                generation=generation,
+            )
+            return _Ready(model, tokenizer, [], missing, Answers(loaded, options, settings.batch_tokens))
         names = class_names(model.config)
         if model.config.problem_type == "regression" and len(names) > 1 and settings.target is None:
             raise ValueError(
@@ -291,9 +350,9 @@ class Attributor:
         passes = Passes(
             model,
             tokenizer,
-            self.methods,
+            settings.methods or ("globenc",),
             target=None if settings.target is None else class_of(settings.target, names, "target"),
             position=position,
             tokens=settings.batch_tokens,
         )
-        return _Ready(model, tokenizer, names, missing, reader, passes)
+        return _Ready(model, tokenizer, names, missing, _Classes(names, reader, passes))

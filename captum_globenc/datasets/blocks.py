@@ -21,12 +21,14 @@ class Survey(NamedTuple):
         rows: number of rows.
         types: the types of "label" and "id": "int64", "float64" or "string"; "" if the column is missing.
         pairs: whether there are second segments.
+        answers: whether there are answers.
         files: name, number of rows and digest of each file.
     """
 
     rows: int
     types: Mapping[str, str]
     pairs: bool
+    answers: bool
     files: list[dict[str, Any]]
 
 
@@ -36,7 +38,7 @@ class Block:
 
     Attributes:
         start: the number of the first row.
-        columns: `text`, and `pair`, `label` and `id` if wanted.
+        columns: `text`, and `pair`, `answer`, `label` and `id` if wanted.
         problems: why rows could not be read, by index in the block.
     """
 
@@ -47,13 +49,20 @@ class Block:
     def __len__(self) -> int:
         return len(self.columns["text"])
 
+    @property
+    def rows(self) -> dict[str, Any]:
+        """The arguments of :meth:`captum_globenc.datasets.Attributor.explain`."""
+        named = {"texts": "text", "pairs": "pair", "answers": "answer"}
+        return {name: self.columns.get(role) for name, role in named.items()}
+
 
 class Source:
     """The rows of a file, of all files of a folder in the order of their names, or of a table in memory.
 
     Args:
         data: the `data` argument of :func:`captum_globenc.datasets.attribute_files`.
-        columns: names of columns by role, "text", "pair", "label" and "id"; None for unwanted columns.
+        columns: names of columns by role, "text", "pair", "answer", "label" and "id"; None for unwanted
+            columns.
         encoding: the encoding of text files.
 
     Raises:
@@ -95,7 +104,7 @@ class Source:
             )
             for role, found in kinds.items()
         }
-        return Survey(total, types, "pair" in seen, files)
+        return Survey(total, types, "pair" in seen, "answer" in seen, files)
 
     def blocks(self, size: int, types: Mapping[str, str]) -> Iterator[Block]:
         """Yield all rows in blocks.

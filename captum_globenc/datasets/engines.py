@@ -24,7 +24,7 @@ QUEUED = 2
 
 def _local(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:
     for number, block in blocks:
-        yield number, block, attributor.explain(block.columns["text"], block.columns.get("pair"), done)
+        yield number, block, attributor.explain(**block.rows, done=done)
 
 
 def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) -> Made:
@@ -53,11 +53,7 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
             while idle and (following := next(blocks, None)) is not None:
                 worker = idle.pop(0)
                 number, block = following
-                running[worker.explain.remote(block.columns["text"], block.columns.get("pair"))] = (
-                    worker,
-                    number,
-                    block,
-                )
+                running[worker.explain.remote(block.rows)] = worker, number, block
             if not running:
                 return
             (ready,), _ = ray.wait(list(running), num_returns=1)
@@ -83,8 +79,8 @@ class _Worker:
     def __init__(self, attributor: Attributor) -> None:
         self._attributor = attributor
 
-    def explain(self, texts: list[Any], pairs: list[Any] | None) -> dict[str, list[Any]]:
-        return self._attributor.explain(texts, pairs)
+    def explain(self, rows: Mapping[str, Any]) -> dict[str, list[Any]]:
+        return self._attributor.explain(**rows)
 
 
 ENGINES: Mapping[str, Callable[[Attributor, Blocks, int, Done], Made]] = {"local": _local, "ray": _on_ray}

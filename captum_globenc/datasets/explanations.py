@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from glob import escape
 from itertools import islice
@@ -15,7 +16,7 @@ from captum_globenc.datasets.shards import check_shard, read_about, shard_files
 from captum_globenc.extras import optional
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.record import Kind, Span
+from captum_globenc.results.record import Answer, Kind, Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
@@ -107,11 +108,33 @@ def _rows(folder: Path, about: Mapping[str, Any], rows: list[int] | None) -> Ite
         yield table.slice(row % size, 1).to_pylist()[0]
 
 
-def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanation:
-    names, settings = about["model"]["labels"], about["settings"]
+def _outputs(row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an explanation that hold outputs of the model."""
+    if "log_probabilities" in row:
+        answer = Answer(row["prediction"], row["answer_tokens"], row["answer_ids"], row["log_probabilities"])
+        value = math.fsum(answer.log_probabilities)
+        return {
+            "probability": None,
+            "value": value,
+            "probabilities": {},
+            "explained": value,
+            "answer": answer,
+            "settings": {"baseline": about["settings"]["baseline"]},
+        }
+    names = about["model"]["labels"]
     logits = torch.tensor([row["logits"]], dtype=torch.float64)
     shares = activated(logits, about["model"]["activation"])
     best, explained = names.index(row["prediction"]), names.index(row["explained"])
+    return {
+        "probability": None if shares is None else shares[0, best].item(),
+        "value": logits[0, best].item(),
+        "probabilities": {} if shares is None else dict(zip(names, shares[0].tolist(), strict=True)),
+        "explained": logits[0, explained].item(),
+    }
+
+
+def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanation:
+    settings, outputs = about["settings"], _outputs(row, about)
     place = about["model"]["pooled"] if settings["position"] is None else settings["position"]
     if isinstance(place, int):
         place %= len(row["tokens"])
@@ -120,12 +143,8 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         text=row["text"],
         pair=row.get("pair") or None,
         prediction=row["prediction"],
-        probability=None if shares is None else shares[0, best].item(),
-        value=logits[0, best].item(),
-        probabilities={} if shares is None else dict(zip(names, shares[0].tolist(), strict=True)),
         target=row["explained"],
         against=None,
-        explained=logits[0, explained].item(),
         position=place if "globenc" in settings["methods"] else None,
         tokens=row["tokens"],
         scores={name: row[name] for name in settings["methods"]},
@@ -134,11 +153,13 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         offsets=_offsets(row),
         model={"name": about["model"]["name"], "class": about["model"]["class"]},
         settings={"mixing": "N-Enc", "baseline": "mask"}
+        | outputs.pop("settings", {})
         | ({"windows": str(settings["windows"])} if row["windows"] > 1 else {}),
         versions=about["versions"],
         truncated=row["truncated"],
         ids=row["input_ids"],
         unknown=find_unknown(row["input_ids"], groups, about["model"].get("unknown")),
+        **outputs,
     )
 
 

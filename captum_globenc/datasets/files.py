@@ -27,6 +27,7 @@ __all__ = ["Row", "ending", "find_files", "name_of", "open_text", "read_rows", "
 USUAL: Mapping[str, tuple[str, ...]] = {
     "pair": ("pair", "text_pair"),
     "label": ("label",),
+    "answer": ("answer",),
     "marked": ("marked_spans",),
     "decoys": ("decoy_spans",),
 }
@@ -63,7 +64,7 @@ UNDECODED = re.compile("[\udc80-\udcff]")
 
 T = TypeVar("T", bound=Container[str])
 Wanted = Mapping[str, str]
-"""Names of columns by role: "text", and any of "pair", "label", "id", "marked", "decoys"."""
+"""Names of columns by role: "text", and any of "pair", "answer", "label", "id", "marked", "decoys"."""
 
 
 class Row(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from captum_globenc.datasets.rows import new_columns
 from captum_globenc.extras import optional
 
 __all__ = ["DTYPES", "LAYOUTS", "Layout", "Plan", "extend_arrays", "extend_table"]
@@ -24,6 +25,25 @@ LABELS: Mapping[str, Any] = {"int64": pa.int64(), "float64": pa.float64(), "stri
 _IDS = pa.list_(pa.int32())
 _STRINGS = pa.list_(pa.string())
 
+KINDS: Mapping[str, Any] = {
+    "input_ids": _IDS,
+    "tokens": _STRINGS,
+    "offsets": pa.list_(_IDS),
+    "segments": _IDS,
+    "word_ids": _IDS,
+    "words": _STRINGS,
+    "prediction": pa.string(),
+    "explained": pa.string(),
+    "logits": pa.list_(pa.float32()),
+    "answer_ids": _IDS,
+    "answer_tokens": _STRINGS,
+    "log_probabilities": pa.list_(pa.float32()),
+    "windows": pa.int32(),
+    "truncated": pa.bool_(),
+    "error": pa.string(),
+}
+"""The types of an attributor's columns; all others hold scores."""
+
 
 class Plan(NamedTuple):
     """The properties of a run that determine the output columns.
@@ -35,6 +55,7 @@ class Plan(NamedTuple):
         label: the type of the data's labels, a key of `LABELS`; "" if there are none.
         pairs: whether there are second segments.
         id: the type of the data's ids, a key of `LABELS`; "" if there are none.
+        generates: whether the model generates text.
     """
 
     methods: tuple[str, ...]
@@ -43,6 +64,7 @@ class Plan(NamedTuple):
     label: str = ""
     pairs: bool = False
     id: str = ""
+    generates: bool = False
 
 
 class Layout(NamedTuple):
@@ -71,16 +93,15 @@ class Layout(NamedTuple):
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def extend_table(table: Any, made: Mapping[str, Sequence[Any]], methods: Sequence[str]) -> Any:
+def extend_table(table: Any, made: Mapping[str, Sequence[Any]]) -> Any:
     """Add an attributor's columns to a `pyarrow.Table`.
 
     Args:
         table: the rows.
         made: the new columns; columns of the same name are replaced.
-        methods: the names of the score columns.
     """
-    for name, kind in _made(methods, pa.float32()):
-        column = _array(made[name], kind)
+    for name, values in made.items():
+        column = _array(values, KINDS.get(name, pa.list_(pa.float32())))
         if name in table.column_names:
             table = table.set_column(table.column_names.index(name), name, column)
         else:
@@ -88,39 +109,17 @@ def extend_table(table: Any, made: Mapping[str, Sequence[Any]], methods: Sequenc
     return table
 
 
-def extend_arrays(
-    columns: Mapping[str, Any], made: Mapping[str, Sequence[Any]], methods: Sequence[str]
-) -> Any:
+def extend_arrays(columns: Mapping[str, Any], made: Mapping[str, Sequence[Any]]) -> Any:
     """Return a `pyarrow.Table` of columns in numpy arrays and an attributor's columns.
 
     Args:
         columns: the rows, as arrays by column name.
         made: the new columns; columns of the same name are replaced.
-        methods: the names of the score columns.
     """
     arrays = {
         name: pa.array(column if column.ndim == 1 else column.tolist()) for name, column in columns.items()
     }
-    return extend_table(pa.table(arrays), made, methods)
-
-
-def _made(methods: Sequence[str], scores: Any) -> list[tuple[str, Any]]:
-    """Return names and types of an attributor's columns."""
-    return [
-        ("input_ids", _IDS),
-        ("tokens", _STRINGS),
-        ("offsets", pa.list_(_IDS)),
-        ("segments", _IDS),
-        ("word_ids", _IDS),
-        ("words", _STRINGS),
-        ("prediction", pa.string()),
-        ("explained", pa.string()),
-        ("logits", pa.list_(pa.float32())),
-        ("windows", pa.int32()),
-        ("truncated", pa.bool_()),
-        *((name, pa.list_(scores)) for name in methods),
-        ("error", pa.string()),
-    ]
+    return extend_table(pa.table(arrays), made)
 
 
 def _array(values: Sequence[Any], kind: Any) -> Any:
@@ -137,7 +136,8 @@ def _full_schema(plan: Plan) -> Any:
         given.append(("pair", pa.string()))
     if plan.label:
         given.append(("label", LABELS[plan.label]))
-    return pa.schema([*given, *_made(plan.methods, DTYPES[plan.dtype])])
+    made = (*new_columns(plan.generates), *plan.methods, "error")
+    return pa.schema([*given, *((name, KINDS.get(name, pa.list_(DTYPES[plan.dtype]))) for name in made)])
 
 
 def _thermostat_schema(plan: Plan) -> Any:
@@ -189,6 +189,8 @@ def _class_index(label: Any, names: Sequence[str]) -> int | None:
 
 
 def _check_thermostat(plan: Plan) -> None:
+    if plan.generates:
+        raise ValueError("the layout thermostat is for classifiers, and the model generates text: use full")
     if len(plan.methods) > 1:
         raise ValueError(
             f"the layout thermostat holds one method, and {len(plan.methods)} are chosen: "

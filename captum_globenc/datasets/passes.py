@@ -6,7 +6,7 @@ Letters: B batch, N tokens, C classes, W windows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from captum_globenc.texts.outputs import OutputSelector, OutputWeights, selector
 from captum_globenc.texts.request import AttributionRequest, Explainer
 from captum_globenc.texts.windows import merge_windows
 
-__all__ = ["Passes", "Scored"]
+__all__ = ["Done", "Passes", "Scored", "in_batches", "one_by_one"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Piece = tuple[int, int]
 """The index of a text, and of one of its windows."""
@@ -36,6 +39,50 @@ FATAL = (
     UnsupportedModelError,
 )
 """Errors of the device or the model, which do not depend on the row."""
+
+
+def in_batches(lengths: Mapping[T, int], tokens: int) -> Iterator[list[T]]:
+    """Yield batches, the longest items first, so that running out of memory shows at once.
+
+    Args:
+        lengths: the number of tokens of each item.
+        tokens: maximum number of tokens of a batch, padding included; a longer item is a batch of its own.
+
+    Example:
+        >>> list(in_batches({"a": 2, "b": 5, "c": 3}, 6))
+        [['b'], ['c', 'a']]
+    """
+    batch: list[T] = []
+    for item in sorted(lengths, key=lambda it: -lengths[it]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def one_by_one(
+    items: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]], fail: Callable[[T, str], None]
+) -> dict[T, R]:
+    """Run a batch; if it fails, run each item alone, so that only the failing items have no result.
+
+    Args:
+        items: the items of the batch.
+        run: function of items that returns their results.
+        fail: function of an item and the reason why it fails.
+    """
+    if not items:
+        return {}
+    try:
+        return dict(zip(items, run(items), strict=True))
+    except FATAL:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        if len(items) > 1:
+            return {it: made for item in items for it, made in one_by_one([item], run, fail).items()}
+        fail(items[0], " ".join(str(error).split()) or type(error).__name__)
+        return {}
 
 
 class Remembered(EncoderForward):
@@ -107,66 +154,33 @@ class Passes:
         found = [Scored() for _ in texts]
         if done is not None:
             done(sum(bool(text.error) for text in texts))
-        stages: list[Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]]]
+        lengths = {
+            (number, window): len(positions)
+            for number, text in enumerate(texts)
+            for window, positions in enumerate(text.pieces)
+            if not text.error
+        }
+        stages: list[Callable[[Sequence[Piece]], list[dict[str, NDArray[np.float64]]]]]
         stages = [lambda pieces: self._predicted(texts, pieces)]
         if self._second:
             stages.append(lambda pieces: self._explained(texts, found, pieces))
+
+        def fail(piece: Piece, why: str) -> None:
+            texts[piece[0]].error = why
+
         for stage in stages:
             made: dict[Piece, dict[str, NDArray[np.float64]]] = {}
-            for pieces in self._batches(texts):
-                for piece, rows in self._run(texts, pieces, stage):
-                    made[piece] = rows
+            for pieces in in_batches(lengths, self._tokens):
+                valid = [piece for piece in pieces if not texts[piece[0]].error]
+                made |= one_by_one(valid, stage, fail)
                 if done is not None:
                     done(sum(1 / len(texts[text].pieces) for text, _ in pieces) / len(stages))
             self._merge(texts, made, found)
         return found
 
-    def _batches(self, texts: Sequence[Text]) -> Iterator[list[Piece]]:
-        """Yield batches, the longest texts first, so that running out of memory shows at once."""
-        pieces = [
-            (text, window)
-            for text, it in enumerate(texts)
-            if not it.error
-            for window in range(len(it.pieces))
-        ]
-        pieces.sort(key=lambda piece: -len(texts[piece[0]].pieces[piece[1]]))
-        batch: list[Piece] = []
-        for text, window in pieces:
-            longest = len(texts[batch[0][0]].pieces[batch[0][1]]) if batch else 0
-            if batch and longest * (len(batch) + 1) > self._tokens:
-                yield batch
-                batch = []
-            batch.append((text, window))
-        if batch:
-            yield batch
-
-    def _run(
-        self,
-        texts: Sequence[Text],
-        pieces: Sequence[Piece],
-        stage: Callable[[Sequence[Piece]], Mapping[str, list[NDArray[np.float64]]]],
-    ) -> Iterator[tuple[Piece, dict[str, NDArray[np.float64]]]]:
-        """Run a batch; if it fails, run each piece alone, so that only the failing texts get an error."""
-        valid = [piece for piece in pieces if not texts[piece[0]].error]
-        if not valid:
-            return
-        try:
-            made = stage(valid)
-        except FATAL:
-            raise
-        except (ValueError, RuntimeError, IndexError) as error:
-            if len(valid) == 1:
-                texts[valid[0][0]].error = " ".join(str(error).split()) or type(error).__name__
-                return
-            for piece in valid:
-                yield from self._run(texts, [piece], stage)
-            return
-        for number, piece in enumerate(valid):
-            yield piece, {name: rows[number] for name, rows in made.items()}
-
     def _predicted(
         self, texts: Sequence[Text], pieces: Sequence[Piece]
-    ) -> Mapping[str, list[NDArray[np.float64]]]:
+    ) -> list[dict[str, NDArray[np.float64]]]:
         request = self._request(texts, pieces)
         scores = {name: self._scores(name, request, texts, pieces) for name in self._first}
         if not scores:
@@ -179,15 +193,15 @@ class Passes:
             raise ValueError(f"a sequence classifier gives logits (B, C), this model gives {shape}")
         if not bool(logits.isfinite().all()):
             raise ValueError("the model's output is NaN or infinite")
-        return {"": list(logits.cpu().double().numpy()), **scores}
+        return _by_piece({"": list(logits.cpu().double().numpy()), **scores})
 
     def _explained(
         self, texts: Sequence[Text], found: Sequence[Scored], pieces: Sequence[Piece]
-    ) -> Mapping[str, list[NDArray[np.float64]]]:
+    ) -> list[dict[str, NDArray[np.float64]]]:
         targets: list[OutputWeights] = [{(self.explained(found[text]),): 1.0} for text, _ in pieces]
         selectors = selector_tensors(targets, torch.empty(1, 1, device=self._model.device))
         request = self._request(texts, pieces, selectors)
-        return {name: self._scores(name, request, texts, pieces) for name in self._second}
+        return _by_piece({name: self._scores(name, request, texts, pieces) for name in self._second})
 
     def explained(self, scored: Scored) -> int:
         """Return the explained class of a text whose logits are known."""
@@ -254,3 +268,8 @@ class Passes:
                 if len(rows) > 1 and METHODS[name].kind in ("shares", "sizes") and total:
                     merged = merged / total  # shares of the whole document
                 scored.scores[name] = merged
+
+
+def _by_piece(made: Mapping[str, list[NDArray[np.float64]]]) -> list[dict[str, NDArray[np.float64]]]:
+    """Return the rows of each piece by name, from the rows of all pieces by name."""
+    return [dict(zip(made, rows, strict=True)) for rows in zip(*made.values(), strict=True)]

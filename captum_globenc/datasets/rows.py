@@ -15,7 +15,18 @@ from captum_globenc.texts.tokenizing import token_limit
 from captum_globenc.texts.windows import cut_windows, find_segments
 from captum_globenc.texts.words import find_words
 
-__all__ = ["Reader", "Text"]
+__all__ = ["Reader", "Text", "mistake", "new_columns"]
+
+
+def new_columns(generates: bool) -> tuple[str, ...]:
+    """Return the names of the columns of a row before its scores.
+
+    Args:
+        generates: whether the model generates text.
+    """
+    outputs = ("answer_ids", "answer_tokens", "log_probabilities") if generates else ("logits",)
+    tokens = ("input_ids", "tokens", "offsets", "segments", "word_ids", "words")
+    return (*tokens, "prediction", "explained", *outputs, "windows", "truncated")
 
 
 @dataclass
@@ -97,7 +108,7 @@ class Reader:
         """
         seconds = [None] * len(texts) if pairs is None else [None if pair == "" else pair for pair in pairs]
         found = [
-            Text(error=_mistake(text, "text") or ("" if pair is None else _mistake(pair, "second segment")))
+            Text(error=mistake(text, "text") or ("" if pair is None else mistake(pair, "second segment")))
             for text, pair in zip(texts, seconds, strict=True)
         ]
         for paired in (False, True):
@@ -195,7 +206,7 @@ class Reader:
             raise ValueError(f"position {self._position} is out of range: the text has {count} tokens")
 
 
-def _mistake(text: Any, what: str) -> str:
+def mistake(text: Any, what: str) -> str:
     """Return the reason why a value is not a valid text; "" if it is."""
     if text is None:
         return f"the {what} is missing"

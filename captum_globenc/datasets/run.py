@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from captum_globenc.datasets.shards import Counts, Shards
 from captum_globenc.texts.classes import ACTIVATIONS, problem_of
 from captum_globenc.texts.position import pooled_token
 from captum_globenc.texts.provenance import versions, weights_digest
+from captum_globenc.texts.request import resolve_baseline
 
 __all__ = ["attribute_files"]
 
@@ -46,7 +47,7 @@ def attribute_files(
     depends on its rows alone, not on the engine or on interruptions.
 
     Args:
-        attributor: the attributor; it sets the columns of texts and of second segments.
+        attributor: the attributor; it sets the columns of texts, of second segments and of answers.
         data: a .csv, .tsv, .jsonl or .json file (also compressed, .gz), a .parquet file, a folder of such
             files (read in the order of their names), a pandas DataFrame, or a `datasets.Dataset`.
         out: the output folder, for the shards and their description `attributions.json`.
@@ -87,11 +88,12 @@ def attribute_files(
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}: at least one is needed")
     chosen = LAYOUTS[layout]
-    chosen.check(Plan(attributor.methods, dtype, (), id=id_column or ""))
     settings = attributor.settings
+    chosen.check(Plan(settings.methods or ("",), dtype, (), id=id_column or ""))
     columns = {
         "text": settings.text_column,
         "pair": settings.pair_column,
+        "answer": settings.answer_column,
         "label": label_column,
         "id": id_column,
     }
@@ -99,16 +101,21 @@ def attribute_files(
         raise ValueError(f"{out} holds the data: choose another folder for the attributions")
     source = Source(data, columns, encoding)
     survey = source.survey()
-    attributor.check()
+    attributor.check(answered=survey.answers)
     label, ids = survey.types["label"], survey.types["id"]
-    plan = Plan(attributor.methods, dtype, tuple(attributor.labels), label, survey.pairs, ids)
+    names = tuple(attributor.labels)
+    plan = Plan(attributor.methods, dtype, names, label, survey.pairs, ids, attributor.generates)
+    chosen.check(plan)
+    if not survey.answers or not plan.generates:
+        columns["answer"] = None
+        source = Source(data, columns, encoding)
     about = {
         "model": {
             "name": attributor.name,
             "class": type(attributor.model).__name__,
             "labels": list(plan.labels),
             "activation": ACTIVATIONS[problem_of(attributor.model.config)],
-            "pooled": pooled_token(attributor.model) if "globenc" in plan.methods else None,
+            "pooled": _pooled(attributor) if "globenc" in plan.methods else None,
             "unknown": attributor.tokenizer.unk_token_id,
             "weights": weights_digest(attributor.model),
             "device": attributor.model.device.type,
@@ -119,10 +126,11 @@ def attribute_files(
                 name: getattr(settings, name)
                 for name in ("target", "position", "windows", "cut", "batch_tokens")
             },
+            **(_generated(attributor) if plan.generates else {}),
             "methods": list(plan.methods),
             "dtype": dtype,
             "layout": layout,
-            "columns": columns,
+            "columns": {name: it for name, it in columns.items() if plan.generates or name != "answer"},
             "encoding": encoding,
         },
         "data": {"label": label, "files": survey.files},
@@ -149,6 +157,20 @@ def attribute_files(
         total = total.plus(counts[number])
     shards.finish(total)
     return total
+
+
+def _pooled(attributor: Attributor) -> int | Literal["mean"] | None:
+    """Return the token that GlobEnc explains by default."""
+    return "mean" if attributor.generates else pooled_token(attributor.model)
+
+
+def _generated(attributor: Attributor) -> dict[str, Any]:
+    """Return the settings that only models that generate text have."""
+    model, tokenizer = attributor.model, attributor.tokenizer
+    return {
+        "max_new_tokens": attributor.settings.max_new_tokens,
+        "baseline": resolve_baseline("mask", model, tokenizer),
+    }
 
 
 def _missing(blocks: Iterator[Block], finished: Mapping[int, Counts]) -> Iterator[tuple[int, Block]]:

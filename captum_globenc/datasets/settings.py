@@ -23,7 +23,7 @@ class Settings:
 
     model: PreTrainedModel | str | None
     tokenizer: PreTrainedTokenizerBase | None
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] | None
     target: str | int | None
     position: int | Literal["mean"] | None
     windows: int | None
@@ -32,6 +32,8 @@ class Settings:
     text_column: str
     pair_column: str | None
     device: str | None
+    answer_column: str | None = "answer"
+    max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_options(self.methods, windows=self.windows)
@@ -41,8 +43,10 @@ class Settings:
             raise ValueError(f"position is {self.position!r}: give a whole number, 'mean', or leave it out")
         if self.windows is not None and isinstance(self.position, int):
             raise ValueError("windows have no position in common: leave one of the two out")
-        if not _is_whole(self.batch_tokens) or self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {self.batch_tokens!r}: give a whole number, 1 or more")
+        tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
+        for name, number in (("batch_tokens", self.batch_tokens), ("max_new_tokens", tokens)):
+            if not _is_whole(number) or number < 1:
+                raise ValueError(f"{name} is {number!r}: give a whole number, 1 or more")
 
     def placed(self, model: PreTrainedModel) -> PreTrainedModel:
         """Move a model that was loaded by name to its device.

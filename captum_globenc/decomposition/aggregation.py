@@ -41,17 +41,18 @@ def rollout(
         tensor([[[0.2500, 0.7500]]])
     """
     rows = start[:, :0] if every_depth else start
-    log_scale = start.new_zeros(rows.shape[:2], dtype=torch.float64)
+    scales: list[Tensor] = []
     for mixture in reversed(mixtures):
         if every_depth:
             rows = torch.cat([start, rows], dim=1)
-            log_scale = torch.cat([log_scale.new_zeros(start.shape[:2]), log_scale], dim=1)
         rows = mixture.left_multiply(rows) if isinstance(mixture, Mixture) else rows @ mixture
         scale = rows.amax(dim=-1)
-        scale = scale.where(scale > 0, 1)
-        rows = rows / scale[..., None]
-        log_scale = log_scale + scale.double().log()
-    return rows, log_scale
+        scales.append(scale.masked_fill_(scale == 0, 1))
+        rows = rows / scale.unsqueeze(-1)
+    count = rows.shape[1]
+    if every_depth:  # rows that start at a lower depth have no scale above it
+        scales = [torch.nn.functional.pad(it, (count - it.shape[1], 0), value=1.0) for it in scales]
+    return rows, torch.stack(scales).double().log().sum(0)
 
 
 def _flows(

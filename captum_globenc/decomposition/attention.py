@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.workspace import Tile
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part
 
 LOG2_E = math.log2(math.e)
 
@@ -63,29 +63,19 @@ class QueryKeyAttention:
     def weights(self, dtype: torch.dtype) -> "Weights":
         """Return the probabilities in tiles of `dtype`."""
         it = self.to(dtype)
-        if it.logsumexp is None:
-            return ScoreWeights(it.query * it.scaling, it.key, it.mask, it.causal, None)
-        return ScoreWeights(
-            it.query * (it.scaling * LOG2_E), it.key, it.mask, it.causal, it.logsumexp * -LOG2_E
-        )
-
-    def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
-        batch, heads, _, size = self.query.shape
-        example = torch.arange(batch, device=receivers.device)
-        query = (self.query[example, :, receivers] * self.scaling).reshape(
-            -1, heads // self.key.shape[1], size
-        )
-        scores = torch.bmm(query, self.key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1)
-        if self.mask is not None:
-            row = self.mask.expand(batch, -1, self.query.shape[2], -1)[example, :, receivers]
-            scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row
-        if self.causal:
-            source = torch.arange(self.tokens, device=scores.device)
-            scores = scores.masked_fill(source > receivers[:, None, None], -torch.inf)
-        if self.logsumexp is None:
-            return scores.softmax(dim=-1)
-        return (scores - self.logsumexp[example, :, receivers, None]).exp()
+        factor, shift = it.scaling, None
+        if it.logsumexp is not None:
+            factor, shift = it.scaling * LOG2_E, it.logsumexp * -LOG2_E
+        # Contiguous, so that heads of several texts are one batch.
+        query = torch.mul(it.query, factor, out=it.query.new_empty(it.query.shape))
+        key = it.key.contiguous() if len(it.key) > 1 else it.key
+        weights = ScoreWeights(query, key, it.mask, it.causal, shift)
+        batch, heads, tokens, _ = query.shape
+        if batch * heads * tokens * self.tokens > Workspace.on(query.device).budget.cells:
+            return weights
+        # All of them in one tile, for the check and the mixing.
+        tile = weights.tile(Tile(slice(0, batch), slice(0, tokens), slice(0, self.tokens)))
+        return GivenAttention(tile.transpose(2, 3))
 
     def visible(self) -> Tensor | None:
         """Return `(B, N)`, True for sources that any receiver may attend to; None without a mask."""
@@ -146,16 +136,16 @@ class GivenAttention:
 
     def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(b, H, S, R)`; `out` may be used for the result."""
-        rows = self.probabilities[tile.examples, :, tile.receivers, tile.sources]
+        rows = part(self.probabilities, tile.examples, WHOLE, tile.receivers, tile.sources)
         return rows.transpose(2, 3).contiguous()
 
     def diagonal(self) -> Tensor:
         """Return the probabilities `(B, H, N)` of each token for itself."""
         return self.probabilities.diagonal(dim1=2, dim2=3)
 
-    def rows(self, receivers: Tensor) -> Tensor:
-        """Return the probabilities `(B, H, N)` of one receiver per example, `(B,)`."""
-        return self.probabilities[torch.arange(len(receivers), device=receivers.device), :, receivers]
+    def rows(self, examples: Tensor, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` of one receiver per example, both `(B,)`."""
+        return self.probabilities[examples, :, receivers]
 
     def visible(self) -> Tensor:
         """Return `(B, N)`, True for sources that any receiver may attend to.
@@ -225,8 +215,8 @@ class ScoreWeights:
 
     def tile(self, tile: Tile, out: Tensor | None = None) -> Tensor:
         """Return the probabilities `(b, H, S, R)`; `out` may be used for the result."""
-        query = self.query[tile.examples, :, tile.receivers]
-        key = share_heads(self.key[tile.examples, :, tile.sources], query.shape[1])
+        query = part(self.query, tile.examples, WHOLE, tile.receivers)
+        key = share_heads(part(self.key, tile.examples, WHOLE, tile.sources), query.shape[1])
         shape = (*key.shape[:3], query.shape[2])
         flat = None if out is None else out.view(-1, *shape[2:])
         scores = torch.bmm(key.flatten(0, 1), query.flatten(0, 1).transpose(1, 2), out=flat).view(shape)
@@ -237,7 +227,23 @@ class ScoreWeights:
             scores.masked_fill_(position[tile.sources, None] > position[None, tile.receivers], -torch.inf)
         if self.shift is None:
             return torch.softmax(scores, dim=2, out=scores)
-        return scores.add_(self.shift[tile.examples, :, None, tile.receivers]).exp2_()
+        shift = part(self.shift, tile.examples, WHOLE, tile.receivers)
+        return scores.add_(shift.unsqueeze(2)).exp2_()
+
+    def rows(self, examples: Tensor, receivers: Tensor) -> Tensor:
+        """Return the probabilities `(B, H, N)` of one receiver per example, both `(B,)`."""
+        batch, heads, tokens, size = self.query.shape
+        keys = self.key.flatten(0, 1)
+        query = self.query[examples, :, receivers].view(len(keys), -1, size)
+        scores = torch.bmm(query, keys.transpose(1, 2)).view(batch, heads, -1)
+        if self.mask is not None:
+            self._apply_mask(scores, self.mask.expand(batch, -1, tokens, -1)[examples, :, receivers])
+        if self.causal:
+            source = torch.arange(tokens, device=scores.device)
+            scores.masked_fill_(source > receivers[:, None, None], -torch.inf)
+        if self.shift is None:
+            return scores.softmax(dim=-1)
+        return scores.add_(self.shift[examples, :, receivers].unsqueeze(2)).exp2_()
 
     def diagonal(self) -> Tensor | None:
         """Return the probabilities `(B, H, N)` of each token for itself; None without denominators."""

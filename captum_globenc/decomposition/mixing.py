@@ -228,8 +228,8 @@ def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Mixture:
         mixing: one of :data:`MIXINGS`.
         workspace: memory for the tiles, shared by successive layers.
     """
-    weights = record.attention.weights(record.stream.dtype)
-    return Mixture(record, MIXINGS[mixing](record, workspace, weights), weights, workspace)
+    mixed = MIXINGS[mixing](record, workspace, record.weights)
+    return Mixture(record, mixed, record.weights, workspace)
 
 
 def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspace | None = None) -> Tensor:

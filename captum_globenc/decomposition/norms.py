@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_globenc.decomposition.attention import share_heads
 from captum_globenc.decomposition.record import LayerRecord, Normalization
-from captum_globenc.decomposition.workspace import Tile, Workspace, slices
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part, slices
 
 CANCELLATION = 0.1
 """A sum whose square is below this share of its terms' squares has lost digits."""
@@ -46,24 +46,28 @@ class NormMap:
             like: `(..., D)`, a tensor of the same dtype and device.
         """
         size = like.shape[-1]
-        diagonal = like.new_ones(size)
-        columns: list[Tensor] = []
+        diagonal: Tensor | None = None
+        # Each rank-one map is a column times a row; a column of ones is None.
+        columns: list[Tensor | None] = []
         rows: list[Tensor] = []
         for each in normalizations:
             if each.centred:
-                mean = diagonal / size
+                mean = like.new_full((size,), 1 / size) if diagonal is None else diagonal / size
                 for column, row in zip(columns, rows, strict=True):
-                    mean = mean - column.mean() * row
-                columns.append(like.new_ones(size))
+                    mean = mean - row if column is None else torch.addcmul(mean, column.mean(), row, value=-1)
+                columns.append(None)
                 rows.append(mean)
             if each.gain is not None:
-                diagonal = diagonal * each.gain
-                columns = [column * each.gain for column in columns]
+                diagonal = each.gain if diagonal is None else diagonal * each.gain
+                columns = [each.gain if column is None else column * each.gain for column in columns]
         if not normalizations:
             return cls()
+        ones = like.new_ones(size) if diagonal is None or None in columns else diagonal
+        diagonal = ones if diagonal is None else diagonal
         if not columns:
             return cls(diagonal)
-        return cls(diagonal, torch.stack(columns, dim=1), torch.stack(rows))
+        full = [ones if column is None else column for column in columns]
+        return cls(diagonal, torch.stack(full, dim=1), torch.stack(rows))
 
     def apply_to_matrix(self, matrix: Tensor, out: Tensor) -> Tensor:
         """Return the map times a matrix `(D, E)`; `out` may be used for the result."""
@@ -74,15 +78,15 @@ class NormMap:
             out.addmm_(self.columns, self.rows @ matrix, alpha=-1)
         return out
 
-    def apply_to_vectors(self, vectors: Tensor) -> Tensor:
-        """Return the map of vectors `(..., D)`."""
+    def apply_to_vectors(self, vectors: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the map of vectors `(..., D)`, in `out`, `(V, D)` for V vectors, if it is given."""
         if self.diagonal is None:
-            return vectors
+            return vectors if out is None else out.copy_(vectors.reshape(out.shape))
         flat = vectors.reshape(-1, vectors.shape[-1])
-        mapped = flat * self.diagonal
+        mapped = torch.mul(flat, self.diagonal, out=out)
         if self.columns is not None and self.rows is not None:
             mapped.addmm_(flat @ self.rows.T, self.columns.T, alpha=-1)
-        return mapped.view(vectors.shape)
+        return mapped.view(vectors.shape) if out is None else out
 
 
 def _normalizations(record: LayerRecord, mixing: str) -> tuple[Normalization, ...]:
@@ -132,39 +136,35 @@ class VectorNorms:
         projection = self._map.apply_to_matrix(record.output, out=out)
         by_head = projection.reshape(size, heads, -1).permute(1, 2, 0)
         values = share_heads(record.value, heads).transpose(0, 1).flatten(1, 2)
-        residual, count = None, heads
-        if self._record is not None and not workspace.budget.syncs:
-            residual, count = self._map.apply_to_vectors(like).flatten(0, 1), heads + 1
+        with_residual = self._record is not None and not workspace.budget.syncs
+        residual, count = like.reshape(-1, size), heads + with_residual
         gram = like.new_empty(batch * tokens, count, count)
         rows = max(workspace.budget.cells // (count * size), workspace.budget.receivers)
         for sources in slices(batch * tokens, rows):
             u = workspace.take("u", (count, sources.stop - sources.start, size), like=like)
-            torch.bmm(values[:, sources], by_head, out=u[:heads])
-            if residual is not None:
-                u[heads] = residual[sources]
-            torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=gram[sources])
+            torch.bmm(part(values, WHOLE, sources), by_head, out=part(u, slice(0, heads)))
+            if with_residual:
+                self._map.apply_to_vectors(part(residual, sources), out=u[heads])
+            torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=part(gram, sources))
         return gram.view(batch, tokens, count, count)
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
         """Return the norms `(b, S, R)` of a tile, given its attention `(b, H, S, R)`."""
         by_source = weights.transpose(1, 2).flatten(0, 1)
-        gram = self._without_residual(self._gram[tile.examples, tile.sources]).flatten(0, 1)
+        gram = part(self._gram, tile.examples, tile.sources).flatten(0, 1)
+        gram = part(gram, WHOLE, slice(0, self._heads), slice(0, self._heads))
         products = self._workspace.take("products", by_source.shape, like=by_source)
         products = torch.bmm(gram, by_source, out=products).mul_(by_source)
         squares = products.sum(dim=1).clamp_min_(0).view(len(weights), -1, weights.shape[3])
         tokens, diagonal = tile.diagonal(squares)
         if diagonal.shape[-1] and self._diagonal is not None:
-            diagonal.copy_(self._diagonal[tile.examples, tokens])
+            diagonal.copy_(part(self._diagonal, tile.examples, tokens))
         elif diagonal.shape[-1] and self._record is not None:
             diagonal.copy_(self._diagonal_squares(tile.diagonal(weights)[1], tile.examples, tokens))
         norms = squares.sqrt_()
         if self._scale is not None:
-            norms *= self._scale[tile.examples, None, tile.receivers]
+            norms *= part(self._scale, tile.examples, tile.receivers).unsqueeze(1)
         return norms
-
-    def _without_residual(self, gram: Tensor) -> Tensor:
-        """Return the part `(..., H, H)` of Gram matrices that belongs to the heads."""
-        return gram[..., : self._heads, : self._heads]
 
     def _diagonal_squares(self, attention: Tensor, examples: slice, tokens: slice) -> Tensor:
         """Return the squared norms `(b, n)` of R_ii, which includes the residual.
@@ -178,14 +178,21 @@ class VectorNorms:
             tokens: the tokens.
         """
         weights = attention.transpose(1, 2)
-        gram = self._gram[examples, tokens]
-        if gram.shape[-1] == self._heads:
+        gram = part(self._gram, examples, tokens)
+        count = gram.shape[-1]
+        if count == self._heads:
             return self._vector_squares(weights, examples, tokens)
-        attended = ((self._without_residual(gram) @ weights[..., None])[..., 0] * weights).sum(dim=-1)
-        terms = attended.clamp_min_(0) + gram[..., -1, -1]
-        total: Tensor = terms + 2 * torch.linalg.vecdot(weights, gram[..., -1, :-1])
-        cancelled = total < CANCELLATION * terms
+        # The residual is one more head with weight 1; `products` are Gram matrices times weights.
+        both = torch.nn.functional.pad(weights, (0, 1), value=1.0).view(-1, 1, count)
+        gram = gram.flatten(0, 1)
+        products = torch.bmm(both, gram)
+        total = torch.bmm(products, both.mT).flatten()
+        # ||T||^2 + ||x||^2 = ||T + x||^2 - 2 T x, with T x + ||x||^2 the product of the residual.
+        share = (1 - CANCELLATION) / (2 * CANCELLATION)
+        cancelled = torch.add(products[:, 0, -1], total, alpha=share) < gram[:, -1, -1]
+        total = total.view(weights.shape[:2])
         if bool(cancelled.any()):
+            cancelled = cancelled.view(total.shape)
             total[cancelled] = self._vector_squares(weights, examples, tokens, cancelled)
         return total
 
@@ -252,7 +259,7 @@ def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:
     """
     batch, tokens, _ = record.stream.shape
     ratio = record.stream.new_empty(batch, tokens)
-    ratios, weights = MixingRatios(record, mixing), record.attention.weights(record.stream.dtype)
+    ratios = MixingRatios(record, mixing)
     for tile in Workspace.on(ratio.device).columns(batch, tokens, record.attention.heads):
-        ratio[tile.examples, tile.receivers] = ratios.tile(weights.tile(tile), tile)
+        ratio[tile.examples, tile.receivers] = ratios.tile(record.weights.tile(tile), tile)
     return ratio

@@ -4,10 +4,11 @@ B batch, N tokens, H heads, D hidden size, d head size.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
-from captum_globenc.decomposition.attention import Attention
+from captum_globenc.decomposition.attention import Attention, Weights
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,8 @@ class LayerRecord:
     after_attention: tuple[Normalization, ...] = ()
     after_layer: tuple[Normalization, ...] = ()
     real: Tensor | None = None
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The attention probabilities in tiles, in the dtype of the other tensors."""
+        return self.attention.weights(self.stream.dtype)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+WHOLE = slice(None)
+
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
@@ -72,12 +74,26 @@ class Tile(NamedTuple):
         stop = max(min(self.receivers.stop, self.sources.stop), start)
         rows = slice(start - self.sources.start, stop - self.sources.start)
         columns = slice(start - self.receivers.start, stop - self.receivers.start)
-        return slice(start, stop), values[..., rows, columns].diagonal(dim1=-2, dim2=-1)
+        values = values if values.shape[-2:] == (stop - start, stop - start) else values[..., rows, columns]
+        return slice(start, stop), values.diagonal(dim1=-2, dim2=-1)
 
 
 def slices(count: int, size: int) -> Iterator[slice]:
     """Yield slices of at most `size` that cover `range(count)`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def part(tensor: Tensor, *index: slice) -> Tensor:
+    """Return `tensor[index]`, without an operation if that is the whole tensor.
+
+    Example:
+        >>> import torch
+        >>> tensor = torch.zeros(2, 3)
+        >>> part(tensor, slice(0, 2), WHOLE) is tensor, part(tensor, WHOLE, slice(0, 2)).shape
+        (True, torch.Size([2, 2]))
+    """
+    whole = all(it.indices(size) == (0, size, 1) for it, size in zip(index, tensor.shape, strict=False))
+    return tensor if whole else tensor[index]
 
 
 class Workspace:
@@ -92,6 +108,7 @@ class Workspace:
     def __init__(self, budget: TileBudget = CPU) -> None:
         self.budget = budget
         self._buffers: dict[str, Tensor] = {}
+        self._taken: dict[str, Tensor] = {}
 
     @classmethod
     def on(cls, device: torch.device) -> "Workspace":
@@ -106,6 +123,10 @@ class Workspace:
             shape: of the tensor.
             like: a tensor of the same dtype and device.
         """
+        taken = self._taken.get(name)
+        same = taken is not None and (taken.dtype, taken.device) == (like.dtype, like.device)
+        if taken is not None and same and taken.shape == tuple(shape):
+            return taken
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if (
@@ -114,7 +135,8 @@ class Workspace:
             or (buffer.dtype, buffer.device) != (like.dtype, like.device)
         ):
             buffer = self._buffers[name] = like.new_empty(size)
-        return buffer[:size].view(*shape)
+        self._taken[name] = buffer[:size].view(*shape)
+        return self._taken[name]
 
     def columns(self, batch: int, tokens: int, heads: int, within: slice | None = None) -> Iterator[Tile]:
         """Yield tiles that hold all sources of their receivers.

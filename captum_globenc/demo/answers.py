@@ -6,7 +6,9 @@ This module does not depend on a web framework. All returned texts are escaped.
 from collections.abc import Callable, Mapping
 from html import escape
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.demo.form import LONGEST_TEXT, TYPED, Form
 from captum_globenc.drawing.elements import bars
@@ -19,7 +21,8 @@ from captum_globenc.texts.explaining import TRUNCATED, explain
 from captum_globenc.texts.loading import Classifier
 from captum_globenc.texts.methods import DEFAULT_METHODS
 from captum_globenc.texts.position import parse_position
-from captum_globenc.texts.tasks import SIMILARITY, task_name
+from captum_globenc.texts.tasks import SIMILARITY, task_name, task_of
+from captum_globenc.texts.tokenizing import token_ids, token_limit
 
 __all__ = ["FILES", "Answer", "answer", "depth", "message", "shown"]
 
@@ -27,6 +30,8 @@ BARS = 8
 """Number of classes whose probabilities are shown."""
 SHARED = 16
 """Number of tokens that neighboring windows of a long text share."""
+NEW_TOKENS = 24
+"""Maximum number of tokens of a generated answer."""
 TAIL = 40
 """Number of characters quoted in the message about a truncated text."""
 
@@ -111,21 +116,19 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     notes: list[str] = []
     try:
         model, tokenizer, missing = classifiers(form.model.strip())
+        generates = task_of(model).generates
+        options = _answer_options(form, model, tokenizer) if generates else _text_options(form)
         found = explain(
             [form.text],
             model,
             tokenizer,
-            pair=form.pair.strip() or None,
             position=parse_position(form.position),
             mixing=form.mixing,
-            layers=True,
             # By default, the default methods that support the model.
             methods=None if tuple(form.methods) == DEFAULT_METHODS else form.methods,
-            target=form.target.strip() or None,
-            against=form.against.strip() or None,
             baseline=form.baseline,
-            windows=SHARED if form.windows else None,
             tell=notes.append,
+            **options,
         )
     except (CaptumGlobencError, ValueError) as error:
         return Answer((str(error),))
@@ -144,6 +147,32 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     form = form._replace(result=form.result if form.result < len(found) else 0)
     deepest = depth(found[form.result])
     return Answer(tuple(notes), found, form._replace(layer=form.layer if form.layer < deepest else 0))
+
+
+def _text_options(form: Form) -> dict[str, Any]:
+    """Return the options of `explain` for tasks with classes or pairs."""
+    return {
+        "pair": form.pair.strip() or None,
+        "layers": True,
+        "target": form.target.strip() or None,
+        "against": form.against.strip() or None,
+        "windows": SHARED if form.windows else None,
+    }
+
+
+def _answer_options(form: Form, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the options of `explain` for models that generate text: the answer, or its largest length."""
+    against = form.against if form.against.strip() else None
+    options = {
+        "layers": bool(getattr(model.config, "is_encoder_decoder", False)),
+        "against": against,
+        "per_token": against is None and "transformer-deep-lift" in form.methods,
+    }
+    if form.pair.strip():
+        return options | {"answer": form.pair}
+    limit = None if options["layers"] else token_limit(model, tokenizer)
+    left = NEW_TOKENS if limit is None else limit + 1 - len(token_ids([form.text], None, tokenizer)[0])
+    return options | {"max_new_tokens": max(1, min(NEW_TOKENS, left))}
 
 
 def _bars(explanation: Explanation) -> str:

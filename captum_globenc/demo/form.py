@@ -28,7 +28,7 @@ class Form(NamedTuple):
 
     Attributes:
         text: The text.
-        pair: The second segment, or "".
+        pair: The second segment, or the answer to a prompt, or "".
         model: A folder or a hub name, or "" for the first model of the demo.
         mixing: The mixing of GlobEnc.
         methods: Keys of `captum_globenc.texts.methods.MAIN_METHODS`.
@@ -36,7 +36,7 @@ class Form(NamedTuple):
         special: Whether special tokens are shown.
         position: The token that GlobEnc explains: its index, "mean", or "" for what the model's head reads.
         target: The explained class, by name or index, or "" for the predicted class.
-        against: The contrast class, or "".
+        against: The contrast class, or a contrast answer, or "".
         baseline: The baseline, one of `captum_globenc.texts.BASELINES`.
         windows: Whether long texts are split into windows.
         layer: The layer after which GlobEnc's shares are shown, from 1; 0 for the last.
@@ -85,7 +85,7 @@ class Form(NamedTuple):
         """
         given = {name: str(query[name]) for name in cls._fields if name in query}
         made: dict[str, Any] = {
-            name: value if name in ("text", "pair") else value.strip()
+            name: value if name in ("text", "pair", "against") else value.strip()
             for name, value in given.items()
             if name in TYPED
         }

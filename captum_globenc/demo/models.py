@@ -9,7 +9,7 @@ from captum_globenc.demo.form import Form
 from captum_globenc.errors import LoadingError
 from captum_globenc.texts.classes import VALUE, class_names, problem_of
 from captum_globenc.texts.loading import Classifier, load_model
-from captum_globenc.texts.tasks import SIMILARITY, TASKS, task_name, task_of
+from captum_globenc.texts.tasks import SIMILARITY, TASKS, task_name
 from captum_globenc.texts.tokenizing import token_limit
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "TEXTS",
     "Classifiers",
     "TaskTexts",
-    "check_shown",
     "describe",
     "example_of",
 ]
@@ -64,7 +63,6 @@ class Classifiers:
                 while len(self._kept) >= KEPT_MODELS:  # before loading, to limit the memory
                     del self._kept[next(iter(self._kept))]
                 found = load_model(name or None)
-                check_shown(found, name)
             self._kept[name] = found
         return found
 
@@ -100,19 +98,6 @@ class Classifiers:
         return self.offered.get(name or self.first, name)
 
 
-def check_shown(found: Classifier, name: str) -> None:
-    """Check that the page can show the task of a model.
-
-    Raises:
-        LoadingError: The model generates text.
-    """
-    if task_of(found.model).generates:
-        raise LoadingError(
-            f"{name} generates text, which the demo does not show: use captum-globenc explain --model {name} "
-            "--html page.html"
-        )
-
-
 ABOUT = (
     "The model is a small one that comes with the package, to have something to explain. It has read "
     "3,000 English sentences about films, restaurants and goods, and tells NEGATIVE from POSITIVE. Negation "
@@ -140,9 +125,11 @@ class TaskTexts(NamedTuple):
     Attributes:
         does: The predicate of the model's description, such as "classifies texts".
         text: The label of the text field.
-        pair: The label of the field for the second text; "" hides it.
+        pair: The label of the field for the second text, or for the answer to a prompt; "" hides it.
         example: The example with which the page opens; "[MASK]" stands for the tokenizer's mask token.
         targets: Possible targets besides the predictions.
+        target: The label of the field for the explained class; "" hides it.
+        against: The label of the field for the contrast class, or for a contrast answer; "" hides it.
     """
 
     does: str
@@ -150,6 +137,19 @@ class TaskTexts(NamedTuple):
     pair: str
     example: Form
     targets: tuple[str, ...] = ()
+    target: str = "Explained class"
+    against: str = "Rather than"
+
+
+GENERATED = TaskTexts(
+    "writes an answer to a prompt; the log-probability of the answer is explained",
+    "Prompt",
+    "Answer; leave it empty to let the model write one",
+    Form("Give Ada pears. Give Ben nuts. Give Clara figs. Give Ben"),
+    target="",
+    against="Rather than the answer",
+)
+"""The texts for models that generate text."""
 
 
 TEXTS: Mapping[str, TaskTexts] = {
@@ -177,7 +177,10 @@ TEXTS: Mapping[str, TaskTexts] = {
         "Text",
         "Second text to compare with",
         Form("A cat sleeps on the warm sofa.", "The kitten is taking a nap on the couch."),
+        target="",
+        against="",
     ),
+    **{task.name: GENERATED for task in TASKS if task.generates},
 }
 """The texts by task, a return value of `captum_globenc.texts.tasks.task_name`."""
 

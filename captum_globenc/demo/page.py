@@ -16,7 +16,16 @@ from captum_globenc.decomposition.mixing import MIXINGS
 from captum_globenc.demo.answers import FILES, Answer, answer, depth, message, shown
 from captum_globenc.demo.form import LONGEST_LINK, Form
 from captum_globenc.demo.limits import Guard, Turns
-from captum_globenc.demo.models import ABOUT, ENTAILMENT, EXAMPLES, TEXTS, Classifiers, describe, example_of
+from captum_globenc.demo.models import (
+    ABOUT,
+    ENTAILMENT,
+    EXAMPLES,
+    TEXTS,
+    Classifiers,
+    TaskTexts,
+    describe,
+    example_of,
+)
 from captum_globenc.drawing.style import DARK, LIGHT, RULES
 from captum_globenc.texts.loading import LoadingError
 from captum_globenc.texts.methods import MAIN_METHODS
@@ -158,6 +167,30 @@ class Controls(NamedTuple):
     examples: "gradio.Examples | None"
 
 
+def class_fields(fields: Fields, texts: TaskTexts, classes: list[str] | None = None) -> dict[Any, Any]:
+    """Return the updates of the fields for the explained class and the contrast class.
+
+    Args:
+        fields: The input components.
+        texts: The texts of the task. Fields without a label are hidden and emptied.
+        classes: The classes to choose from; None keeps the choices.
+    """
+    import gradio as gr
+
+    choices = (None, None) if classes is None else class_choices(classes)
+    return {
+        field: gr.Dropdown(
+            label=label,
+            visible=bool(label),
+            **({} if label else {"value": ""}),
+            **({} if known is None else {"choices": known}),
+        )
+        for field, label, known in zip(
+            (fields.target, fields.against), (texts.target, texts.against), choices, strict=True
+        )
+    }
+
+
 def class_choices(classes: list[str]) -> tuple[list[Any], list[Any]]:
     """Return the choices for the explained class and for the contrast class."""
     return [PREDICTED, *classes], [NONE, *classes]
@@ -213,11 +246,16 @@ def create_components(
                 "contributions to the explained class.",
             )
             with gr.Row():
-                target = gr.Dropdown(
-                    targets[0], value="", label="Explained class", allow_custom_value=True, min_width=140
-                )
-                against = gr.Dropdown(
-                    targets[1], value="", label="Rather than", allow_custom_value=True, min_width=140
+                target, against = (
+                    gr.Dropdown(
+                        choices,
+                        value="",
+                        label=label,
+                        visible=bool(label),
+                        allow_custom_value=True,
+                        min_width=140,
+                    )
+                    for choices, label in zip(targets, (texts.target, texts.against), strict=True)
                 )
             with gr.Accordion("More options", open=False):
                 named = gr.Dropdown(
@@ -332,12 +370,8 @@ def build(
             filled = _filled(found, outputs) | described(form.model.strip())
             loaded = classifiers.loaded(form.model.strip())
             if found.explanation is not None and loaded is not None:
-                more = TEXTS[task_name(loaded.model)].targets
-                targets, others = class_choices([*more, *found.explanation.probabilities])
-                filled |= {
-                    fields.target: gr.Dropdown(choices=targets),
-                    fields.against: gr.Dropdown(choices=others),
-                }
+                texts = TEXTS[task_name(loaded.model)]
+                filled |= class_fields(fields, texts, [*texts.targets, *found.explanation.probabilities])
             return filled
 
         def described(name: str) -> dict[Any, Any]:
@@ -353,6 +387,7 @@ def build(
                 fields.pair: gr.Textbox(
                     label=texts.pair, visible=bool(texts.pair) and (any_model or not own)
                 ),
+                **class_fields(fields, texts),
             }
 
         def choose(name: str | None, text: str) -> dict[Any, Any]:
@@ -454,7 +489,10 @@ def build(
         turned += [fields.words.input, fields.special.input]
         remember(gr.on(turned, redraw, options, drawn, trigger_mode="always_last", **private))
         fields.model.input(
-            choose, [fields.model, fields.text], [outputs.about, fields.text, fields.pair], **alone
+            choose,
+            [fields.model, fields.text],
+            [outputs.about, fields.text, fields.pair, fields.target, fields.against],
+            **alone,
         )
         # Use blur for typed fields: reading them on every key would undo fast typing.
         typed = [fields.text, fields.pair, fields.position]

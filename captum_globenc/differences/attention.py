@@ -4,20 +4,22 @@ B batch, H heads, N receivers, M sources, d head size; in a tile G heads of the 
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_globenc.decomposition.workspace import WHOLE, part, slices
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.decompositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
 
 TILE = 1 << 18
-"""Scores per tile; a few matrices of this size fit the cache."""
+"""Scores per tile on a CPU; a few matrices of this size fit the cache."""
 ROWS = 128
-"""Most receivers of a tile."""
+"""Most receivers of a tile on a CPU."""
+ACCELERATOR_TILE = 1 << 24
+"""Scores per tile on an accelerator, which needs few kernels."""
 MASKED, UNSEEN = -1e30, -1e35
 """Scores masked by a large negative number, and by False or -inf; finite, so that differences are finite."""
 
@@ -39,35 +41,38 @@ def fused_attention(
     factor = 1 / math.sqrt(size) if scale is None else scale
 
     def backward(grad: Tensor) -> Any:
-        sides = (side for pair in (query, key, value) for side in (pair.value, pair.base))
-        q, q0, k, k0, v, v0 = (side.reshape(-1, *side.shape[-2:]) for side in sides)
+        q, k, v = (_both_runs(pair) for pair in (query, key, value))
+        q_mean, k_mean, v_mean = (it.mean(1) for it in (q, k, v))
         grad = grad.reshape(-1, *grad.shape[-2:])
-        q, q0 = q * factor, q0 * factor
-        q_mean, k_mean, v_mean = (q + q0) / 2, (k + k0) * (factor / 2), (v + v0) / 2
-        of_query, of_key, of_value = (torch.zeros_like(side) for side in (q, k, v))
         mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
-        count = max(min(ROWS, TILE // sources), 1)
+        cells, most = (TILE, ROWS) if grad.device.type == "cpu" else (ACCELERATOR_TILE, receivers)
+        count = max(min(most, cells // sources, receivers), 1)
+        once = count >= receivers and attn_mask is None and not is_causal  # each element is written once
+        create = torch.empty_like if once else torch.zeros_like
+        of_query, of_key, of_value = (create(it) for it in (q_mean, k_mean, v_mean))
+        beta = 0 if once else 1
         for rows in slices(receivers, count):
             visible = mask.visible(rows)
             width = visible.stop - visible.start
-            for heads in slices(len(grad), max(TILE // (count * width), 1)) if width else ():
-                columns = heads, visible
-                part = mask.part(heads, rows, visible)
-                tile = _Tile(q[heads, rows], q0[heads, rows], k[columns], k0[columns], part)
-                g = grad[heads, rows]
-                of_value[columns].baddbmm_(tile.mean.mT, g)
-                scores = tile.backward(g @ v_mean[columns].mT)
-                of_query[heads, rows] = scores @ k_mean[columns]
-                of_key[columns].baddbmm_(scores.mT, q_mean[heads, rows])
+            for heads in slices(len(grad), max(cells // (count * width), 1)) if width else ():
+                seen = mask.part(heads, rows, visible)
+                tile = _Tile(part(q, heads, WHOLE, rows), part(k, heads, WHOLE, visible), factor, seen)
+                g, key_mean = part(grad, heads, rows), part(k_mean, heads, visible)
+                part(of_value, heads, visible).baddbmm_(tile.mean.mT, g, beta=beta)
+                scores = tile.backward(torch.bmm(g, part(v_mean, heads, visible).mT))
+                part(of_query, heads, rows).baddbmm_(scores, key_mean, beta=0, alpha=factor)
+                query_mean = part(q_mean, heads, rows)
+                part(of_key, heads, visible).baddbmm_(scores.mT, query_mean, beta=beta, alpha=factor)
         multipliers = zip((query, key, value), (of_query, of_key, of_value), strict=True)
         return [(pair, it.reshape(pair.value.shape)) for pair, it in multipliers]
 
     return backward
 
 
-def slices(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most `size` that cover `range(count)`."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _both_runs(pair: Pair) -> Tensor:
+    """Return both values of a pair, `(B H, 2, N, d)`, contiguous."""
+    both = torch.stack((pair.value, pair.base), -3)
+    return both.view(-1, 2, *both.shape[-2:])
 
 
 class _Mask:
@@ -87,29 +92,29 @@ class _Mask:
         self._given = given
         self._expanded = None if given is None else given.expand(shape)
         self._causal = causal
-        self._sources = torch.arange(shape[-1], device=device)
+        self._count = shape[-1]
+        self._device = device
         self._leading = shape[:-2]
 
     def visible(self, rows: slice) -> slice:
         """Return the range of all sources that some receivers see in any head."""
-        sources = self._sources
         if self._causal:
-            return slice(0, min(rows.stop, len(sources)))
+            return slice(0, min(rows.stop, self._count))
         given = self._given
         if given is None or given.shape[-1] == 1:
-            return slice(0, len(sources))
+            return slice(0, self._count)
         part = given[..., rows, :] if given.dim() > 1 and given.shape[-2] > 1 else given
         visible = part if part.dtype is torch.bool else part > MASKED / 2
         if part.dtype is not torch.bool:  # in a row of large negative numbers, all finite ones are visible
             visible = visible | (~visible.any(-1, keepdim=True) & (part > -math.inf))
-        found = visible.reshape(-1, len(sources)).any(0).nonzero()
+        found = visible.reshape(-1, self._count).any(0).nonzero()
         return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
     def part(self, heads: slice, rows: slice, sources: slice) -> Tensor | None:
         """Return the mask of a tile, `(G, R, S)` or `(R, S)`; heads are numbered across the batch."""
         if self._causal:
-            receivers = torch.arange(rows.start, rows.stop, device=self._sources.device)
-            return self._sources[sources] <= receivers[:, None]
+            receivers = torch.arange(rows.start, rows.stop, device=self._device)
+            return torch.arange(sources.start, sources.stop, device=self._device) <= receivers[:, None]
         if self._expanded is None:
             return None
         numbers = torch.arange(heads.start, heads.stop, device=self._expanded.device)
@@ -121,21 +126,24 @@ class _Tile:
     """The attention `(G, R, S)` of a tile in both runs, with the rule of softmax.
 
     Args:
-        q: scaled queries `(G, R, d)` at the input.
-        q0: scaled queries `(G, R, d)` at the baseline.
-        k: keys `(G, S, d)` at the input.
-        k0: keys `(G, S, d)` at the baseline.
+        q: queries `(G, 2, R, d)` at the input and at the baseline.
+        k: keys `(G, 2, S, d)` at the input and at the baseline.
+        factor: scale of the scores.
         mask: boolean or additive; None without a mask.
     """
 
-    def __init__(self, q: Tensor, q0: Tensor, k: Tensor, k0: Tensor, mask: Tensor | None) -> None:
-        scores, base = q @ k.mT, q0 @ k0.mT
+    def __init__(self, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> None:
+        heads, both, receivers, _ = q.shape
+        joined = q.flatten(0, 1), k.flatten(0, 1).mT
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), *joined, beta=0, alpha=factor)
+        scores = scores.view(heads, both, receivers, -1)
         if mask is not None:
-            scores, base = _apply_mask(scores, mask), _apply_mask(base, mask)
-            top = scores.amax(-1, keepdim=True)
-        log_p, log_p0 = scores.log_softmax(-1), base.log_softmax(-1)
-        difference = torch.sub(log_p, log_p0, out=scores)
-        self.mean = log_p.exp_().lerp_(log_p0.exp_(), 0.5)
+            scores = _apply_mask(scores, mask if mask.dim() == 2 else mask[:, None])
+            top = scores[:, 0].amax(-1, keepdim=True)
+        log_p = scores.log_softmax(-1)
+        difference = torch.sub(log_p[:, 0], log_p[:, 1], out=scores[:, 0])
+        log_p.exp_()
+        self.mean = torch.lerp(log_p[:, 0], log_p[:, 1], 0.5)
         exact = None if mask is None else top > absorbing(top.dtype)
         if exact is not None and not bool(exact.all()):
             self.mean *= top > UNSEEN / 2
@@ -144,10 +152,10 @@ class _Tile:
             self._means *= exact
 
     def backward(self, grad: Tensor) -> Tensor:
-        """Return the multipliers of the scores, given those of the probabilities."""
+        """Return the multipliers of the scores, given those of the probabilities, which it overwrites."""
         through = grad.mul_(self._means)
-        total = self._means.sum(-1, keepdim=True)
-        average = through.sum(-1, keepdim=True).div_(torch.where(total > 0, total, 1))
+        total = self._means.sum(-1, keepdim=True).clamp_min_(torch.finfo(grad.dtype).tiny)
+        average = through.sum(-1, keepdim=True).div_(total)
         return through.addcmul_(self._means, average, value=-1)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 
@@ -25,8 +26,8 @@ class Pair:
 
     @property
     def mean(self) -> Tensor:
-        """The average of the two."""
-        return (self.value + self.base) / 2
+        """The average of the two, a new tensor."""
+        return torch.lerp(self.value, self.base, 0.5)
 
     @property
     def difference(self) -> Tensor:

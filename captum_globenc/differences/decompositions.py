@@ -74,6 +74,19 @@ def _pairwise_distance(
     return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim=keepdim)
 
 
+def _layer_norm(
+    depends: Depends,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
+    """The kernel of `layer_norm`, which returns its statistics as well."""
+    return torch.native_layer_norm(input, normalized_shape, weight, bias, eps)[0]
+
+
 def _rms_norm(
     depends: Depends,
     input: Tensor,
@@ -299,6 +312,7 @@ DECOMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("normalize", _normalize),
     ("cosine_similarity", _cosine_similarity),
     ("pairwise_distance", _pairwise_distance),
+    ("layer_norm", _layer_norm),
     ("rms_norm", _rms_norm),
     ("group_norm", _group_norm),
     ("instance_norm", _instance_norm),

@@ -213,9 +213,11 @@ class DifferenceMode(TorchFunctionMode):
     def _apply_row(self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function with its rule or decomposition."""
         target = args[0] if args else None
-        args, kwargs = replaced((args, kwargs), partial(self._prepared, cast_to=func in CASTS))
-        in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         rule = row.rule
+        by_torch = isinstance(rule, str) or func in QUADRATIC_FUNCTIONS
+        prepare = partial(self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input)
+        args, kwargs = replaced((args, kwargs), prepare)
+        in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         if in_place:
             if rule == CONSTANT or not isinstance(target, Tensor) or self._low(target.dtype):
                 raise UnsupportedOperationError(
@@ -247,15 +249,21 @@ class DifferenceMode(TorchFunctionMode):
             copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
         return self._write(target, self._apply_rule(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
-    def _prepared(self, leaf: Any, cast_to: bool = False) -> Any:
-        """Return an argument in the precision of the comparison, and constants without a graph."""
+    def _prepared(self, leaf: Any, cast_to: bool, detach: bool) -> Any:
+        """Return an argument in the precision of the comparison, and constants without a graph.
+
+        Args:
+            leaf: the argument.
+            cast_to: whether a dtype is that of the result.
+            detach: whether torch's gradient of the function is used, which must not reach constants.
+        """
         if isinstance(leaf, torch.dtype):
             return self._precision if self._low(leaf) and not cast_to else leaf
         if not isinstance(leaf, Tensor) or self.depends(leaf):
             return leaf
-        if leaf.requires_grad:
-            if self._at_input:
-                self._trace.check_independent(leaf)
+        if self._at_input and leaf.requires_grad and leaf.grad_fn is not None:
+            self._trace.check_independent(leaf)
+        if detach and leaf.requires_grad:
             leaf = leaf.detach()
         leaf = differentiable(leaf)
         return leaf.to(self._precision) if self._low(leaf.dtype) else leaf

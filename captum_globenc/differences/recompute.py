@@ -171,7 +171,7 @@ class _LayerCall:
         self,
         pairs: Sequence[Pair],
         expected: Sequence[tuple[SavedTensor, SavedTensor]],
-        grads: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
     ) -> list[tuple[Pair, Tensor]]:
         """Run the layer again at both points, and return the multipliers of its arguments."""
 
@@ -197,7 +197,12 @@ class _LayerCall:
         ):
             if not (_close(found, value.restore()) and _close(base, at_baseline.restore())):
                 raise self._differs()
-        made = comparison.pull(grads)
+        made = comparison.pull(
+            [
+                torch.zeros_like(at) if it is None else it
+                for it, at in zip(grads, comparison.output, strict=True)
+            ]
+        )
         self.trace.rounding.extend(comparison.trace.rounding)
         return [(pair, it) for pair, it in zip(pairs, made, strict=True) if it is not None]
 

@@ -21,8 +21,7 @@ difference that is the same for all scores, which does not change a softmax, con
 L(a, b) = (a + b) / 2 tanh(t) / t with t = (ln a - ln b) / 2 is stable for any scores.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +39,7 @@ from captum_globenc.differences.op_sets import (
 )
 from captum_globenc.differences.scalars import SCALARS, tanhc_of_half
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool, top
+from captum_globenc.errors import UnsupportedOperationError
 
 THIRD_DEGREE = functions("einsum bilinear")
 """Products that may have more than two factors."""
@@ -121,35 +121,35 @@ def matmul(call: Call) -> Backward:
     return backward
 
 
-def layer_norm(
-    output: Pair,
-    input: Pair,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Backward:
-    """C / sqrt(v), with c the centered input and v its variance plus eps.
+def layer_norm(call: Call) -> Backward:
+    """C r, with c the centered input and r = (mean of c^2 + eps)^-1/2, of `native_layer_norm`.
 
-    With r = v^-1/2:  r - r0 = -(v - v0) / (sqrt(v) sqrt(v0) (sqrt(v) + sqrt(v0))),
-    v - v0 = 2/D sum c_mean (c - c0), and c r is a product.
+    With R = (r + r0) / 2, and C the mean of c and c0:
+
+        r - r0 = -(r r0)^2 / R  mean of C (c - c0)
+        m = R g - (r r0)^2 / R  C mean of C g          g centered
+
+    That is torch's gradient at the input C r r0 / R^2, whose mean is 0, with R as its r.
     """
-    dims = tuple(range(-len(normalized_shape), 0))
-    c, c0 = (side - side.mean(dims, keepdim=True) for side in (input.value, input.base))
-    size, size0 = ((side.square().mean(dims, keepdim=True) + eps).sqrt() for side in (c, c0))
-    count = math.prod(normalized_shape)
-    centred = (c + c0) / 2
-    inverse = (1 / size + 1 / size0) / 2
-    slope = -2 / (count * size * size0 * (size + size0))
+    given, shape, weight, bias, _ = call.args
+    if not isinstance(given, Pair) or isinstance(weight, Pair) or isinstance(bias, Pair):
+        raise ValueError("its weight or bias depends on the input")
+    _, mean, inverse = call.outputs
+    middle = inverse.mean
+    scale = (inverse.value * inverse.base).div_(middle.square())
+    centered = given.mean.sub_(mean.mean).mul_(scale)
+    zero = torch.zeros_like(middle)
 
-    def backward(grad: Tensor) -> Any:
-        if weight is not None:
-            grad = grad * weight
-        # Centered first, because a constant gradient contributes nothing and would cause rounding errors.
-        grad = grad - grad.mean(dims, keepdim=True)
-        along = (grad * centred).sum(dims, keepdim=True) * slope
-        return [(input, (grad * inverse).addcmul_(centred, along))]
+    def backward(grad: Tensor | None, *of_statistics: Tensor | None) -> Any:
+        if grad is None or any(it is not None for it in of_statistics):
+            raise UnsupportedOperationError(
+                "native_layer_norm has no rule for its mean and standard deviation: compute them with "
+                "torch.mean and torch.var."
+            )
+        made = torch.ops.aten.native_layer_norm_backward(
+            grad.contiguous(), centered, shape, zero, middle, weight, bias, [True, False, False]
+        )
+        return [(given, made[0])]
 
     return backward
 
@@ -286,7 +286,7 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("softmax _softmax", bound(softmax)),
     ("log_softmax _log_softmax", bound(log_softmax)),
     ("logsumexp", bound(logsumexp)),
-    ("layer_norm", bound(layer_norm)),
+    ("native_layer_norm", layer_norm),
     ("batch_norm", bound(batch_norm)),
     ("norm linalg_norm linalg_vector_norm vector_norm", vector_norm),
     ("maximum", extreme_of_two(True)),
@@ -322,9 +322,10 @@ def register_rule(function: Callable[..., Any], rule: Rule | str) -> None:
     Args:
         function: the function, such as ``torch.special.i0``. Methods and operators are separate functions.
         rule: `LINEAR`, `QUADRATIC`, or a function that takes a :class:`~captum_globenc.differences.Call` and
-            returns its backward pass. The backward pass takes the multipliers of the outputs and returns a
-            list of pairs and their multipliers; multipliers times differences must sum to the difference of
-            the outputs. `bound` turns a function with the torch function's parameters into a rule.
+            returns its backward pass. The backward pass takes the multipliers of the outputs, None for an
+            output that is not used, and returns a list of pairs and their multipliers; multipliers times
+            differences must sum to the difference of the outputs. `bound` turns a function with the torch
+            function's parameters into a rule.
 
     Raises:
         TypeError: `function` is not callable, or `rule` is not a rule.

@@ -29,16 +29,22 @@ PART = 1 << 18
 def smooth(call: Call) -> Backward:
     """Return the rule of smooth functions without kinks; see the module's docstring."""
     pair = call.pair
-    multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
-    apart = CLOSE.get(multiplier.dtype, CLOSE[torch.float32])
-    size = PART if multiplier.device.type == "cpu" else max(multiplier.numel(), 1)
-    sides = (pair.value, pair.base, multiplier)
-    for u, u0, made in zip(*(torch.split(side.reshape(-1), size) for side in sides), strict=True):
+    apart = CLOSE.get(pair.value.dtype, CLOSE[torch.float32])
+
+    def secant(u: Tensor, u0: Tensor, out: Tensor | None = None) -> Tensor:
         distance = torch.sub(u, u0).abs_().clamp_min_(apart)
         middle = torch.lerp(u, u0, 0.5)
         above = _again(call, torch.add(middle, distance, alpha=0.5))
         below = _again(call, middle.sub_(distance, alpha=0.5))
-        torch.sub(above, below, out=made).div_(distance)
+        return torch.sub(above, below, out=middle if out is None else out).div_(distance)
+
+    if pair.value.device.type != "cpu" or pair.value.numel() <= PART:
+        multiplier = secant(pair.value, pair.base)
+    else:
+        multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
+        sides = (pair.value, pair.base, multiplier)
+        for u, u0, made in zip(*(torch.split(side.reshape(-1), PART) for side in sides), strict=True):
+            secant(u, u0, made)
     return lambda grad: [(pair, grad * multiplier)]
 
 
@@ -96,7 +102,7 @@ def tanhc_of_half(x: Tensor) -> Tensor:
         >>> tanhc_of_half(torch.tensor([0.0, 2.0]))
         tensor([1.0000, 0.7616])
     """
-    t = torch.add(x.new_tensor(torch.finfo(x.dtype).tiny * 1e4), x, alpha=0.5)
+    t = torch.add(torch.scalar_tensor(torch.finfo(x.dtype).tiny * 1e4, dtype=x.dtype), x, alpha=0.5)
     return t.tanh().div_(t)
 
 
@@ -250,9 +256,8 @@ def power(call: Call) -> Backward:
         )
     if whole:
         count = abs(int(exponent))
-        multiplier = torch.zeros_like(u)
-        for k in range(count):
-            multiplier = multiplier + u**k * u0 ** (count - 1 - k)
+        terms = (u**k * u0 ** (count - 1 - k) for k in range(count))
+        multiplier = u + u0 if count == 2 else sum(terms, torch.zeros_like(u))
         if exponent < 0:
             multiplier = -multiplier * output.value * output.base
     elif not isinstance(exponent, Tensor) and exponent == 0.5:

@@ -72,7 +72,8 @@ class Route:
         decisions: the results of all decisions, in order.
         met: number of decisions that the following run has reached; None for the deciding run.
         differing: number of elements that the following run would have decided differently.
-        total: number of elements of all its decisions.
+        total: number of elements of all its decisions: indices, truth values and numbers of Python, not the
+            values that `topk` and `sort` return with their indices.
     """
 
     decisions: list[Any] = field(default_factory=list)
@@ -93,8 +94,9 @@ class Route:
             if isinstance(own, Tensor):
                 if own.shape != other.shape:
                     raise _differs("its decisions have other shapes there")
-                self.total += own.numel()
-                self.differing += int((own != other).sum())
+                if not own.is_floating_point():
+                    self.total += own.numel()
+                    self.differing += int((own != other).sum())
             else:
                 self.total += 1
                 self.differing += own != other
@@ -379,6 +381,7 @@ class Node(torch.autograd.Function):
     def forward(ctx: Any, applied: AppliedRule, outputs: tuple[Tensor, ...], *dependents: Tensor) -> Any:
         """Return the outputs as results of the dependents."""
         ctx.applied = applied
+        ctx.set_materialize_grads(False)
         return outputs if len(outputs) > 1 else outputs[0]
 
     @staticmethod

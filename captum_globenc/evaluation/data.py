@@ -32,6 +32,7 @@ class Example:
             the file's name if the data is a folder; None for texts that were not read from a file.
         marked: character spans `(start, end)` of `text` that are known to determine the label.
         decoys: character spans `(start, end)` of `text` that are known to have no effect.
+        answer: the answer that is explained, if the text is a prompt.
 
     Raises:
         ValueError: a span is not inside the text.
@@ -44,6 +45,7 @@ class Example:
     line: int | str | None = None
     marked: tuple[Span, ...] = ()
     decoys: tuple[Span, ...] = ()
+    answer: str | None = None
 
     def __post_init__(self) -> None:
         check_spans((*self.marked, *self.decoys), self.text)
@@ -55,6 +57,7 @@ def read_examples(
     text_column: str = "text",
     label_column: str = "label",
     pair_column: str = "text_pair",
+    answer_column: str = "answer",
     id_column: str | None = None,
     encoding: str | None = None,
 ) -> list[Example]:
@@ -71,6 +74,7 @@ def read_examples(
             like labels: `labels`, or several columns with only 0 and 1.
         pair_column: the column of second segments. The default "text_pair" may be missing; then "pair" is
             used if it exists.
+        answer_column: the column of the answers to prompts. The default "answer" may be missing.
         id_column: the column of ids, which become the examples' numbers; by default the row numbers.
         encoding: the encoding of text files; by default given by the byte order mark, else UTF-8.
 
@@ -86,7 +90,8 @@ def read_examples(
         >>> len(read_examples(SENTENCES)), read_examples(SENTENCES)[3].text
         (3000, 'Very little music or anything to speak of.')
     """
-    wanted = {"text": text_column, "label": label_column, "pair": pair_column, **MARKS}
+    wanted = {"text": text_column, "label": label_column, "pair": pair_column, "answer": answer_column}
+    wanted |= MARKS
     if id_column is not None:
         wanted["id"] = id_column
     files = find_files(data)
@@ -156,11 +161,13 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
         raise ValueError(f"{row.place} has no text")
     if pair is not None and not isinstance(pair, str):
         raise ValueError(f"the second segment of {row.place} is no text")
+    answer = row.values.get("answer")
+    answer = answer if isinstance(answer, str) and answer else None
     label = _label(row.values.get("label"), row.place)
     try:
         (text + (pair or "")).encode()  # raises for a lone surrogate
         marked, decoys = (read_spans(row.values.get(role)) for role in MARKS)
-        return Example(number, text, label, pair or None, row.number, marked, decoys)
+        return Example(number, text, label, pair or None, row.number, marked, decoys, answer)
     except ValueError as error:
         raise ValueError(f"{row.place}: {error}") from error
 

@@ -21,6 +21,8 @@ from captum_globenc.metrics.shapley import MOST_FEATURES, relative_error
 from captum_globenc.texts.classes import MULTI
 from captum_globenc.texts.methods.captums import TEXTS_AT_ONCE
 
+DROPS = (1, 3, 5)
+"""The numbers of sentences or tokens that are removed."""
 PERTURBATIONS = 10
 STEPS = 5
 EXACT = "shapley-values"
@@ -35,11 +37,13 @@ class Metric:
         measure: function from a subject, a batch and scores `(B, N)` to one value per text, `(B,)`.
         better: whether higher or lower values are better.
         of_values: whether the metric is defined for regressions; if False, it is NaN for them.
+        of_answers: whether the metric is defined for models that generate text.
     """
 
     measure: Callable[[Subject, Batch, Tensor], Tensor]
     better: Literal["higher", "lower"]
     of_values: bool = True
+    of_answers: bool = True
 
 
 def faithfulness(
@@ -58,6 +62,17 @@ def faithfulness(
         activation=subject.activation,
         max_examples_per_batch=128,
     )
+
+
+def of_features(
+    subject: Subject, batch: Batch, scores: Tensor, *, by_sentence: bool, **options: Any
+) -> Tensor:
+    """Compute a metric of sentences or tokens: of probabilities, or of the log-probability of an answer.
+
+    It is NaN for texts without sentences to remove, and if the tokenizer has no character offsets.
+    """
+    mask = batch.sentences if by_sentence else None
+    return faithfulness(subject, batch, scores, feature_mask=mask, **options)
 
 
 def accuracy(subject: Subject, batch: Batch, scores: Tensor) -> Tensor:
@@ -113,6 +128,7 @@ def token_infidelity(
     seed: int | None = None,
 ) -> Tensor:
     """Return Captum's infidelity when random tokens are masked, by default independent of scale."""
+    assert subject.blank is not None
     kept = sorted({*subject.tokenizer.all_special_ids} - {subject.tokenizer.unk_token_id})
     generator = torch.Generator().manual_seed(subject.seed if seed is None else seed)
     values: Tensor = infidelity(
@@ -182,9 +198,11 @@ METRICS: dict[str, Metric] = {
     "sufficiency": Metric(partial(faithfulness, metric=metrics.sufficiency), "lower"),
     "aopc-most": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS), "higher"),
     "aopc-least": Metric(partial(faithfulness, metric=metrics.aopc, steps=STEPS, order="least"), "lower"),
-    "log-odds": Metric(partial(faithfulness, metric=metrics.log_odds), "lower", of_values=False),
-    "accuracy": Metric(accuracy, "lower", of_values=False),
-    "infidelity": Metric(token_infidelity, "lower"),
+    "log-odds": Metric(
+        partial(faithfulness, metric=metrics.log_odds), "lower", of_values=False, of_answers=False
+    ),
+    "accuracy": Metric(accuracy, "lower", of_values=False, of_answers=False),
+    "infidelity": Metric(token_infidelity, "lower", of_answers=False),
     "spearman-saliency": Metric(partial(agreement, statistic=metrics.spearman, other="saliency"), "higher"),
     "kendall-ablation": Metric(
         partial(agreement, statistic=metrics.kendall, other="feature-ablation"), "higher"
@@ -192,12 +210,28 @@ METRICS: dict[str, Metric] = {
     "completeness-error": Metric(completeness_error, "lower"),
     "shapley-distance": Metric(shapley_distance, "lower"),
     **{
+        f"drop-{k}{suffix}": Metric(
+            partial(of_features, metric=metrics.top_k_drop, by_sentence=by_sentence, k=k), "higher"
+        )
+        for suffix, by_sentence in (("", True), ("/tokens", False))
+        for k in DROPS
+    },
+    **{
+        f"lds{suffix}": Metric(
+            partial(of_features, metric=metrics.linear_datamodeling_score, by_sentence=by_sentence), "higher"
+        )
+        for suffix, by_sentence in (("", True), ("/tokens", False))
+    },
+    **{
         name + suffix: Metric(partial(known_truth, metric=metric, by_size=by_size), better)
         for suffix, by_size in (("", False), ("/size", True))
         for name, (metric, better) in KNOWN_TRUTH.items()
     },
 }
 """Metrics by name; :func:`register_metric` adds to the registry."""
+
+ANSWER_METRICS = (*(f"drop-{k}" for k in DROPS), "lds")
+"""The default metrics of models that generate text."""
 
 DEFAULT_METRICS = (
     "comprehensiveness",

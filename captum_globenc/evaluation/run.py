@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.decomposition.flow import MOST_TOKENS
 from captum_globenc.encoders import find_encoder
+from captum_globenc.evaluation.answers import AnswerSubject
 from captum_globenc.evaluation.data import Example, read_examples
 from captum_globenc.evaluation.journal import (
     BATCH,
@@ -25,15 +26,17 @@ from captum_globenc.evaluation.journal import (
     Row,
     free_folder,
 )
-from captum_globenc.evaluation.metrics import DEFAULT_METRICS, METRICS, Metric
+from captum_globenc.evaluation.metrics import ANSWER_METRICS, DEFAULT_METRICS, METRICS, Metric
 from captum_globenc.evaluation.report import Evaluation
 from captum_globenc.evaluation.subject import Batch, Subject, attribute
 from captum_globenc.metrics import REMOVALS
 from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.methods import METHODS
+from captum_globenc.texts.model import as_loaded_model
 from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.provenance import config_text, content, digest, versions
+from captum_globenc.texts.tasks import task_of
 
 DEFAULT_METHODS = (
     "globenc",
@@ -54,15 +57,24 @@ DEFAULT_METHODS = (
 )
 """Methods that are compared by default."""
 
+ANSWER_METHODS = (
+    "transformer-deep-lift",
+    "integrated-gradients",
+    "input-x-gradient",
+    "saliency",
+    "random",
+)
+"""Methods that are compared by default for models that generate text."""
+
 
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Any,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    removal: str = "mask",
+    methods: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    removal: str | None = None,
     batch_size: int = 16,
     seed: int = 0,
     target: str | int | None = None,
@@ -71,20 +83,27 @@ def evaluate(
     fresh: bool = False,
     progress: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
-    """Compare attribution methods on a sequence classifier.
+    """Compare attribution methods on a sequence classifier, or on a model that generates text.
 
     Every method explains the same output (of the predicted class, or of `target`) with the same forward
     function and the same baseline. Metrics never remove special tokens or padding. For a regression, the
     metrics use its value; log-odds and accuracy are NaN.
 
+    For a model that generates text, the examples are prompts with an `answer`, the explained output is the
+    log-probability of the answer in nats, and the last token and the last sentence of a prompt, usually the
+    question, are never removed.
+
     Args:
         model: a supported sequence classifier, in eval mode: single-label, multi-label or a regression, as
-            `config.problem_type` says.
+            `config.problem_type` says; or a model that generates text.
         tokenizer: its tokenizer.
         examples: a list of `Example`, or a file, DataFrame or data set for `read_examples`.
-        methods: keys of :data:`~captum_globenc.evaluation.METHODS`.
-        metrics: keys of :data:`~captum_globenc.evaluation.METRICS`.
-        removal: how metrics remove tokens: "mask", "delete" or "pad".
+        methods: keys of :data:`~captum_globenc.evaluation.METHODS`; by default `DEFAULT_METHODS`, or
+            `ANSWER_METHODS` for a model that generates text.
+        metrics: keys of :data:`~captum_globenc.evaluation.METRICS`; by default `DEFAULT_METRICS`, or
+            `ANSWER_METRICS` for a model that generates text.
+        removal: how metrics remove tokens: "mask" (the default for classifiers), "delete" or "pad". For a
+            model that generates text, "delete".
         batch_size: number of texts per forward pass.
         seed: random seed.
         target: the explained class, by name or index; by default the predicted class of each text. Required
@@ -103,7 +122,8 @@ def evaluate(
 
     Raises:
         ValueError: a name is unknown, the model is not supported, the model does not have the class of a
-            label or of `target`, `position` is outside a text, or `out` holds other files.
+            label or of `target`, `position` is outside a text, or `out` holds other files. For a model that
+            generates text also: an example has no answer, or has a pair, or an option is not for it.
         ImportError: a method or metric needs a package that is not installed.
         RuntimeError: a check of a method's numbers failed.
 
@@ -116,7 +136,11 @@ def evaluate(
         >>> [row["method"] for row in evaluation.rows]
         ['globenc', 'random']
     """
-    methods, metrics = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(metrics))
+    generates = task_of(model).generates
+    usual = (ANSWER_METHODS, ANSWER_METRICS) if generates else (DEFAULT_METHODS, DEFAULT_METRICS)
+    methods = tuple(dict.fromkeys(usual[0] if methods is None else methods))
+    metrics = tuple(dict.fromkeys(usual[1] if metrics is None else metrics))
+    removal = ("delete" if generates else "mask") if removal is None else removal
     for what, names, known in (
         ("method", methods, METHODS),
         ("metric", metrics, METRICS),
@@ -129,10 +153,18 @@ def evaluate(
         raise ValueError("there are no texts to evaluate on")
     if batch_size < 1:
         raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
-    find_encoder(model)
+    if generates:
+        _check_answers(examples, metrics, removal, target)
+        batch_size = batch_size if as_loaded_model(model, tokenizer).pads else 1
+    else:
+        find_encoder(model)
     if not (position is None or position == "mean" or isinstance(position, int)):
         raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
-    subject = Subject(model, tokenizer, removal, seed, target, position)
+    subject = (
+        AnswerSubject(model, tokenizer, "pad", seed, None, position)
+        if generates
+        else Subject(model, tokenizer, removal, seed, target, position)
+    )
     _ = subject.explained  # rejects a class that the model does not have
     reject_dropout(model)
     for example in examples:  # check all labels before the run
@@ -228,8 +260,8 @@ def _rows(
             rows.append(
                 {
                     METHOD: method,
-                    LABEL: _label(subject, batch, place),
-                    PREDICTION: _prediction(subject, batch, place),
+                    LABEL: subject.label(batch, place),
+                    PREDICTION: subject.prediction(batch, place),
                     BATCH: index,
                     EXAMPLE: example.number,
                     **{name: value[place] for name, value in values.items()},
@@ -239,19 +271,26 @@ def _rows(
     return rows
 
 
-def _label(subject: Subject, batch: Batch, place: int) -> str:
-    """Return the label column of a text: names of classes, or the value of a regression."""
-    classes, label = batch.labels[place], batch.examples[place].label
-    if classes is not None:
-        return ", ".join(subject.names[index] for index in classes)
-    return "" if label is None else str(label)
-
-
-def _prediction(subject: Subject, batch: Batch, place: int) -> str:
-    """Return the prediction column of a text: the predicted class's name, or the explained value."""
-    if subject.problem == VALUE:
-        return str(batch.outputs[place, batch.target[place]].item())
-    return subject.names[int(batch.outputs[place].argmax())]
+def _check_answers(
+    examples: Sequence[Example], metrics: Sequence[str], removal: str, target: str | int | None
+) -> None:
+    """Check the arguments of an evaluation of answers."""
+    if target is not None:
+        raise ValueError("target is not for models that generate text: pass the answer of each example")
+    if removal != "delete":
+        raise ValueError(f'removal is {removal!r}: for models that generate text, it is "delete"')
+    others = [name for name in metrics if not METRICS[name].of_answers]
+    if others:
+        known = ", ".join(name for name, it in METRICS.items() if it.of_answers)
+        raise ValueError(f"{', '.join(others)} is not for models that generate text; choose from {known}")
+    for it in examples:
+        if not it.answer:
+            raise ValueError(
+                f"example {it.number} has no answer: pass one, such as that of explain(prompts, model, "
+                "tokenizer)[0].answer.text"
+            )
+        if it.pair is not None:
+            raise ValueError(f"example {it.number} has a second segment: write it into the prompt")
 
 
 def _measured(metric: Metric, subject: Subject, batch: Batch, scores: Tensor) -> Any:

@@ -3,21 +3,23 @@
 Letters: B batch, N tokens, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.labels import Label, classes_of
 from captum_globenc.evaluation.marks import marked_tokens
 from captum_globenc.forward import EncoderForward, blank_token
+from captum_globenc.results.words import sentence_spans, tokens_of_spans
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
 from captum_globenc.texts.methods import attribute as run_method
+from captum_globenc.texts.offsets import find_offsets
 from captum_globenc.texts.outputs import OutputSelector, selector_tensors
 from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.request import AttributionRequest, Explainer
@@ -44,6 +46,8 @@ class Subject:
     seed: int = 0
     target: str | int | None = None
     position: int | Literal["mean"] | None = None
+    answers: ClassVar[bool] = False
+    """Whether the explained outputs are the log-probabilities of answers."""
 
     @cached_property
     def forward(self) -> EncoderForward:
@@ -57,7 +61,7 @@ class Subject:
         return Explainer(self.model, self.tokenizer, self.forward, outputs, seed=self.seed)
 
     @property
-    def blank(self) -> int:
+    def blank(self) -> int | None:
         """The id that replaces a removed token, see :func:`~captum_globenc.forward.blank_token`."""
         return blank_token(self.tokenizer)
 
@@ -105,6 +109,19 @@ class Subject:
                 f"of {', '.join(self.names)}"
             )
         return None
+
+    def label(self, batch: "Batch", place: int) -> str:
+        """Return the label column of a text: names of classes, or the value of a regression."""
+        classes, label = batch.labels[place], batch.examples[place].label
+        if classes is not None:
+            return ", ".join(self.names[index] for index in classes)
+        return "" if label is None else str(label)
+
+    def prediction(self, batch: "Batch", place: int) -> str:
+        """Return the prediction column of a text: the predicted class's name, or the explained value."""
+        if self.problem == VALUE:
+            return str(batch.outputs[place, batch.target[place]].item())
+        return self.names[int(batch.outputs[place].argmax())]
 
     def batch(self, index: int, examples: Sequence[Example], target: Tensor | None = None) -> "Batch":
         """Tokenize a batch, run the model, and find the tokens that may be removed.
@@ -156,6 +173,7 @@ class Subject:
             forward=Remembering(self.forward),
             marked=marked_tokens(encoded.whole, [example.marked for example in examples]),
             decoys=marked_tokens(encoded.whole, [example.decoys for example in examples]),
+            sentences=sentences_of(encoded.whole, texts, [example.pair for example in examples]),
         )
 
     @cached_property
@@ -180,6 +198,7 @@ class Batch:
         forward: the forward function for metrics, which caches its outputs.
         marked: `(B, N)`, True at the tokens known to determine the label.
         decoys: `(B, N)`, True at the tokens known to have no effect.
+        sentences: `(B, N)`, the sentence of each token that may be removed with it, from 0; else -1.
         scores: by method name, the `(B, N)` scores computed so far.
     """
 
@@ -195,6 +214,7 @@ class Batch:
     forward: "Remembering"
     marked: Tensor
     decoys: Tensor
+    sentences: Tensor
     scores: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -205,6 +225,30 @@ class Batch:
             baseline = request.of.blanked(request.baselines, *request.beside)
         found: Tensor = self.outputs.gather(1, self.target[:, None])[:, 0] - baseline
         return found
+
+
+def sentences_of(
+    encoded: BatchEncoding, texts: Sequence[str], pairs: Sequence[str | None], *, question: bool = False
+) -> Tensor:
+    """Return the sentence of each token, `(B, N)`; -1 at tokens of none, and without character offsets.
+
+    Args:
+        encoded: the tokenizer's output for B texts, with tensors `(B, N)`.
+        texts: the texts.
+        pairs: the second segments, or None.
+        question: whether the last sentence is left out, because it is the question of a prompt.
+    """
+    found = torch.full_like(encoded["input_ids"], -1)
+    for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+        offsets = find_offsets(encoded, row)
+        if not offsets:
+            return found
+        sources = [text] if pair is None else [text, pair]
+        spans = [span for segment, it in enumerate(sources) for span in sentence_spans(it, segment)]
+        words = tokens_of_spans(sources, offsets, spans)[:-1]
+        for number, word in enumerate(words[:-1] if question else words):
+            found[row, list(word.tokens)] = number
+    return found
 
 
 def attribute(name: str, batch: Batch) -> Tensor:
@@ -222,7 +266,7 @@ def attribute(name: str, batch: Batch) -> Tensor:
     """
     if name not in batch.scores:
         scores = run_method(name, batch.request, batch.index)
-        batch.scores[name] = scores.masked_fill(~batch.mask, 0)
+        batch.scores[name] = scores.masked_fill(batch.request.special, 0)
     return batch.scores[name]
 
 
@@ -234,7 +278,7 @@ class Remembering:
             must depend on its own input row alone.
     """
 
-    def __init__(self, forward: EncoderForward) -> None:
+    def __init__(self, forward: Callable[..., Tensor]) -> None:
         self.forward = forward
         self._outputs: dict[bytes, Tensor] = {}
 

@@ -9,6 +9,7 @@ from captum_globenc.metrics.faithfulness import (
     log_odds,
     sufficiency,
 )
+from captum_globenc.metrics.features import linear_datamodeling_score, top_k_drop
 from captum_globenc.metrics.perturbation import infidelity_perturbation, sensitivity_perturbation
 from captum_globenc.metrics.plausibility import (
     auprc,
@@ -30,6 +31,7 @@ __all__ = [
     "first_rank",
     "infidelity_perturbation",
     "kendall",
+    "linear_datamodeling_score",
     "log_odds",
     "names_decoy",
     "outputs_without",
@@ -42,4 +44,5 @@ __all__ = [
     "sufficiency",
     "token_f1",
     "token_iou",
+    "top_k_drop",
 ]

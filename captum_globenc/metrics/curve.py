@@ -237,6 +237,11 @@ class Removals:
         """`(B, N)`, True at the tokens that may be removed."""
         return removable(self.inputs, self.options.get("mask"))
 
+    @property
+    def scores(self) -> Tensor:
+        """`(B, N)`, one score per token."""
+        return token_scores(_single("attributions", self.attributions), _single("inputs", self.inputs))
+
     def outputs(self, counts: Tensor, order: str = "most") -> tuple[Tensor, TargetType]:
         """Return the outputs `(B, K + 1, ...)` without `counts` tokens, `(B, K)`, and the target.
 
@@ -245,14 +250,19 @@ class Removals:
         Raises:
             ValueError: shapes do not match, scores are not finite, or an option is unknown.
         """
-        inputs, scores = _single("inputs", self.inputs), _single("attributions", self.attributions)
+        return self._outputs(removal_masks(self.scores, self.removable, counts, order))
+
+    def _outputs(self, gone: Tensor) -> tuple[Tensor, TargetType]:
         baseline = self.baselines[0] if isinstance(self.baselines, tuple) else self.baselines
         options: dict[str, Any] = {**self.options}
-        mask, activation = options.pop("mask", None), options.pop("activation", "softmax")
-        gone = removal_masks(token_scores(scores, inputs), removable(inputs, mask), counts, order)
-        variants = torch.cat([torch.zeros_like(gone[:, :1]), gone], dim=1)
+        _, activation = options.pop("mask", None), options.pop("activation", "softmax")
         raw = outputs_without(
-            self.forward_func, inputs, variants, baseline, self.additional_forward_args, **options
+            self.forward_func,
+            _single("inputs", self.inputs),
+            torch.cat([torch.zeros_like(gone[:, :1]), gone], dim=1),
+            baseline,
+            self.additional_forward_args,
+            **options,
         )
         # Half precision is too coarse for differences of probabilities.
         outputs = activated(raw.to(torch.promote_types(raw.dtype, torch.float32)), activation)
@@ -265,6 +275,10 @@ class Removals:
     def curve(self, counts: Tensor, order: str = "most") -> Tensor:
         """Return the target's probabilities `(B, K + 1)` without `counts` tokens, `(B, K)`."""
         return selected(*self.outputs(counts, order))
+
+    def without(self, gone: Tensor) -> Tensor:
+        """Return the target's probabilities `(B, K + 1)` without the tokens `gone`, `(B, K, N)`."""
+        return selected(*self._outputs(gone))
 
 
 class RemovalMetric(Protocol):

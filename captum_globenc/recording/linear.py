@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from captum_globenc.decomposition.record import Normalization
+from captum_globenc.decomposition.workspace import full_precision
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import TOLERANCE, Failure
@@ -139,12 +140,13 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
 def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
     """Return the largest difference between a norm's output and that of its linear map, both `(B, N, D)`."""
     expected = inputs
-    for linear in linearized_norm(norm, inputs, centred):
-        with loaded(norm):
-            bias: Any = getattr(norm, "bias", None)
-        expected = linear.linear(inputs) * linear.scale[..., None]
-        expected = expected if bias is None else expected + bias
-    return (output - expected).abs().max()
+    with full_precision(inputs):  # autocast would compute the scale of an RMSNorm in half precision
+        for linear in linearized_norm(norm, inputs, centred):
+            with loaded(norm):
+                bias: Any = getattr(norm, "bias", None)
+            expected = linear.linear(inputs) * linear.scale[..., None]
+            expected = expected if bias is None else expected + bias
+        return (output - expected).abs().max()
 
 
 class NormCheck:

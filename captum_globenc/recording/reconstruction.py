@@ -67,8 +67,8 @@ class ReconstructionCheck:
         else:
             receivers = self._receivers[layer.index % len(self._receivers)].to(layer.stream.device)
             example = self._example.to(receivers.device)
-            parts = _receiver_output(layer, receivers)[:, None]
-            stream, attended = (it[example, receivers][:, None] for it in (layer.stream, layer.attended))
+            parts = _receiver_output(layer, example, receivers)
+            stream, attended = layer.stream[example, receivers], layer.attended[example, receivers]
         whole = attended - stream
         if layer.output_bias is not None:
             whole = whole - layer.output_bias
@@ -80,9 +80,8 @@ class ReconstructionCheck:
             tolerance = max(tolerance, QUANTIZED_TOLERANCE)
         # `whole` is a difference of streams, and so has their rounding errors.
         rounding = ROUNDING_STEPS * max(torch.finfo(dtype).eps for dtype in dtypes)
-        largest = torch.stack(  # (5, B, R)
-            [it.abs().amax(dim=-1) for it in (parts - whole, parts, whole, stream, attended)]
-        )
+        compared = torch.stack([parts - whole, parts, whole, stream, attended])
+        largest = torch.linalg.vector_norm(compared, torch.inf, dim=-1)
         self._measured.append((layer.index, largest, (tolerance, rounding)))
 
     def failures(self) -> Iterable[Failure]:
@@ -90,7 +89,8 @@ class ReconstructionCheck:
         if not self._measured:
             return []
         device = self._example.device
-        error, *others = torch.stack([largest.to(device) for _, largest, _ in self._measured], dim=1)
+        measured = torch.stack([largest.to(device) for _, largest, _ in self._measured], dim=1)
+        error, *others = measured if self._every_token else measured[..., None]  # each (L, B, R)
         largest = torch.maximum(*others[:2])
         factors = largest.new_tensor([factors for *_, factors in self._measured])[..., None]
         bound = factors[:, :1] * largest + factors[:, 1:] * torch.maximum(*others[2:])
@@ -118,13 +118,12 @@ class ReconstructionCheck:
         ]
 
 
-def _receiver_output(layer: LayerRecord, receivers: Tensor) -> Tensor:
-    """Return the attention output `(B, D)`, without bias, of one receiver per example, `(B,)`."""
+def _receiver_output(layer: LayerRecord, examples: Tensor, receivers: Tensor) -> Tensor:
+    """Return the attention output `(B, D)`, without bias, of one receiver per example, both `(B,)`."""
     batch, tokens = layer.stream.shape[:2]
-    weights = layer.attention.to(layer.stream.dtype).rows(receivers)
     value = layer.value
     # (B G, H/G, N): the heads of a group share their values.
-    grouped = weights.reshape(batch * value.shape[1], -1, tokens)
+    grouped = layer.weights.rows(examples, receivers).view(batch * value.shape[1], -1, tokens)
     return torch.bmm(grouped, value.flatten(0, 1)).view(batch, -1) @ layer.output.T
 
 
@@ -132,13 +131,12 @@ def attention_output(layer: LayerRecord) -> Tensor:
     """Return the attention output `(B, N, D)`, without bias, of the recorded weights and values."""
     batch, tokens, _ = layer.stream.shape
     heads = layer.attention.heads
-    weights = layer.attention.weights(layer.stream.dtype)
     value = share_heads(layer.value, heads)
     size = max(1, Workspace.on(value.device).budget.cells // (heads * tokens))
     contexts = []
     for example in slices(batch, 1):
         parts = [
-            weights.tile(Tile(example, receivers, slice(0, tokens))).transpose(2, 3) @ value[example]
+            layer.weights.tile(Tile(example, receivers, slice(0, tokens))).transpose(2, 3) @ value[example]
             for receivers in slices(tokens, size)
         ]
         contexts.append(torch.cat(parts, 2).transpose(1, 2).flatten(2))

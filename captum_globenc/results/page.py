@@ -74,7 +74,8 @@ def draw_pieces(
         after: The layer after which shares are shown, from 1; 0 for the scores.
 
     Returns:
-        The shaded text of every method with its numbers, and the heat maps of all layers.
+        The shaded text of every method with its numbers, passages and answer tokens, and the heat maps of
+        all layers.
     """
     texts = _pieces(record, of, special)
     scored = [piece for text in texts for piece in text if piece.tokens]
@@ -84,8 +85,9 @@ def draw_pieces(
         names, {it.method: it.scores for it in lines}, {it.method: it.unit for it in lines if it.unit}
     )
     maps = _layers(record, scored, names)
+    more = "".join(it.more for it in lines)
     return (
-        f'{method_lines(lines)}<p class="legend">{legend(lines)}</p>{details({"Numbers": numbers})}',
+        f'{method_lines(lines)}{more}<p class="legend">{legend(lines)}</p>{details({"Numbers": numbers})}',
         "".join(f"<section><h3>{escape(name)}</h3>{made}</section>" for name, made in maps.items()),
     )
 

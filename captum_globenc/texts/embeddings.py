@@ -119,17 +119,19 @@ class OnEmbeddings(nn.Module):
             if get_ident() != thread:  # a pass of the same model in another thread
                 return None
             (found,) = (*args, *kwargs.values())
-            if any(
+            length = ids.shape[1]
+            # Models with windowed attention may add padding; XLNet transposes ids to (N, B).
+            in_rows = found.dim() == 2 and torch.equal(found[:, :length], ids)
+            in_columns = not in_rows and torch.equal(found, ids.T)
+            if not (in_rows or in_columns) and any(
                 isinstance(it, Tensor) and it.dtype == found.dtype and torch.equal(it, found)
                 for it in arguments
             ):
                 return None  # GPT-2's token type ids use the same embeddings
             looked_up += 1
-            length = ids.shape[1]
-            # Models with windowed attention may add padding.
-            if found.dim() == 2 and torch.equal(found[:, :length], ids):
+            if in_rows:
                 return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)
-            if torch.equal(found, ids.T):  # XLNet transposes ids to (N, B)
+            if in_columns:
                 return embeddings.to(output.dtype).transpose(0, 1)
             raise ValueError(
                 "the model embeds other ids than those of the text, as a decoder that reads it again does, "

@@ -37,6 +37,7 @@ from captum_globenc.texts.tasks.generation import (
     contrasted,
     finish_answers,
     prepare_prompts,
+    prompt_batches,
 )
 from captum_globenc.texts.tasks.similarity import explain_embeddings
 from captum_globenc.texts.tokenizing import encode, token_limit
@@ -45,7 +46,7 @@ from captum_globenc.texts.windows import merge_windows
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-__all__ = ["TRUNCATED", "explain"]
+__all__ = ["TRUNCATED", "explain", "explain_prompts"]
 
 TRUNCATED = "texts are truncated at"
 """Prefix of the notice about truncated texts."""
@@ -188,10 +189,11 @@ def explain(
             contrasted=against is not None,
             paired=pair is not None,
         )
-        made = _answers(read_prompts(texts, loaded.tokenizer, answer, passages), loaded, options, notices)
+        prompts = read_prompts(texts, loaded.tokenizer, answer, passages)
+        made = explain_prompts(prompts, loaded, options, notices)
         if against is not None:
             contrasts = read_prompts(texts, loaded.tokenizer, against, name="against")
-            others = _answers(contrasts, loaded, options, notices)
+            others = explain_prompts(contrasts, loaded, options, notices)
             made = [contrasted(one, other) for one, other in zip(made, others, strict=True)]
     else:
         strings, pairs = texts_and_pairs(cast("Texts", texts), pair, context)
@@ -215,23 +217,26 @@ def explain(
     return Explanations(made)
 
 
-def _answers(
+def explain_prompts(
     prompts: Sequence[Prompt], loaded: LoadedModel, options: Options, notices: dict[str, None]
 ) -> list[Explanation]:
-    """Explain the answers to prompts, as one batch or, without a padding token, one at a time."""
-    parts = [prompts] if loaded.pads and prompts else [[it] for it in prompts]
-    return [
-        it
-        for part in parts
-        for it in _explain_batch(
-            [it.text for it in part],
-            [None] * len(part),
-            loaded=loaded,
-            options=options,
-            notices=notices,
-            prompts=part,
+    """Explain the answers to prompts; see `explain` for the errors.
+
+    Args:
+        prompts: The prompts, all of them with an answer or none.
+        loaded: The model.
+        options: The options, as `check_generation` returns them.
+        notices: Notices are added to it.
+    """
+    made: dict[int, Explanation] = {}
+    for numbers in prompt_batches(prompts, loaded, options):
+        part = [prompts[it] for it in numbers]
+        texts = [it.text for it in part]
+        found = _explain_batch(
+            texts, [None] * len(part), loaded=loaded, options=options, notices=notices, prompts=part
         )
-    ]
+        made.update(zip(numbers, found, strict=True))
+    return [made[it] for it in range(len(prompts))]
 
 
 def _explain_batch(

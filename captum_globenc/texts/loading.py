@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -12,9 +13,16 @@ from transformers.utils.hub import cached_file
 
 from captum_globenc.errors import LoadingError
 from captum_globenc.texts.default import load_default
-from captum_globenc.texts.tasks import TASKS, other_task, task_named
+from captum_globenc.texts.tasks import TASKS, Task, other_task, task_named
 
-__all__ = ["Classifier", "LoadingError", "in_one_line", "load_classifier", "load_model"]
+__all__ = [
+    "Classifier",
+    "LoadingError",
+    "in_one_line",
+    "load_classifier",
+    "load_classifier_or_generator",
+    "load_model",
+]
 
 
 HUB = {
@@ -56,7 +64,19 @@ def load_classifier(name: str | None = None) -> Classifier:
         Traceback (most recent call last):
         captum_globenc.errors.LoadingError: cannot load no/such/folder: there is no such folder
     """
-    return _load(name, by_config=False)
+    return _load(name, ())
+
+
+def load_classifier_or_generator(name: str | None = None) -> Classifier:
+    """Load a model that generates text, by the architecture in its config, or else a sequence classifier.
+
+    Args:
+        name: A folder or a name on the Hugging Face hub; by default the embedded classifier.
+
+    Raises:
+        LoadingError: See `load_classifier`.
+    """
+    return _load(name, [it for it in TASKS if it.generates])
 
 
 def load_model(name: str | None = None) -> Classifier:
@@ -71,10 +91,11 @@ def load_model(name: str | None = None) -> Classifier:
         LoadingError: The model cannot be loaded, its task is not supported, or the package of the embedded
             classifier is not installed.
     """
-    return _load(name, by_config=True)
+    return _load(name, TASKS)
 
 
-def _load(name: str | None, *, by_config: bool) -> Classifier:
+def _load(name: str | None, tasks: Sequence[Task]) -> Classifier:
+    """Load a model for its task if that is one of `tasks`, or else as a sequence classifier."""
     if name is None:
         try:
             return Classifier(*load_default())
@@ -82,13 +103,14 @@ def _load(name: str | None, *, by_config: bool) -> Classifier:
             raise LoadingError(str(error)) from error
     try:
         task = TASKS[-1]
-        if by_config:
-            if embedder := _sentence_transformer(name):
-                return embedder
+        if task in tasks and (embedder := _sentence_transformer(name)):
+            return embedder
+        if tasks:
             config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            if message := other_task(config.architectures or []):
+            if task in tasks and (message := other_task(config.architectures or [])):
                 raise LoadingError(f"cannot load {name}: {message}")
-            task = task_named(config.architectures or [])
+            own = task_named(config.architectures or [])
+            task = own if own in tasks else task
         model, report = getattr(transformers, task.auto).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True
         )

@@ -72,8 +72,8 @@ def read_prompts(
 
     Raises:
         TypeError: `prompts` is a single prompt, mixes strings and chats, or has other entries.
-        ValueError: There is no chat template or it fails, the numbers of answers and prompts differ, or a
-            passage is not in its prompt.
+        ValueError: There is no chat template or it fails, the numbers of answers and prompts differ, only
+            some prompts have an answer, or a passage is not in its prompt.
     """
     if is_chat(prompts):
         raise TypeError("a list of messages is one prompt: pass a list of prompts, [messages]")
@@ -95,6 +95,8 @@ def read_prompts(
         )
     if wrong := [it for it in answers if it is not None and not isinstance(it, str)]:
         raise TypeError(f"{name} contains a {type(wrong[0]).__name__}, not a string")
+    if len({it is None for it in answers}) > 1:
+        raise ValueError(f"{name} is None for some prompts: explain those in a call without it")
     each = _passages_of_each(passages, len(made))
     return [
         prompt._replace(answer=one, passages=_found(named, prompt.text))

@@ -9,6 +9,7 @@ import torch
 
 from captum_globenc.datasets import Attributor, load_attributions
 from checkpoints import ENVIRONMENT, save_classifier
+from language_models import language_model, word_tokenizer
 from sentences import sentences, write_rows
 
 TEXTS = sentences(30, seed=11)
@@ -63,6 +64,24 @@ def test_a_kill_in_the_middle_and_a_second_run_give_the_same_bytes(run, folder, 
     assert len(contents(out)) == 6
     assert list(out.glob("*.part")) == []
     assert load_attributions(out, cache_dir=tmp_path / "cache")["idx"][:] == list(range(120))
+
+
+def test_answers_of_a_language_model_are_read_or_generated(run, tmp_path):
+    model, tokenizer = language_model("llama"), word_tokenizer()
+    for it in (model, tokenizer):
+        it.save_pretrained(tmp_path / "model")
+    rows = {"text": ["the cat sat", "a dog"], "reply": ["red", "the mat"]}
+    command = ("attribute", "--model", tmp_path / "model", "--data", write_rows(tmp_path / "rows.csv", rows))
+    for name, options in {"replies": {}, "generated": {"answer_column": None, "max_new_tokens": 3}}.items():
+        more = ("--max-new-tokens", 3) if options else ("--answer-column", "reply")
+        run(*command, *more, "--out", tmp_path / name)
+        found = load_attributions(tmp_path / name, cache_dir=tmp_path / "cache")
+        expected = Attributor(model, tokenizer, **{"answer_column": "reply", **options})(rows)
+        assert found["prediction"][:] == expected["prediction"]
+        for one, other in zip(
+            found[:]["transformer-deep-lift"], expected["transformer-deep-lift"], strict=True
+        ):
+            assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_options_reach_the_scores(run, folder, data, tmp_path):
@@ -139,7 +158,7 @@ def test_another_run_in_the_same_folder_is_refused(run, failing, folder, data, t
 
 
 def test_stopping_by_hand_says_how_to_go_on(run, folder, data, tmp_path, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Attributor, "explain", stop)
@@ -156,7 +175,7 @@ def test_a_bar_shows_rows_a_second_and_the_time_left(run, folder, data, tmp_path
 
 
 def test_too_little_memory_is_told_with_what_to_do(run, folder, data, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Attributor, "explain", full)

@@ -3,39 +3,14 @@
 Counted on a CPU with the tile budget of an accelerator, which dispatches the same operations.
 """
 
-from collections import Counter
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition import workspace
 
-SYNCS = {
-    "aten._local_scalar_dense.default",
-    "aten.nonzero.default",
-    "aten.equal.default",
-    "aten.item.default",
-}
 TOKENS = 64
-
-
-class Dispatched(TorchDispatchMode):
-    """Counts dispatched operations."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def syncs(self):
-        return sum(count for name, count in self.names.items() if name in SYNCS)
 
 
 @pytest.fixture(name="model")
@@ -55,43 +30,40 @@ def inputs(texts, padded):
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
-def test_kernels_do_not_grow_with_the_texts(model, padded):
+def test_kernels_do_not_grow_with_the_texts(model, padded, bench):
     globenc = GlobEnc(EncoderForward(model))
     counts = []
     ids, extra = inputs(8, padded)
     globenc.attribute(ids, 1, extra)  # runs the encoder twice, to check it
     for texts in (8, 64):
         ids, extra = inputs(texts, padded)
-        with Dispatched() as seen:
+        with bench("operations").Dispatched() as seen:
             globenc.attribute(ids, 1, extra)
-        counts.append(sum(seen.names.values()))
+        counts.append(seen.operations)
     assert counts[1] <= 3000
     assert counts[1] == counts[0]
 
 
 @pytest.mark.parametrize("position", [None, "mean", slice(1, 3)], ids=str)
-def test_no_sync_before_the_pass_is_over_and_three_after(model, position, monkeypatch):
+def test_no_sync_before_the_pass_is_over_and_three_after(model, position, bench):
     forward = EncoderForward(model)
     ids, extra = inputs(8, padded=True)
     GlobEnc(forward).attribute(ids, None, extra, position=0)  # synchronizes, to check the model
-    read = []
-    monkeypatch.setattr(
-        torch.Tensor, "tolist", lambda self, own=torch.Tensor.tolist: read.append(1) or own(self)
-    )
-    with Dispatched() as seen, torch.no_grad():
+    dispatched = bench("operations").Dispatched
+    with dispatched() as seen, torch.no_grad():
         forward(ids, *extra)
     model_syncs = seen.syncs
     ended = []
 
     def watched(*arguments):
         output = forward(*arguments)
-        ended.append(seen.syncs + len(read))
+        ended.append(seen.syncs)
         return output
 
-    with Dispatched() as seen:
+    with dispatched() as seen:
         GlobEnc(watched, model).attribute(ids, None, extra, position=position or 0)
     assert ended == [model_syncs]
-    assert seen.syncs + len(read) - model_syncs <= 3
+    assert seen.syncs - model_syncs <= 3
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
@@ -104,3 +76,25 @@ def test_scores_are_those_of_the_texts_one_by_one(model, padded, monkeypatch):
         length = int(mask[row].sum())
         alone = GlobEnc(EncoderForward(model)).attribute(ids[row : row + 1, :length], 1)
         assert torch.allclose(together[row, :length], alone[0], rtol=1e-10, atol=0)
+
+
+def test_views_and_allocations_are_no_kernels(bench):
+    given = torch.arange(6.0)
+    with bench("operations").Dispatched() as seen:
+        made = torch.empty(2, 3)  # an allocation
+        made.copy_(given.view(2, 3).t().t())  # three views, one kernel
+        made.mul_(2).sum().item()  # two kernels, and one that the CPU waits for
+        given.tolist()
+    assert (seen.operations, seen.kernels, seen.syncs) == (8, 4, 2)
+    assert made.tolist() == [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
+
+
+def test_every_subject_is_counted_and_the_counts_of_a_call_do_not_grow_with_the_texts(bench):
+    operations = bench("operations")
+    few, many = (operations.counted((texts, 16), layers=2, padded=True) for texts in (2, 8))
+    assert tuple(few) == bench("subjects").SUBJECTS
+    assert few == many
+    assert few["forward"].kernels < few["one gradient"].kernels < few["TransformerDeepLift"].kernels
+    lines = list(operations.table(few))
+    assert lines[2].startswith(f"| forward | {few['forward'].operations} |")
+    assert lines[2].endswith("| 1.0 |")

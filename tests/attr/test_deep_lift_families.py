@@ -4,39 +4,8 @@ import pytest
 import torch
 
 from captum_globenc import EncoderForward, TransformerDeepLift
-from families import FAMILIES, VOCABULARY
+from families import FAMILIES, Weighted, baselines_of, rounds
 from outsiders import OUTSIDERS
-
-SINGLE = {"splinter", "deberta", "xlm", "flaubert", "modernbert", "eurobert", "t5", "umt5"}
-"""Families that compute a part of a float64 model in float32: softmax, norms or rotary positions."""
-
-ROTARY = {"nomic_bert", "jina_embeddings_v3", "gte"}
-"""Families that compute rotary positions in float32, not the same for all lengths."""
-
-
-class Weighted(torch.nn.Module):
-    """One number for each example, of all that an encoder gives."""
-
-    def __init__(self, model, arguments):
-        super().__init__()
-        self.forward_func = EncoderForward(model, arguments, output="last_hidden_state")
-
-    def forward(self, inputs, *arguments):
-        hidden = self.forward_func(inputs, *arguments)
-        mask = arguments[0] if arguments and arguments[0] is not None and arguments[0].dim() == 2 else None
-        places = torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)
-        scores = (hidden * places).tanh().sum(-1)
-        if mask is not None:  # one of samples is none of frames, of which the first is always real
-            scores = scores * mask if mask.shape == scores.shape else scores[:, :1]
-        return scores.sum(-1)
-
-
-def baselines_of(batch):
-    if batch.inputs.is_floating_point():
-        return torch.zeros_like(batch.inputs)
-    baselines = batch.inputs.clone()
-    baselines[:, 1::2] = VOCABULARY - 1
-    return baselines if batch.real is None else torch.where(batch.real, baselines, batch.inputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.label)
@@ -51,7 +20,7 @@ def test_contributions_add_up_whatever_the_family(family, n_steps):
     )
     assert scores.shape == batch.inputs.shape
     change = forward(batch.inputs, *batch.extra) - forward(baselines_of(batch), *batch.extra)
-    single = family.label.split(",")[0] in SINGLE or family.label == "esm, rotary"
+    single = rounds(family)
     scale = change.abs() + scores.flatten(1).abs().sum(1)
     assert (delta.abs() <= (1e-5 if single else 1e-9) * scale).all()
     torch.testing.assert_close(
@@ -69,7 +38,7 @@ def test_a_padded_batch_is_scored_as_each_text_alone(family):
         batch = family.batch(side)
         method = TransformerDeepLift(Weighted(family.make(), family.arguments))
         together = method.attribute(batch.inputs, baselines_of(batch), None, batch.extra)
-        single = family.label.split(",")[0] in SINGLE | ROTARY or family.label == "esm, rotary"
+        single = rounds(family, batch=True)
         for i, (inputs, extra) in enumerate(batch.singles):
             length = inputs.shape[1]
             place = slice(0, length) if side == "right" else slice(-length, None)

@@ -206,13 +206,13 @@ def test_shards_of_versions_without_a_checksum_are_read(folder, data, tmp_path, 
     pq.write_table(table, path, compression="zstd")
     assert b"captum_globenc.sha256" not in pq.read_metadata(path).metadata
     assert load(tmp_path / "out").num_rows == first.rows
-    monkeypatch.setattr(Attributor, "explain", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(Attributor, "explain", lambda *_, **__: pytest.fail("it ran again"))
     assert attribute_files(Attributor(folder), data, tmp_path / "out") == first
 
 
 def test_a_run_that_is_done_runs_nothing(folder, data, tmp_path, monkeypatch):
     first = attribute_files(Attributor(folder), data, tmp_path / "out")
-    monkeypatch.setattr(Attributor, "explain", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(Attributor, "explain", lambda *_, **__: pytest.fail("it ran again"))
     assert attribute_files(Attributor(folder), data, tmp_path / "out") == first
     assert read_about(tmp_path / "out")["finished"]["rows"] == 25
 

@@ -136,6 +136,7 @@ def test_norms_equal_the_definition(name, mixing):
 def test_left_multiplication_equals_the_product_with_the_matrix(name, mixing, kept, budget, monkeypatch):
     for attention in (QueryKeyAttention, GivenAttention):
         monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
+    monkeypatch.setattr(workspace, "CPU", BUDGETS[budget])
     record = RECORDS[name]()
     mixture = mix(record, mixing, workspace.Workspace(BUDGETS[budget]))
     mixture.materialize()
@@ -147,11 +148,13 @@ def test_left_multiplication_equals_the_product_with_the_matrix(name, mixing, ke
     assert (mixture.matrix() - expected).abs().max() <= 1e-12 * expected.max()
 
 
-def test_a_window_is_computed_at_visible_positions_only():
+def test_a_window_is_computed_at_visible_positions_only(monkeypatch):
     """Of 64 tokens that see 4 on each side, tiles of 8 receivers need 16 sources at most."""
     near = (torch.arange(64)[:, None] - torch.arange(64)).abs() <= 4
     attention = QueryKeyAttention(random(1, 2, 64, 3), random(1, 2, 64, 3), 1.0, mask=near[None, None])
-    space = workspace.Workspace(workspace.TileBudget(cells=1, receivers=8, sources=64, syncs=False))
+    budget = workspace.TileBudget(cells=1, receivers=8, sources=64, syncs=False)
+    monkeypatch.setattr(workspace, "CPU", budget)
+    space = workspace.Workspace(budget)
     weights = attention.weights(torch.float64)
     tiles = [weights.trim(tile) for tile in space.columns(1, 64, 2)]
     assert [tile.sources for tile in tiles] == [

@@ -14,7 +14,7 @@ from transformers import (
 
 from captum_globenc.demo.answers import FILES, answer, shown
 from captum_globenc.demo.form import LONGEST_TEXT, Form
-from captum_globenc.demo.models import TEXTS, check_shown, describe, example_of
+from captum_globenc.demo.models import TEXTS, describe, example_of
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.texts import explain, tasks
 from captum_globenc.texts.default import encoder_folder
@@ -263,14 +263,51 @@ def test_similarity_is_explained_and_has_no_windows():
 
 
 def test_the_page_has_texts_for_every_task():
-    shown = {task.name for task in tasks.TASKS if not task.generates}
-    assert TEXTS.keys() == {SIMILARITY, *shown}
+    assert TEXTS.keys() == {SIMILARITY, *(task.name for task in tasks.TASKS)}
 
 
-def test_models_that_generate_text_are_rejected():
-    found = Classifier(language_model("gpt2"), word_tokenizer(), ())
-    with pytest.raises(LoadingError, match="generates text.*captum-globenc explain --model"):
-        check_shown(found, "gpt2")
+@pytest.fixture(scope="module", params=["gpt2", "t5"])
+def writer(request):
+    return Classifier(language_model(request.param), word_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, {"max_new_tokens": 24, "per_token": True}),
+        ({"pair": " blue mat"}, {"answer": " blue mat", "per_token": True}),
+        ({"pair": "blue", "against": "red"}, {"answer": "blue", "against": "red"}),
+        ({"target": "POSITIVE", "windows": True}, {"max_new_tokens": 24, "per_token": True}),
+    ],
+)
+def test_answers_to_prompts_are_explained_as_explain_explains_them(writer, fields, options):
+    decoder = not writer.model.config.is_encoder_decoder
+    expected = explain(["the cat sat"], *writer[:2], layers=not decoder, tell=lambda _: None, **options)
+    found = answer(Form("the cat sat", **fields), lambda _: writer)
+    assert found.explanation == expected[0]
+    assert escape(expected[0].headline) in found.prediction
+    assert ("it explains encoders" in found.prediction) == decoder
+    tokens, layers = shown(found.explanation, found.form)
+    assert bool(layers) == (not decoder)
+    assert ("The answer by words of the prompt" in tokens) == ("per_token" in options)
+    for token in expected[0].answer.tokens if "per_token" in options else ():
+        assert f'<th scope="col">{escape(token)}</th>' in tokens
+
+
+def test_generated_answers_are_bounded_by_the_page_and_by_the_model(writer):
+    limit = 48 if writer.model.config.model_type == "gpt2" else None
+    found = answer(Form("the cat " * 20), lambda _: writer)
+    assert len(found.explanation.answer.ids) == (24 if limit is None else limit - 40 + 1)
+    found = answer(Form("the cat " * 25), lambda _: writer)
+    assert (found.explanation is None) == (limit is not None)
+    assert limit is None or "has 50 tokens, and the model takes 48: shorten it" in found.prediction
+
+
+def test_a_typed_answer_is_escaped_and_too_long_ones_are_told(writer):
+    found = answer(Form("a dog", HOSTILE, against="<b>"), lambda _: writer)
+    tokens, layers = shown(found.explanation, found.form)
+    assert "<script" not in found.prediction + tokens + layers
+    assert "The pair has 20,001 characters" in answer(Form("a", "b" * 20_001), lambda _: writer).prediction
 
 
 def test_the_description_and_the_example_are_those_of_the_model(model_of, classifier):

@@ -21,6 +21,7 @@ from captum_globenc.texts.default import encoder_folder
 from captum_globenc.texts.loading import load_model
 from checkpoints import ENVIRONMENT, VOCABULARY, save_tokenizer
 from colours import contrast
+from language_models import language_model, word_tokenizer
 
 pytestmark = pytest.mark.browser
 
@@ -597,7 +598,9 @@ def folders(tmp_path_factory):
         save_tokenizer(home / name)
         made[name] = str(home / name)
     (home / "similarity").symlink_to(encoder_folder())
-    return {**made, "similarity": str(home / "similarity")}
+    for it in (language_model("llama"), word_tokenizer()):
+        it.save_pretrained(home / "language")
+    return {**made, **{name: str(home / name) for name in ("similarity", "language")}}
 
 
 @pytest.fixture(scope="module")
@@ -640,6 +643,8 @@ def test_a_model_is_explained_for_its_task(tasks_page, folders, name):
     example = example_of(loaded)
     expected = explain([example.text], *loaded[:2], pair=example.pair or None)
     assert headline(page) == expected[0].headline
+    assert page.get_by_label("Explained class").is_visible() == (name != "similarity")
+    assert page.get_by_label("Rather than").is_visible() == (name != "similarity")
     if name == "similarity":  # whose texts are encoded one by one
         assert page.locator("#tokens .tokens").nth(1).inner_text().startswith("[CLS]")
     several = page.get_by_label("Explained", exact=True)
@@ -648,6 +653,26 @@ def test_a_model_is_explained_for_its_task(tasks_page, folders, name):
         choose(page, "Explained", expected[1].headline, exact=True)
         page.locator("#prediction .prediction", has_text=expected[1].headline).wait_for()
         page.wait_for_url("**result=1*")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_language_model_writes_an_answer_or_takes_a_typed_one(tasks_page, folders):
+    page, (model, tokenizer, _) = tasks_page, load_model(folders["language"])
+    options(page)
+    choose(page, "Model: a folder", re.compile("^language$"))
+    page.locator("#about", has_text="The model language ").wait_for()
+    assert page.get_by_label("Explained class").count() == 0
+    assert page.get_by_label("Rather than the answer").is_visible()
+    page.get_by_label("Prompt", exact=True).fill("the cat sat on the mat .")
+    for typed in ("", "red dog"):
+        page.get_by_label("Answer; leave it empty").fill(typed)
+        explain_it(page)
+        how = {"answer": typed} if typed else {"max_new_tokens": 24}
+        (expected,) = explain(["the cat sat on the mat ."], model, tokenizer, tell=lambda _: None, **how)
+        page.locator("#prediction .prediction", has_text=expected.headline).wait_for()
+        heads = page.locator("#tokens .heat.squares th[scope=col]").all_inner_texts()
+        assert heads[1:] == expected.answer.tokens
+    page.wait_for_url("**pair=red+dog*")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

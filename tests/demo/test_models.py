@@ -35,7 +35,6 @@ def looked_up(monkeypatch):
         return name or "the embedded one"
 
     monkeypatch.setattr(offered_models, "load_model", load)
-    monkeypatch.setattr(offered_models, "check_shown", lambda found, name: None)
     return names
 
 
@@ -66,7 +65,6 @@ def test_no_more_are_in_memory_than_fit_the_bound_while_one_is_loaded(monkeypatc
         return name
 
     monkeypatch.setattr(offered_models, "load_model", load)
-    monkeypatch.setattr(offered_models, "check_shown", lambda found, name: None)
     classifiers = Classifiers((), any_model=True)
     for name in "abcabdea":
         classifiers(name)

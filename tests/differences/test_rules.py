@@ -13,6 +13,7 @@ from captum_globenc.differences.decompositions import DECOMPOSITIONS
 from captum_globenc.differences.op_sets import functions
 from captum_globenc.differences.rules import ROWS
 from captum_globenc.differences.scalars import SCALARS
+from captum_globenc.errors import UnsupportedOperationError
 
 torch.manual_seed(0)
 CONSTANT = torch.randn(4, 6, dtype=torch.float64)
@@ -264,6 +265,7 @@ def test_a_constant_added_to_all_scores_does_not_change_a_softmax():
 
 NORM_CASES = {
     "layer norm": lambda x: F.layer_norm(x, (6,), CONSTANT[0], CONSTANT[1]),
+    "its kernel": lambda x: torch.native_layer_norm(x, (6,), CONSTANT[0], None, 1e-5)[0],
     "of two dimensions": lambda x: F.layer_norm(x, normalized_shape=(4, 6), eps=1e-12),
     "rms norm": lambda x: F.rms_norm(x, (6,), CONSTANT[0]) + F.rms_norm(x, (6,), eps=0.1),
     "group norm": lambda x: F.group_norm(x.reshape(2, 6, 2), 3, CONSTANT[0], CONSTANT[1]),
@@ -287,6 +289,16 @@ def test_norms(name):
         if name != "vector norm" and label == "zeros":
             continue
         assert_complete(NORM_CASES[name], [x], [x0])
+
+
+def test_statistics_of_a_norm_are_rejected():
+    x, x0 = random(4, 6), random(4, 6, seed=1)
+    for number in (1, 2):
+        both = compare(
+            lambda x, at=number: torch.native_layer_norm(x, (6,), None, None, 1e-5)[at].sum(), [x], [x0]
+        )
+        with pytest.raises(UnsupportedOperationError, match="mean and standard deviation"):
+            both.contributions(both.output)
 
 
 SELECTION_CASES = {

@@ -223,6 +223,7 @@ def run_methods(
     found: dict[str, Tensor] = {}
     depths: dict[str, Tensor] = {}
     rejected: dict[str, Exception] = {}
+    routed = None
     for name in dict.fromkeys(DEFAULT_METHODS if methods is None else methods):
         try:
             found[name] = as_shown(name, attribute(name, request), request)
@@ -231,6 +232,8 @@ def run_methods(
                 raise
             rejected[name] = error
             continue
+        if routed is None and name.startswith("transformer-deep"):
+            routed = request.of.exact_differences.decisions_followed
         of_layers = METHODS[name].layers
         if layers and of_layers is not None:
             try:
@@ -239,16 +242,18 @@ def run_methods(
                 notices[f"{name} has no scores of single layers: {error}"] = None
     if not found:
         raise ValueError("; ".join(f"{name}: {error}" for name, error in rejected.items()))
-    used, exact = request.of.used_baseline, [name for name in found if name.startswith("transformer-deep")]
-    if used == "zero" != request.of.baseline and (exact or "integrated-gradients" in found):
+    used = request.of.used_baseline
+    if used == "zero" != request.of.baseline and (routed or "integrated-gradients" in found):
         notices[
             f"the baseline is {used!r}: the model scales its embeddings by the number of mask tokens "
             f"(token_dropout), so {request.of.baseline!r} is not a baseline"
         ] = None
-    if exact and has_experts(request.of.model):
+    if routed and has_experts(request.of.model):
+        differing, total = routed
         notices[
             "the model routes tokens to experts: the baseline takes the decisions of the text, and "
-            "contributions sum to the difference along that route"
+            "contributions sum to the difference along that route; "
+            f"{differing / max(total, 1):.1%} of {total:,} decisions would differ at the baseline"
         ] = None
     notices.update({f"{name} is left out: {error}": None for name, error in rejected.items()})
     return found, depths

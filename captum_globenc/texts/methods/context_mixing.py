@@ -66,14 +66,13 @@ def _proximity(layer: LayerRecord, output: Tensor) -> Tensor:
     if output.shape != layer.stream.shape:
         raise ValueError("ALTI needs norms that see all tokens at once: set chunk_size_feed_forward to 0")
     heads, tokens = layer.attention.heads, layer.stream.shape[1]
-    weights = layer.attention.weights(layer.stream.dtype)
     values = share_heads(layer.value, heads)
     by_head = layer.output.reshape(len(layer.output), heads, -1)
     whole = slice(0, tokens)
     near = []
     for text in range(len(layer.stream)):
         one = slice(text, text + 1)
-        attention = weights.tile(Tile(one, whole, whole))[0]
+        attention = layer.weights.tile(Tile(one, whole, whole))[0]
         sent = torch.einsum("dhe,hse->hsd", by_head, values[text])
         parts = torch.einsum("hsr,hsd->rsd", attention, sent)
         parts.diagonal().add_(layer.stream[text].mT)

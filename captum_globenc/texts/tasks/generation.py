@@ -36,7 +36,10 @@ __all__ = [
     "check_generation",
     "contrasted",
     "finish_answers",
+    "left_padded",
+    "new_tokens",
     "prepare_prompts",
+    "prompt_batches",
     "select_generated",
 ]
 
@@ -117,9 +120,9 @@ def check_generation(
     options: Options,
     notices: dict[str, None],
     *,
-    answered: bool,
-    contrasted: bool,
-    paired: bool,
+    answered: bool = False,
+    contrasted: bool = False,
+    paired: bool = False,
 ) -> Options:
     """Check the options of text generation, and return them without unsupported default methods.
 
@@ -171,6 +174,30 @@ def check_generation(
     return options
 
 
+def new_tokens(loaded: LoadedModel, options: Options) -> int:
+    """Return the largest number of tokens of a generated answer."""
+    return int(_generation(loaded, options.generation)["max_new_tokens"])
+
+
+def prompt_batches(prompts: Sequence[Prompt], loaded: LoadedModel, options: Options) -> list[list[int]]:
+    """Return the indices of the prompts of each batch, such that no answer depends on the other prompts.
+
+    Models without padding run one prompt at a time. A prompt whose answer is cut at the limit of the model
+    runs alone, because the longest prompt of a batch sets the number of tokens that are generated.
+    """
+    numbers = list(range(len(prompts)))
+    if not loaded.pads:
+        return [[it] for it in numbers]
+    limit = token_limit(loaded.model, loaded.tokenizer)
+    alone: list[int] = []
+    if prompts and prompts[0].answer is None and limit is not None and not _encoder_decoder(loaded.model):
+        ids = _ids([it.text for it in prompts], loaded.tokenizer, special=prompts[0].messages is None)
+        longest = limit + 1 - new_tokens(loaded, options)
+        alone = [number for number, row in enumerate(ids) if len(row) > longest]
+    together = [it for it in numbers if it not in alone]
+    return [[it] for it in alone] + ([together] if together else [])
+
+
 def prepare_prompts(
     prompts: Sequence[Prompt], loaded: LoadedModel, options: Options
 ) -> tuple[Encoded, AnswerForward]:
@@ -198,7 +225,7 @@ def prepare_prompts(
     batch = {**encoded.batch, "special_tokens_mask": _special(prompts, encoded)}
     if not _encoder_decoder(model):
         _check_causal(model, batch["input_ids"])
-        batch = _left_padded(batch)
+        batch = left_padded(batch)
     if prompts[0].answer is None:
         labels, steps = _generated(batch, loaded, options, limit)
     else:
@@ -325,8 +352,8 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
-def _left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Move the padding of a batch from the right to the left."""
+def left_padded(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move the padding of tensors `(B, N)`, one of them `attention_mask`, from the right to the left."""
     mask = batch["attention_mask"]
     length = mask.shape[1]
     positions = torch.arange(length, device=mask.device)

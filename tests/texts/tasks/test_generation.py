@@ -75,6 +75,44 @@ def test_contributions_sum_to_the_difference_of_log_probabilities(family):
         assert explanation.answer.log_probabilities == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_share_of_decisions_that_differ_at_the_baseline_is_told():
+    model, tokenizer, told = language_model("mixtral"), word_tokenizer(), []
+    del model.model.layers[1]
+    (it,) = explain(PROMPTS[:1], model, tokenizer, answer=ANSWER, layers=False, tell=told.append)
+    embed, chosen = model.get_input_embeddings(), []
+    ids = torch.tensor([it.ids + it.answer.ids[:-1]])
+    words = embed(ids).detach()
+    base = words.clone()
+    base[:, : len(it.ids)] = embed.weight.detach().mean(0)
+    gate = model.model.layers[0].mlp.gate
+    handle = gate.register_forward_hook(
+        lambda module, inputs, _: chosen.append((inputs[0] @ module.weight.T).topk(2, dim=-1).indices)
+    )
+    with torch.no_grad(), handle:
+        for given in (words, base):
+            model(inputs_embeds=given, use_cache=False)
+    differing, total = int((chosen[0] != chosen[1]).sum()), chosen[0].numel()
+    assert 0 < differing < total == 2 * ids.shape[1]
+    share = f"; {differing / total:.1%} of {total} decisions would differ at the baseline"
+    assert any(message.endswith(share) for message in told)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+@pytest.mark.parametrize("prompt", ["a", "a dog ran"])
+def test_an_answer_may_repeat_its_prompt(family, prompt):
+    model, tokenizer = language_model(family), word_tokenizer()
+    (explanation,) = quiet([prompt], model, tokenizer, answer=prompt)
+    assert check_complete(model, tokenizer, explanation) > 1e-3
+
+
+def test_the_limit_of_the_model_cuts_an_answer_as_it_does_alone():
+    model, tokenizer = language_model("gpt2"), word_tokenizer()
+    prompts = ["the cat " * 20, "a dog ran"]
+    found = [it.answer.ids for it in quiet(prompts, model, tokenizer)]
+    assert found == [quiet([it], model, tokenizer)[0].answer.ids for it in prompts]
+    assert list(map(len, found)) == [LIMIT - 40 + 1, LIMIT - 3 + 1]
+
+
 @pytest.mark.parametrize("family", MIXTURES)
 def test_mixtures_of_experts_are_explained_along_the_route_of_the_prompt(family):
     model, tokenizer, told = language_model(family), word_tokenizer(), []
@@ -353,6 +391,7 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
         (["the cat"], {"answer": ""}, ValueError, "the answer to 'the cat' has no tokens: pass a text"),
         ([""], {"answer": "red"}, ValueError, "has no tokens"),
         (["a", "the"], {"answer": ["red"]}, ValueError, "answer has 1 entries for 2 prompts"),
+        (["a", "the"], {"answer": ["red", None]}, ValueError, "answer is None for some prompts"),
         (["a"], {"answer": [3]}, TypeError, "answer contains a int, not a string"),
         (["a"], {"answer": 3}, TypeError, "answer is a int: pass a string"),
         (["a"], {"answer": "red", "against": "red"}, ValueError, "against is the answer that is"),
