@@ -49,7 +49,7 @@ class Measured:
         kind = AutoModelForImageClassification if self.is_image else AutoModelForSequenceClassification
         self.model = kind.from_config(self.config).eval()
         self.forward = EncoderForward(self.model)
-        self.shared = Subjects(self.forward)
+        self.shared = Subjects(self.forward, recomputed=True)
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:

@@ -285,7 +285,7 @@ def main() -> None:
         return
     outcomes = {name: Outcome.of(json.loads((out / f"{name}.json").read_text())) for name in done}
     page = (out if given.quick or methods else ROOT / "docs") / "leaderboard.md"
-    write(page, outcomes, options.commit)
+    write(page, outcomes, options.commit, options.limit)
     print(page)
 
 

@@ -99,26 +99,28 @@ def tensors(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> Measured:
     }
 
 
-def write(path: Path, outcomes: Mapping[str, Outcome], commit: str) -> None:
+def write(path: Path, outcomes: Mapping[str, Outcome], commit: str, limit: int) -> None:
     """Write the page, and the figure next to it.
 
     Args:
         path: the page's.
         outcomes: of all parts, by name.
         commit: of the code.
+        limit: texts a model.
     """
     draw(outcomes, path.with_name(FIGURE))
-    replace(path, "\n".join(lines(outcomes, commit)) + "\n")
+    replace(path, "\n".join(lines(outcomes, commit, limit)) + "\n")
 
 
-def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
+def lines(outcomes: Mapping[str, Outcome], commit: str, limit: int) -> Iterator[str]:
     """Yield the lines of the page."""
     minutes = sum(it.seconds for it in outcomes.values()) / 60
     yield "# Leaderboard\n"
     yield losses(outcomes) + "\n"
     yield QUESTIONS
     yield (
-        f"Made by `OMP_NUM_THREADS=1 python benchmarks/leaderboard.py` at commit {commit}, with seed 0, in "
+        f"Made by `OMP_NUM_THREADS=1 python benchmarks/leaderboard.py --limit {limit}` at commit {commit}, "
+        "with seed 0, in "
         f"{minutes:.0f} minutes of one core, the training of the models included; "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
         + ". Means with standard errors; differences are taken text by text. Of the kinds of GlobEnc those "
@@ -133,8 +135,9 @@ def lines(outcomes: Mapping[str, Outcome], commit: str) -> Iterator[str]:
         "error: how far the scores are from adding up to the logit less that of the text all masked, in "
         "logits, for methods that claim it. Distance to Shapley: the relative error to the exact Shapley "
         "values of the logit, for texts of at most 12 tokens and methods whose scores are in logits. Cost: "
-        "in forward passes, timed in the same process. Seeds: the mean of the first column with seeds 0, 1 "
-        "and 2 of the random parts.\n"
+        "in forward passes, timed in the same process, the checks of a method's first call included; "
+        "[the cost of one call](cost.md) is measured on a quiet machine. Seeds: the mean of the first "
+        "column with seeds 0, 1 and 2 of the random parts.\n"
     )
     for name, what in REMOVAL.items():
         if name not in outcomes:

@@ -1,6 +1,8 @@
 """How time and memory grow with the length of a document, next to the model's own forward pass.
 
     python benchmarks/long.py [--family modernbert] [--layers 6] [--width 768] [--tokens 1024,2048,4096,8192]
+    python benchmarks/long.py --family llama --layers 24 --width 1024 --tokens 2048 \
+        --subjects "forward,TransformerDeepLift,TransformerDeepLift recomputed"
 
 Random weights. In a ModernBERT every third layer attends to all tokens, the others to 64 on each side, by
 masks of N x N that the model makes; a BERT attends to all in all layers and makes none, so that it shows what
@@ -22,10 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from subjects import SUBJECTS, Subjects, peak_resident
+from subjects import RECOMPUTED, SUBJECTS, Subjects, peak_resident
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
 )
@@ -35,6 +39,7 @@ from captum_globenc import EncoderForward
 FAMILIES = {
     "modernbert": (ModernBertConfig, ModernBertForSequenceClassification),
     "bert": (BertConfig, BertForSequenceClassification),
+    "llama": (LlamaConfig, LlamaForSequenceClassification),
 }
 
 
@@ -54,7 +59,8 @@ def _measured(
     ids = torch.randint(5, 1000, (1, tokens))
 
     # Created once: the first call checks the model, which the timed calls do not pay for.
-    functions = Subjects(EncoderForward(model)).of(ids, torch.full_like(ids, 4), 1)
+    subjects = Subjects(EncoderForward(model), encoder=family != "llama", recomputed=True)
+    functions = subjects.of(ids, torch.full_like(ids, 4), 1)
     function = functions[subject]
     functions["forward"]()
     grown = peak_resident(function)
@@ -82,7 +88,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--tokens", default="1024,2048,4096,8192")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--subjects", default="forward,GlobEnc", help=f"of {', '.join(SUBJECTS)}")
+    parser.add_argument(
+        "--subjects", default="forward,GlobEnc", help=f"of {', '.join((*SUBJECTS, *RECOMPUTED))}"
+    )
     options = parser.parse_args()
     names = options.subjects.split(",")
     lengths = [int(it) for it in options.tokens.split(",")]
@@ -107,7 +115,7 @@ def main() -> None:
                 flush=True,
             )
     print()
-    for name in names[1:]:
+    for name in names[1:] if len(set(lengths)) > 1 else ():
         extra = [max(one - plain, 1.0) for one, plain in zip(grown[name], grown[names[0]], strict=True)]
         print(f"{name}: memory beyond that of the forward pass grows by N^{_exponent(lengths, extra):.2f}")
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
 
 SUBJECTS = ("forward", "one gradient", "GlobEnc", "TransformerDeepLift", "DecompX")
+RECOMPUTED = ("TransformerDeepLift recomputed", "DecompX recomputed")
+"""The calls in which layers are recomputed in the backward pass, to keep less memory."""
 
 
 class Subjects:
@@ -19,17 +21,20 @@ class Subjects:
     Args:
         forward: the forward function of a classifier.
         encoder: whether GlobEnc and DecompX support the model.
+        recomputed: whether the calls include `RECOMPUTED`.
     """
 
-    def __init__(self, forward: EncoderForward, encoder: bool = True) -> None:
+    def __init__(self, forward: EncoderForward, encoder: bool = True, recomputed: bool = False) -> None:
         self.forward = forward
         self.exact = TransformerDeepLift(forward)
         self.encoder_methods = (GlobEnc(forward), DecompX(forward)) if encoder else ()
+        self.recomputed = TransformerDeepLift(forward, recompute=True) if recomputed else None
+        self.decompx = DecompX(forward, recompute=True) if recomputed and encoder else None
 
     def of(
         self, inputs: Tensor, baselines: Tensor, target: int, extra: tuple[Tensor, ...] = ()
     ) -> dict[str, Callable[[], object]]:
-        """Return the calls on one batch by name, in the order of `SUBJECTS`.
+        """Return the calls on one batch by name, in the order of `SUBJECTS` and `RECOMPUTED`.
 
         Args:
             inputs: token ids `(B, N)`, or pixels.
@@ -44,7 +49,11 @@ class Subjects:
         }
         for method in self.encoder_methods:
             calls[type(method).__name__] = lambda method=method: method.attribute(inputs, target, extra)
-        return {name: calls[name] for name in SUBJECTS if name in calls}
+        if (exact := self.recomputed) is not None:
+            calls[RECOMPUTED[0]] = lambda: exact.attribute(inputs, baselines, target, extra)
+        if (decompx := self.decompx) is not None:
+            calls[RECOMPUTED[1]] = lambda: decompx.attribute(inputs, target, extra)
+        return {name: calls[name] for name in (*SUBJECTS, *RECOMPUTED) if name in calls}
 
     @torch.no_grad()
     def _forward(self, inputs: Tensor, extra: tuple[Tensor, ...]) -> Tensor:

@@ -81,7 +81,9 @@ class TransformerDeepLift(ModelAttribution):
         decisions: how the baseline passes decisions: a router of experts, a mask computed from values, a
             branch. "same" raises an error if a decision differs from that at the inputs; "follow" applies the
             decisions of the inputs to the baseline, which costs one more forward pass. Contributions then
-            sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs.
+            sum to f(x) - f_x(baseline), with f_x the model with the decisions of the inputs. The attribute
+            `decisions_followed` counts, over all calls, the decisions at the baseline that would have been
+            others (`differing`), and all of them (`total`).
         recompute: whether the backward pass runs each layer of the model again instead of keeping what its
             operations read, as gradient checkpointing does: the same contributions with the memory of one
             layer, for two more forward passes. "auto" does so if the layers would not fit in the free memory,

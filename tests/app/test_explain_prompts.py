@@ -6,7 +6,9 @@ import json
 import pytest
 
 from captum_globenc import explain
+from captum_globenc.evaluation import evaluate, read_examples
 from language_models import language_model, word_tokenizer
+from sentences import write_rows
 
 TEMPLATE = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}assistant :"
 CHAT = [{"role": "user", "content": "what is the colour ?"}]
@@ -80,3 +82,23 @@ def test_a_prompt_is_explained_by_other_methods(run, saved):
     method = "feature-ablation"
     out, _ = run("explain", "the cat sat", "--model", folder, "--answer", "red", "--method", method, "--json")
     assert printed(out) == expected(["the cat sat"], model, tokenizer, answer="red", methods=[method])
+
+
+def test_methods_are_compared_on_prompts_with_answers(run, failing, saved, tmp_path):
+    folder, model, tokenizer = saved()
+    texts = ["the cat sat . a dog ran . what is red ?", "the mat is blue . what is on the mat ?"]
+    data = write_rows(tmp_path / "asked.csv", {"text": texts, "reply": ["blue", "a cat"]})
+    command = ("evaluate", "--model", folder, "--data", data, "--methods", "transformer-deep-lift,random")
+    out, _ = run(*command, "--answer-column", "reply", "--out", tmp_path / "out")
+    found = evaluate(
+        model,
+        tokenizer,
+        read_examples(data, answer_column="reply"),
+        methods=["transformer-deep-lift", "random"],
+    )
+    assert all(name in out for name in ("drop-1", "drop-3", "drop-5", "lds"))
+    written = json.loads((tmp_path / "out/summary.json").read_text())["summary"]
+    for method, cells in found.summary().items():
+        for metric, cell in cells.items():
+            assert written[method][metric]["mean"] == pytest.approx(cell.mean, abs=1e-5)
+    assert "example 0 has no answer" in failing(*command, "--out", tmp_path / "other")

@@ -3,6 +3,7 @@
 import copy
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -363,6 +364,24 @@ def test_what_a_layer_leaves_behind_for_the_head_is_rejected():
 
     with pytest.raises(ValueError, match="The model reads a value that depends on the input but is not"):
         TransformerDeepLift(Head(Leaves), recompute=True).attribute(X, X0, 2)
+
+
+def test_hidden_states_and_attention_as_the_output():
+    model = bert()
+    model.set_attn_implementation("eager")
+
+    def output(name, ids):
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        return getattr(model.bert(ids[:, :4], **asked), name)[1].flatten(1).tanh().sum(1)
+
+    kept, recomputed = both(
+        lambda **options: TransformerDeepLift(partial(output, "hidden_states"), model, **options),
+        lambda method: method.attribute(IDS[:1], BASELINE[:1]),
+    )
+    torch.testing.assert_close(recomputed, kept, rtol=1e-10, atol=1e-12)
+    method = TransformerDeepLift(partial(output, "attentions"), model, recompute=True)
+    with pytest.raises(ValueError, match="is not passed on as a tensor"):
+        method.attribute(IDS[:1], BASELINE[:1])
 
 
 def test_embeddings_in_layers_are_rejected():

@@ -102,7 +102,7 @@ def test_some_methods_on_some_models_have_a_page_of_their_own(bench):
     methods = ["integrated-gradients", "transformer-deep-lift", "transformer-deep-lift/restore-2", "globenc"]
     rows = {method: dict.fromkeys(measures, values) for method in methods}
     made = page.Outcome(2, rows, 60, dict.fromkeys(methods, 3.0))
-    lines = list(page.lines({"embedded": made}, "abc"))
+    lines = list(page.lines({"embedded": made}, "abc", 2))
     text = "\n".join(lines)
     assert "### embedded" in text
     assert "### masked" not in text

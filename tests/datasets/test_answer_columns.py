@@ -7,6 +7,8 @@ import pytest
 
 from captum_globenc import explain
 from captum_globenc.datasets import Attributor, Counts, attribute_files, load_attributions, load_explanations
+from captum_globenc.datasets.blocks import Source
+from captum_globenc.datasets.engines import _Worker
 from captum_globenc.datasets.shards import read_about
 from language_models import LIMIT, language_model, word_tokenizer
 from sentences import write_rows
@@ -98,6 +100,16 @@ def test_files_become_shards_and_explanations_and_are_resumed(loaded, tmp_path):
     generating = Attributor(*loaded, answer_column=None, max_new_tokens=2)
     with pytest.raises(ValueError, match="holds attributions with max_new_tokens null, not 2"):
         attribute_files(generating, data, tmp_path / "out", **options)
+
+
+def test_a_worker_of_ray_gets_the_answers(tmp_path):
+    attribute = Attributor(language_model("gpt2"), word_tokenizer())
+    data = write_rows(tmp_path / "asked.jsonl", {"text": PROMPTS, "answer": ANSWERS})
+    source = Source(data, {"text": "text", "pair": "pair", "answer": "answer"})
+    (block,) = source.blocks(10, source.survey().types)
+    expected = attribute({"text": PROMPTS, "answer": ANSWERS})
+    for made in (_Worker(attribute).explain(block.rows), attribute.explain(**block.rows)):
+        assert {**expected, **made} == expected
 
 
 def test_a_model_is_loaded_by_name_for_its_task(tmp_path):
