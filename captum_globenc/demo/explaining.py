@@ -52,7 +52,28 @@ class Answer(NamedTuple):
     @property
     def explanation(self) -> Explanation | None:
         """The explanation that is shown; None after an error."""
-        return self.explanations[self.form.result] if self.explanations else None
+        if not self.explanations:
+            return None
+        return self.explanations[0 if self._has_rows else self.form.result]
+
+    @property
+    def choices(self) -> list[str]:
+        """What can be shown: each explanation, or a generated answer and each of its tokens."""
+        if not self._has_rows:
+            return [it.headline for it in self.explanations]
+        assert self.explanations[0].answer is not None
+        tokens = self.explanations[0].answer.tokens
+        return ["the whole answer", *(f"{number}: {token}" for number, token in enumerate(tokens, 1))]
+
+    @property
+    def answer_token(self) -> int | None:
+        """The index of the shown answer token; None for the whole answer, and for other tasks."""
+        return self.form.result - 1 if self._has_rows and self.form.result else None
+
+    @property
+    def _has_rows(self) -> bool:
+        """Whether there is one explanation, with a row of scores for each answer token."""
+        return len(self.explanations) == 1 and bool(self.explanations[0].answer_scores)
 
     @property
     def prediction(self) -> str:
@@ -74,18 +95,24 @@ FILES: Mapping[str, Callable[[Explanations, str | PathLike[str]], object]] = {
 """Functions that write explanations to a file, by file ending."""
 
 
-def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
+def shown(found: Answer) -> tuple[str, str]:
     """Draw the shaded tokens of every method, and the heat maps over the layers.
 
     Args:
-        explanation: The explanation, with its layers.
-        form: The form, which sets what is shown.
+        found: The answer, whose form sets what is shown.
 
     Returns:
-        The HTML of the tokens and of the heat maps.
+        The HTML of the tokens and of the heat maps; "" after an error.
     """
+    explanation, form = found.explanation, found.form
+    if explanation is None:
+        return "", ""
     tokens, layers = draw_pieces(
-        explanation, of="words" if form.words else "tokens", special=form.special, after=form.layer
+        explanation,
+        of="words" if form.words else "tokens",
+        special=form.special,
+        after=form.layer,
+        answer_token=found.answer_token,
     )
     return (
         f'<div class="globenc">{tokens}</div>',
@@ -93,9 +120,9 @@ def shown(explanation: Explanation, form: Form) -> tuple[str, str]:
     )
 
 
-def depth(explanation: Explanation) -> int:
+def depth(explanation: Explanation | None) -> int:
     """Return the number of layers for which GlobEnc has scores; 0 if it has none."""
-    return len(explanation.layers.get("globenc", ()))
+    return 0 if explanation is None else len(explanation.layers.get("globenc", ()))
 
 
 def message(text: str) -> str:
@@ -144,9 +171,10 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
         found = found.sort_by("confidence", reverse=True)
     if not found:
         return Answer(tuple(notes or ["There is nothing to explain in this text."]))
-    form = form._replace(result=form.result if form.result < len(found) else 0)
-    deepest = depth(found[form.result])
-    return Answer(tuple(notes), found, form._replace(layer=form.layer if form.layer < deepest else 0))
+    made = Answer(tuple(notes), found)
+    made = made._replace(form=form._replace(result=form.result if form.result < len(made.choices) else 0))
+    deepest = depth(made.explanation)
+    return made._replace(form=made.form._replace(layer=form.layer if form.layer < deepest else 0))
 
 
 def _text_options(form: Form) -> dict[str, Any]:

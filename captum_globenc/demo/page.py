@@ -409,14 +409,14 @@ def build(
             # Use the form of the answer, because the fields may have changed since.
             found = _held(kept)
             form = found.form._replace(words=merged, special=special, result=number or 0)
-            explanation = found.explanations[form.result]
-            form = form._replace(layer=after % max(depth(explanation), 1))
-            tokens, layers = shown(explanation, form)
+            found = found._replace(form=form)
+            found = found._replace(form=form._replace(layer=after % max(depth(found.explanation), 1)))
+            tokens, layers = shown(found)
             return {
-                outputs.prediction: found._replace(form=form).prediction,
+                outputs.prediction: found.prediction,
                 outputs.tokens: tokens,
                 outputs.layers: layers,
-                outputs.query: form.link(),
+                outputs.query: found.form.link(),
             }
 
         def restore(before: Any, request: gr.Request) -> Form:
@@ -519,9 +519,10 @@ def _filled(found: Answer, outputs: Outputs) -> dict[Any, Any]:
     import gradio as gr
 
     explanation, form = found.explanation, found.form
-    count = len(found.explanations)
+    choices = found.choices
+    count = len(choices)
     chosen = gr.Dropdown(
-        choices=[(it.headline, index) for index, it in enumerate(found.explanations)],
+        choices=[(it, index) for index, it in enumerate(choices)],
         value=form.result if count else None,
         visible=count > 1,
     )
@@ -534,7 +535,7 @@ def _filled(found: Answer, outputs: Outputs) -> dict[Any, Any]:
             outputs.prediction: found.prediction,
             outputs.kept: None,
         }
-    tokens, layers = shown(explanation, form)
+    tokens, layers = shown(found)
     deepest = depth(explanation)
     return {
         outputs.result: chosen,

@@ -80,8 +80,8 @@ class ReconstructionCheck:
             tolerance = max(tolerance, QUANTIZED_TOLERANCE)
         # `whole` is a difference of streams, and so has their rounding errors.
         rounding = ROUNDING_STEPS * max(torch.finfo(dtype).eps for dtype in dtypes)
-        compared = torch.stack([parts - whole, parts, whole, stream, attended])
-        largest = torch.linalg.vector_norm(compared, torch.inf, dim=-1)
+        compared = parts - whole, parts, whole, stream, attended
+        largest = torch.stack([torch.linalg.vector_norm(it, torch.inf, dim=-1) for it in compared])
         self._measured.append((layer.index, largest, (tolerance, rounding)))
 
     def failures(self) -> Iterable[Failure]:

@@ -63,7 +63,12 @@ def draw_part(records: Sequence[Record]) -> str:
 
 
 def draw_pieces(
-    record: Record, *, of: Literal["words", "tokens"] = "words", special: bool = True, after: int = 0
+    record: Record,
+    *,
+    of: Literal["words", "tokens"] = "words",
+    special: bool = True,
+    after: int = 0,
+    answer_token: int | None = None,
 ) -> tuple[str, str]:
     """Return HTML of one explanation for a page with its own controls, such as the web demo.
 
@@ -72,6 +77,8 @@ def draw_pieces(
         of: What is shaded, "words" or "tokens".
         special: Whether special tokens such as [CLS] are shown.
         after: The layer after which shares are shown, from 1; 0 for the scores.
+        answer_token: The index of the answer token whose scores are shown, where there are rows; None for
+            the whole answer.
 
     Returns:
         The shaded text of every method with its numbers, passages and answer tokens, and the heat maps of
@@ -80,7 +87,7 @@ def draw_pieces(
     texts = _pieces(record, of, special)
     scored = [piece for text in texts for piece in text if piece.tokens]
     names = [it.text if of == "words" else " ".join(record.tokens[one] for one in it.tokens) for it in scored]
-    lines = _lines(record, texts, after)
+    lines = _lines(record, texts, after, answer_token)
     numbers = number_table(
         names, {it.method: it.scores for it in lines}, {it.method: it.unit for it in lines if it.unit}
     )
@@ -106,20 +113,26 @@ def _pieces(
     ]
 
 
-def _lines(record: Record, texts: Sequence[Sequence[Piece]], after: int = 0) -> list[Line]:
-    """Return the scored pieces of every method; shares are those after layer `after` if it is not 0."""
+def _lines(
+    record: Record, texts: Sequence[Sequence[Piece]], after: int = 0, answer_token: int | None = None
+) -> list[Line]:
+    """Return the scored pieces of every method, after a layer, or for an answer token; see `draw_pieces`."""
     scored = [piece for text in texts for piece in text if piece.tokens]
     units, notes, lines = record.units, record.notes, []
     for name, scores in record.scores.items():
         label, layers = name, record.layers.get(name, ())
         if units[name] == SHARE and 0 < after < len(layers):
             label, scores = f"{name}, after layer {after} of {len(layers)}", layers[after - 1]
+        note = notes[name]
+        if answer_token is not None and record.answer is not None and name in record.answer_scores:
+            label = f"{name}, answer token {answer_token + 1}: {record.answer.tokens[answer_token]}"
+            scores, note = record.answer_scores[name][answer_token], ""
         merged = iter(merge_scores(scores, scored))
         parts = [
             [Part(it.text, next(merged) if it.tokens else None, it.special, it.note) for it in text]
             for text in texts
         ]
-        lines.append(Line(label, units[name], parts, notes[name], _first(record, name), _more(record, name)))
+        lines.append(Line(label, units[name], parts, note, _first(record, name), _more(record, name)))
     return lines
 
 

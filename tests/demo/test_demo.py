@@ -673,6 +673,9 @@ def test_a_language_model_writes_an_answer_or_takes_a_typed_one(tasks_page, fold
         heads = page.locator("#tokens .heat.squares th[scope=col]").all_inner_texts()
         assert heads[1:] == expected.answer.tokens
     page.wait_for_url("**pair=red+dog*")
+    choose(page, "Explained", "2: dog", exact=True)
+    page.locator("#tokens h3", has_text="answer token 2: dog").wait_for()
+    page.wait_for_url("**result=2*")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -12,7 +12,7 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from captum_globenc.demo.explaining import FILES, answer, shown
+from captum_globenc.demo.explaining import FILES, Answer, answer, shown
 from captum_globenc.demo.form import LONGEST_TEXT, Form
 from captum_globenc.demo.models import TEXTS, describe, example_of
 from captum_globenc.results.explanations import Explanations
@@ -48,7 +48,7 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
         layers=True,
     )
     form = Form("unhappy film", words=words, special=special, layer=1)
-    tokens, layers = shown(explanation, form)
+    tokens, layers = shown(Answer((), Explanations([explanation]), form))
     names = ["unhappy", "film"] if words else ["un", "##happy", "film"]
     names = ["[CLS]", *names, "[SEP]"] if special else names
     # The text itself is what is shaded, whatever tokens are called.
@@ -68,7 +68,7 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
 
 def test_a_method_that_was_not_asked_for_is_not_shown(ask):
     found = ask("good", methods=["integrated-gradients"])
-    tokens, layers = shown(found.explanation, found.form)
+    tokens, layers = shown(found)
     assert layers == ""
     assert "<h3>integrated-gradients</h3>" in tokens
     assert "<h3>globenc" not in tokens
@@ -80,7 +80,7 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     (expected,) = explain(["bad film"], *classifier[:2], layers=True, **options)
     found = ask("bad film", target=" positive ", against="0", baseline="zero")
     assert found.explanation == expected
-    tokens, _ = shown(found.explanation, found.form)
+    tokens, _ = shown(found)
     assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in tokens
     assert "less that of NEGATIVE" in tokens
     assert "explained: POSITIVE rather than NEGATIVE" in found.prediction
@@ -106,7 +106,7 @@ def test_of_the_usual_methods_those_that_hold_are_shown_and_the_others_told_of(c
     decoder = Classifier(GPT2ForSequenceClassification(GPT2Config(**shape)).eval(), classifier.tokenizer)
     found = answer(Form("good film"), lambda _: decoder)
     assert "globenc is left out: No supported encoder found" in found.prediction
-    tokens, layers = shown(found.explanation, found.form)
+    tokens, layers = shown(found)
     assert "<h3>transformer-deep-lift</h3>" in tokens
     assert "<h3>globenc" not in tokens + layers
     assert "logit after layer" in layers
@@ -124,7 +124,7 @@ def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
 
 def test_the_text_is_shaded_as_it_was_written_and_its_pair_apart(ask):
     found = ask("GOOD,  bad\nred zebra", "Film", methods=("globenc",))
-    tokens, _ = shown(found.explanation, found.form)
+    tokens, _ = shown(found)
     first, second = re.findall(r'<p class="tokens" dir="auto">(.*?)</p>', tokens, flags=re.DOTALL)
     first, second = (re.sub(r"<[^>]*>", "", unescape(it)) for it in (first, second))
     assert (first, second) == ("[CLS]GOOD,  bad\nred zebra[SEP]", "Film[SEP]")
@@ -133,7 +133,7 @@ def test_the_text_is_shaded_as_it_was_written_and_its_pair_apart(ask):
 
 def test_everything_is_escaped(ask):
     found = ask(HOSTILE, HOSTILE)
-    tokens, layers = shown(found.explanation, found.form)
+    tokens, layers = shown(found)
     for part in (found.prediction, tokens, layers):
         assert "<script" not in part
         assert "</b>" not in part
@@ -287,11 +287,31 @@ def test_answers_to_prompts_are_explained_as_explain_explains_them(writer, field
     assert found.explanation == expected[0]
     assert escape(expected[0].headline) in found.prediction
     assert ("it explains encoders" in found.prediction) == decoder
-    tokens, layers = shown(found.explanation, found.form)
+    tokens, layers = shown(found)
     assert bool(layers) == (not decoder)
     assert ("The answer by words of the prompt" in tokens) == ("per_token" in options)
     for token in expected[0].answer.tokens if "per_token" in options else ():
         assert f'<th scope="col">{escape(token)}</th>' in tokens
+
+
+def test_each_token_of_an_answer_can_be_selected(writer):
+    found = answer(Form("the cat sat", "blue mat", methods=("transformer-deep-lift",)), lambda _: writer)
+    explanation = found.explanation
+    names = explanation.answer.tokens
+    assert found.choices == ["the whole answer", *(f"{n}: {name}" for n, name in enumerate(names, 1))]
+    assert found.answer_token is None
+    for number, (name, row) in enumerate(
+        zip(names, explanation.answer_scores["transformer-deep-lift"], strict=True)
+    ):
+        chosen = answer(found.form._replace(result=number + 1), lambda _: writer)
+        assert (chosen.explanation, chosen.answer_token) == (explanation, number)
+        tokens, _ = shown(chosen)
+        assert f"<h3>transformer-deep-lift, answer token {number + 1}: {escape(name)}</h3>" in tokens
+        line = tokens.partition('<p class="tokens"')[2].partition("</p>")[0]
+        read = [float(it) for it in re.findall(r'title="([^"]*) nats"', line)]
+        assert read == pytest.approx([it for it in row if abs(it) > 1e-4], rel=1e-2, abs=1e-3)
+    beyond = answer(found.form._replace(result=len(names) + 1), lambda _: writer)
+    assert beyond.answer_token is None
 
 
 def test_generated_answers_are_bounded_by_the_page_and_by_the_model(writer):
@@ -305,7 +325,7 @@ def test_generated_answers_are_bounded_by_the_page_and_by_the_model(writer):
 
 def test_a_typed_answer_is_escaped_and_too_long_ones_are_told(writer):
     found = answer(Form("a dog", HOSTILE, against="<b>"), lambda _: writer)
-    tokens, layers = shown(found.explanation, found.form)
+    tokens, layers = shown(found)
     assert "<script" not in found.prediction + tokens + layers
     assert "The pair has 20,001 characters" in answer(Form("a", "b" * 20_001), lambda _: writer).prediction
 
