@@ -329,7 +329,9 @@ class AppliedRule:
         def constant(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            constants.append((leaf.detach() if trace.written else leaf, leaf._version))
+            # An alias, because the model may write to a tensor, or exchange the data of a parameter.
+            alias = trace.written or leaf.requires_grad
+            constants.append((leaf.detach() if alias else leaf, leaf._version))
             return constants[-1][0]
 
         args, kwargs = replaced((call.args, dict(call.kwargs)), constant)

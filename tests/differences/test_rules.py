@@ -291,6 +291,16 @@ def test_norms(name):
         assert_complete(NORM_CASES[name], [x], [x0])
 
 
+def test_parameters_may_be_exchanged_after_the_run():
+    norm = torch.nn.LayerNorm(6).double()
+    x, x0, weight = random(4, 6), random(4, 6, seed=1), random(6, seed=2)
+    norm.weight.data = weight
+    both = compare(lambda x: norm(x).square().sum(), [x], [x0])
+    norm.weight.data = torch.zeros(6)
+    (found,) = both.contributions(both.output)
+    assert torch.allclose(found.sum(), both.output - both.base, rtol=1e-12, atol=0)
+
+
 def test_statistics_of_a_norm_are_rejected():
     x, x0 = random(4, 6), random(4, 6, seed=1)
     for number in (1, 2):
