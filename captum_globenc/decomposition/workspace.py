@@ -124,8 +124,8 @@ class Workspace:
             like: a tensor of the same dtype and device.
         """
         taken = self._taken.get(name)
-        same = taken is not None and (taken.dtype, taken.device) == (like.dtype, like.device)
-        if taken is not None and same and taken.shape == tuple(shape):
+        wanted = tuple(shape), like.dtype, like.device
+        if taken is not None and (taken.shape, taken.dtype, taken.device) == wanted:
             return taken
         size = math.prod(shape)
         buffer = self._buffers.get(name)

@@ -73,7 +73,7 @@ def reject_meta(modules: Iterable[nn.Module]) -> None:
 
 @contextmanager
 def loaded(module: nn.Module) -> Iterator[None]:
-    """Load the weights of a module that accelerate offloaded, as for its forward function."""
+    """Load the offloaded weights of a module, as accelerate does before the module runs."""
     with ExitStack() as contexts:
         for part in submodules(module):
             for hook in _hooks(part):

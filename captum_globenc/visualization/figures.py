@@ -30,16 +30,6 @@ from captum_globenc.results.record import Record
 from captum_globenc.results.words import merge_scores
 from captum_globenc.visualization.fonts import drawable
 
-__all__ = [
-    "draw_media",
-    "plot_comparison",
-    "plot_explanation",
-    "plot_layers",
-    "plot_mixing",
-    "plot_pairs",
-    "plot_words",
-]
-
 LABEL_SIZE = 8.0
 """Size of token labels, in points."""
 LABEL_SPACING = 1.35
