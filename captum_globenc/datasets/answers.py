@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from captum_globenc.datasets.passes import Done, in_batches, one_by_one
-from captum_globenc.datasets.rows import mistake
+from captum_globenc.datasets.rows import Done, Values, in_batches, mistake, one_by_one, word_indices
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.texts.explaining import explain_prompts
 from captum_globenc.texts.model import LoadedModel
@@ -15,10 +14,7 @@ from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.tasks.generation import check_generation, new_tokens
 from captum_globenc.texts.tokenizing import token_ids
 
-__all__ = ["Answers", "Values"]
-
-Values = dict[str, Any]
-"""The new values of a row by column, or its `error` alone."""
+__all__ = ["Answers"]
 
 
 class Answers:
@@ -96,17 +92,13 @@ def _values(explanation: Explanation) -> Values:
     answer = explanation.answer
     assert answer is not None
     words = [it for it in explanation.groups if not it.special]
-    word_ids: list[int | None] = [None] * len(explanation.tokens)
-    for number, word in enumerate(words):
-        for token in word.tokens:
-            word_ids[token] = number
     places = explanation.offsets
     return {
         "input_ids": explanation.ids,
         "tokens": explanation.tokens,
         "offsets": [[0, 0] if it is None else [it.start, it.stop] for it in places] if places else None,
         "segments": [None if it is None else it.segment for it in places] if places else None,
-        "word_ids": word_ids,
+        "word_ids": word_indices(words, len(explanation.tokens)),
         "words": [it.text for it in words],
         "prediction": explanation.prediction,
         "explained": explanation.target,

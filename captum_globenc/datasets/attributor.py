@@ -6,17 +6,18 @@ Letters: C classes, N tokens of a text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.datasets.answers import Answers, Values
+from captum_globenc.datasets.answers import Answers
+from captum_globenc.datasets.classes import Classes, Reader
 from captum_globenc.datasets.files import USUAL
-from captum_globenc.datasets.passes import Done, Passes, Scored
-from captum_globenc.datasets.rows import Reader, Text, new_columns
-from captum_globenc.datasets.settings import Settings
+from captum_globenc.datasets.rows import Done, new_columns
 from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import class_names, class_of
 from captum_globenc.texts.loading import load_classifier_or_generator
@@ -39,40 +40,40 @@ EMPTY: Mapping[str, type] = {
 PROBE = "a"
 
 
-class _Classes(NamedTuple):
-    """Explain the predictions of a classifier, as `Answers` explains answers."""
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `captum_globenc.datasets.Attributor`.
 
-    names: list[str]
-    read: Reader
-    passes: Passes
+    Raises:
+        ValueError: an argument has an invalid value.
+    """
 
-    def __call__(
-        self, texts: Sequence[Any], pairs: Sequence[Any] | None, _: Any, done: Done | None
-    ) -> list[Values]:
-        rows = self.read(texts, pairs)
-        found = self.passes(rows, done)
-        return [
-            {"error": row.error} if row.error else self._values(row, scored)
-            for row, scored in zip(rows, found, strict=True)
-        ]
+    model: PreTrainedModel | str | None
+    tokenizer: PreTrainedTokenizerBase | None
+    methods: tuple[str, ...] | None
+    target: str | int | None
+    position: int | Literal["mean"] | None
+    windows: int | None
+    cut: bool
+    batch_tokens: int
+    text_column: str
+    pair_column: str | None
+    device: str | None
+    answer_column: str | None = "answer"
+    max_new_tokens: int | None = None
 
-    def _values(self, row: Text, scored: Scored) -> Values:
-        """Return the new values of a row without an error."""
-        assert scored.logits is not None
-        return {
-            "input_ids": row.ids,
-            "tokens": row.tokens,
-            "offsets": row.offsets,
-            "segments": row.segments,
-            "word_ids": row.word_ids,
-            "words": row.words,
-            "prediction": self.names[int(scored.logits.argmax())],
-            "explained": self.names[self.passes.explained(scored)],
-            "logits": scored.logits.tolist(),
-            "windows": len(row.pieces),
-            "truncated": row.truncated,
-            **{name: scores.tolist() for name, scores in scored.scores.items()},
-        }
+    def __post_init__(self) -> None:
+        Options(self.methods, windows=self.windows)
+        if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
+            raise ValueError("give the tokenizer with a model that is an object, and only then")
+        if not (self.position is None or self.position == "mean" or _is_whole(self.position)):
+            raise ValueError(f"position is {self.position!r}: give a whole number, 'mean', or leave it out")
+        if self.windows is not None and isinstance(self.position, int):
+            raise ValueError("windows have no position in common: leave one of the two out")
+        tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
+        for name, number in (("batch_tokens", self.batch_tokens), ("max_new_tokens", tokens)):
+            if not _is_whole(number) or number < 1:
+                raise ValueError(f"{name} is {number!r}: give a whole number, 1 or more")
 
 
 class _Ready(NamedTuple):
@@ -80,7 +81,7 @@ class _Ready(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     names: list[str]
     missing: tuple[str, ...]
-    rows: _Classes | Answers
+    rows: Classes | Answers
 
 
 class Attributor:
@@ -320,7 +321,7 @@ class Attributor:
         tokenizer, missing = cast("PreTrainedTokenizerBase", settings.tokenizer), tuple[str, ...]()
         if not isinstance(model, PreTrainedModel):
             model, tokenizer, missing = load_classifier_or_generator(model)
-            model = settings.placed(model)
+            model = _placed(model, settings.device)
         reject_dropout(model)
         generation = {} if settings.max_new_tokens is None else {"max_new_tokens": settings.max_new_tokens}
         loaded = as_loaded_model(model, tokenizer)
@@ -339,20 +340,39 @@ class Attributor:
             raise ValueError(
                 f"the model gives {len(names)} values: choose one with target, of {', '.join(names)}"
             )
-        position = settings.position
         reader = Reader(
-            model,
-            tokenizer,
-            cut=settings.cut,
-            windows=settings.windows,
-            position=position if isinstance(position, int) else None,
+            model, tokenizer, cut=settings.cut, windows=settings.windows, position=settings.position
         )
-        passes = Passes(
+        classes = Classes(
             model,
             tokenizer,
+            names,
             settings.methods or ("globenc",),
+            reader,
             target=None if settings.target is None else class_of(settings.target, names, "target"),
-            position=position,
+            position=settings.position,
             tokens=settings.batch_tokens,
         )
-        return _Ready(model, tokenizer, names, missing, _Classes(names, reader, passes))
+        return _Ready(model, tokenizer, names, missing, classes)
+
+
+def _placed(model: PreTrainedModel, device: str | None) -> PreTrainedModel:
+    """Move a model to a device; by default to the GPU if there is one.
+
+    Raises:
+        ValueError: the device cannot be used.
+        torch.OutOfMemoryError: the device has too little memory.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]  # a device by its name
+        return moved
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"cannot use device {device!r}: {reason}") from error
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

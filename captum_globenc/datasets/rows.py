@@ -1,21 +1,32 @@
-"""Tokenized rows of a data set: tokens, words, windows, and the error of each row.
-
-Letters: N tokens of a text.
-"""
+"""Rows of a data set: their new columns, their errors, and batches of rows of similar length."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
 
-from captum_globenc.texts.tokenizing import check_ids, token_limit, tokenize
-from captum_globenc.texts.windows import cut_windows, find_segments
-from captum_globenc.texts.words import find_words
+from captum_globenc.errors import UnsupportedModelError
+from captum_globenc.results.words import Word
 
-__all__ = ["Reader", "Text", "mistake", "new_columns"]
+__all__ = ["Done", "Values", "in_batches", "mistake", "new_columns", "one_by_one", "word_indices"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Values = dict[str, Any]
+"""The new values of a row by column, or its `error` alone."""
+
+Done = Callable[[float], None]
+"""Function of the number of rows finished since its last call, which may be fractional."""
+
+FATAL = (
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),
+    UnsupportedModelError,
+)
+"""Errors of the device or the model, which do not depend on the row."""
 
 
 def new_columns(generates: bool) -> tuple[str, ...]:
@@ -29,152 +40,6 @@ def new_columns(generates: bool) -> tuple[str, ...]:
     return (*tokens, "prediction", "explained", *outputs, "windows", "truncated")
 
 
-@dataclass
-class Text:
-    """A tokenized text, or the reason why it cannot be explained.
-
-    Attributes:
-        ids: N token ids.
-        types: N token type ids; None if the tokenizer has none.
-        special: N numbers, 1 at special tokens such as [CLS], 0 at tokens of the text.
-        tokens: N tokens as strings of the vocabulary.
-        offsets: N pairs `[start, end]` of characters in the text or in the pair; None for slow tokenizers.
-        segments: N numbers, 0 for tokens of the text, 1 for the pair, None for special tokens; None for slow
-            tokenizers.
-        word_ids: N indices into `words`, None for special tokens.
-        words: the words, without special tokens.
-        pieces: token positions of each forward pass: the whole text, or each of its windows.
-        truncated: whether the text was truncated.
-        error: the reason why the text cannot be explained; "" if it can.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    types: list[int] | None = None
-    special: list[int] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
-    offsets: list[list[int]] | None = None
-    segments: list[int | None] | None = None
-    word_ids: list[int | None] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    pieces: list[list[int]] = field(default_factory=list)
-    truncated: bool = False
-    error: str = ""
-
-
-class Reader:
-    """Tokenize texts for a model, and find the errors of each.
-
-    Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        cut: whether texts over the model's limit are truncated; if False, they get an error.
-        windows: number of tokens that neighboring windows share; if not None, texts over the limit are split
-            into windows.
-        position: a token index that must exist in every text; negative indices count from its end.
-
-    Raises:
-        ValueError: `windows` is not smaller than a window.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        cut: bool = True,
-        windows: int | None = None,
-        position: int | None = None,
-    ) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._limit = token_limit(model, tokenizer)
-        self._cut, self._windows, self._position = cut, windows, position
-        if windows is not None and self._limit is not None:
-            size = self._limit - int(tokenizer.num_special_tokens_to_add())
-            if windows >= size:
-                raise ValueError(
-                    f"windows share {windows} tokens, and hold no more than {size} of a text: share fewer"
-                )
-
-    def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[Text]:
-        """Tokenize texts.
-
-        Args:
-            texts: one value per row, of any type.
-            pairs: the second segments, one per row; None or "" means no second segment.
-
-        Returns:
-            One `Text` per row. A bad value sets `Text.error` and raises nothing.
-        """
-        seconds = [None] * len(texts) if pairs is None else [None if pair == "" else pair for pair in pairs]
-        found = [
-            Text(error=mistake(text, "text") or ("" if pair is None else mistake(pair, "second segment")))
-            for text, pair in zip(texts, seconds, strict=True)
-        ]
-        for paired in (False, True):
-            rows = [
-                row
-                for row, pair in enumerate(seconds)
-                if (pair is not None) == paired and not found[row].error
-            ]
-            first = [str(texts[row]) for row in rows]
-            second = [str(seconds[row]) for row in rows] if paired else None
-            for row, made in zip(rows, self._read(first, second), strict=True):
-                found[row] = made
-        return found
-
-    def _read(self, texts: list[str], pairs: list[str] | None) -> list[Text]:
-        if not texts:
-            return []
-        whole, limit = self._windows is None, self._limit
-        batch, above = tokenize(texts, pairs, self._tokenizer, limit, truncate=self._cut and whole)
-        made = self._texts(batch, texts, pairs)
-        for row, (text, long) in enumerate(zip(made, above, strict=True)):
-            count = len(text.ids)
-            try:
-                if not count:
-                    raise ValueError("the text has no tokens")
-                if long and whole and not self._cut:
-                    raise ValueError(f"the text has {count} tokens, and the model takes {limit}")
-                check_ids(text.ids, self._model)
-                if self._position is not None and not -count <= self._position < count:
-                    raise ValueError(
-                        f"position {self._position} is out of range: the text has {count} tokens"
-                    )
-                text.truncated = long and whole
-                text.pieces = [list(range(count))]
-                if long and self._windows is not None:
-                    segments = find_segments(batch, row, paired=pairs is not None)
-                    text.pieces = cut_windows(segments, limit or 0, self._windows)
-            except ValueError as error:
-                made[row] = Text(error=str(error))
-        return made
-
-    def _texts(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
-        encodings = getattr(batch, "encodings", None)
-        types = batch.get("token_type_ids")
-        made = []
-        for row, words in enumerate(find_words(batch, self._tokenizer, texts, pairs)):
-            ids = list(batch["input_ids"][row])
-            words = [word for word in words if not word.special]
-            word_ids: list[int | None] = [None] * len(ids)
-            for number, word in enumerate(words):
-                for token in word.tokens:
-                    word_ids[token] = number
-            made.append(
-                Text(
-                    ids=ids,
-                    types=None if types is None else list(types[row]),
-                    special=list(batch["special_tokens_mask"][row]),
-                    tokens=[str(token) for token in self._tokenizer.convert_ids_to_tokens(ids)],
-                    offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
-                    segments=None if encodings is None else list(encodings[row].sequence_ids),
-                    word_ids=word_ids,
-                    words=[word.text for word in words],
-                )
-            )
-        return made
-
-
 def mistake(text: Any, what: str) -> str:
     """Return the reason why a value is not a valid text; "" if it is."""
     if text is None:
@@ -186,3 +51,56 @@ def mistake(text: Any, what: str) -> str:
     except UnicodeEncodeError:
         return f"the {what} is not valid UTF-8"
     return ""
+
+
+def word_indices(words: Sequence[Word], count: int) -> list[int | None]:
+    """Return the index of each token's word, for `count` tokens; None for tokens of no word."""
+    found: list[int | None] = [None] * count
+    for number, word in enumerate(words):
+        for token in word.tokens:
+            found[token] = number
+    return found
+
+
+def in_batches(lengths: Mapping[T, int], tokens: int) -> Iterator[list[T]]:
+    """Yield batches, the longest items first, so that running out of memory shows at once.
+
+    Args:
+        lengths: the number of tokens of each item.
+        tokens: maximum number of tokens of a batch, padding included; a longer item is a batch of its own.
+
+    Example:
+        >>> list(in_batches({"a": 2, "b": 5, "c": 3}, 6))
+        [['b'], ['c', 'a']]
+    """
+    batch: list[T] = []
+    for item in sorted(lengths, key=lambda it: -lengths[it]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def one_by_one(
+    items: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]], fail: Callable[[T, str], None]
+) -> dict[T, R]:
+    """Run a batch; if it fails, run each item alone, so that only the failing items have no result.
+
+    Args:
+        items: the items of the batch.
+        run: function of items that returns their results.
+        fail: function of an item and the reason why it fails.
+    """
+    if not items:
+        return {}
+    try:
+        return dict(zip(items, run(items), strict=True))
+    except FATAL:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        if len(items) > 1:
+            return {it: made for item in items for it, made in one_by_one([item], run, fail).items()}
+        fail(items[0], " ".join(str(error).split()) or type(error).__name__)
+        return {}
