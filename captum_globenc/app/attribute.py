@@ -146,7 +146,7 @@ def attribute_data(
             from captum_globenc.datasets import Attributor, attribute_files
     except ImportError as error:  # the message says what to install
         raise CommandError(str(error)) from error
-    from captum_globenc.texts.position import parse_position
+    from captum_globenc.texts.options import parse_position
 
     quiet()
     terminal = Console(stderr=True)

@@ -120,7 +120,7 @@ def evaluate_texts(
             read_examples,
             sample,
         )
-        from captum_globenc.texts.position import parse_position
+        from captum_globenc.texts.options import parse_position
     try:
         where = parse_position(position or "")
         read = read_examples(

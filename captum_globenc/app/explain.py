@@ -207,8 +207,7 @@ def explain_texts(
     wanted: list[Any] = _read_chats(chat) if chat is not None else list(_read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
         from captum_globenc.texts.explaining import TRUNCATED, explain
-        from captum_globenc.texts.options import Options
-        from captum_globenc.texts.position import parse_position
+        from captum_globenc.texts.options import Options, parse_position
         from captum_globenc.texts.tokenizing import token_limit, tokenize
 
         try:

@@ -78,10 +78,10 @@ class Answers:
         """Return the number of tokens of each prompt with its answer."""
         if not prompts:
             return {}
-        ids = token_ids([it.text for it in prompts.values()], None, self._loaded.tokenizer)
+        ids = token_ids([it.text for it in prompts.values()], self._loaded.tokenizer)
         answers = [it.answer for it in prompts.values() if it.answer is not None]
         if answers:
-            after = [len(it) for it in token_ids(answers, None, self._loaded.tokenizer)]
+            after = [len(it) for it in token_ids(answers, self._loaded.tokenizer)]
         else:
             after = [new_tokens(self._loaded, self._options)] * len(prompts)
         return {row: len(one) + more for row, one, more in zip(prompts, ids, after, strict=True)}

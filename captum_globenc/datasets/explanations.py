@@ -16,7 +16,7 @@ from captum_globenc.datasets.shards import check_shard, read_about, shard_files
 from captum_globenc.extras import optional
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.explanations import Explanations
-from captum_globenc.results.record import Answer, Kind, Span
+from captum_globenc.results.record import Answer, Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import activated
 from captum_globenc.texts.methods import METHODS
@@ -138,7 +138,7 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
     place = about["model"]["pooled"] if settings["position"] is None else settings["position"]
     if isinstance(place, int):
         place %= len(row["tokens"])
-    groups = _groups(row)
+    groups, windowed = _groups(row), row["windows"] > 1
     return Explanation(
         text=row["text"],
         pair=row.get("pair") or None,
@@ -148,25 +148,22 @@ def _explanation(row: Mapping[str, Any], about: Mapping[str, Any]) -> Explanatio
         position=place if "globenc" in settings["methods"] else None,
         tokens=row["tokens"],
         scores={name: row[name] for name in settings["methods"]},
-        kinds={name: _kind(name, row["windows"]) for name in settings["methods"]},
+        kinds={
+            name: METHODS[name].merged_kind if windowed else METHODS[name].kind
+            for name in settings["methods"]
+        },
         groups=groups,
         offsets=_offsets(row),
         model={"name": about["model"]["name"], "class": about["model"]["class"]},
         settings={"mixing": "N-Enc", "baseline": "mask"}
         | outputs.pop("settings", {})
-        | ({"windows": str(settings["windows"])} if row["windows"] > 1 else {}),
+        | ({"windows": str(settings["windows"])} if windowed else {}),
         versions=about["versions"],
         truncated=row["truncated"],
         ids=row["input_ids"],
         unknown=find_unknown(row["input_ids"], groups, about["model"].get("unknown")),
         **outputs,
     )
-
-
-def _kind(method: str, windows: int) -> Kind:
-    """Return the kind of the scores; contributions merged from several windows lose completeness."""
-    kind = METHODS[method].kind
-    return "signed" if kind == "contributions" and windows > 1 else kind
 
 
 def _groups(row: Mapping[str, Any]) -> list[Word]:

@@ -15,7 +15,7 @@ from captum_globenc.datasets.engines import ENGINES, check_engine
 from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
 from captum_globenc.datasets.shards import Counts, Shards
 from captum_globenc.texts.classes import ACTIVATIONS, problem_of
-from captum_globenc.texts.position import pooled_token
+from captum_globenc.texts.options import pooled_token
 from captum_globenc.texts.provenance import versions, weights_digest
 from captum_globenc.texts.request import resolve_baseline
 

@@ -20,7 +20,7 @@ from captum_globenc.results.page import draw_pieces
 from captum_globenc.texts.explaining import TRUNCATED, explain
 from captum_globenc.texts.loading import Classifier
 from captum_globenc.texts.methods import DEFAULT_METHODS
-from captum_globenc.texts.position import parse_position
+from captum_globenc.texts.options import parse_position
 from captum_globenc.texts.tasks import SIMILARITY, task_name, task_of
 from captum_globenc.texts.tokenizing import token_ids, token_limit
 
@@ -199,7 +199,7 @@ def _answer_options(form: Form, model: PreTrainedModel, tokenizer: PreTrainedTok
     if form.pair.strip():
         return options | {"answer": form.pair}
     limit = None if options["layers"] else token_limit(model, tokenizer)
-    left = NEW_TOKENS if limit is None else limit + 1 - len(token_ids([form.text], None, tokenizer)[0])
+    left = NEW_TOKENS if limit is None else limit + 1 - len(token_ids([form.text], tokenizer)[0])
     return options | {"max_new_tokens": max(1, min(NEW_TOKENS, left))}
 
 

@@ -5,21 +5,19 @@ Letters: B batch, N tokens of a prompt, T tokens of an answer.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_globenc.evaluation.data import Example, Label
-from captum_globenc.evaluation.rationales import marked_tokens
-from captum_globenc.evaluation.subject import Batch, Remembering, Subject, sentences_of
+from captum_globenc.evaluation.subject import Batch, Remembering, Subject, token_masks
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.model import as_loaded_model
-from captum_globenc.texts.options import Options
+from captum_globenc.texts.options import Options, resolve_position
 from captum_globenc.texts.outputs import Predictions, selector_tensors
-from captum_globenc.texts.position import resolve_position
 from captum_globenc.texts.prompts import read_prompts
-from captum_globenc.texts.request import AttributionRequest, Explainer
+from captum_globenc.texts.request import AttributionRequest, Explainer, run_batch
 from captum_globenc.texts.tasks.generation import (
     AnswerForward,
     left_padded,
@@ -82,31 +80,24 @@ class AnswerSubject(Subject):
         loaded = as_loaded_model(self.model, self.tokenizer)
         prompts = read_prompts(texts, self.tokenizer, [it.answer for it in examples])
         encoded, forward = prepare_prompts(prompts, loaded, Options())
-        inputs, extra = forward.arguments(encoded.batch)
-        with torch.no_grad():
-            outputs = forward(inputs, *extra)
-        if not bool(outputs.isfinite().all()):
-            raise ValueError("the model's output is NaN or infinite")
+        outputs = run_batch(forward, self.model, encoded.batch, together=True)
         pairs = [None] * len(texts)
         predictions = Predictions(texts, pairs, encoded, outputs, loaded, Options(), lambda _: None, prompts)
         explained = select_generated(predictions)
-        position: Tensor | Literal["mean"] = "mean"
-        if isinstance(self.position, int):
-            position = resolve_position(self.position, encoded.whole["attention_mask"].sum(dim=1), texts)
+        inputs, extra = forward.arguments(encoded.batch)
+        position = "mean" if self.position is None else self.position
         request = AttributionRequest(
             self.explainer,
             encoded.batch,
             torch.arange(len(texts), device=inputs.device),
             selector_tensors([it.terms for it in explained], outputs),
-            position,
+            resolve_position(position, encoded.whole["attention_mask"].sum(dim=1), texts),
             together=True,
         )
         decoder = extra[-1] is None
         places = {
             "attention_mask": encoded.whole["attention_mask"],
-            "marked": marked_tokens(encoded.whole, [it.marked for it in examples]),
-            "decoys": marked_tokens(encoded.whole, [it.decoys for it in examples]),
-            "sentences": sentences_of(encoded.whole, texts, pairs, question=True),
+            **token_masks(encoded.whole, examples, question=True),
         }
         places = {name: it.to(inputs.device) for name, it in places.items()}
         places = left_padded(places) if decoder else places

@@ -1,5 +1,6 @@
 """Labeled texts, read from files and tables, and the classes of their labels."""
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
-from captum_globenc.evaluation.rationales import Span, check_spans, read_spans
 from captum_globenc.texts.classes import MULTI, VALUE, Name, class_of
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
@@ -16,6 +16,9 @@ SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 
 MARKS = {"marked": "marked_spans", "decoys": "decoy_spans"}
 """The columns of spans, by role."""
+
+Span = tuple[int, int]
+"""Start and end of a span of characters; the end is exclusive."""
 
 Label = Name | Sequence[Name] | None
 """A class, a list of classes, or the value of a regression; None for unlabeled texts."""
@@ -51,7 +54,11 @@ class Example:
     answer: str | None = None
 
     def __post_init__(self) -> None:
-        check_spans((*self.marked, *self.decoys), self.text)
+        for start, end in (*self.marked, *self.decoys):
+            if not 0 <= start < end <= len(self.text):
+                raise ValueError(
+                    f"span ({start}, {end}) is empty or outside a text of {len(self.text)} characters"
+                )
 
 
 def read_examples(
@@ -169,6 +176,29 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
         return Example(number, text, label, pair or None, row.number, marked, decoys, answer)
     except ValueError as error:
         raise ValueError(f"{row.place}: {error}") from error
+
+
+def read_spans(value: Any) -> tuple[Span, ...]:
+    """Parse the spans of a text: a list of pairs of integers, or such a list as JSON.
+
+    Args:
+        value: the value in the file; None or "" means no spans.
+
+    Raises:
+        ValueError: the value is not a list of spans.
+
+    Example:
+        >>> read_spans("[[2, 11]]"), read_spans([[0, 3], [4, 7]]), read_spans(None)
+        (((2, 11),), ((0, 3), (4, 7)), ())
+    """
+    try:
+        found = json.loads(value or "[]") if isinstance(value, str | None) else value
+        spans = [(start, end) for start, end in found]
+        if all(type(end) is int for span in spans for end in span):
+            return tuple(spans)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{value!r} is no list of spans such as [[0, 4], [9, 12]]")
 
 
 def _add_id(ids: dict[str, str], value: Any, place: str) -> None:

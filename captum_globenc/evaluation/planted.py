@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from captum_globenc.evaluation.data import Example
-from captum_globenc.evaluation.rationales import Span
+from captum_globenc.evaluation.data import Example, Span
 
 WORDS = ("copper", "harbor")
 """The words that determine the label. These and the other planted words are rare, one token each for BERT,

@@ -35,7 +35,7 @@ from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.model import as_loaded_model
-from captum_globenc.texts.position import resolve_position
+from captum_globenc.texts.options import resolve_position
 from captum_globenc.texts.provenance import config_text, content, digest, versions
 from captum_globenc.texts.tasks import task_of
 
@@ -174,8 +174,7 @@ def evaluate(
         raise ValueError("some texts have a second segment and others none: evaluate them apart")
     ids, cut = subject.ids(examples)
     lengths = list(map(len, ids))
-    if isinstance(position, int):
-        resolve_position(position, torch.tensor(lengths), [example.text for example in examples])
+    resolve_position(position, torch.tensor(lengths), [example.text for example in examples])
     longest = max(lengths)
     flows = [method for method in methods if method.endswith("/max-flow")]
     if flows and longest > MOST_TOKENS:

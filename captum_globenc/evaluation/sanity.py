@@ -15,6 +15,7 @@ from captum_globenc.evaluation.data import Example
 from captum_globenc.evaluation.perturbed_models import redrawn
 from captum_globenc.evaluation.subject import Batch, Remembering, Subject, attribute
 from captum_globenc.metrics import spearman
+from captum_globenc.texts.request import run_batch
 
 Found = dict[str, Tensor]
 """By method name, one value per text, `(T,)` float64."""
@@ -165,8 +166,7 @@ def _append_masked(subject: Subject, batch: Batch, token: int) -> Batch:
     longest = {name: longer(it, fill.get(name, 0)) for name, it in batch.request.batch.items()}
     request = replace(batch.request, batch=longest)
     inputs, extra = subject.forward.arguments(longest)
-    with torch.no_grad():
-        outputs = subject.forward(inputs, *extra)
+    outputs = run_batch(subject.forward, subject.model, longest, together=True)
     return replace(
         batch,
         inputs=inputs,

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.evaluation.data import Example, Label, classes_of
-from captum_globenc.evaluation.rationales import marked_tokens
+from captum_globenc.evaluation.data import Example, Label, Span, classes_of
 from captum_globenc.forward import EncoderForward, blank_token
 from captum_globenc.results.words import sentence_spans, tokens_of_spans
 from captum_globenc.texts.classes import ACTIVATIONS, VALUE, class_names, class_of, problem_of
 from captum_globenc.texts.methods import attribute as run_method
+from captum_globenc.texts.options import resolve_position
 from captum_globenc.texts.outputs import OutputSelector, selector_tensors
-from captum_globenc.texts.position import resolve_position
-from captum_globenc.texts.request import AttributionRequest, Explainer
+from captum_globenc.texts.request import AttributionRequest, Explainer, run_batch
 from captum_globenc.texts.tokenizing import encode, token_limit, tokenize
 from captum_globenc.texts.words import find_offsets
 
@@ -138,27 +137,22 @@ class Subject:
         """
         texts = [example.text for example in examples]
         encoded = encode(texts, [example.pair for example in examples], self.model, self.tokenizer)
-        inputs, extra = self.forward.arguments(encoded.batch)
-        with torch.no_grad():
-            logits = self.forward(inputs, *extra)
+        logits = run_batch(self.forward, self.model, encoded.batch, together=True)
         if logits.ndim != 2 or logits.shape[1] != len(self.names):
             raise ValueError(
                 f"a sequence classifier of {len(self.names)} classes gives logits (B, {len(self.names)}), "
                 f"this model {tuple(logits.shape)}"
             )
-        if not bool(logits.isfinite().all()):
-            raise ValueError("the model's output is NaN or infinite")
         if target is None:
             target = logits.argmax(dim=1)
             target = target if self.explained is None else torch.full_like(target, self.explained)
-        position = self.position
-        lengths = encoded.batch["attention_mask"].sum(dim=1)
+        inputs, extra = self.forward.arguments(encoded.batch)
         request = AttributionRequest(
             self.explainer,
             encoded.batch,
             torch.arange(len(examples), device=inputs.device),
             selector_tensors([{(one,): 1.0} for one in target.tolist()], logits),
-            resolve_position(position, lengths, texts) if isinstance(position, int) else position,
+            resolve_position(self.position, encoded.batch["attention_mask"].sum(dim=1), texts),
             together=True,
         )
         return Batch(
@@ -172,9 +166,7 @@ class Subject:
             target=target,
             request=request,
             forward=Remembering(self.forward),
-            marked=marked_tokens(encoded.whole, [example.marked for example in examples]),
-            decoys=marked_tokens(encoded.whole, [example.decoys for example in examples]),
-            sentences=sentences_of(encoded.whole, texts, [example.pair for example in examples]),
+            **token_masks(encoded.whole, examples),
         )
 
 
@@ -224,27 +216,68 @@ class Batch:
         return found
 
 
-def sentences_of(
-    encoded: BatchEncoding, texts: Sequence[str], pairs: Sequence[str | None], *, question: bool = False
-) -> Tensor:
-    """Return the sentence of each token, `(B, N)`; -1 at tokens of none, and without character offsets.
+def token_masks(
+    encoded: BatchEncoding, examples: Sequence[Example], *, question: bool = False
+) -> dict[str, Any]:
+    """Return the fields `marked`, `decoys` and `sentences` of :class:`Batch`.
 
     Args:
         encoded: the tokenizer's output for B texts, with tensors `(B, N)`.
-        texts: the texts.
-        pairs: the second segments, or None.
+        examples: the texts.
         question: whether the last sentence is left out, because it is the question of a prompt.
     """
+    return {
+        "marked": marked_tokens(encoded, [it.marked for it in examples]),
+        "decoys": marked_tokens(encoded, [it.decoys for it in examples]),
+        "sentences": _sentences(encoded, examples, question),
+    }
+
+
+def _sentences(encoded: BatchEncoding, examples: Sequence[Example], question: bool) -> Tensor:
+    """Return the sentence of each token, `(B, N)`; -1 at tokens of none, and without character offsets."""
     found = torch.full_like(encoded["input_ids"], -1)
-    for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+    for row, example in enumerate(examples):
         offsets = find_offsets(encoded, row)
         if not offsets:
             return found
-        sources = [text] if pair is None else [text, pair]
+        sources = [example.text] if example.pair is None else [example.text, example.pair]
         spans = [span for segment, it in enumerate(sources) for span in sentence_spans(it, segment)]
         words = tokens_of_spans(sources, offsets, spans)[:-1]
         for number, word in enumerate(words[:-1] if question else words):
             found[row, list(word.tokens)] = number
+    return found
+
+
+def marked_tokens(encoded: BatchEncoding, spans: Sequence[Sequence[Span]]) -> Tensor:
+    """Return a mask of the tokens that contain a character of a span.
+
+    Args:
+        encoded: the output of a fast tokenizer for B texts, with tensors `(B, N)`.
+        spans: the spans of each text. Spans in a truncated part are ignored.
+
+    Returns:
+        `(B, N)`, True at the marked tokens.
+
+    Raises:
+        ValueError: there are spans, and the tokenizer is not a fast one, which gives character offsets.
+
+    Example:
+        >>> from captum_globenc.texts import load_default
+        >>> _, tokenizer = load_default()
+        >>> marked_tokens(tokenizer(["a dull film"], return_tensors="pt"), [[(2, 6)]]).int()
+        tensor([[0, 0, 1, 0, 0]], dtype=torch.int32)
+    """
+    found = torch.zeros_like(encoded["input_ids"], dtype=torch.bool)
+    if any(spans) and not encoded.is_fast:
+        raise ValueError(
+            "this tokenizer does not tell where its tokens lie in the text: marks need a fast one"
+        )
+    for row, of_text in enumerate(spans):
+        for start, end in of_text:
+            for character in range(start, end):
+                token = encoded.char_to_token(row, character, sequence_index=0)
+                if token is not None:
+                    found[row, token] = True
     return found
 
 

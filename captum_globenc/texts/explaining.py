@@ -22,12 +22,19 @@ from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.record import Kind
 from captum_globenc.texts.methods import METHODS, run_methods
 from captum_globenc.texts.model import LoadedModel, as_loaded_model
-from captum_globenc.texts.options import Options, Pairs, Target, Texts, texts_and_pairs
+from captum_globenc.texts.options import (
+    Options,
+    Pairs,
+    Target,
+    Texts,
+    pooled_token,
+    resolve_position,
+    texts_and_pairs,
+)
 from captum_globenc.texts.outputs import ExplainedOutput, OutputSelector, Predictions, selector_tensors
-from captum_globenc.texts.position import pooled_token, resolve_position
 from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
 from captum_globenc.texts.provenance import versions
-from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts, resolve_baseline
+from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline, run_batch
 from captum_globenc.texts.tasks import check_task, task_of
 from captum_globenc.texts.tasks.generation import (
     GENERATION,
@@ -261,9 +268,8 @@ def _explain_batch(
         notices[f"{_truncated(loaded)}; windows=16 explains them whole, in windows that share 16 tokens"] = (
             None
         )
-    inputs, extra = forward.arguments(encoded.batch)
-    with torch.no_grad():
-        outputs = _checked(in_parts(forward, model, inputs, *extra))
+    outputs = run_batch(forward, model, encoded.batch)
+    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     predictions = Predictions(
         texts,
         pairs,
@@ -277,18 +283,18 @@ def _explain_batch(
     explained = task.select(predictions)
     if not explained:
         return []
-    rows = torch.tensor([row for it in explained for row in it.rows], device=inputs.device)
-    where: Tensor | Literal["mean"] | None = None if isinstance(position, int) else position
-    if isinstance(position, int):
-        if len(outputs) > len(texts):
-            raise ValueError("windows have no position in common: leave one of the two out")
-        where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)[rows]
+    ids = encoded.batch["input_ids"]
+    rows = torch.tensor([row for it in explained for row in it.rows], device=ids.device)
+    if isinstance(position, int) and len(outputs) > len(texts):
+        raise ValueError("windows have no position in common: leave one of the two out")
+    where = resolve_position(position, encoded.whole["attention_mask"].sum(-1), texts)
+    where = where[rows] if isinstance(where, Tensor) else where
     request = AttributionRequest(
         Explainer(model, tokenizer, forward, OutputSelector(forward), options.baseline, options.mixing),
         encoded.batch,
         rows,
         selector_tensors([it.terms for it in explained for _ in it.rows], outputs),
-        _weights(explained, inputs) if where is None and explained[0].tokens else where,
+        _weights(explained, ids) if where is None and explained[0].tokens else where,
     )
     found, depths = run_methods(request, options.methods, options.layers, notices)
     head = where is None and not explained[0].tokens and "globenc" in found
@@ -301,18 +307,12 @@ def _truncated(loaded: LoadedModel) -> str:
     return f"{TRUNCATED} {limit} tokens, the most that this model takes"
 
 
-def _weights(explained: Sequence[ExplainedOutput], inputs: Tensor) -> Tensor:
+def _weights(explained: Sequence[ExplainedOutput], ids: Tensor) -> Tensor:
     """Return the weights `(A, N)` of the tokens that GlobEnc explains, for outputs of single tokens."""
-    weights = torch.zeros(len(explained), inputs.shape[1], device=inputs.device)
+    weights = torch.zeros(len(explained), ids.shape[1], device=ids.device)
     for row, it in enumerate(explained):
         weights[row, list(it.tokens)] = 1 / len(it.tokens)
     return weights
-
-
-def _checked(outputs: Tensor) -> Tensor:
-    if not outputs.isfinite().all():
-        raise ValueError("the model's output is NaN or infinite")
-    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _assemble(
@@ -331,9 +331,9 @@ def _assemble(
     made = []
     for it, rows in _spans(explained):
         merged = _MergedWindows(predictions, it)
-        kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
-        if len(it.rows) > 1:
-            kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
+        kinds = {
+            name: METHODS[name].kind if len(it.rows) == 1 else METHODS[name].merged_kind for name in scores
+        }
         made.append(
             Explanation(
                 text=predictions.texts[it.text],

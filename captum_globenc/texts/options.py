@@ -1,6 +1,6 @@
-"""The texts and options of `explain`, checked.
+"""The texts and options of `explain`, checked, and the position that GlobEnc explains.
 
-B texts.
+Shapes: B texts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.encoders import find_encoder
 from captum_globenc.errors import check_names
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.request import BASELINES
@@ -21,6 +26,9 @@ __all__ = [
     "Pairs",
     "Target",
     "Texts",
+    "parse_position",
+    "pooled_token",
+    "resolve_position",
     "texts_and_pairs",
 ]
 
@@ -172,3 +180,65 @@ def _string(entry: Any, name: str) -> str:
     hint = ": pass its texts, and second segments as pair" if isinstance(entry, Mapping) else ""
     shown = shorten(repr(entry), 60, placeholder="...")
     raise TypeError(f"{name} is {shown} ({type(entry).__name__}), not a string{hint}")
+
+
+def parse_position(text: str) -> int | Literal["mean"] | None:
+    """Parse a position.
+
+    Args:
+        text: An integer, "mean", or "" for the token that the model's head pools.
+
+    Raises:
+        ValueError: `text` is none of these.
+
+    Example:
+        >>> parse_position(" -1 "), parse_position("mean"), parse_position("")
+        (-1, 'mean', None)
+    """
+    text = text.strip()
+    if text in ("", "mean"):
+        return "mean" if text else None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"position must be a whole number or mean, not {text!r}") from None
+
+
+def resolve_position(
+    position: int | Literal["mean"] | None, lengths: Tensor, texts: Sequence[str]
+) -> Tensor | Literal["mean"] | None:
+    """Turn an index into one index into the tokens of each text, `(B,)`; return "mean" and None as they are.
+
+    Args:
+        position: The position; negative indices count from the end of each text.
+        lengths: `(B,)`, the number of tokens of each text.
+        texts: B texts, for error messages.
+
+    Raises:
+        ValueError: The position is out of range for a text.
+
+    Example:
+        >>> resolve_position(-1, torch.tensor([3, 5]), ["good", "a good film"])
+        tensor([2, 4])
+    """
+    if not isinstance(position, int):
+        return position
+    for text, length in zip(texts, lengths.tolist(), strict=True):
+        if not -length <= position < length:
+            raise ValueError(
+                f"position {position} is out of range: {shorten(text, 40)!r} has {length} tokens, "
+                f"0 to {length - 1}"
+            )
+    return lengths + position if position < 0 else torch.full_like(lengths, position)
+
+
+def pooled_token(model: PreTrainedModel) -> int | Literal["mean"] | None:
+    """Return the index of the token that the model's head pools, "mean" for mean pooling, otherwise None.
+
+    Raises:
+        UnsupportedModelError: The model has no supported encoder.
+    """
+    pooled = find_encoder(model).pooled
+    if pooled == "mean":
+        return "mean"
+    return pooled if isinstance(pooled, int) and pooled >= 0 else None

@@ -20,7 +20,7 @@ from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.forward import EncoderForward, special_tokens
 from captum_globenc.texts.embeddings import OnEmbeddings, knows_padding
 
-__all__ = ["BASELINES", "AttributionRequest", "Explainer", "in_parts", "resolve_baseline"]
+__all__ = ["BASELINES", "AttributionRequest", "Explainer", "in_parts", "resolve_baseline", "run_batch"]
 
 BASELINES = ("mask", "mean", "pad", "zero")
 """Names of baselines: what replaces all but the special tokens of a text.
@@ -241,6 +241,28 @@ def in_parts(run: Callable[..., Tensor], model: nn.Module, *tensors: Tensor | No
     rows = max(1, TOKENS_AT_ONCE // first.shape[1]) if pads else 1
     parts = [slice(start, start + rows) for start in range(0, len(first), rows)]
     return torch.cat([run(*(it if it is None else it[part] for it in tensors)) for part in parts])
+
+
+def run_batch(
+    forward: EncoderForward, model: nn.Module, batch: Mapping[str, Tensor], *, together: bool = False
+) -> Tensor:
+    """Return the outputs `(R, ...)` of a tokenized batch, without a gradient.
+
+    Args:
+        forward: The forward function.
+        model: The model that it runs.
+        batch: R tokenized texts.
+        together: Whether all rows run in one pass; by default they run in parts, see `in_parts`.
+
+    Raises:
+        ValueError: An output is NaN or infinite.
+    """
+    inputs, extra = forward.arguments(batch)
+    with torch.no_grad():
+        outputs = forward(inputs, *extra) if together else in_parts(forward, model, inputs, *extra)
+    if not bool(outputs.isfinite().all()):
+        raise ValueError("the model's output is NaN or infinite")
+    return cast("Tensor", outputs)
 
 
 def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:

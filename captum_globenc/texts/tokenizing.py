@@ -72,10 +72,10 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def token_ids(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool = True
 ) -> list[list[int]]:
-    """Return the ids of texts and pairs, without truncation."""
-    found: list[list[int]] = tokenizer(list(texts), pairs, verbose=False)["input_ids"]
+    """Return the ids of texts, without truncation; `special` is whether special tokens are added."""
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
     return found
 
 

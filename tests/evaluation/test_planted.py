@@ -91,8 +91,8 @@ def test_no_shipped_sentence_holds_a_word_that_is_planted():
         (lambda: plant(PLAIN, "triple"), "known: token, context, pair"),
         (lambda: plant(PLAIN, "token", share=1.5), "from 0 to 1"),
         (lambda: plant([Example(4, "A lantern, lit.")], "token"), "text 4 holds lantern"),
-        (lambda: Example(0, "dull", marked=((2, 9),)), "no stretch"),
-        (lambda: Example(0, "dull", decoys=((2, 2),)), "no stretch"),
+        (lambda: Example(0, "dull", marked=((2, 9),)), "empty or outside"),
+        (lambda: Example(0, "dull", decoys=((2, 2),)), "empty or outside"),
     ],
 )
 def test_what_cannot_be_planted_is_refused(call, message):
@@ -144,7 +144,7 @@ def test_marks_are_read_from_files(tmp_path, ending):
 @pytest.mark.parametrize(
     ("spans", "message"),
     [
-        ("[[2, 60]]", r"line 2: \(2, 60\) marks no stretch of a text of 11 characters"),
+        ("[[2, 60]]", r"line 2: \(2, 60\) is empty or outside a text of 11 characters"),
         ("[2, 6]", "line 2: .*no list of spans"),
         ("yes", "line 2: .*no list of spans"),
         ("[[0.5, 2]]", "line 2: .*no list of spans"),

@@ -74,6 +74,11 @@ class Method:
         """Whether the scores depend on which output is explained."""
         return self.group != MIXING
 
+    @property
+    def merged_kind(self) -> Kind:
+        """The kind of scores merged from several passes: contributions no longer sum to one difference."""
+        return "signed" if self.kind == "contributions" else self.kind
+
 
 def _mixing(scores: Scores, cost: str, needs: str = "a supported encoder") -> Method:
     return Method(scores, "sizes", MIXING, cost, special=True, needs=needs)

@@ -1,6 +1,6 @@
 """GlobEnc, exact differences and DecompX, as functions of a request.
 
-Shapes: A explained outputs, N tokens, L layers, D embedding dimensions.
+Shapes: A explained outputs, T outputs of a row, N tokens, L layers, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -60,15 +60,25 @@ def deep_lift(request: AttributionRequest, n_steps: int = 1, path: str = "straig
         scores: Tensor = request.of.exact_differences.attribute(*arguments, **options)
         return scores.sum(-1) if scores.dim() == 3 else scores
 
-    return differences(request, summed)
+    return _differences(request, summed)
 
 
 def deep_lift_layers(request: AttributionRequest) -> Tensor:
     """Return exact differences at the hidden states of every layer, `(A, L + 1, N)`."""
-    return differences(request, request.of.exact_differences.attribute_layers)
+    return _differences(request, request.of.exact_differences.attribute_layers)
 
 
-def differences(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
+def deep_lift_outputs(request: AttributionRequest) -> Tensor:
+    """Return exact differences for each of T outputs of a row, `(A, T, N)`."""
+
+    def summed(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
+        scores: Tensor = request.of.exact_differences.attribute_classes(inputs, baselines, arguments)
+        return scores.sum(-1) if scores.dim() == 4 else scores  # over embeddings, (A, T, N, D)
+
+    return _differences(request, summed)
+
+
+def _differences(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
     """Run exact differences over ids if the baseline consists of ids, otherwise over word embeddings.
 
     Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from textwrap import shorten
 from typing import Any, cast
@@ -21,14 +20,14 @@ from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
-from captum_globenc.texts.methods.ours import differences
+from captum_globenc.texts.methods.ours import deep_lift_outputs
 from captum_globenc.texts.model import LoadedModel
 from captum_globenc.texts.options import Options
 from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 from captum_globenc.texts.pieces import readable_tokens
 from captum_globenc.texts.prompts import Prompt
 from captum_globenc.texts.request import AttributionRequest, Explainer
-from captum_globenc.texts.tokenizing import Encoded, encode, token_limit
+from captum_globenc.texts.tokenizing import Encoded, encode, token_ids, token_limit
 
 __all__ = [
     "GENERATION",
@@ -191,7 +190,7 @@ def prompt_batches(prompts: Sequence[Prompt], loaded: LoadedModel, options: Opti
     limit = token_limit(loaded.model, loaded.tokenizer)
     alone: list[int] = []
     if prompts and prompts[0].answer is None and limit is not None and not _encoder_decoder(loaded.model):
-        ids = _ids([it.text for it in prompts], loaded.tokenizer, special=prompts[0].messages is None)
+        ids = token_ids([it.text for it in prompts], loaded.tokenizer, special=prompts[0].messages is None)
         longest = limit + 1 - new_tokens(loaded, options)
         alone = [number for number, row in enumerate(ids) if len(row) > longest]
     together = [it for it in numbers if it not in alone]
@@ -215,7 +214,7 @@ def prepare_prompts(
     chat = prompts[0].messages is not None
     texts = [it.text for it in prompts]
     limit = token_limit(model, tokenizer)
-    for text, ids in zip(texts, _ids(texts, tokenizer, special=not chat), strict=True):
+    for text, ids in zip(texts, token_ids(texts, tokenizer, special=not chat), strict=True):
         if limit is not None and len(ids) > limit:
             raise ValueError(
                 f"the prompt {shorten(text, 40)!r} has {len(ids)} tokens, and the model takes {limit}: "
@@ -333,11 +332,6 @@ def contrasted(one: Explanation, other: Explanation) -> Explanation:
     )
 
 
-def _ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:
-    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
-    return found
-
-
 def _encoder_decoder(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
@@ -402,7 +396,7 @@ def _tokenized(answers: Sequence[str], loaded: LoadedModel) -> tuple[list[list[i
     """Return the labels of answers, and the decoder ids of an encoder-decoder."""
     model, tokenizer = loaded.model, loaded.tokenizer
     if not _encoder_decoder(model):
-        return _ids(answers, tokenizer, special=False), None
+        return token_ids(answers, tokenizer, special=False), None
     labels: list[list[int]] = tokenizer(text_target=list(answers), verbose=False)["input_ids"]
     shifted = []
     for row in labels:
@@ -534,21 +528,15 @@ def _rows(request: AttributionRequest, positions: Sequence[Sequence[int]]) -> li
             for row in positions
         ]
         selected = torch.tensor(chosen, device=request.rows.device)[..., None]
-        part = AttributionRequest(each, request.batch, request.rows, (selected,))
-        blocks.append(differences(part, partial(_by_token, each)))
+        blocks.append(deep_lift_outputs(AttributionRequest(each, request.batch, request.rows, (selected,))))
     rows = torch.cat(blocks, dim=1)
     return [row[: len(own)] for row, own in zip(rows, positions, strict=True)]
-
-
-def _by_token(of: Explainer, inputs: Tensor, baselines: Tensor, _: None, arguments: Any) -> Tensor:
-    found: Tensor = of.exact_differences.attribute_classes(inputs, baselines, arguments)
-    return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (B, T, N, D)
 
 
 class _EachToken(torch.nn.Module):
     """A forward function of the log-probabilities of chosen answer tokens."""
 
-    def __init__(self, forward: AnswerForward | EncoderForward) -> None:
+    def __init__(self, forward: EncoderForward) -> None:
         super().__init__()
         self.function = forward
 

@@ -16,15 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.forward import EncoderForward
 from captum_globenc.results.explanation import Explanation
-from captum_globenc.results.record import Kind, Span
+from captum_globenc.results.record import Span
 from captum_globenc.results.words import Word
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
-from captum_globenc.texts.methods.ours import differences
+from captum_globenc.texts.methods.ours import deep_lift_outputs
 from captum_globenc.texts.model import LoadedModel, as_loaded_model
-from captum_globenc.texts.options import Options
-from captum_globenc.texts.position import pooled_token, resolve_position
+from captum_globenc.texts.options import Options, pooled_token, resolve_position
 from captum_globenc.texts.provenance import versions
-from captum_globenc.texts.request import AttributionRequest, Explainer, in_parts, resolve_baseline
+from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline, run_batch
 from captum_globenc.texts.tokenizing import encode
 from captum_globenc.texts.words import find_offsets, find_unknown, find_words
 
@@ -96,20 +95,15 @@ def explain_embeddings(
     sides = [Embedded(loaded, texts, roles[0], compared=bool(others))]
     if others:
         sides.append(Embedded(loaded, others, roles[1]))
-    where: Tensor | Literal["mean"] | None = None
-    if isinstance(options.position, int):
-        where = resolve_position(options.position, sides[0].encoded.whole["attention_mask"].sum(-1), texts)
-    else:
-        where = options.position
+    where = resolve_position(options.position, sides[0].encoded.whole["attention_mask"].sum(-1), texts)
     found = [
         run_methods(_request(side, other, options, where), methods, options.layers, notices)
         for side, other in zip(sides, reversed(sides), strict=True)
     ]
     scores, layers = _supported_by_both(found, notices)
     values = (sides[0].vectors * sides[1].vectors).sum(-1) if others else sides[0].norms
-    kinds: dict[str, Kind] = {name: METHODS[name].kind for name in scores}
-    # The contributions of the two texts sum to two different differences, so their kind is "signed".
-    kinds = {name: "signed" if kind == "contributions" else kind for name, kind in kinds.items()}
+    # The contributions of the two texts sum to two different differences.
+    kinds = {name: METHODS[name].merged_kind for name in scores}
     baseline = resolve_baseline(options.baseline, sides[0].model, sides[0].tokenizer)
     settings = {"mixing": options.mixing, "baseline": baseline}
     if roles[0]:
@@ -133,13 +127,6 @@ def explain_embeddings(
     made = []
     for index, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
         position = int(reads[index]) if isinstance(reads, Tensor) else reads
-        ids = [token for side in sides for token in side.ids(index)]
-        words = _words(sides, index)
-        unknown, ahead = [], 0
-        for side in sides:
-            own = find_unknown(side.ids(index), side.words(index), side.tokenizer.unk_token_id)
-            unknown += [ahead + token for token in own]
-            ahead += side.encoded.length(index)
         made.append(
             Explanation(
                 text=text,
@@ -152,7 +139,6 @@ def explain_embeddings(
                 against=None,
                 explained=value,
                 position=position if position == "mean" or not others else None,
-                tokens=[token for side in sides for token in side.tokens(index)],
                 scores={name: joined(rows, name, index) for name, rows in scores.items()},
                 kinds=kinds,
                 layers={
@@ -162,18 +148,11 @@ def explain_embeddings(
                     ]
                     for name, rows in layers.items()
                 },
-                groups=words,
-                offsets=[
-                    span and span._replace(segment=segment)
-                    for segment, side in enumerate(sides)
-                    for span in side.offsets(index)
-                ],
                 model=whose,
                 settings=settings,
                 versions=versions(),
-                ids=ids,
-                unknown=unknown,
                 truncated=any(side.encoded.truncated[index] for side in sides),
+                **_tokens(sides, index),
             )
         )
     return made
@@ -207,14 +186,18 @@ def _supported_by_both(
     return scores, layers
 
 
-def _words(sides: Sequence[Embedded], index: int) -> list[Word]:
-    """Return the words of a text and its pair, with positions in the tokens of both."""
-    made: list[Word] = []
-    ahead = 0
-    for side in sides:
-        made += [it._replace(tokens=tuple(ahead + token for token in it.tokens)) for it in side.words(index)]
-        ahead += side.encoded.length(index)
-    return made
+def _tokens(sides: Sequence[Embedded], index: int) -> dict[str, Any]:
+    """Return the fields of an explanation with the tokens of a text and its pair."""
+    fields: dict[str, Any] = {"ids": [], "tokens": [], "groups": [], "offsets": [], "unknown": []}
+    for segment, side in enumerate(sides):
+        ahead, ids, words = len(fields["ids"]), side.ids(index), side.words(index)
+        unknown = find_unknown(ids, words, side.tokenizer.unk_token_id)
+        fields["ids"] += ids
+        fields["tokens"] += side.tokens(index)
+        fields["groups"] += [it._replace(tokens=tuple(ahead + token for token in it.tokens)) for it in words]
+        fields["offsets"] += [span and span._replace(segment=segment) for span in side.offsets(index)]
+        fields["unknown"] += [ahead + token for token in unknown]
+    return fields
 
 
 def _without_class(methods: Sequence[str] | None, notices: dict[str, None]) -> list[str]:
@@ -275,14 +258,8 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     of = Explainer(own.model, own.tokenizer, own.forward, own.similarity)
     only = torch.zeros(1, dtype=torch.long, device=parts.device)
     request = AttributionRequest(of, own.encoded.batch, only, (parts,))
-
-    def over_pairs(inputs: Tensor, baselines: Tensor, _: None, arguments: tuple[Any, ...]) -> Tensor:
-        found = cast(Tensor, of.exact_differences.attribute_classes(inputs, baselines, arguments))
-        return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (1, M, N, D)
-
-    scores = differences(request, over_pairs)
     value = float((own.vectors * its.vectors).sum())
-    return TokenMatrix(own.tokens(0), its.tokens(0), scores[0], value)
+    return TokenMatrix(own.tokens(0), its.tokens(0), deep_lift_outputs(request)[0], value)
 
 
 def encodes_roles(model: Any) -> bool:
@@ -414,11 +391,7 @@ class Embedded:
         self._words = find_words(self.encoded.whole, self.tokenizer, self._prompted)
         self.forward = EncoderForward(self.encoder)
         self.similarity = SimilarityForward(self.forward, kind == "cosine")
-        inputs, extra = self.forward.arguments(self.encoded.batch)
-        with torch.no_grad():
-            made = in_parts(self.forward, self.model, inputs, *extra)
-        if not made.isfinite().all():
-            raise ValueError("the model's output is NaN or infinite")
+        made = run_batch(self.forward, self.model, self.encoded.batch)
         self.norms = made.norm(dim=-1)
         self.vectors = normalize(made, dim=-1) if self.similarity.cosine else made
 
