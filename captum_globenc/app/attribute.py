@@ -6,16 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from captum_globenc.app.choices import METHODS
@@ -30,15 +21,18 @@ from captum_globenc.app.command import (
     NewTokensOption,
     PairColumnOption,
     PositionOption,
+    TargetOption,
     TextColumnOption,
     completing,
     names,
     note,
+    note_missing,
+    progress_bar,
     quiet,
     show_methods,
     status,
+    user_errors,
 )
-from captum_globenc.errors import CaptumGlobencError
 
 
 class _Speed(ProgressColumn):
@@ -79,10 +73,7 @@ def attribute_data(
             autocompletion=completing(METHODS),
         ),
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="The explained class. By default each text's predicted class."),
-    ] = None,
+    target: TargetOption = None,
     position: PositionOption = None,
     windows: Annotated[
         int | None,
@@ -139,68 +130,52 @@ def attribute_data(
     captum_globenc.datasets.load_attributions, or summarize them with captum-globenc summarize.
     """
     chosen = names("method", methods, METHODS, show_methods) or None
-    try:
-        with status("Loading torch and transformers"):
-            from torch import OutOfMemoryError
+    with status("Loading torch and transformers"), user_errors():
+        from torch import OutOfMemoryError
 
-            from captum_globenc.datasets import Attributor, attribute_files
-    except ImportError as error:  # the message says what to install
-        raise CommandError(str(error)) from error
-    from captum_globenc.texts.options import parse_position
+        from captum_globenc.datasets import Attributor, attribute_files
+        from captum_globenc.texts.options import parse_position
 
     quiet()
-    terminal = Console(stderr=True)
-    bar = Progress(
-        TextColumn("Attributing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
+    bar = progress_bar("Attributing", _Speed())
 
     def advance(done: float, rows: int) -> None:
         if not bar.tasks:
-            if attributor.missing:
-                note(f"{model} lacks {', '.join(attributor.missing)}: its predictions are random")
+            note_missing(model, attributor.missing)
             bar.add_task("Attributing", completed=int(done), total=rows, before=done)
             bar.start()
         bar.update(bar.tasks[0].id, completed=round(done))
 
     try:
-        attributor = Attributor(
-            model,
-            methods=chosen,
-            target=target,
-            position=parse_position(position or ""),
-            windows=windows,
-            cut=cut,
-            batch_tokens=batch_tokens,
-            text_column=text_column,
-            pair_column=pair_column,
-            device=device,
-            answer_column=answer_column,
-            max_new_tokens=max_new_tokens,
-        )
-        counts = attribute_files(
-            attributor,
-            data,
-            out,
-            label_column=label_column,
-            id_column=id_column,
-            encoding=encoding,
-            rows_per_shard=rows_per_shard,
-            dtype=dtype,
-            layout=layout,
-            engine=engine,
-            workers=workers,
-            progress=advance,
-        )
-    except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
-        raise CommandError(str(error)) from error
+        with user_errors():
+            attributor = Attributor(
+                model,
+                methods=chosen,
+                target=target,
+                position=parse_position(position or ""),
+                windows=windows,
+                cut=cut,
+                batch_tokens=batch_tokens,
+                text_column=text_column,
+                pair_column=pair_column,
+                device=device,
+                answer_column=answer_column,
+                max_new_tokens=max_new_tokens,
+            )
+            counts = attribute_files(
+                attributor,
+                data,
+                out,
+                label_column=label_column,
+                id_column=id_column,
+                encoding=encoding,
+                rows_per_shard=rows_per_shard,
+                dtype=dtype,
+                layout=layout,
+                engine=engine,
+                workers=workers,
+                progress=advance,
+            )
     except OutOfMemoryError as error:
         raise CommandError("the GPU has too little memory: lower --batch-tokens") from error
     except KeyboardInterrupt:

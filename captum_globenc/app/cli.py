@@ -18,14 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from captum_globenc.app.attribute import attribute_data
-from captum_globenc.app.command import CONTEXT, CommandError, ModelsOption
+from captum_globenc.app.command import CONTEXT, CommandError, ModelsOption, user_errors
 from captum_globenc.app.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from captum_globenc.app.evaluate import evaluate_texts
 from captum_globenc.app.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from captum_globenc.app.explain import explain_texts
 from captum_globenc.app.show import show_saved
 from captum_globenc.app.summarize import summarize_data
-from captum_globenc.errors import LoadingError
 from captum_globenc.extras import install, installed_version
 from captum_globenc.results.terminal import printable
 
@@ -159,15 +158,14 @@ def show_demo(
     from captum_globenc.demo.page import serve
 
     try:
-        serve(
-            host,
-            port,
-            models or (),
-            any_model=any_model,
-            seconds=seconds,
-            started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"),
-        )
-    except LoadingError as error:
-        raise CommandError(str(error)) from error
+        with user_errors():
+            serve(
+                host,
+                port,
+                models or (),
+                any_model=any_model,
+                seconds=seconds,
+                started=lambda url: typer.echo(f"GlobEnc is at {url} (Ctrl-C ends it)"),
+            )
     except OSError as error:
         raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error

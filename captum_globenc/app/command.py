@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-from captum_globenc.errors import CaptumGlobencError, LoadingError, check_names
+from captum_globenc.errors import CaptumGlobencError, check_names
 from captum_globenc.results.terminal import Shown, printable
 
 if TYPE_CHECKING:
@@ -50,6 +58,12 @@ PositionOption = Annotated[
     ),
 ]
 """The option `--position` of every command that explains."""
+
+TargetOption = Annotated[
+    str | None,
+    typer.Option(metavar="CLASS", help="The explained class. By default each text's predicted class."),
+]
+"""The option `--target` of commands for data sets."""
 
 NewTokensOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Generate at most N tokens.")]
 """The option `--max-new-tokens` of commands that explain answers."""
@@ -106,9 +120,51 @@ class CommandError(CaptumGlobencError):
     """A user error, printed in one line."""
 
 
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Convert the documented errors of a call to `CommandError`."""
+    try:
+        yield
+    except (CaptumGlobencError, ValueError, ImportError) as error:
+        raise CommandError(str(error)) from error
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Check that the folder of each output file exists, before the model runs.
+
+    Raises:
+        CommandError: a folder does not exist.
+    """
+    for path in paths:
+        if path is not None and not path.resolve().parent.is_dir():
+            raise CommandError(f"cannot write {path}: no such folder")
+
+
 def note(message: str) -> None:
     """Print a notice on standard error, apart from the results."""
     typer.echo(f"note: {printable(' '.join(message.split()))}", err=True)
+
+
+def note_missing(model: str | None, missing: Sequence[str]) -> None:
+    """Print a notice if the files of a model lack weights."""
+    if missing:
+        note(f"{model} lacks {', '.join(missing)}: its predictions are random")
+
+
+def progress_bar(doing: str, *columns: ProgressColumn) -> Progress:
+    """Return a progress bar on standard error with further columns; hidden if that is no terminal."""
+    terminal = Console(stderr=True)
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
 
 
 @contextmanager
@@ -169,12 +225,9 @@ def load(model: str | None, *, any_task: bool = False, generates: bool = False) 
 
     quiet()
     loading = load_model if any_task else load_classifier_or_generator if generates else load_classifier
-    try:
+    with user_errors():
         classifier = loading(model)
-    except LoadingError as error:
-        raise CommandError(str(error)) from error
-    if classifier.missing:
-        note(f"{model} lacks {', '.join(classifier.missing)}: its predictions are random")
+    note_missing(model, classifier.missing)
     return classifier
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from captum_globenc.app.choices import METHODS, METRICS, REMOVALS
 from captum_globenc.app.command import (
@@ -20,15 +19,18 @@ from captum_globenc.app.command import (
     ModelOption,
     PairColumnOption,
     PositionOption,
+    TargetOption,
     TextColumnOption,
     completing,
     load,
     names,
     note,
+    progress_bar,
     show_methods,
     status,
+    user_errors,
 )
-from captum_globenc.errors import CaptumGlobencError, check_names
+from captum_globenc.errors import check_names
 
 OWN = Path("globenc-evaluation")
 """The default output folder; a number is appended if it is in use."""
@@ -86,10 +88,7 @@ def evaluate_texts(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Texts per forward pass.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 0,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="The explained class. By default each text's predicted class."),
-    ] = None,
+    target: TargetOption = None,
     position: PositionOption = None,
     out: Annotated[
         Path | None,
@@ -114,14 +113,9 @@ def evaluate_texts(
     if removal is not None:
         check_names("removal", [removal], REMOVALS, CommandError)
     with status("Loading torch and transformers"):
-        from captum_globenc.evaluation import (
-            SENTENCES,
-            evaluate,
-            read_examples,
-            sample,
-        )
+        from captum_globenc.evaluation import SENTENCES, evaluate, read_examples, sample
         from captum_globenc.texts.options import parse_position
-    try:
+    with user_errors():
         where = parse_position(position or "")
         read = read_examples(
             data or SENTENCES,
@@ -133,24 +127,12 @@ def evaluate_texts(
             encoding=encoding,
         )
         examples = sample(read, limit, seed)
-    except (ValueError, ImportError) as error:
-        raise CommandError(str(error)) from error
     with status(f"Loading {model or 'the embedded model'}"):
         classifier = load(model, generates=True)
-    notes = Console(stderr=True)
-    bar = Progress(
-        TextColumn("Evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=notes,
-        transient=True,
-        disable=not notes.is_terminal,
-    )
+    bar = progress_bar("Evaluating")
     task = bar.add_task("Evaluating", total=len(examples))
     try:
-        with bar:
+        with bar, user_errors():
             evaluation = evaluate(
                 classifier.model,
                 classifier.tokenizer,
@@ -166,8 +148,6 @@ def evaluate_texts(
                 fresh=out is None,
                 progress=lambda done, _: bar.update(task, completed=done),
             )
-    except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
-        raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         note(f"stopped; the same command goes on{'' if out is None else f' from what is in {out}'}")
         raise

@@ -23,19 +23,22 @@ from captum_globenc.app.command import (
     SpecialOption,
     TopOption,
     WordsOption,
+    check_folders,
     completing,
     load,
     names,
     note,
+    note_missing,
     printing,
     quiet,
     show_methods,
     status,
+    user_errors,
     write,
     wrote,
 )
 from captum_globenc.datasets.files import open_text
-from captum_globenc.errors import CaptumGlobencError, LoadingError, check_names
+from captum_globenc.errors import check_names
 from captum_globenc.results.explanations import Explanations
 from captum_globenc.results.terminal import printable
 
@@ -186,9 +189,7 @@ def explain_texts(
     answering, the context is --pair. For text generation, the explained output is the log-probability of the
     answer to each TEXT.
     """
-    for path in (html, save):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise CommandError(f"cannot write {path}: no such folder")
+    check_folders(html, save)
     draw = None if as_json else printing(words=words, top=top, special=special)
     if picture is not None or images or sounds:
         text_options = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
@@ -210,18 +211,9 @@ def explain_texts(
         from captum_globenc.texts.options import Options, parse_position
         from captum_globenc.texts.tokenizing import token_limit, tokenize
 
-        try:
+        with user_errors():
             where = parse_position(position or "")
-            Options(
-                chosen,
-                mixing=mixing,
-                baseline=baseline,
-                target=target,
-                against=against,
-                windows=windows,
-            )
-        except ValueError as error:
-            raise CommandError(str(error)) from error
+            Options(chosen, mixing=mixing, baseline=baseline, target=target, against=against, windows=windows)
     with status(f"Loading {model or 'the embedded model'}"):
         classifier, tokenizer, _ = load(model, any_task=True)
     notices: dict[str, None] = {}
@@ -292,11 +284,8 @@ def _explanations(
     task = progress.add_task("Explaining", total=len(texts))
     for start in range(0, len(texts), BATCH):
         # Remove the progress bar while results are printed, because both may share a terminal.
-        with progress if len(texts) > BATCH else status("Explaining"):
-            try:
-                found = run(texts[start : start + BATCH])
-            except (CaptumGlobencError, ValueError, ImportError) as error:  # the documented errors
-                raise CommandError(str(error)) from error
+        with progress if len(texts) > BATCH else status("Explaining"), user_errors():
+            found = run(texts[start : start + BATCH])
             progress.advance(task, len(texts[start : start + BATCH]))
         yield from found
 
@@ -371,21 +360,15 @@ def _explain_files(
         from captum_globenc.media import explain_file, load_media_model
 
         quiet()
-    try:
-        with status(f"Loading {model}"):
-            found, processor, missing = load_media_model(model, "image" if images else "sound")
-    except LoadingError as error:
-        raise CommandError(str(error)) from error
-    if missing:
-        note(f"{model} lacks {', '.join(missing)}: its predictions are random")
+    with status(f"Loading {model}"), user_errors():
+        found, processor, missing = load_media_model(model, "image" if images else "sound")
+    note_missing(model, missing)
     for path in files:
         try:
-            with status("Explaining"):
+            with status("Explaining"), user_errors():
                 explanation = explain_file(path, found, processor, methods=chosen, target=target, tell=note)
         except OSError as error:
             raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-        except (CaptumGlobencError, ValueError) as error:  # the documented errors
-            raise CommandError(str(error)) from error
         if picture is not None:  # there is only one file
             from captum_globenc.visualization import draw_media
 

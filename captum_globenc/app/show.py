@@ -13,6 +13,7 @@ from captum_globenc.app.command import (
     TopOption,
     WordsOption,
     printing,
+    user_errors,
     write,
     wrote,
 )
@@ -44,16 +45,15 @@ def show_saved(
 ) -> None:
     """Show saved explanations of texts, images or sounds, in the terminal or as an HTML page."""
     try:
-        if file.is_dir():
-            from captum_globenc.datasets import load_explanations
+        with user_errors():
+            if file.is_dir():
+                from captum_globenc.datasets import load_explanations
 
-            found = load_explanations(file, limit=limit)
-        else:
-            found = Explanations.load(file)[:limit]
+                found = load_explanations(file, limit=limit)
+            else:
+                found = Explanations.load(file)[:limit]
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
-    except (ImportError, ValueError) as error:  # the documented errors
-        raise CommandError(str(error)) from error
     if html is not None:
         write(html, found.to_html)
         wrote(html)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captum_globenc.app.command import CommandError, write
+from captum_globenc.app.command import CommandError, check_folders, user_errors, write
 from captum_globenc.results.terminal import printable
 
 if TYPE_CHECKING:
@@ -50,16 +50,12 @@ def summarize_data(
     ] = None,
 ) -> None:
     """Show the words with the highest scores for each class: mean score, count, and example rows."""
-    for path in (csv, figure):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise CommandError(f"cannot write {path}: no such folder")
-    try:
+    check_folders(csv, figure)
+    with user_errors():
         from captum_globenc.datasets import summarize
         from captum_globenc.datasets.summary import write_csv
 
         weights = summarize(folder, method, top=top, min_count=min_count, examples=examples, memory=memory)
-    except (ValueError, ImportError) as error:  # the documented errors
-        raise CommandError(str(error)) from error
     if not weights:
         raise CommandError(f"no word occurs {min_count} times in texts of a class: lower --min-count")
     console = Console(highlight=False)
