@@ -20,6 +20,7 @@ from captum_globenc.datasets.rows import Done, Values, in_batches, mistake, one_
 from captum_globenc.forward import EncoderForward
 from captum_globenc.texts.methods import METHODS, shown
 from captum_globenc.texts.outputs import OutputSelector, OutputWeights, selector_tensors
+from captum_globenc.texts.pieces import names
 from captum_globenc.texts.request import AttributionRequest, Explainer
 from captum_globenc.texts.tokenizing import check_ids, pad, token_limit, tokenize
 from captum_globenc.texts.windows import cut_windows, find_segments, merge_windows
@@ -169,7 +170,7 @@ class Reader:
                     ids=ids,
                     types=None if types is None else list(types[row]),
                     special=list(batch["special_tokens_mask"][row]),
-                    tokens=[str(token) for token in self._tokenizer.convert_ids_to_tokens(ids)],
+                    tokens=names(ids, self._tokenizer),
                     offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
                     segments=None if encodings is None else list(encodings[row].sequence_ids),
                     word_ids=word_indices(words, len(ids)),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from captum_globenc.drawing.picture import Picture
 from captum_globenc.errors import FileFormatError
@@ -28,43 +28,17 @@ T = TypeVar("T")
 LARGEST = 1e300
 """Upper bound of numbers, so that their sums are finite."""
 
-LEFT_OUT = (
-    "pair",
-    "layers",
-    "less",
-    "ids",
-    "unknown",
-    "span",
-    "outputs",
-    "picture",
-    "answer",
-    "answer_scores",
-    "passage_spans",
-)
-"""Fields that are omitted if they are empty."""
-
-NUMBERS = ("probability", "value", "probabilities", "explained", "scores", "layers", "answer_scores")
-"""Fields of floats; other JSON writers may write 1.0 as 1."""
-
 
 def to_json(record: Record) -> dict[str, Any]:
     """Return an explanation as a dictionary for JSON, including the sums of contributions as text."""
     made: dict[str, Any] = {"format": FORMAT}
     for it in fields(record):
-        value = getattr(record, it.name)
-        if it.name in LEFT_OUT and not value and value != "":
+        value, form = getattr(record, it.name), FORMS[it.name]
+        if form.omitted and not value and value != "":
             continue
-        made[it.name] = dict(value) if isinstance(value, Mapping) else value
+        made[it.name] = form.write(value)
         if it.name == "scores":
             made["sums"] = record.sums
-    made["groups"] = [[word.text, list(word.tokens), word.special] for word in record.groups]
-    made["offsets"] = [place if place is None else list(place) for place in record.offsets]
-    if record.picture is not None:
-        made["picture"] = asdict(record.picture)
-    if record.answer is not None:
-        made["answer"] = record.answer._asdict()
-    if record.passage_spans:
-        made["passage_spans"] = [[name, list(span)] for name, span in record.passage_spans]
     return made
 
 
@@ -77,49 +51,20 @@ def fields_of(made: object) -> dict[str, Any]:
     if not isinstance(made, dict) or not str(made.get("format", "")).startswith(
         FORMAT.partition("/")[0] + "/"
     ):
-        raise FileFormatError(f'this is no explanation: an object with "format": {FORMAT!r} is expected')
+        raise FileFormatError(f'not an explanation: an object with "format": {FORMAT!r} is expected')
     if made["format"] != FORMAT:
         raise FileFormatError(f"format {made['format']!r} is of another version: this one reads {FORMAT!r}")
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"pair": None}
     for it in fields(Record):
-        if it.name not in made:
-            if it.name not in LEFT_OUT and it.default is MISSING and it.default_factory is MISSING:
-                raise FileFormatError(f"an explanation without {it.name!r}")
-            if it.name == "pair":
-                found["pair"] = None
-            continue
-        value = made[it.name]
-        if not CHECKS[it.name](value):
-            raise FileFormatError(f"{it.name!r} is not what an explanation has there: {str(value)[:40]}")
-        found[it.name] = value
-    if "groups" in found:
-        found["groups"] = [Word(text, tuple(tokens), special) for text, tokens, special in found["groups"]]
-    if "offsets" in found:
-        found["offsets"] = [place if place is None else Span(*place) for place in found["offsets"]]
-    if found.get("span") is not None:
-        found["span"] = Span(*found["span"])
-    if found.get("picture") is not None:
-        found["picture"] = Picture(**found["picture"])
-    if found.get("answer") is not None:
-        found["answer"] = Answer(
-            **found["answer"] | {"log_probabilities": _as_floats(found["answer"]["log_probabilities"])}
-        )
-    if "passage_spans" in found:
-        found["passage_spans"] = [(name, Span(*span)) for name, span in found["passage_spans"]]
-    if "outputs" in found:
-        found["outputs"] = {
-            name: (target, float(value)) for name, (target, value) in found["outputs"].items()
-        }
-    found |= {name: _as_floats(found[name]) for name in NUMBERS if name in found}
+        form = FORMS[it.name]
+        if it.name in made:
+            value = made[it.name]
+            if not form.check(value):
+                raise FileFormatError(f"{it.name!r} has an invalid value: {str(value)[:40]}")
+            found[it.name] = form.read(value)
+        elif not form.omitted and it.default is MISSING and it.default_factory is MISSING:
+            raise FileFormatError(f"the explanation has no {it.name!r}")
     return found
-
-
-def _as_floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _as_floats(it) for name, it in value.items()}
-    if isinstance(value, list):
-        return [_as_floats(it) for it in value]
-    return None if value is None else float(value)
 
 
 def write_lines(records: Iterable[Record], path: str | PathLike[str]) -> None:
@@ -236,37 +181,95 @@ def _object(**checks: Check) -> Check:
     )
 
 
-CHECKS: Mapping[str, Check] = {
-    "text": _text,
-    "pair": _or_none(_text),
-    "prediction": _text,
-    "probability": _or_none(_number),
-    "value": _number,
-    "probabilities": _by_name(_number),
-    "target": _text,
-    "against": _or_none(_text),
-    "explained": _number,
-    "position": lambda value: value is None or value == "mean" or _index(value),
-    "tokens": _list(_text),
-    "scores": _by_name(_list(_number)),
-    "kinds": _by_name(_text),
-    "layers": _by_name(_list(_list(_number))),
-    "groups": _list(_each(_text, _list(_index), _flag)),
-    "offsets": _list(_or_none(_each(_index, _index, _index))),
-    "model": _by_name(_text),
-    "settings": _by_name(_text),
-    "versions": _by_name(_text),
-    "truncated": _flag,
-    "less": _or_none(_text),
-    "ids": _list(_index),
-    "unknown": _list(_index),
-    "span": _or_none(_each(_index, _index, _index)),
-    "outputs": _by_name(_each(_text, _number)),
-    "picture": _or_none(_object(kind=_text, widths=_list(_index), heights=_list(_index), source=_text)),
-    "answer": _or_none(
-        _object(text=_text, tokens=_list(_text), ids=_list(_index), log_probabilities=_list(_number))
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _as_floats(value: Any) -> Any:
+    """Convert numbers to floats, because other JSON writers may write 1.0 as 1."""
+    if isinstance(value, dict):
+        return {name: _as_floats(it) for name, it in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(it) for it in value]
+    return None if value is None else float(value)
+
+
+class _Form(NamedTuple):
+    """The form of a field in files.
+
+    Attributes:
+        check: Whether a JSON value is valid.
+        read: The field from a valid JSON value.
+        write: The JSON value of the field.
+        omitted: Whether the field is omitted if it is empty.
+    """
+
+    check: Check
+    read: Callable[[Any], Any] = lambda value: value
+    write: Callable[[Any], Any] = _plain
+    omitted: bool = False
+
+
+_SPAN = _each(_index, _index, _index)
+
+FORMS: Mapping[str, _Form] = {
+    "text": _Form(_text),
+    "pair": _Form(_or_none(_text), omitted=True),
+    "prediction": _Form(_text),
+    "probability": _Form(_or_none(_number), _as_floats),
+    "value": _Form(_number, float),
+    "probabilities": _Form(_by_name(_number), _as_floats),
+    "target": _Form(_text),
+    "against": _Form(_or_none(_text)),
+    "explained": _Form(_number, float),
+    "position": _Form(lambda value: value is None or value == "mean" or _index(value)),
+    "tokens": _Form(_list(_text)),
+    "scores": _Form(_by_name(_list(_number)), _as_floats),
+    "kinds": _Form(_by_name(_text)),
+    "layers": _Form(_by_name(_list(_list(_number))), _as_floats, omitted=True),
+    "groups": _Form(
+        _list(_each(_text, _list(_index), _flag)),
+        lambda words: [Word(text, tuple(tokens), special) for text, tokens, special in words],
+        lambda words: [[word.text, list(word.tokens), word.special] for word in words],
     ),
-    "answer_scores": _by_name(_list(_list(_number))),
-    "passage_spans": _list(_each(_text, _each(_index, _index, _index))),
+    "offsets": _Form(
+        _list(_or_none(_SPAN)),
+        lambda spans: [span if span is None else Span(*span) for span in spans],
+        lambda spans: [span if span is None else list(span) for span in spans],
+    ),
+    "model": _Form(_by_name(_text)),
+    "settings": _Form(_by_name(_text)),
+    "versions": _Form(_by_name(_text)),
+    "truncated": _Form(_flag),
+    "less": _Form(_or_none(_text), omitted=True),
+    "ids": _Form(_list(_index), omitted=True),
+    "unknown": _Form(_list(_index), omitted=True),
+    "span": _Form(_or_none(_SPAN), lambda span: span and Span(*span), omitted=True),
+    "outputs": _Form(
+        _by_name(_each(_text, _number)),
+        lambda outputs: {name: (target, float(value)) for name, (target, value) in outputs.items()},
+        omitted=True,
+    ),
+    "picture": _Form(
+        _or_none(_object(kind=_text, widths=_list(_index), heights=_list(_index), source=_text)),
+        lambda picture: picture and Picture(**picture),
+        asdict,
+        omitted=True,
+    ),
+    "answer": _Form(
+        _or_none(
+            _object(text=_text, tokens=_list(_text), ids=_list(_index), log_probabilities=_list(_number))
+        ),
+        lambda it: it and Answer(**{**it, "log_probabilities": _as_floats(it["log_probabilities"])}),
+        Answer._asdict,
+        omitted=True,
+    ),
+    "answer_scores": _Form(_by_name(_list(_list(_number))), _as_floats, omitted=True),
+    "passage_spans": _Form(
+        _list(_each(_text, _SPAN)),
+        lambda passages: [(name, Span(*span)) for name, span in passages],
+        lambda passages: [[name, list(span)] for name, span in passages],
+        omitted=True,
+    ),
 }
-"""The check of each field's JSON value."""
+"""The form of each field of an explanation."""

@@ -32,6 +32,7 @@ from captum_globenc.texts.options import (
     texts_and_pairs,
 )
 from captum_globenc.texts.outputs import ExplainedOutput, OutputSelector, Predictions, selector_tensors
+from captum_globenc.texts.pieces import names
 from captum_globenc.texts.prompts import Passages, Prompt, read_prompts
 from captum_globenc.texts.provenance import versions
 from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline, run_batch
@@ -265,9 +266,8 @@ def _explain_batch(
         encoded = encode(texts, pairs, model, tokenizer, options.windows)
         forward = EncoderForward(model, output=task.output)
     if any(encoded.truncated):
-        notices[f"{_truncated(loaded)}; windows=16 explains them whole, in windows that share 16 tokens"] = (
-            None
-        )
+        whole = "windows=16 explains them whole, in windows that share 16 tokens"
+        notices[f"{_truncated(loaded)}; {whole}"] = None
     outputs = run_batch(forward, model, encoded.batch)
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     predictions = Predictions(
@@ -382,12 +382,11 @@ class _MergedWindows:
     """Merge the scores of the windows of a text that explain one output."""
 
     def __init__(self, predictions: Predictions, explained: ExplainedOutput) -> None:
-        self._windows = [predictions.encoded.positions[row] for row in explained.rows]
-        self._real = [
-            predictions.encoded.batch["attention_mask"][row].bool().tolist() for row in explained.rows
-        ]
-        self._whole = len(predictions.encoded.rows[explained.text]) == 1
-        self._count = predictions.encoded.length(explained.text)
+        encoded = predictions.encoded
+        self._windows = [encoded.positions[row] for row in explained.rows]
+        self._real = [encoded.batch["attention_mask"][row].bool().tolist() for row in explained.rows]
+        self._whole = len(encoded.rows[explained.text]) == 1
+        self._count = encoded.length(explained.text)
 
     def row(self, values: Tensor, kind: Kind) -> list[float]:
         """Return the scores of the text's tokens, from scores of its rows `(rows, N)`."""
@@ -426,20 +425,23 @@ def _position(
 
 def _of_text(predictions: Predictions, text: int) -> dict[str, Any]:
     """Return the fields of an explanation that all outputs of a text share."""
-    whole, model = predictions.encoded.whole, predictions.loaded.model
-    baseline = resolve_baseline(predictions.options.baseline, model, predictions.loaded.tokenizer)
-    settings = {"mixing": predictions.options.mixing, "baseline": baseline}
-    if len(predictions.encoded.rows[text]) > 1:
-        settings["windows"] = str(predictions.options.windows)
-    ids = whole["input_ids"][text, : predictions.encoded.length(text)].tolist()
+    encoded, options = predictions.encoded, predictions.options
+    model, tokenizer = predictions.loaded.model, predictions.loaded.tokenizer
+    settings = {
+        "mixing": options.mixing,
+        "baseline": resolve_baseline(options.baseline, model, tokenizer),
+    }
+    if len(encoded.rows[text]) > 1:
+        settings["windows"] = str(options.windows)
+    ids = encoded.whole["input_ids"][text, : encoded.length(text)].tolist()
     return {
-        "tokens": [str(token) for token in predictions.loaded.tokenizer.convert_ids_to_tokens(ids)],
+        "tokens": names(ids, tokenizer),
         "groups": predictions.words[text],
-        "offsets": find_offsets(whole, text),
+        "offsets": find_offsets(encoded.whole, text),
         "model": {"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
         "settings": settings,
         "versions": versions(),
-        "truncated": predictions.encoded.truncated[text],
+        "truncated": encoded.truncated[text],
         "ids": ids,
-        "unknown": find_unknown(ids, predictions.words[text], predictions.loaded.tokenizer.unk_token_id),
+        "unknown": find_unknown(ids, predictions.words[text], tokenizer.unk_token_id),
     }

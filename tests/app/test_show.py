@@ -38,7 +38,7 @@ def test_what_cannot_be_read_or_written_is_told_in_one_line(failing, run, folder
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a"}\n')
     assert failing("show", tmp_path / "none") == f"error: cannot read {tmp_path / 'none'}: {os.strerror(2)}\n"
-    assert failing("show", other).startswith(f"error: {other}, line 1: this is no explanation")
+    assert failing("show", other).startswith(f"error: {other}, line 1: not an explanation")
     lost = tmp_path / "no" / "file"
     assert failing("explain", "good", "--model", folder, "--save", lost) == (
         f"error: cannot write {lost}: no such folder\n"

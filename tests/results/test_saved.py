@@ -14,7 +14,7 @@ from test_explanation import SIGNED, explanation
 
 from captum_globenc import Explanation, Explanations
 from captum_globenc.drawing.picture import Picture
-from captum_globenc.results.files import CHECKS
+from captum_globenc.results.files import FORMS
 from captum_globenc.results.record import Record
 from captum_globenc.results.words import Word
 from checkpoints import ENVIRONMENT
@@ -78,7 +78,7 @@ def test_numbers_that_another_writer_gave_without_a_point_are_floats_again():
 
 
 def test_every_field_is_checked():
-    assert set(CHECKS) == set(Record.__dataclass_fields__)
+    assert set(FORMS) == set(Record.__dataclass_fields__)
 
 
 def without(name):
@@ -103,26 +103,26 @@ def answered(ids):
     ("line", "message"),
     [
         ("{", "this is no JSON"),
-        ("[1]", "this is no explanation"),
-        ('{"text": "a"}', "this is no explanation"),
+        ("[1]", "not an explanation"),
+        ('{"text": "a"}', "not an explanation"),
         (changed(format="captum_globenc.explanation/99"), "is of another version: this one reads"),
-        (without("scores"), "an explanation without 'scores'"),
-        (changed(tokens="abc"), "'tokens' is not what an explanation has there: abc"),
-        (changed(value=True), "'value' is not what"),
+        (without("scores"), "the explanation has no 'scores'"),
+        (changed(tokens="abc"), "'tokens' has an invalid value: abc"),
+        (changed(value=True), "'value' has an invalid value"),
         (changed(value=math.nan), "NaN is no score"),
-        (changed(value=10**400), "'value' is not what"),
-        (changed().replace("0.75", "1e999", 1), "'probability' is not what"),
-        (changed(position=-1), "'position' is not what"),
+        (changed(value=10**400), "'value' has an invalid value"),
+        (changed().replace("0.75", "1e999", 1), "'probability' has an invalid value"),
+        (changed(position=-1), "'position' has an invalid value"),
         (changed(position=10), "lies outside of the 10 tokens"),
         (changed(groups=[["a", [99], False]]), "lies outside of the 10 tokens"),
-        (changed(offsets=[[1, 2]] * 10), "'offsets' is not what"),
+        (changed(offsets=[[1, 2]] * 10), "'offsets' has an invalid value"),
         (changed(scores={SIGNED: [1.0]}), "scores of transformer-deep-lift: 1 for 10 tokens"),
         (changed(kinds={}), "kind of globenc"),
         (changed(passage_spans=[["a", [0, 99, 0]]]), r"span \(0, 99\) is none of a text of 17 characters"),
         (changed(passage_spans=[["a", [0, 8, 0]], ["b", [7, 9, 0]]]), "overlap: a token would count twice"),
         (changed(answer=answered([])), "a row of scores for each token"),
         (changed(answer=answered([1]), answer_scores={SIGNED: [[0.5] * 10] * 2}), "a row of scores for each"),
-        (changed(picture={"kind": "image"}), "'picture' is not what"),
+        (changed(picture={"kind": "image"}), "'picture' has an invalid value"),
         (changed(picture=drawn(kind="film")), "a picture is of the kind image or sound, not 'film'"),
         (changed(picture=drawn(widths=[])), "parts of a picture have a width"),
         (changed(picture=drawn(heights=[0])), "parts of a picture have a width"),

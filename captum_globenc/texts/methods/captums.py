@@ -63,15 +63,15 @@ def on_embeddings(
     return reduce(scores, dim=-1)
 
 
+def _at_once(request: AttributionRequest, most: int) -> int:
+    """Return the number of inputs per forward pass: `most`, or 1 for models without a padding token."""
+    return most if knows_padding(request.of.model) else 1
+
+
 def integrated_gradients(request: AttributionRequest) -> Tensor:
     """Return Integrated Gradients (Sundararajan et al. 2017) over word embeddings, `(A, N)`."""
-    rows = ROWS_AT_ONCE if knows_padding(request.of.model) else 1  # other decoders take one text at a time
-    return on_embeddings(
-        request,
-        IntegratedGradients,
-        n_steps=INTEGRATION_STEPS,
-        internal_batch_size=max(rows, len(request.rows)),
-    )
+    rows = max(_at_once(request, ROWS_AT_ONCE), len(request.rows))
+    return on_embeddings(request, IntegratedGradients, n_steps=INTEGRATION_STEPS, internal_batch_size=rows)
 
 
 input_x_gradient = partial(on_embeddings, method=InputXGradient, has_baseline=False)
@@ -89,7 +89,7 @@ def feature_ablation(
 ) -> Tensor:
     """Return the decrease of the output when a token, or a window of tokens, is replaced, `(A, N)`."""
     inputs = request.inputs
-    at_once = max(1, TEXTS_AT_ONCE // len(inputs)) if knows_padding(request.of.model) else 1
+    at_once = _at_once(request, max(1, TEXTS_AT_ONCE // len(inputs)))
     scores: Tensor = method(request.of.blanked).attribute(
         inputs,
         baselines=request.baselines,
@@ -119,7 +119,7 @@ def lime(request: AttributionRequest) -> Tensor:
                 additional_forward_args=one.beside,
                 feature_mask=features,
                 n_samples=LIME_SAMPLES,
-                perturbations_per_eval=LIME_SAMPLES if knows_padding(request.of.model) else 1,
+                perturbations_per_eval=_at_once(request, LIME_SAMPLES),
             )
         )
     return torch.cat(rows)

@@ -36,61 +36,54 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
         raise ValueError(
             f"a masked language model gives (B, N, V), this model gives {tuple(predictions.outputs.shape)}"
         )
-    mask = predictions.loaded.tokenizer.mask_token_id
-    explained = []
+    tokenizer = predictions.loaded.tokenizer
+    mask, explained = tokenizer.mask_token_id, []
     for text, rows in enumerate(predictions.encoded.rows):
         ids = predictions.encoded.whole["input_ids"][text].tolist()
         masked = [position for position, it in enumerate(ids) if it == mask and mask is not None]
-        found = [_explained_output(predictions, text, rows, position) for position in masked]
-        if not found:
+        if not masked:
             raise ValueError(
-                f"{shorten(predictions.texts[text], 40)!r} has no {predictions.loaded.tokenizer.mask_token}: "
-                "a masked language model predicts mask tokens"
+                f"{shorten(predictions.texts[text], 40)!r} has no {tokenizer.mask_token}: a masked language "
+                "model predicts mask tokens"
             )
-        explained += found
+        explained += [_explained_output(predictions, text, rows, position) for position in masked]
     return explained
 
 
 def _explained_output(
     predictions: Predictions, text: int, rows: Sequence[int], position: int
 ) -> ExplainedOutput:
-    found = {
-        row: predictions.encoded.positions[row].index(position)
-        for row in rows
-        if position in predictions.encoded.positions[row]
-    }
-    row = max(found, key=lambda it: min(found[it], len(predictions.encoded.positions[it]) - 1 - found[it]))
+    tokenizer, options = predictions.loaded.tokenizer, predictions.options
+    positions = predictions.encoded.positions
+    found = {row: positions[row].index(position) for row in rows if position in positions[row]}
+    row = max(found, key=lambda it: min(found[it], len(positions[it]) - 1 - found[it]))
     token = found[row]
     logits = predictions.outputs[row, token]
     shares = logits.softmax(-1)
     best = int(logits.argmax())
-    one = (
-        best
-        if predictions.options.single is None
-        else _token(predictions.options.single, predictions.loaded.tokenizer)
-    )
+    one = best if options.single is None else _token(options.single, tokenizer)
     terms: OutputWeights = {(token, one): 1.0}
-    if predictions.options.against is not None:
-        other = _token(predictions.options.against, predictions.loaded.tokenizer)
+    if options.against is not None:
+        other = _token(options.against, tokenizer)
         if other == one:
-            raise ValueError(f"{predictions.options.against} is contrasted with itself: choose two words")
+            raise ValueError(f"{options.against} is contrasted with itself: choose two words")
         terms = {**terms, (token, other): -1.0}
     offsets = predictions.offsets(row)
     likely = shares.topk(min(TOP_K, len(shares)))
     probabilities: dict[str, float] = {}
     for it, share in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
         # Several tokens may have the same text, such as one at a word start and one inside a word.
-        probabilities.setdefault(_read(it, predictions.loaded.tokenizer), share)
+        probabilities.setdefault(_read(it, tokenizer), share)
     return ExplainedOutput(
         text=text,
         rows=[row],
         terms=terms,
-        prediction=_read(best, predictions.loaded.tokenizer),
+        prediction=_read(best, tokenizer),
         probability=shares[best].item(),
         value=logits[best].item(),
         probabilities=probabilities,
-        target=_read(one, predictions.loaded.tokenizer),
-        against=None if predictions.options.against is None else _read(other, predictions.loaded.tokenizer),
+        target=_read(one, tokenizer),
+        against=None if options.against is None else _read(other, tokenizer),
         explained=predictions.sum_of([row], terms),
         tokens=[token],
         span=offsets[token] if offsets else None,

@@ -22,6 +22,7 @@ from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS, run_methods
 from captum_globenc.texts.methods.ours import deep_lift_outputs
 from captum_globenc.texts.model import LoadedModel, as_loaded_model
 from captum_globenc.texts.options import Options, pooled_token, resolve_position
+from captum_globenc.texts.pieces import names
 from captum_globenc.texts.provenance import versions
 from captum_globenc.texts.request import AttributionRequest, Explainer, resolve_baseline, run_batch
 from captum_globenc.texts.tokenizing import encode
@@ -89,9 +90,7 @@ def explain_embeddings(
         if getattr(options, name) is not None:
             raise ValueError(f"{what}: leave {name} out")
     methods = options.methods if others else _without_class(options.methods, notices)
-    roles: tuple[Role | None, Role | None] = (None, None)
-    if others and encodes_roles(loaded.source):
-        roles = "query", "document"
+    roles = _roles(loaded.source) if others else (None, None)
     sides = [Embedded(loaded, texts, roles[0], compared=bool(others))]
     if others:
         sides.append(Embedded(loaded, others, roles[1]))
@@ -180,9 +179,8 @@ def _supported_by_both(
     layers = {name: [it[1][name] for it in found] for name in first[1] if name in last[1]}
     for name in [name for name, rows in layers.items() if rows[0].shape[1] != rows[-1].shape[1]]:
         del layers[name]
-        notices[f"{name} has no scores of single layers: the two encoders have different numbers of them"] = (
-            None
-        )
+        reason = "the two encoders have different numbers of them"
+        notices[f"{name} has no scores of single layers: {reason}"] = None
     return scores, layers
 
 
@@ -240,9 +238,7 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     loaded = as_loaded_model(model, None)
     if not loaded.embeds:
         raise TypeError(f"model is a {type(model).__name__}: pass a SentenceTransformer")
-    roles: tuple[Role | None, Role | None] = (None, None)
-    if encodes_roles(model):
-        roles = "query", "document"
+    roles = _roles(model)
     own, its = Embedded(loaded, [text], roles[0]), Embedded(loaded, [other], roles[1])
     ids, extra = its.forward.arguments(its.encoded.batch)
     with torch.no_grad():
@@ -262,12 +258,13 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
     return TokenMatrix(own.tokens(0), its.tokens(0), deep_lift_outputs(request)[0], value)
 
 
-def encodes_roles(model: Any) -> bool:
-    """Return whether a SentenceTransformer has routes or prompts for queries and documents."""
+def _roles(model: Any) -> tuple[Role | None, Role | None]:
+    """Return the roles of a text and its pair; None if there are no routes or prompts for retrieval."""
     routers = [it for it in model.modules() if _is_router(it)]
-    return any(_prompt(model, role) for role in PROMPTS) or any(
+    for_retrieval = any(_prompt(model, role) for role in PROMPTS) or any(
         _route_name(it, "query") != _route_name(it, "document") for it in routers
     )
+    return ("query", "document") if for_retrieval else (None, None)
 
 
 def _is_router(module: nn.Module) -> bool:
@@ -402,7 +399,7 @@ class Embedded:
 
     def tokens(self, text: int) -> list[str]:
         """Return the tokens of a text, including the prompt."""
-        return [str(token) for token in self.tokenizer.convert_ids_to_tokens(self.ids(text))]
+        return names(self.ids(text), self.tokenizer)
 
     def words(self, text: int) -> list[Word]:
         """Return the words of a text; words of the prompt are special."""

@@ -61,29 +61,30 @@ def select_entities(predictions: Predictions) -> list[ExplainedOutput]:
 
 def _pipeline(predictions: Predictions) -> Any:
     """Return the pipeline that was passed, or a new one on the model's device."""
-    if predictions.loaded.pipeline is not None:
-        return predictions.loaded.pipeline
+    loaded = predictions.loaded
+    if loaded.pipeline is not None:
+        return loaded.pipeline
     from transformers import TokenClassificationPipeline  # its module imports all pipelines
 
     make: Any = TokenClassificationPipeline
     return make(
-        model=predictions.loaded.model,
-        tokenizer=predictions.loaded.tokenizer,
-        device=predictions.loaded.model.device,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        device=loaded.model.device,
         aggregation_strategy=STRATEGY,
     )
 
 
 def _entities(pipeline: Any, predictions: Predictions, text: int, row: int) -> list[dict[str, Any]]:
     """Return the entities that the pipeline finds in the model's outputs for a row."""
-    spans = predictions.spans(row)
-    count = len(spans)
+    spans, batch = predictions.spans(row), predictions.encoded.batch
+    tokens = slice(row, row + 1), slice(len(spans))
     made = {
-        "logits": predictions.outputs[row : row + 1, :count].cpu(),
+        "logits": predictions.outputs[tokens].cpu(),
         "sentence": predictions.texts[text],
-        "input_ids": predictions.encoded.batch["input_ids"][row : row + 1, :count].cpu(),
+        "input_ids": batch["input_ids"][tokens].cpu(),
         "offset_mapping": torch.tensor([[(it.start, it.stop) for it in spans]]),
-        "special_tokens_mask": predictions.encoded.batch["special_tokens_mask"][row : row + 1, :count].cpu(),
+        "special_tokens_mask": batch["special_tokens_mask"][tokens].cpu(),
         "is_last": True,
     }
     found: list[dict[str, Any]] = pipeline.postprocess([made], **pipeline._postprocess_params)
@@ -93,7 +94,8 @@ def _entities(pipeline: Any, predictions: Predictions, text: int, row: int) -> l
 def _explained_output(
     predictions: Predictions, text: int, entity: Mapping[str, Any], names: Sequence[str]
 ) -> ExplainedOutput:
-    row, group = entity["row"], str(entity.get("entity_group", entity.get("entity")))
+    options, row = predictions.options, entity["row"]
+    group = str(entity.get("entity_group", entity.get("entity")))
     special = predictions.encoded.batch["special_tokens_mask"][row].tolist()
     tokens = [
         position
@@ -101,13 +103,13 @@ def _explained_output(
         if not special[position] and entity["start"] <= it.start <= it.stop <= entity["end"]
     ]
     outputs = predictions.outputs[row, tokens]
-    one = group if predictions.options.single is None else predictions.options.single
+    one = group if options.single is None else options.single
     weight = 1 / len(tokens)
     terms: dict[tuple[int, ...], float] = dict.fromkeys(
         zip(tokens, _labels(one, names, outputs), strict=True), weight
     )
-    if predictions.options.against is not None:
-        for token, label in zip(tokens, _labels(predictions.options.against, names, outputs), strict=True):
+    if options.against is not None:
+        for token, label in zip(tokens, _labels(options.against, names, outputs), strict=True):
             if (token, label) in terms:
                 raise ValueError(f"{names[label]} is contrasted with itself: choose two labels")
             terms[token, label] = -weight
@@ -122,7 +124,7 @@ def _explained_output(
         value=predictions.sum_of([row], own),
         probabilities=dict(zip(names, shares, strict=True)),
         target=_name(one, names),
-        against=None if predictions.options.against is None else _name(predictions.options.against, names),
+        against=None if options.against is None else _name(options.against, names),
         explained=predictions.sum_of([row], terms),
         tokens=tokens,
         span=Span(int(entity["start"]), int(entity["end"])),
