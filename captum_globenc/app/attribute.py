@@ -180,15 +180,18 @@ def attribute_data(
         raise CommandError("the GPU has too little memory: lower --batch-tokens") from error
     except KeyboardInterrupt:
         bar.stop()
-        note(f"stopped; the same command goes on from what is in {out}")
+        note(f"stopped; repeat the command to resume from {out}")
         raise
     finally:
         bar.stop()
     if counts.cut:
-        note(f"{counts.cut} of {counts.rows} texts cut at what this model takes; --windows explains the rest")
+        truncated = f"{counts.cut} of {counts.rows} texts truncated at the limit of the model"
+        note(f"{truncated}; --windows explains them whole")
     if counts.windowed:
         note(f"{counts.windowed} of {counts.rows} texts explained in windows")
     if counts.errors:
         first = f"The first: {counts.first}"
-        note(f"{counts.errors} of {counts.rows} rows not explained; column error says why. {first}")
+        note(
+            f"{counts.errors} of {counts.rows} rows not explained; the column error has the reasons. {first}"
+        )
     typer.echo(f"{counts.rows} rows in {out}")

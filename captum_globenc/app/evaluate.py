@@ -149,10 +149,10 @@ def evaluate_texts(
                 progress=lambda done, _: bar.update(task, completed=done),
             )
     except KeyboardInterrupt:
-        note(f"stopped; the same command goes on{'' if out is None else f' from what is in {out}'}")
+        note(f"stopped; repeat the command to resume{'' if out is None else f' from {out}'}")
         raise
     if evaluation.settings["cut"]:
-        note(f"{evaluation.settings['cut']} of {len(examples)} texts cut at what this model takes")
+        note(f"{evaluation.settings['cut']} of {len(examples)} texts truncated at the limit of the model")
     console = Console(highlight=False)
     title = f"Means over {len(examples)} texts; more in {evaluation.folder}"
     console.print(title, markup=False, soft_wrap=True)

@@ -195,7 +195,7 @@ def explain_texts(
         text_options = (texts, pair, position, against, windows, answer, max_new_tokens, chat)
         if layers or any(it is not None for it in text_options) or (mixing, baseline) != ("N-Enc", "mask"):
             raise CommandError(
-                "--image and --audio go with --model, --method, --target, and what shows and writes answers"
+                "--image and --audio accept only --model, --method, --target and the options for output"
             )
         found = _explain_files(images, sounds, model, methods, target, picture)
         _output(found, len(images or sounds or ()), draw, save, html)
@@ -204,7 +204,7 @@ def explain_texts(
     check_names("mixing", [mixing], MIXINGS, CommandError)
     check_names("baseline", [baseline], BASELINES, CommandError)
     if chat is not None and texts:
-        raise CommandError("--chat is instead of TEXT: leave one of the two out")
+        raise CommandError("--chat replaces TEXT: leave one of the two out")
     wanted: list[Any] = _read_chats(chat) if chat is not None else list(_read_texts(texts or ["-"]))
     with status("Loading torch and transformers"):
         from captum_globenc.texts.explaining import TRUNCATED, explain
@@ -241,7 +241,7 @@ def explain_texts(
     limit = token_limit(classifier, tokenizer) if windows is None and chat is None else None
     pairs = None if pair is None else [pair] * len(wanted)
     if limit and (cut := sum(tokenize(wanted, pairs, tokenizer, limit, truncate=False)[1])):
-        note(f"{cut} of {len(wanted)} texts cut at {limit} tokens, the most this model takes")
+        note(f"{cut} of {len(wanted)} texts truncated at {limit} tokens, the limit of the model")
 
 
 def _output(
@@ -313,13 +313,13 @@ def _read_chats(path: Path) -> list[list[dict[str, Any]]]:
         with open_text(path) as file:
             found = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or f"no JSON: {error}"
+        reason = getattr(error, "strerror", None) or f"not valid JSON: {error}"
         raise CommandError(f"cannot read {path}: {reason}") from error
     chats = [found] if isinstance(found, list) and found and isinstance(found[0], dict) else found
     if not isinstance(chats, list) or not all(
         isinstance(it, list) and it and all(isinstance(message, dict) for message in it) for it in chats
     ):
-        raise CommandError(f'{path} is no chat: a list of messages, [{{"role": "user", "content": "..."}}]')
+        raise CommandError(f'{path} is not a chat, a list such as [{{"role": "user", "content": "..."}}]')
     return chats
 
 
@@ -352,9 +352,11 @@ def _explain_files(
     """
     files = list(images or sounds or ())
     if model is None or (images and sounds) or not files:
-        raise CommandError("give a --model of images for --image, or one of sounds for --audio")
+        raise CommandError(
+            "pass an image classifier as --model for --image, or an audio classifier for --audio"
+        )
     if picture is not None and (len(files) > 1 or not picture.resolve().parent.is_dir()):
-        raise CommandError(f"cannot write {picture}: it takes one file, and a folder that is there")
+        raise CommandError(f"cannot write {picture}: pass one file to explain and an existing folder")
     chosen = names("method", methods, FILE_METHODS) or None
     with status("Loading torch and transformers"):
         from captum_globenc.media import explain_file, load_media_model

@@ -65,15 +65,15 @@ class Settings:
     def __post_init__(self) -> None:
         Options(self.methods, windows=self.windows)
         if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
-            raise ValueError("give the tokenizer with a model that is an object, and only then")
+            raise ValueError("pass a tokenizer with a model object, and none with the name of a model")
         if not (self.position is None or self.position == "mean" or _is_whole(self.position)):
-            raise ValueError(f"position is {self.position!r}: give a whole number, 'mean', or leave it out")
+            raise ValueError(f"position is {self.position!r}: pass an integer, 'mean' or None")
         if self.windows is not None and isinstance(self.position, int):
             raise ValueError("windows have no position in common: leave one of the two out")
         tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
         for name, number in (("batch_tokens", self.batch_tokens), ("max_new_tokens", tokens)):
             if not _is_whole(number) or number < 1:
-                raise ValueError(f"{name} is {number!r}: give a whole number, 1 or more")
+                raise ValueError(f"{name} is {number!r}: pass an integer of at least 1")
 
 
 class _Ready(NamedTuple):

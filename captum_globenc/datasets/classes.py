@@ -101,7 +101,7 @@ class Reader:
             size = self._limit - int(tokenizer.num_special_tokens_to_add())
             if windows >= size:
                 raise ValueError(
-                    f"windows share {windows} tokens, and hold no more than {size} of a text: share fewer"
+                    f"windows is {windows}, but a window has {size} tokens of a text: pass less than {size}"
                 )
 
     def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[Text]:

@@ -63,7 +63,7 @@ def _on_ray(attributor: Attributor, blocks: Blocks, workers: int, done: Done) ->
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().split("\n")[-1]
                 raise EngineError(
-                    f"a worker of Ray failed ({reason}); what was done is kept, and the same call goes on"
+                    f"a Ray worker failed ({reason}); finished shards are kept: repeat the call to resume"
                 ) from error
             idle.append(worker)
             done(len(block))

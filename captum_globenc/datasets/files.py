@@ -109,14 +109,14 @@ def find_files(data: Any) -> list[Any]:
         visible = (it for it in sorted(path.iterdir()) if not it.name.startswith(".") and not it.is_dir())
         files = [it for it in visible if ending(it) in formats]
         if not files:
-            raise ValueError(f"{path} holds no file of {', '.join(formats)}")
+            raise ValueError(f"{path} contains no file that ends in {', '.join(formats)}")
         return [it for it in files if not _is_packed(it) or it.with_suffix("") not in files]
     if not path.exists():
         raise ValueError(f"cannot read {path}: no such file or folder")
     if ending(path) not in FORMATS:
         raise ValueError(
-            f"cannot read {path}: its name ends in none of {', '.join(FORMATS)}, nor (but for the last) in "
-            "one of these and .gz"
+            f"cannot read {path}: the supported endings are {', '.join(FORMATS)}, and all but the last "
+            "followed by .gz"
         )
     return [path]
 
@@ -211,7 +211,7 @@ def open_text(
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not valid {error.encoding}{HINT}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError("it is no gzip file, or a damaged one") from error
+        raise ValueError("it is not a gzip file, or a damaged one") from error
 
 
 def _undecoded(file: TextIO, number: int, values: Mapping[str, Any] | None = None) -> Row:
@@ -276,7 +276,7 @@ def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
         elif names and cells:
             if len(cells) != len(names):
                 more = "more" if len(cells) > len(names) else "fewer"
-                raise ValueError(f"line {begins} has {more} fields than the head of the table")
+                raise ValueError(f"line {begins} has {more} fields than the header of the table")
             values = {role: cells[place] for role, place in places.items()}
             if UNDECODED.search("".join(values.values())):
                 yield _undecoded(file, begins, dict.fromkeys(values))
@@ -284,7 +284,7 @@ def _table(file: TextIO, wanted: Wanted, kind: str) -> Iterator[Row]:
                 yield Row(begins, values, dict(zip(names, cells, strict=True)))
         begins = reader.line_num + 1
     if not names:
-        raise ValueError("it holds no texts")
+        raise ValueError("it contains no texts")
 
 
 def _dialect(head: str, text: str, kind: str) -> Mapping[str, Any]:
@@ -328,14 +328,14 @@ def _json_array(file: TextIO, wanted: Wanted) -> Iterator[Row]:
     text, decoder = file.read(), json.JSONDecoder()
     at, line = _past_space(text, 0), 1
     if text[at : at + 1] != "[":
-        raise ValueError("it is no JSON array of objects; for one object a line, the ending is .jsonl")
+        raise ValueError("it is not a JSON array of objects; files with one object per line end in .jsonl")
     counted, at = 0, _past_space(text, at + 1)
     while text[at : at + 1] != "]":
         line, counted = line + text.count("\n", counted, at), at
         try:
             entry, at = decoder.raw_decode(text, at)
         except RecursionError:
-            raise ValueError(f"line {line} is nested too deep") from None
+            raise ValueError(f"line {line} is nested too deeply") from None
         if UNDECODED.search(text, counted, at):
             yield _undecoded(file, line)
         else:
@@ -355,7 +355,7 @@ def _past_space(text: str, at: int) -> int:
 
 def _object(number: int, entry: Any, wanted: Wanted) -> Row:
     if not isinstance(entry, dict):
-        return Row(number, {}, problem="is no JSON object")
+        return Row(number, {}, problem="is not a JSON object")
     try:
         found = _find(entry, wanted)
     except ValueError as error:
@@ -392,7 +392,7 @@ def _arrow(
         kind = schema.field(found[role]).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if not any(test(kind) for test in texts):
-            raise ValueError(f"column {found[role]} holds {kind}, not texts")
+            raise ValueError(f"column {found[role]} has the type {kind}, not string")
     names = dict.fromkeys(found.values())
     if whole and "label" not in found:  # others may hold labels
         simple = (*texts, types.is_integer)

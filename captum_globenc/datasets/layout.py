@@ -162,7 +162,7 @@ def _thermostat_columns(columns: Mapping[str, Sequence[Any]], plan: Plan) -> Map
     for row, label in enumerate(columns.get("label") or [None] * len(errors)):
         number = _class_index(label, plan.labels)
         if number is None and not errors[row]:
-            errors[row] = f"label {label!r} is none of the model's classes: {', '.join(plan.labels)}"
+            errors[row] = f"label {label!r} is not a class of the model: {', '.join(plan.labels)}"
         labels.append(-1 if number is None else number)
     return {
         "idx": columns["idx"],
@@ -193,7 +193,7 @@ def _check_thermostat(plan: Plan) -> None:
         raise ValueError("the layout thermostat is for classifiers, and the model generates text: use full")
     if len(plan.methods) > 1:
         raise ValueError(
-            f"the layout thermostat holds one method, and {len(plan.methods)} are chosen: "
+            f"the layout thermostat supports one method, and {len(plan.methods)} are chosen: "
             f"{', '.join(plan.methods)}"
         )
     if plan.id:

@@ -45,7 +45,7 @@ def mistake(text: Any, what: str) -> str:
     if text is None:
         return f"the {what} is missing"
     if not isinstance(text, str):
-        return f"the {what} is of type {type(text).__name__}, and no text"
+        return f"the {what} is a {type(text).__name__}, not a string"
     try:
         text.encode()
     except UnicodeEncodeError:

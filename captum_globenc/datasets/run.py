@@ -98,7 +98,7 @@ def attribute_files(
         "id": id_column,
     }
     if isinstance(data, str | PathLike) and Path(data).resolve() == Path(out).resolve():
-        raise ValueError(f"{out} holds the data: choose another folder for the attributions")
+        raise ValueError(f"{out} contains the data: choose another folder for the attributions")
     source = Source(data, columns, encoding)
     survey = source.survey()
     attributor.check(answered=survey.answers)

@@ -79,7 +79,7 @@ class Shards:
                 moved = ("model.name", "finished")
                 check_settings(folder, "attributions", read_about(folder), self._about, moved)
             elif any(folder.glob("*.parquet")):
-                raise ValueError(f"{folder} holds files of something else: choose another folder")
+                raise ValueError(f"{folder} contains other .parquet files: choose another folder")
             else:
                 self._write_about({})
         except OSError as error:
@@ -147,7 +147,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no attributions: there is no {ABOUT}")
     about = read_settings(path)
     if about.get("format") != FORMAT or not about.keys() >= NEEDED:
-        raise ValueError(f"{path} is of something else, or of another version")
+        raise ValueError(f"{path} was written by another program or another version")
     return about
 
 
@@ -163,7 +163,7 @@ def shard_files(folder: Path) -> list[Path]:
     there = sum(path.exists() for path in paths)
     if there < count:
         raise ValueError(
-            f"{folder} holds {there} of {count} shards: the command that began it goes on when run again"
+            f"{folder} has {there} of {count} shards: repeat the command that wrote them to resume it"
         )
     return paths
 
@@ -183,7 +183,7 @@ def check_shard(path: Path) -> Path:
             raise ValueError(f"cannot read {path}: {error.strerror}") from error
         whole = False  # pyarrow raises OSError or ValueError for metadata that it cannot parse
     if not whole:
-        raise ValueError(f"{path} is damaged: run the command that wrote it again, which makes it anew")
+        raise ValueError(f"{path} is damaged: repeat the command that wrote it, which replaces the file")
     return path
 
 

@@ -69,7 +69,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: choose another folder, or remove it") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is of something else: choose another folder")
+        raise ValueError(f"{path} was written by another program: choose another folder")
     return found
 
 

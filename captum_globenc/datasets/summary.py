@@ -116,16 +116,18 @@ def summarize(
     folder = Path(folder)
     settings = read_about(folder)["settings"]
     if settings["layout"] != "full":
-        raise ValueError(f"{folder} has the layout {settings['layout']}, which tells no words: use full")
+        raise ValueError(
+            f"{folder} has the layout {settings['layout']}, which has no words: write it with layout full"
+        )
     methods = settings["methods"]
     method = methods[0] if method is None else method
     if method not in methods:
-        raise ValueError(f"{folder} holds no scores of {method}; it has {', '.join(methods)}")
+        raise ValueError(f"{folder} has no scores of {method}; it has those of {', '.join(methods)}")
     paths = shard_files(folder)
     try:
         files = f"[{', '.join(_quoted(check_shard(path)) for path in paths)}]"
     except ValueError as error:
-        raise ValueError(f"cannot sum up {folder}: {error}") from error
+        raise ValueError(f"cannot summarize {folder}: {error}") from error
     tokens = TOKENS.format(
         label="prediction" if not METHODS[method].knows_class else "explained",
         method=method,
@@ -138,7 +140,7 @@ def summarize(
             try:
                 database.execute("SET memory_limit = ?", [memory])
             except duckdb.Error as error:
-                raise ValueError(f"memory is {memory!r}: give a size such as 500MB") from error
+                raise ValueError(f"memory is {memory!r}: pass a size such as 500MB") from error
             database.execute("SET preserve_insertion_order = false")
             weights = WEIGHTS.format(tokens=tokens, least=min_count, top=top)
             database.execute(f"CREATE TEMP TABLE weights AS {weights}")
@@ -157,7 +159,7 @@ def summarize(
             ).fetchall()
     except duckdb.Error as error:  # a damaged file, or too little memory
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"cannot sum up {folder}: {reason}") from error
+        raise ValueError(f"cannot summarize {folder}: {reason}") from error
     return [
         WordWeight(label, word, mean, count, found.get((label, word), []))
         for label, word, mean, count in ordered

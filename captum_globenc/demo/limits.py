@@ -78,8 +78,8 @@ class Deadline(TorchFunctionMode):
                 raise TimeoutError("this was cancelled")
             if monotonic() > self._end:
                 raise TimeoutError(
-                    f"this took longer than {self._seconds:g} seconds, and was given up: shorten the text, "
-                    "or choose fewer methods"
+                    f"this was stopped after {self._seconds:g} seconds: shorten the text, or choose fewer "
+                    "methods"
                 )
         return func(*args, **kwargs or {})
 
@@ -158,7 +158,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, guarded)
         elif scope["path"].rstrip("/").endswith("/upload"):  # Gradio has this route, the page needs none
-            await _respond(404, b"there is nothing to upload here", guarded)
+            await _respond(404, b"uploads are not supported", guarded)
         elif _content_length(scope) > MOST_BYTES:
             await _respond(413, TOO_LARGE, guarded)
         else:

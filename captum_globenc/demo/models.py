@@ -83,7 +83,7 @@ class Classifiers:
         if not name or name in self.offered or self._any_model:
             return ""
         known = ", ".join(self.offered) or "its own model"
-        return f"this demo shows {known} only; who runs it can allow others (--any-model)"
+        return f"this demo offers {known} only; its operator can allow others with --any-model"
 
     def loaded(self, name: str) -> Classifier | None:
         """Return the model of a name if it is in memory, else None."""
@@ -99,10 +99,9 @@ class Classifiers:
 
 
 ABOUT = (
-    "The model is a small one that comes with the package, to have something to explain. It has read "
-    "3,000 English sentences about films, restaurants and goods, and tells NEGATIVE from POSITIVE. Negation "
-    "is hard for it, other languages and other kinds of texts are beyond it, and its percentages are not "
-    "calibrated."
+    "This small example model is part of the package. It was trained on 3,000 English sentences about films, "
+    "restaurants and products, and classifies texts as NEGATIVE or POSITIVE. It often misreads negation, "
+    "knows no other languages or kinds of texts, and its probabilities are not calibrated."
 )
 """Description and limits of the embedded model."""
 

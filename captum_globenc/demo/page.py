@@ -264,10 +264,10 @@ def create_components(
                     allow_custom_value=True,  # a link may have any value; it is checked on submit
                     visible=any_model or len(classifiers.offered) > 1,
                 )
-                baseline = gr.Dropdown(list(BASELINES), value=plain.baseline, label="Compared with")
+                baseline = gr.Dropdown(list(BASELINES), value=plain.baseline, label="Baseline")
                 mixing = gr.Dropdown(list(MIXINGS), value=plain.mixing, label="Mixing of GlobEnc")
                 position = gr.Textbox(
-                    label="Explained token of GlobEnc: an index, or mean", placeholder="what the head reads"
+                    label="Explained token of GlobEnc: an index, or mean", placeholder="the pooled token"
                 )
                 windows = gr.Checkbox(
                     plain.windows, label="Windows", info="Explain long texts whole, in overlapping windows."
@@ -276,7 +276,7 @@ def create_components(
             result = gr.Dropdown([], label="Explained", visible=False, elem_id="result")
             with gr.Row():
                 prediction = gr.HTML(
-                    '<div class="globenc"><p class="note">The answer comes here.</p></div>',
+                    '<div class="globenc"><p class="note">The explanation appears here.</p></div>',
                     elem_id="prediction",
                     min_height=80,
                 )
@@ -510,7 +510,7 @@ def _held(kept: Answer | None) -> Answer:
     import gradio as gr
 
     if kept is None:
-        raise gr.Error("This answer is no longer kept: press Explain.", print_exception=False)
+        raise gr.Error("This explanation has expired: press Explain.", print_exception=False)
     return kept
 
 
@@ -551,8 +551,8 @@ def _filled(found: Answer, outputs: Outputs) -> dict[Any, Any]:
         outputs.layers: layers,
         outputs.query: form.link(),
         outputs.link: gr.Textbox(
-            placeholder=f"This is too long for a link, which holds {LONGEST_LINK:,} characters: it stays "
-            "in this tab, and whole in the downloads."
+            placeholder=f"This is too long for a link, whose limit is {LONGEST_LINK:,} characters. Reloading "
+            "this tab keeps it, and the downloads are complete."
         ),
         **dict.fromkeys((outputs.viewing, outputs.sharing), gr.update(visible=True)),
         outputs.kept: found,

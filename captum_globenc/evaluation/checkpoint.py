@@ -90,7 +90,7 @@ class Checkpoint:
         """Return whether the folder holds rows of these settings; rows of others raise ValueError."""
         results = path.parent / RESULTS
         if not path.exists() and results.exists():
-            raise ValueError(f"{path.parent} holds a {RESULTS} of something else: choose another folder")
+            raise ValueError(f"{path.parent} contains a {RESULTS} of another program: choose another folder")
         before = read_settings(path) if path.exists() else {}
         if not _holds_rows(results):
             # An earlier run failed before it saved a row.

@@ -124,7 +124,7 @@ def read_examples(
                 marks = marked if marks is None else [name for name in marks if name in marked]
     with reading(data):
         if not examples:
-            raise ValueError("it holds no texts")
+            raise ValueError("it contains no texts")
         _check_unlabelled(marks or ())
     if id_column is None:
         return examples
@@ -149,7 +149,7 @@ def sample(examples: Sequence[Example], limit: int | None, seed: int = 0) -> lis
     if limit is None or limit >= len(examples):
         return list(examples)
     if limit < 1:
-        raise ValueError(f"limit is {limit}; at least one text is needed")
+        raise ValueError(f"limit is {limit}: at least 1")
     return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), limit))]
 
 
@@ -166,7 +166,7 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{row.place} has no text")
     if pair is not None and not isinstance(pair, str):
-        raise ValueError(f"the second segment of {row.place} is no text")
+        raise ValueError(f"the second segment of {row.place} is not a string")
     answer = row.values.get("answer")
     answer = answer if isinstance(answer, str) and answer else None
     label = _label(row.values.get("label"), row.place)
@@ -198,7 +198,7 @@ def read_spans(value: Any) -> tuple[Span, ...]:
             return tuple(spans)
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"{value!r} is no list of spans such as [[0, 4], [9, 12]]")
+    raise ValueError(f"{value!r} is not a list of spans such as [[0, 4], [9, 12]]")
 
 
 def _add_id(ids: dict[str, str], value: Any, place: str) -> None:
@@ -219,12 +219,12 @@ def _check_unlabelled(marks: Sequence[str]) -> None:
     """Reject data without a label column whose other columns look like labels."""
     if "labels" in (name.strip().lower() for name in marks):
         raise ValueError(
-            "it has a column labels and none called label: name it (label_column, --label-column)"
+            "it has a column labels but no column label: pass its name (label_column, --label-column)"
         )
     if len(marks) > 1:
         raise ValueError(
-            f"columns {', '.join(marks)} hold only 0 and 1, as one-hot labels do, and none is called label: "
-            "give label, the class's name or (.jsonl) a list of those that hold, or leave these columns out"
+            f"columns {', '.join(marks)} contain only 0 and 1, like one-hot labels, and there is no column "
+            "label: add a column label with the names of the classes, or remove these columns"
         )
 
 
@@ -283,8 +283,8 @@ def classes_of(label: Label, names: Sequence[str], problem: str) -> tuple[int, .
     found = tuple(_class(each, names) for each in label)
     if problem != MULTI and len(found) != 1:
         raise ValueError(
-            f"label {list(label)} has {len(found)} classes, and this model gives a text one: where it may "
-            f"have several, set model.config.problem_type to {MULTI!r}"
+            f"label {list(label)} has {len(found)} classes, but the model is single-label: for a multi-label "
+            f"model, set model.config.problem_type to {MULTI!r}"
         )
     return found
 
@@ -302,7 +302,7 @@ def _check_number(label: Label) -> None:
         with suppress(ValueError):
             float(label)
             return
-    raise ValueError(f"label {label!r} is no number, and the model gives a value")
+    raise ValueError(f"label {label!r} is not a number, and the model is a regression")
 
 
 def _check_names(label: Sequence[Name], names: Sequence[str]) -> None:
@@ -312,8 +312,8 @@ def _check_names(label: Sequence[Name], names: Sequence[str]) -> None:
     one_hot = one_hot and {str(float(each)) for each in label} <= {"0.0", "1.0"}
     if label and one_hot and (len(label) == len(names) or len(set(label)) < len(label)):
         raise ValueError(
-            f"label {list(label)} may be one-hot, or be indices: list the names of the classes that hold, "
-            f"of {', '.join(names)}"
+            f"label {list(label)} is ambiguous, one-hot or class indices: list the names of the classes "
+            f"instead, of {', '.join(names)}"
         )
     if len(set(label)) < len(label):
         raise ValueError(f"label {list(label)} names a class twice")

@@ -86,8 +86,8 @@ def with_permuted_heads(model: PreTrainedModel, seed: int = 0) -> PreTrainedMode
         ]
         if len(projections) != 3 or not isinstance(out, nn.Linear):
             raise ValueError(
-                f"{type(layer.attention).__name__} makes queries, keys and values by other than three linear "
-                "maps of one size: their heads cannot be told apart"
+                f"{type(layer.attention).__name__} does not compute queries, keys and values with three "
+                "linear maps of equal size: the heads cannot be permuted"
             )
         order = torch.arange(width).reshape(heads, -1)[torch.randperm(heads, generator=generator)].flatten()
         with torch.no_grad():

@@ -116,7 +116,7 @@ def _with_words(example: Example, words: list[str], label: int | None, draw: ran
     pieces = [(word, "") for word in example.text.split()]
     held = {*WORDS, CONTEXT, *DECOYS}.intersection(re.findall(r"\w+", example.text.lower()))
     if held:
-        raise ValueError(f"text {example.number} holds {', '.join(sorted(held))}, which is to be planted")
+        raise ValueError(f"text {example.number} already contains {', '.join(sorted(held))}, a planted word")
     planted = [(word, "" if label is None else "marked") for word in words]
     planted.insert(draw.randint(0, len(planted)), (draw.choice(DECOYS), "decoys"))
     places = sorted(draw.randint(0, len(pieces)) for _ in planted)

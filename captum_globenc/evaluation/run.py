@@ -157,7 +157,7 @@ def evaluate(
     else:
         find_encoder(model)
     if not (position is None or position == "mean" or isinstance(position, int)):
-        raise ValueError(f"position is {position!r}: give a whole number, 'mean', or leave it out")
+        raise ValueError(f"position is {position!r}: pass an integer, 'mean' or None")
     subject = (
         AnswerSubject(model, tokenizer, "pad", seed, None, position)
         if generates
@@ -171,7 +171,7 @@ def evaluate(
         except ValueError as error:
             raise error if example.line is None else ValueError(f"line {example.line}: {error}") from error
     if len({example.pair is None for example in examples}) > 1:
-        raise ValueError("some texts have a second segment and others none: evaluate them apart")
+        raise ValueError("some texts have a second segment and others none: evaluate them separately")
     ids, cut = subject.ids(examples)
     lengths = list(map(len, ids))
     resolve_position(position, torch.tensor(lengths), [example.text for example in examples])
@@ -250,7 +250,7 @@ def _rows(
         values = {name: _measured(METRICS[name], subject, batch, scores) for name in metrics}
         for name, value in values.items():
             if not isinstance(value, list) or len(value) != len(examples):
-                raise ValueError(f"the metric {name} gave no value for each of {len(examples)} texts")
+                raise ValueError(f"the metric {name} did not return {len(examples)} values, one per text")
         step((number + 1) / (2 * len(methods) + 1))
         for place, example in enumerate(examples):
             rows.append(

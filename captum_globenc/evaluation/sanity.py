@@ -147,7 +147,7 @@ class SanityChecks:
         pairs = zip(self._batches, after, strict=True)
         gap = max(float((new.outputs - old.outputs).abs().max()) for old, new in pairs)
         if gap > SAME:
-            raise ValueError(f"outputs differ by up to {gap:.2g}: what is compared does not compute the same")
+            raise ValueError(f"outputs differ by up to {gap:.2g}: both models must compute the same function")
 
 
 def _change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:

@@ -269,9 +269,7 @@ def marked_tokens(encoded: BatchEncoding, spans: Sequence[Sequence[Span]]) -> Te
     """
     found = torch.zeros_like(encoded["input_ids"], dtype=torch.bool)
     if any(spans) and not encoded.is_fast:
-        raise ValueError(
-            "this tokenizer does not tell where its tokens lie in the text: marks need a fast one"
-        )
+        raise ValueError("marked spans need character offsets: use a fast tokenizer")
     for row, of_text in enumerate(spans):
         for start, end in of_text:
             for character in range(start, end):

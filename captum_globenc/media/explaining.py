@@ -168,9 +168,8 @@ def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
         return axes[0]
     known = ", ".join(name for name in TIME_AXIS if name.endswith("Extractor"))
     raise ValueError(
-        f"which dimension of the features {tuple(features.shape)} is time is not known of a "
-        f"{type(processor).__name__} and a {type(model).__name__}: use a feature extractor derived from one "
-        f"of {known}"
+        f"the time axis of the features {tuple(features.shape)} of a {type(processor).__name__} and a "
+        f"{type(model).__name__} is unknown: use a feature extractor derived from one of {known}"
     )
 
 

@@ -91,14 +91,14 @@ def read_lines(path: str | PathLike[str], make: Callable[[dict[str, Any]], T]) -
     try:
         text = (gzip.decompress(read) if Path(path).suffix == ".gz" else read).decode()
     except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path}: {error}: this is no file of explanations") from error
+        raise FileFormatError(f"{path}: {error}: not a file of explanations") from error
     for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         if not line.strip():
             continue
         try:
             yield make(fields_of(json.loads(line, parse_constant=_reject)))
         except (ValueError, RecursionError) as error:
-            reason = "this is no JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
+            reason = "not valid JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
             raise FileFormatError(f"{path}, line {number}: {reason}") from error
 
 
@@ -129,7 +129,7 @@ def to_frame(records: Sequence[Record]) -> Any:
 
 
 def _reject(name: str) -> float:
-    raise FileFormatError(f"{name} is no score")
+    raise FileFormatError(f"{name} is not a valid score")
 
 
 Check = Callable[[Any], bool]

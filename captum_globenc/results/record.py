@@ -138,9 +138,9 @@ class Record:
         places = [*self.unknown, *(token for word in self.groups for token in word.tokens)]
         places += [self.position] if isinstance(self.position, int) else []
         if not all(0 <= place < len(self.tokens) for place in places):
-            raise ValueError(f"a position or a word lies outside of the {len(self.tokens)} tokens")
+            raise ValueError(f"a position or a word is outside the {len(self.tokens)} tokens")
         if self.span is not None and self.span.segment >= len(self.sources):
-            raise ValueError("the span lies in a second segment, and there is none")
+            raise ValueError("the span is in a second segment, but there is no pair")
         check_spans(self.sources, [span for _, span in self.passage_spans])
         if self.answer is not None:
             _, names, ids, values = self.answer
@@ -153,7 +153,7 @@ class Record:
                 raise ValueError(f"the first words are not the {len(parts)} parts of a picture, a token each")
         for name in (*self.scores, *self.layers):
             if self.kinds.get(name) not in KINDS:
-                raise ValueError(f"kind of {name}: {self.kinds.get(name)!r} is none of {', '.join(KINDS)}")
+                raise ValueError(f"kind of {name}: {self.kinds.get(name)!r} is not one of {', '.join(KINDS)}")
 
     def __repr__(self) -> str:
         methods = ", ".join(self.scores) or "no method"

@@ -84,7 +84,7 @@ def merge_scores(scores: Sequence[float], words: Iterable[Scored], reduce: str =
         ([-0.25, 0.25], [-0.75, 0.25])
     """
     if reduce not in REDUCTIONS:
-        raise ValueError(f"no way {reduce!r} to score a word; known: {', '.join(REDUCTIONS)}")
+        raise ValueError(f"reduce is {reduce!r}: one of {', '.join(REDUCTIONS)}")
     return [float(REDUCTIONS[reduce]([scores[token] for token in word.tokens])) for word in words]
 
 
@@ -145,7 +145,9 @@ def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:
             raise ValueError(f"there is no segment {span.segment}: 0 is the text, 1 its pair")
         length = len(sources[span.segment])
         if not 0 <= span.start < span.stop <= length:
-            raise ValueError(f"span ({span.start}, {span.stop}) is none of a text of {length} characters")
+            raise ValueError(
+                f"span ({span.start}, {span.stop}) is empty or outside a text of {length} characters"
+            )
     for before, after in pairwise(sorted(spans, key=lambda it: (it.segment, it.start))):
         if before.segment == after.segment and after.start < before.stop:
             raise ValueError(
@@ -170,7 +172,7 @@ def tokens_of_spans(
         ValueError: Spans overlap or are outside the texts, or there are no offsets.
     """
     if not offsets:
-        raise ValueError("where the tokens stand is not known: explain with a tokenizer that is a fast one")
+        raise ValueError("the character offsets of the tokens are unknown: explain with a fast tokenizer")
     check_spans(sources, spans)
     held: list[list[int]] = [[] for _ in [*spans, None]]
     for token, place in enumerate(offsets):

@@ -304,7 +304,7 @@ def _explain_batch(
 
 def _truncated(loaded: LoadedModel) -> str:
     limit = token_limit(loaded.model, loaded.tokenizer)
-    return f"{TRUNCATED} {limit} tokens, the most that this model takes"
+    return f"{TRUNCATED} {limit} tokens, the limit of the model"
 
 
 def _weights(explained: Sequence[ExplainedOutput], ids: Tensor) -> Tensor:

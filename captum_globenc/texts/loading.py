@@ -30,7 +30,7 @@ HUB = {
     "LocalEntryNotFoundError": "no such folder, and the Hugging Face hub cannot be reached",
     "OfflineModeIsEnabled": "no such folder, and the Hugging Face hub cannot be reached",
     "RepositoryNotFoundError": "no such folder, and no model of that name on the Hugging Face hub",
-    "GatedRepoError": "its owner on the Hugging Face hub has to let you in: log in with hf auth login",
+    "GatedRepoError": "access is restricted: request it on the Hugging Face hub, then run hf auth login",
 }
 """Messages for the exceptions of huggingface_hub, by class name; derived classes come last."""
 

@@ -137,8 +137,8 @@ def check_ids(ids: Sequence[int], model: PreTrainedModel) -> None:
     count, highest = getattr(model.get_input_embeddings(), "num_embeddings", None), max(ids, default=0)
     if count is not None and highest >= count:
         raise ValueError(
-            f"the tokenizer gives id {highest}, and the model has {count} embeddings: they do not belong "
-            "together, or the embeddings were not resized"
+            f"token id {highest} is out of range for the {count} embeddings of the model: the tokenizer "
+            "belongs to another model, or the embeddings were not resized"
         )
 
 

@@ -293,7 +293,7 @@ def _checked(values: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
         expected = ", ".join("L" if size is None else str(size) for size in shape)
         raise ValueError(f"values of shape {array.shape} do not fit the tokens: ({expected}) is needed")
     if not np.isfinite(array).all():
-        raise ValueError("values hold NaN or infinity")
+        raise ValueError("values contain NaN or infinity")
     if 0 in array.shape:
         raise ValueError("there is nothing to draw")
     return array

@@ -204,7 +204,7 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
         for values in (attributions, image)
     )
     if not (scores.isfinite().all() and pixels.isfinite().all()):
-        raise ValueError("attributions or image hold NaN or infinity")
+        raise ValueError("attributions or image contain NaN or infinity")
     if not scores.any():
         raise ValueError("all scores are 0: there is nothing to draw")
     low, high = pixels.min(), pixels.max()

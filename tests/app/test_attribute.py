@@ -106,14 +106,14 @@ def test_what_could_not_be_done_is_noted(run, folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": ["good", None, "bad " * 40, "film " * 30]})
     command = ("attribute", "--model", folder, "--data", data, "--out")
     assert run(*command, tmp_path / "cut")[1].splitlines() == [
-        "note: 2 of 4 texts cut at what this model takes; --windows explains the rest",
-        "note: 1 of 4 rows not explained; column error says why. The first: the text is missing",
+        "note: 2 of 4 texts truncated at the limit of the model; --windows explains them whole",
+        "note: 1 of 4 rows not explained; the column error has the reasons. The first: the text is missing",
     ]
     assert run(*command, tmp_path / "windows", "--windows", 3)[1].splitlines()[0] == (
         "note: 2 of 4 texts explained in windows"
     )
     assert run(*command, tmp_path / "errors", "--no-cut")[1].splitlines() == [
-        "note: 3 of 4 rows not explained; column error says why. The first: the text is missing"
+        "note: 3 of 4 rows not explained; the column error has the reasons. The first: the text is missing"
     ]
 
 
@@ -136,7 +136,7 @@ def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
         (["--windows", "-2"], "windows is -2: pass the number of tokens that they share"),
         (
             ["--layout", "thermostat", "--methods", "all"],
-            "thermostat holds one method, and 42 are",
+            "thermostat supports one method, and 42 are",
         ),
         (["--text-column", "review"], "has no column review; it has text, label"),
         (["--target", "SIDEWAYS"], "target 'SIDEWAYS' is not a class of the model: NEGATIVE, POSITIVE"),
@@ -163,7 +163,7 @@ def test_stopping_by_hand_says_how_to_go_on(run, folder, data, tmp_path, monkeyp
 
     monkeypatch.setattr(Attributor, "explain", stop)
     err = run("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out", status=130)[1]
-    assert err == f"note: stopped; the same command goes on from what is in {tmp_path / 'out'}\n"
+    assert err == f"note: stopped; repeat the command to resume from {tmp_path / 'out'}\n"
 
 
 def test_a_bar_shows_rows_a_second_and_the_time_left(run, folder, data, tmp_path, monkeypatch):

@@ -276,7 +276,7 @@ def test_texts_that_are_too_long_are_cut_with_one_note(run, folder):
     found = [json.loads(line) for line in out.splitlines()]
     assert [explanation["truncated"] for explanation in found] == [True, False, True]
     assert len(found[0]["tokens"]) == LIMIT
-    assert err == f"note: 2 of 3 texts cut at {LIMIT} tokens, the most this model takes\n"
+    assert err == f"note: 2 of 3 texts truncated at {LIMIT} tokens, the limit of the model\n"
 
 
 def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
@@ -401,7 +401,7 @@ def test_a_path_that_is_not_there_is_told_of_as_one(failing, name):
         (errors.LocalEntryNotFoundError("no"), "no such folder, and the Hugging Face hub cannot be reached"),
         (errors.OfflineModeIsEnabled("no"), "no such folder, and the Hugging Face hub cannot be reached"),
         (gone(errors.RepositoryNotFoundError), "no such folder, and no model of that name on the Hugging"),
-        (gone(errors.GatedRepoError), "its owner on the Hugging Face hub has to let you in"),
+        (gone(errors.GatedRepoError), "access is restricted: request it on the Hugging Face hub"),
     ],
 )
 def test_what_the_hub_answers_is_told_in_words_of_our_own(failing, monkeypatch, error, message):
@@ -548,7 +548,7 @@ def test_texts_are_counted_that_are_cut_and_not_their_labels(run, tmp_path):
     texts = ["bad " * 50, "good", "the film " * 50, "the film " * 50]
     out, err = run("explain", *texts, "--model", model, "--json")
     assert len(out.splitlines()) > len(texts)
-    assert err == f"note: 3 of 4 texts cut at {LIMIT} tokens, the most this model takes\n"
+    assert err == f"note: 3 of 4 texts truncated at {LIMIT} tokens, the limit of the model\n"
     assert run("explain", *texts, "--model", model, "--json", "--windows", 2)[1] == ""
 
 

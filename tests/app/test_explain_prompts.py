@@ -66,9 +66,9 @@ def test_mistakes_are_told(failing, saved, tmp_path):
     folder, _, _ = saved()
     file = tmp_path / "chat.json"
     file.write_text("{}")
-    assert "is no chat: a list of messages" in failing("explain", "--model", folder, "--chat", file)
+    assert "is not a chat, a list such as" in failing("explain", "--model", folder, "--chat", file)
     file.write_text("[")
-    assert "no JSON" in failing("explain", "--model", folder, "--chat", file)
+    assert "not valid JSON" in failing("explain", "--model", folder, "--chat", file)
     assert "leave one of the two out" in failing("explain", "a", "--model", folder, "--chat", file)
     assert "No such file" in failing("explain", "--model", folder, "--chat", tmp_path / "none.json")
     assert "answer: for models that generate text" in failing("explain", "good", "--answer", "x")

@@ -143,7 +143,7 @@ def test_globenc_explains_the_encoder_of_an_encoder_decoder(tmp_path):
         ({"methods": "globenc"}, "globenc does not support the model: it explains encoders"),
         ({"windows": 4}, "windows is not for models that generate text"),
         ({"target": "red"}, "target is not for models that generate text"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number, 1 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: pass an integer of at least 1"),
         ({"max_new_tokens": 3}, "the rows have answers, so nothing is generated"),
         ({"layout": "thermostat"}, "the layout thermostat is for classifiers"),
         ({"answer_column": "reply"}, "it has no column reply"),

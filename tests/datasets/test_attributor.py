@@ -127,7 +127,7 @@ def test_texts_with_and_without_a_pair_run_together(folder, alone):
     ("text", "error"),
     [
         (None, "the text is missing"),
-        (3.5, "the text is of type float, and no text"),
+        (3.5, "the text is a float, not a string"),
         ("good \ud800", "the text is not valid UTF-8"),
         ("good " * LIMIT, f"the text has {LIMIT + 2} tokens, and the model takes {LIMIT}"),
     ],
@@ -144,7 +144,7 @@ def test_a_row_that_cannot_be_explained_says_why_and_harms_no_other(text, error,
 
 def test_a_pair_that_is_no_text_is_an_error(folder):
     assert Attributor(folder)({"text": ["a"], "pair": [7]})["error"] == [
-        "the second segment is of type int, and no text"
+        "the second segment is a int, not a string"
     ]
 
 
@@ -274,7 +274,7 @@ def test_a_position_that_a_text_does_not_have_is_an_error_of_its_row(folder):
         ({"windows": -1}, "windows is -1"),
         ({"windows": 2, "position": 3}, "windows have no position in common"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"tokenizer": object()}, "give the tokenizer with a model that is an object, and only then"),
+        ({"tokenizer": object()}, "pass a tokenizer with a model object, and none with the name of a model"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(options, message):
@@ -286,7 +286,7 @@ def test_options_are_checked_before_anything_is_loaded(options, message):
     ("options", "message"),
     [
         ({"target": "sideways"}, "target 'sideways' is not a class of the model: NEGATIVE, POSITIVE"),
-        ({"windows": 22}, "windows share 22 tokens, and hold no more than 22 of a text"),
+        ({"windows": 22}, "windows is 22, but a window has 22 tokens of a text"),
     ],
 )
 def test_what_the_model_cannot_do_is_told_before_any_row(options, message, folder):

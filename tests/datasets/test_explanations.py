@@ -78,7 +78,7 @@ def test_what_cannot_be_had_is_refused(folder, tmp_path):
         load_explanations(tmp_path)
     (tmp_path / "attributions.json").write_text('{"format": 1}')
     for read in (load_explanations, load_attributions, summarize):
-        with pytest.raises(ValueError, match="attributions.json is of something else"):
+        with pytest.raises(ValueError, match="attributions.json was written by another program"):
             read(tmp_path)
     path = write_rows(tmp_path / "more.jsonl", {"text": ["good"]})
     attribute_files(Attributor(folder), path, tmp_path / "thermostat", layout="thermostat")

@@ -250,7 +250,7 @@ def test_a_folder_is_all_its_files_by_their_names(tmp_path, read):
         read(tmp_path)
     assert "c.jsonl" in str(caught.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no file of .csv, .tsv, .jsonl, .parquet"):
+    with pytest.raises(ValueError, match="contains no file that ends in .csv, .tsv, .jsonl, .parquet"):
         read(tmp_path / "empty")
 
 
@@ -280,19 +280,19 @@ def test_a_text_of_a_folder_knows_its_file(tmp_path):
 
 
 BOTH = [
-    ("a.jsonl", '{"text": "a"}\n[1]', "line 2 .*is no JSON object"),
+    ("a.jsonl", '{"text": "a"}\n[1]', "line 2 .*is not a JSON object"),
     ("a.jsonl", '{"text": "a"}\n\n{"text": ', "line 3 .*is not valid JSON"),
     ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2 .*is not valid JSON"),
     ("a.jsonl", '{"review": "a"}', "it has no column text; it has review|line 1 has no column text"),
-    ("a.json", '[{"text": "a"},\n 5]', "line 2 .*is no JSON object"),
+    ("a.json", '[{"text": "a"},\n 5]', "line 2 .*is not a JSON object"),
     ("a.json", '[{"text": "a"}\n {"text": "b"}]', "line 1 .*neither , nor ]"),
-    ("a.json", '[{"text": "a"},\n' + "[" * 100_000, "line 2 is nested too deep"),
-    ("a.json", '{"text": "a"}', "no JSON array"),
+    ("a.json", '[{"text": "a"},\n' + "[" * 100_000, "line 2 is nested too deeply"),
+    ("a.json", '{"text": "a"}', "not a JSON array"),
     ("a.jsonl", '{"text": "a"}\n{"Text": 1, "TEXT": 2}', "line 2 .*several columns are called Text, TEXT"),
-    ("a.json", "[]", "holds no texts|no rows in"),
-    ("a.jsonl", "", "holds no texts|no rows in"),
-    ("a.csv", "", "cannot read .*a.csv: it holds no texts"),
-    ("a.csv", "text,label\n", "holds no texts|no rows in"),
+    ("a.json", "[]", "contains no texts|no rows in"),
+    ("a.jsonl", "", "contains no texts|no rows in"),
+    ("a.csv", "", "cannot read .*a.csv: it contains no texts"),
+    ("a.csv", "text,label\n", "contains no texts|no rows in"),
     ("a.csv", "review,label\ngood,1\n", "it has no column text; it has review, label"),
     ("a.csv", "text,text\na,b", "several columns are called text, text"),
     ("a.csv", "Text,TEXT\na,b", "several columns are called Text, TEXT"),
@@ -304,12 +304,12 @@ BOTH = [
     ("a.csv", b"text,Caf\xe9\na,b\n", "line 1 is not valid UTF-8: name the file's encoding"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "Caf\xe9"}', "line 2 .*is not valid UTF-8"),
     ("a.json", b'[{"text": "a"},\n{"text": "Caf\xe9"}]', "line 2 .*is not valid UTF-8"),
-    ("a.csv.gz", "no gzip", "no gzip file, or a damaged one"),
-    ("a.csv.gz", gzip.compress(b"text\na" * 99, mtime=0)[:-12], "no gzip file, or a damaged one"),
-    ("a.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20, "no gzip file, or a damaged one"),
+    ("a.csv.gz", "no gzip", "not a gzip file, or a damaged one"),
+    ("a.csv.gz", gzip.compress(b"text\na" * 99, mtime=0)[:-12], "not a gzip file, or a damaged one"),
+    ("a.csv.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20, "not a gzip file, or a damaged one"),
     ("a.parquet", "PAR1 but no more", "cannot read"),
-    ("a.xml", "", "ends in none of .csv, .tsv, .jsonl, .json, .parquet"),
-    ("a.parquet.gz", "", "ends in none of .csv, .tsv, .jsonl, .json, .parquet"),
+    ("a.xml", "", "the supported endings are .csv, .tsv, .jsonl, .json, .parquet"),
+    ("a.parquet.gz", "", "the supported endings are .csv, .tsv, .jsonl, .json, .parquet"),
     ("a/b.csv", None, "cannot read .*b.csv: no such file or folder"),
 ]
 """What no command reads, and what is said of it."""
@@ -341,7 +341,7 @@ def test_an_encoding_that_is_not_known_is_told(tmp_path, encoding, read):
 @pytest.mark.parametrize("kind", [".parquet", "Dataset"])
 def test_a_column_that_holds_no_texts_is_told(tmp_path, kind, read):
     data = written(kind, tmp_path, {"text": [1, 2]})
-    with pytest.raises(ValueError, match=r"cannot read .*: column text holds int64, not texts"):
+    with pytest.raises(ValueError, match=r"cannot read .*: column text has the type int64, not string"):
         read(data)
 
 
@@ -354,7 +354,7 @@ def test_a_column_that_holds_no_texts_is_told(tmp_path, kind, read):
         ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}', "line 2: .* surrogates not allowed"),
         ("a.jsonl", '{"text": "a", "label": {"b": 1}}', "label of line 1 is neither a name nor a number"),
         ("a.jsonl", '{"text": "a", "label": ["x", null]}', "label of line 1 is neither a name nor a number"),
-        ("a.jsonl", '{"text": "a", "pair": 1}', "the second segment of line 1 is no text"),
+        ("a.jsonl", '{"text": "a", "pair": 1}', "the second segment of line 1 is not a string"),
         ("a.csv", table(head=("text", "text_pair"), rows=[("a", "b"), ("c", "")]), "line 3 has no second"),
         ("a.csv", b"text\ncaf\xe9\n", "line 2 is not valid UTF-8: name the file's encoding"),
     ],
@@ -369,10 +369,10 @@ def test_an_evaluation_stops_at_the_first_row_that_it_cannot_take(tmp_path, name
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet", "DataFrame", "Dataset"])
 def test_labels_in_other_columns_are_not_taken_for_none(tmp_path, kind):
     data = written(kind, tmp_path, {"text": ["a", "b"], "toxic": [0, 0], "insult": [1, 0]})
-    with pytest.raises(ValueError, match="columns toxic, insult hold only 0 and 1, as one-hot labels do"):
+    with pytest.raises(ValueError, match="columns toxic, insult contain only 0 and 1, like one-hot labels"):
         read_examples(data)
     data = written(kind, tmp_path, {"text": ["a", "b"], "labels": ["x", "y"]})
-    with pytest.raises(ValueError, match="column labels and none called label"):
+    with pytest.raises(ValueError, match="column labels but no column label"):
         read_examples(data)
     assert [it.label for it in read_examples(data, label_column="labels")] == ["x", "y"]
 

@@ -75,7 +75,7 @@ def test_a_worker_that_fails_is_told_in_one_line(ray, tmp_path):
     model = save_classifier(tmp_path / "model")
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS[:2]})
     with pytest.raises(
-        EngineError, match=r"^a worker of Ray failed \(.*cannot load .*and the same call goes on$"
+        EngineError, match=r"^a Ray worker failed \(.*cannot load .*: repeat the call to resume$"
     ):
         attribute_files(
             Attributor(str(model)),

@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_read_are_written_with_their_error(folder, tmp_path,
     assert found["error"][:] == [
         "",
         "line 2 of texts.jsonl is not valid JSON",
-        "line 3 of texts.jsonl is no JSON object",
+        "line 3 of texts.jsonl is not a JSON object",
         "line 4 of texts.jsonl is not valid UTF-8",
         "the text is missing",
         "the text is not valid UTF-8",
@@ -280,7 +280,7 @@ def test_a_folder_takes_no_shards_of_other_texts_or_weights(folder, data, tmp_pa
 
 def test_a_folder_of_something_else_is_left_alone(folder, data, tmp_path):
     write_rows(tmp_path / "mine.parquet", {"text": ["good"]})
-    with pytest.raises(ValueError, match="holds files of something else"):
+    with pytest.raises(ValueError, match="contains other .parquet files"):
         attribute_files(Attributor(folder), data, tmp_path)
     out = tmp_path / "damaged"
     out.mkdir()
@@ -288,7 +288,7 @@ def test_a_folder_of_something_else_is_left_alone(folder, data, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         attribute_files(Attributor(folder), data, out)
     (out / "attributions.json").write_text("{}")
-    with pytest.raises(ValueError, match="of something else, or of another version"):
+    with pytest.raises(ValueError, match="written by another program or another version"):
         load_attributions(out)
     with pytest.raises(ValueError, match="there is no attributions.json"):
         load_attributions(tmp_path / "nowhere")
@@ -342,7 +342,7 @@ def test_thermostats_columns(folder, tmp_path, load):
     for one, other in zip(found["attributions"][:], expected["decompx"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)
     assert found["predictions"][0] == pytest.approx(expected["logits"][0], abs=1e-6)
-    assert found["error"][3] == "label 'sideways' is none of the model's classes: NEGATIVE, POSITIVE"
+    assert found["error"][3] == "label 'sideways' is not a class of the model: NEGATIVE, POSITIVE"
     assert counts.errors == 2
 
 
@@ -355,7 +355,7 @@ def test_thermostats_columns(folder, tmp_path, load):
         ({"dtype": "int8"}, "no dtype 'int8'; known: float32, float16"),
         ({"layout": "round"}, "no layout 'round'; known: full, thermostat"),
         ({"rows_per_shard": 0}, "rows_per_shard is 0"),
-        ({"layout": "thermostat"}, "the layout thermostat holds one method, and 2 are chosen"),
+        ({"layout": "thermostat"}, "the layout thermostat supports one method, and 2 are chosen"),
         (
             {"layout": "thermostat", "methods": ["globenc"], "id_column": "id"},
             "the layout thermostat has no column for ids: leave id_column out, or use full",
@@ -425,7 +425,7 @@ def test_a_label_that_is_no_number_of_a_class_is_an_error_of_its_row(folder, tmp
 
 def test_the_data_is_not_where_the_attributions_go(folder, tmp_path):
     data = write_rows(tmp_path / "texts.csv", {"text": TEXTS})
-    with pytest.raises(ValueError, match="holds the data: choose another folder"):
+    with pytest.raises(ValueError, match="contains the data: choose another folder"):
         attribute_files(Attributor(folder), data.parent, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.csv"]
 

@@ -116,11 +116,11 @@ def test_a_table_holds_the_numbers_and_the_rows(attributed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "decompx"}, "holds no scores of decompx; it has globenc, transformer-deep-lift"),
+        ({"method": "decompx"}, "has no scores of decompx; it has those of globenc, transformer-deep-lift"),
         ({"top": 0}, "top is 0: at least 1 is needed"),
         ({"min_count": 0}, "min_count is 0"),
         ({"examples": -1}, "examples is -1"),
-        ({"memory": "much"}, "memory is 'much': give a size such as 500MB"),
+        ({"memory": "much"}, "memory is 'much': pass a size such as 500MB"),
     ],
 )
 def test_options_that_make_no_sense_are_told(options, message, attributed):
@@ -131,16 +131,18 @@ def test_options_that_make_no_sense_are_told(options, message, attributed):
 def test_what_tells_no_words_is_refused(folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": ["good"]})
     attribute_files(Attributor(folder), data, tmp_path / "out", layout="thermostat")
-    with pytest.raises(ValueError, match="has the layout thermostat, which tells no words: use full"):
+    with pytest.raises(
+        ValueError, match="has the layout thermostat, which has no words: write it with layout full"
+    ):
         summarize(tmp_path / "out")
 
 
 def test_what_cannot_be_read_or_held_is_told(folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS})
     attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=30)
-    with pytest.raises(ValueError, match="cannot sum up .*: Out of Memory Error"):
+    with pytest.raises(ValueError, match="cannot summarize .*: Out of Memory Error"):
         summarize(tmp_path / "out", memory="1KB")
     shard = tmp_path / "out" / "000001.parquet"
     shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="cannot sum up .*000001.parquet"):
+    with pytest.raises(ValueError, match="cannot summarize .*000001.parquet"):
         summarize(tmp_path / "out")

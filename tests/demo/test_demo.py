@@ -206,7 +206,7 @@ def test_methods_a_class_a_contrast_and_a_baseline_can_be_chosen(page, address):
     choose(page, "Explained class", "NEGATIVE")
     choose(page, "Rather than", "POSITIVE")
     options(page)
-    choose(page, "Compared with", "zero")
+    choose(page, "Baseline", "zero")
     ask(page, TEXT)
     methods = ["transformer-deep-lift", "decompx"]
     chosen = {"target": "NEGATIVE", "against": "POSITIVE", "baseline": "zero"}
@@ -360,7 +360,7 @@ def test_a_link_restores_everything_for_somebody_else(visit, address):
         "Text": "text",
         "Second text, for models of pairs": "pair",
         "Mixing of GlobEnc": "mixing",
-        "Compared with": "baseline",
+        "Baseline": "baseline",
         "Explained class": "target",
         "Rather than": "against",
         "Explained token of GlobEnc: an index, or mean": "position",

@@ -42,11 +42,11 @@ def looked_up(monkeypatch):
 @pytest.mark.parametrize("name", ["/etc", "../secret", "somebody/large", "Here", "here/"])
 def test_others_are_refused_without_a_look(looked_up, offered, name):
     classifiers = Classifiers(offered, any_model=False)
-    with pytest.raises(LoadingError, match="only; who runs it can allow others"):
+    with pytest.raises(LoadingError, match="only; its operator can allow others"):
         classifiers(name)
     assert looked_up == []
     said = answer(Form("a text", model=name), classifiers).prediction
-    assert "who runs it can allow others" in said
+    assert "its operator can allow others" in said
     assert looked_up == []
 
 

@@ -300,13 +300,13 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
     with pytest.raises(ValueError, match="tokenized otherwise: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     (tmp_path / "a" / "settings.json").write_text("[]")
-    with pytest.raises(ValueError, match="is of something else"):
+    with pytest.raises(ValueError, match="written by another program"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     (tmp_path / "a" / "settings.json").write_text("{nope")
     with pytest.raises(ValueError, match="is damaged"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     (tmp_path / "a" / "settings.json").unlink()
-    with pytest.raises(ValueError, match="of something else"):
+    with pytest.raises(ValueError, match="of another program"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     with pytest.raises(ValueError, match="cannot use"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a" / "results.csv")
@@ -559,7 +559,7 @@ def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("captum_globenc.evaluation.evaluate", stop)
     out, err = run("evaluate", "--model", folder, "--limit", 1, "--out", tmp_path, status=130)
     assert out == ""
-    assert err == f"note: stopped; the same command goes on from what is in {tmp_path}\n"
+    assert err == f"note: stopped; repeat the command to resume from {tmp_path}\n"
 
 
 def test_a_table_is_evaluated_as_the_examples_that_are_read_from_it(loaded):

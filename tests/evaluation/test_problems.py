@@ -201,7 +201,7 @@ def test_one_label_is_taken_as_it_is_and_as_a_list(problem, single):
 @pytest.mark.parametrize(
     ("problem", "label", "message"),
     [
-        (MULTI, [0, 1, 0], "may be one-hot, or be indices: list the names of the classes that hold"),
+        (MULTI, [0, 1, 0], "is ambiguous, one-hot or class indices: list the names of the classes instead"),
         (MULTI, [0.0, 1.0, 0.0], "one-hot"),
         (MULTI, ["0", "1", "1"], "one-hot"),
         (MULTI, [True, False, False], "one-hot"),
@@ -209,7 +209,7 @@ def test_one_label_is_taken_as_it_is_and_as_a_list(problem, single):
         (SINGLE, [0, 1, 0], "one-hot"),
         (MULTI, ["red", "red"], "names a class twice"),
         (MULTI, ["red", "blue"], "'blue' is not a class of the model"),
-        (SINGLE, ["red", "bad"], "2 classes, and this model gives a text one"),
+        (SINGLE, ["red", "bad"], "2 classes, but the model is single-label"),
         (SINGLE, [], "0 classes"),
         (VALUE, "good", "no number, and the model gives a value"),
         (VALUE, [1.0], "no number"),
@@ -345,7 +345,7 @@ def test_a_model_whose_head_reads_no_one_token_needs_a_position(tokenizer, famil
     [
         (6, "position 6 is out of range: 'the plot is bad' has 6 tokens"),
         (-7, "position -7 is out of range"),
-        ("cls", "position is 'cls': give a whole number, 'mean'"),
+        ("cls", "position is 'cls': pass an integer, 'mean'"),
         ([0], r"position is \[0\]"),
     ],
 )

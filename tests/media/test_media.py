@@ -279,7 +279,9 @@ def test_frames_are_told_by_the_number_of_bins_where_the_extractor_is_not_known(
     assert _time_axis(torch.zeros(3, 8), Model(), object()) == 0
     assert _time_axis(torch.zeros(8, 8), Model(), type("Own", (WhisperFeatureExtractor,), {})()) == 1
     for shape in [(8, 8), (3, 5), (1, 8, 5)]:
-        with pytest.raises(ValueError, match=r"is time is not known of a object and a Model: use .*Whisper"):
+        with pytest.raises(
+            ValueError, match=r"the time axis of .* of a object and a Model is unknown: use .*Whisper"
+        ):
             _time_axis(torch.zeros(shape), Model(), object())
 
 
@@ -331,9 +333,9 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
 
 
 def test_options_that_do_not_go_with_files_are_told(run, failing, tmp_path, vision, picture, sound):
-    assert "give a --model of images" in failing("explain", "--image", picture)
-    assert "--image and --audio go with" in failing("explain", "a text", "--image", picture)
-    assert "--image and --audio go with" in failing("explain", "--image", picture, "--baseline", "pad")
+    assert "pass an image classifier as --model" in failing("explain", "--image", picture)
+    assert "--image and --audio accept only" in failing("explain", "a text", "--image", picture)
+    assert "--image and --audio accept only" in failing("explain", "--image", picture, "--baseline", "pad")
     assert "no such folder" in failing("explain", "--audio", sound, "--model", tmp_path / "none")
     asked = ("explain", "--image", picture, "--model", vision)
     out, _ = run(*asked, "--json", "--method", f"{SIGNED},globenc")
@@ -341,6 +343,6 @@ def test_options_that_do_not_go_with_files_are_told(run, failing, tmp_path, visi
     assert run(*asked, "--method", "list")[0].split() == ["globenc", SIGNED]
     assert "Format 'xyz' is not supported" in run(*asked, "--picture", tmp_path / "a.xyz", status=2)[1]
     for options in (["--mixing", "W"], ["--layers"], ["--position", 1], ["--windows", 4]):
-        assert "--image and --audio go with" in failing(*asked, *options)
+        assert "--image and --audio accept only" in failing(*asked, *options)
     nowhere = (*asked[:-1], tmp_path / "none")
     assert "no method decompx; known: globenc" in failing(*nowhere, "--method", "decompx")

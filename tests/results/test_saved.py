@@ -102,23 +102,26 @@ def answered(ids):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "this is no JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "not an explanation"),
         ('{"text": "a"}', "not an explanation"),
         (changed(format="captum_globenc.explanation/99"), "is of another version: this one reads"),
         (without("scores"), "the explanation has no 'scores'"),
         (changed(tokens="abc"), "'tokens' has an invalid value: abc"),
         (changed(value=True), "'value' has an invalid value"),
-        (changed(value=math.nan), "NaN is no score"),
+        (changed(value=math.nan), "NaN is not a valid score"),
         (changed(value=10**400), "'value' has an invalid value"),
         (changed().replace("0.75", "1e999", 1), "'probability' has an invalid value"),
         (changed(position=-1), "'position' has an invalid value"),
-        (changed(position=10), "lies outside of the 10 tokens"),
-        (changed(groups=[["a", [99], False]]), "lies outside of the 10 tokens"),
+        (changed(position=10), "is outside the 10 tokens"),
+        (changed(groups=[["a", [99], False]]), "is outside the 10 tokens"),
         (changed(offsets=[[1, 2]] * 10), "'offsets' has an invalid value"),
         (changed(scores={SIGNED: [1.0]}), "scores of transformer-deep-lift: 1 for 10 tokens"),
         (changed(kinds={}), "kind of globenc"),
-        (changed(passage_spans=[["a", [0, 99, 0]]]), r"span \(0, 99\) is none of a text of 17 characters"),
+        (
+            changed(passage_spans=[["a", [0, 99, 0]]]),
+            r"span \(0, 99\) is empty or outside a text of 17 characters",
+        ),
         (changed(passage_spans=[["a", [0, 8, 0]], ["b", [7, 9, 0]]]), "overlap: a token would count twice"),
         (changed(answer=answered([])), "a row of scores for each token"),
         (changed(answer=answered([1]), answer_scores={SIGNED: [[0.5] * 10] * 2}), "a row of scores for each"),
@@ -153,7 +156,7 @@ def test_what_is_no_explanation_is_refused_by_its_line(tmp_path, line, message):
 )
 def test_what_is_packed_otherwise_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: .*: this is no file of explanations"):
+    with pytest.raises(ValueError, match=f"{name}: .*: not a file of explanations"):
         Explanations.load(tmp_path / name)
 
 
@@ -173,5 +176,5 @@ def test_a_saved_file_is_read_without_torch(tmp_path):
 
 def test_a_line_nested_deeper_than_python_reads_is_refused(tmp_path):
     (tmp_path / "x").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="x, line 1: this is no JSON"):
+    with pytest.raises(ValueError, match="x, line 1: not valid JSON"):
         Explanations.load(tmp_path / "x")

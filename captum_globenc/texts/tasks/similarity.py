@@ -85,10 +85,10 @@ def explain_embeddings(
         raise ValueError(
             f"{len(others)} of {len(texts)} texts have a pair: explain them apart from the others"
         )
-    what = "a similarity is one number of whole texts" if others else "an embedding is of a whole text"
+    what = "similarities" if others else "embeddings"
     for name in ("target", "against", "windows", *(("position",) if others else ())):
         if getattr(options, name) is not None:
-            raise ValueError(f"{what}: leave {name} out")
+            raise ValueError(f"{name} does not apply to {what}: leave it out")
     methods = options.methods if others else _without_class(options.methods, notices)
     roles = _roles(loaded.source) if others else (None, None)
     sides = [Embedded(loaded, texts, roles[0], compared=bool(others))]
@@ -249,7 +249,7 @@ def similarity_matrix(text: str, other: str, model: nn.Module) -> TokenMatrix:
         parts, mean = parts / mean.norm(dim=-1, keepdim=True)[..., None], normalize(mean, dim=-1)
     if not torch.allclose(mean, its.vectors, rtol=1e-3, atol=1e-5):
         raise ValueError(
-            "the model's embeddings are not the means of token vectors: nothing sums over token pairs"
+            "the embeddings are not the means of the token vectors: similarity_matrix needs mean pooling"
         )
     of = Explainer(own.model, own.tokenizer, own.forward, own.similarity)
     only = torch.zeros(1, dtype=torch.long, device=parts.device)
@@ -368,9 +368,9 @@ class Embedded:
         whole = loaded.source
         kind = getattr(whole, "similarity_fn_name", None) or "cosine"
         if compared and kind not in ("cosine", "dot"):
-            raise ValueError(f"the model's similarity is {kind!r}: only cosine and dot product add up")
+            raise ValueError(f"the model's similarity is {kind!r}: only cosine and dot are supported")
         if getattr(whole, "truncate_dim", None) is not None:
-            raise ValueError("the model changes texts or embeddings by its truncate_dim: set that to None")
+            raise ValueError("truncate_dim is not supported: set it to None")
         self._method = f"encode_{role}" if role else "encode"
         self._prompt = _prompt(whole, role)
         routing = {} if role is None else {"task": role}
