@@ -180,7 +180,7 @@ def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
         (lambda _: explanation(offsets=[None]), "1 offsets for 10 tokens"),
         (
             lambda _: explanation(kinds={SHARES: "shares"}),
-            "kind of transformer-deep-lift: None is not one of",
+            "transformer-deep-lift: None is not one of",
         ),
         (lambda _: explanation(position=10), "a position or a word is outside the 10 tokens"),
     ],
