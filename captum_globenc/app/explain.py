@@ -88,7 +88,7 @@ def explain_texts(
             "--method",
             "--methods",
             metavar="NAME,...",
-            help="globenc (shares of what the model used), transformer-deep-lift (positive and negative "
+            help="globenc (shares, independent of the class), transformer-deep-lift (positive and negative "
             "contributions to a class), or others; list shows all. By default these two.",
             autocompletion=completing(METHODS),
         ),
@@ -183,11 +183,10 @@ def explain_texts(
 ) -> None:
     """Explain a model's prediction for each TEXT.
 
-    GlobEnc's scores are the share of each token in what the model used, independent of the class. Scores of
-    the other methods are positive or negative contributions to the predicted class, or to --target. Token
-    classification has one explanation per entity, and masked language models one per mask. For question
-    answering, the context is --pair. For text generation, the explained output is the log-probability of the
-    answer to each TEXT.
+    GlobEnc's scores are shares that sum to 1, independent of the class. Most other methods compute positive
+    and negative contributions to the predicted class, or to --target. Token classification has one
+    explanation per entity, and masked language models one per mask. For question answering, the context is
+    --pair. For text generation, the explained output is the log-probability of the answer to each TEXT.
     """
     check_folders(html, save)
     draw = None if as_json else printing(words=words, top=top, special=special)

@@ -99,7 +99,7 @@ def shown(found: Answer) -> tuple[str, str]:
     """Draw the shaded tokens of every method, and the heat maps over the layers.
 
     Args:
-        found: The answer, whose form sets what is shown.
+        found: The answer; its form selects what is shown.
 
     Returns:
         The HTML of the tokens and of the heat maps; "" after an error.

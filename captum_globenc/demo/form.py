@@ -34,7 +34,7 @@ class Form(NamedTuple):
         methods: Keys of `captum_globenc.texts.methods.MAIN_METHODS`.
         words: Whether tokens are merged into words.
         special: Whether special tokens are shown.
-        position: The token that GlobEnc explains: its index, "mean", or "" for what the model's head reads.
+        position: The token that GlobEnc explains: its index, "mean", or "" for the token that the head pools.
         target: The explained class, by name or index, or "" for the predicted class.
         against: The contrast class, or a contrast answer, or "".
         baseline: The baseline, one of `captum_globenc.texts.BASELINES`.

@@ -119,7 +119,7 @@ def _part(part: Part, strength: float, signed: bool, unit: str | None) -> str:
     look = shade(strength, signed, "special" if part.special else "noted" if note else "")
     value = hover(part.score, unit)
     named = f' title="{value}; {note}" data-note="{note}"' if note else f' title="{value}"'
-    # With its own direction, a special token does not affect that of the text (dir="auto").
+    # With its own direction, a special token does not affect the direction of the text (dir="auto").
     aside = ' dir="ltr"' if part.special else ""
     return f"<span {look}{named}{aside}>{text}</span>"
 

@@ -10,11 +10,11 @@ SHARE = "%"
 """The unit of scores that are shares of a whole."""
 
 DEPTHS = {
-    "shares": "After layer k: the shares in what the explained position has gathered up to there. The score "
-    "is the one after the last layer.",
-    "signed": "After layer k: the contributions of the hidden states there, at 0 of the embeddings. They sum "
-    "to the same after every layer. The score is the one at 0. After the last layer, only positions that "
-    "the head reads contribute, and all others are 0.",
+    "shares": "After layer k: the share of each token in the explained position after this layer. The score "
+    "is the share after the last layer.",
+    "signed": "After layer k: the contributions of the hidden states after this layer; 0 is the embeddings. "
+    "The sum is the same after every layer. The score is the contribution at 0. After the last layer, only "
+    "positions that the head reads contribute, and all others are 0.",
 }
 """Explanations of the scores after each layer, for shares and for signed scores."""
 

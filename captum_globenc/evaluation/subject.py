@@ -241,8 +241,7 @@ def _sentences(encoded: BatchEncoding, examples: Sequence[Example], question: bo
         if not offsets:
             return found
         sources = [example.text] if example.pair is None else [example.text, example.pair]
-        spans = [span for segment, it in enumerate(sources) for span in sentence_spans(it, segment)]
-        words = tokens_of_spans(sources, offsets, spans)[:-1]
+        words = tokens_of_spans(sources, offsets, sentence_spans(*sources))[:-1]
         for number, word in enumerate(words[:-1] if question else words):
             found[row, list(word.tokens)] = number
     return found

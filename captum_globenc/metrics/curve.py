@@ -240,7 +240,17 @@ class Removals:
     @property
     def scores(self) -> Tensor:
         """`(B, N)`, one score per token."""
-        return token_scores(_single("attributions", self.attributions), _single("inputs", self.inputs))
+        return token_scores(_single("attributions", self.attributions), self.tensor)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The inputs, `(B, N)` or `(B, N, D)`."""
+        return _single("inputs", self.inputs)
+
+    @property
+    def baseline(self) -> Baseline:
+        """The replacement of removed tokens."""
+        return self.baselines[0] if isinstance(self.baselines, tuple) else self.baselines
 
     def outputs(self, counts: Tensor, order: str = "most") -> tuple[Tensor, TargetType]:
         """Return the outputs `(B, K + 1, ...)` without `counts` tokens, `(B, K)`, and the target.
@@ -253,14 +263,13 @@ class Removals:
         return self._outputs(removal_masks(self.scores, self.removable, counts, order))
 
     def _outputs(self, gone: Tensor) -> tuple[Tensor, TargetType]:
-        baseline = self.baselines[0] if isinstance(self.baselines, tuple) else self.baselines
         options: dict[str, Any] = {**self.options}
         _, activation = options.pop("mask", None), options.pop("activation", "softmax")
         raw = outputs_without(
             self.forward_func,
-            _single("inputs", self.inputs),
+            self.tensor,
             torch.cat([torch.zeros_like(gone[:, :1]), gone], dim=1),
-            baseline,
+            self.baseline,
             self.additional_forward_args,
             **options,
         )

@@ -35,7 +35,7 @@ def comprehensiveness(removals: Removals, *, fractions: Sequence[float] = FRACTI
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not in (0, 1], or as for :func:`removal_curve`.
+        ValueError: a fraction is not in (0, 1], or an argument is invalid; see :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -63,7 +63,7 @@ def sufficiency(removals: Removals, *, fractions: Sequence[float] = FRACTIONS) -
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not in (0, 1], or as for :func:`removal_curve`.
+        ValueError: a fraction is not in (0, 1], or an argument is invalid; see :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -94,7 +94,7 @@ def aopc(removals: Removals, *, steps: int = 10, order: str = "most") -> Tensor:
         `(B,)`.
 
     Raises:
-        ValueError: `steps` is less than 1, or as for :func:`removal_curve`.
+        ValueError: `steps` is less than 1, or an argument is invalid; see :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])
@@ -129,7 +129,8 @@ def log_odds(removals: Removals, *, fractions: Sequence[float] = (0.2,)) -> Tens
         `(B,)`.
 
     Raises:
-        ValueError: a fraction is not in (0, 1], a probability is negative, or as for :func:`removal_curve`.
+        ValueError: a fraction is not in (0, 1], a probability is negative, or an argument is invalid; see
+            :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 2]])
@@ -163,7 +164,7 @@ def accuracy(removals: Removals, *, fractions: Sequence[float] = FRACTIONS, orde
         `(B,)`, in [0, 1].
 
     Raises:
-        ValueError: the output is not `(B, C)`, or as for :func:`removal_curve`.
+        ValueError: the output is not `(B, C)`, or an argument is invalid; see :func:`removal_curve`.
 
     Example:
         >>> ids = torch.tensor([[1, 5, 3]])

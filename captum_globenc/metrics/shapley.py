@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.captum_api import TargetType, format_arguments
-from captum_globenc.metrics.curve import Removals, removable, removal_metric, token_scores
+from captum_globenc.metrics.curve import Removals, removable, removal_metric
 from captum_globenc.metrics.removal import (
     Activation,
     Baseline,
@@ -123,7 +123,7 @@ def shapley_distance(removals: Removals) -> Tensor:
         `(B,)`.
 
     Raises:
-        ValueError: as for :func:`shapley_values`.
+        ValueError: an argument is invalid; see :func:`shapley_values`.
 
     Example:
         >>> def forward(ids):
@@ -131,21 +131,17 @@ def shapley_distance(removals: Removals) -> Tensor:
         >>> shapley_distance(forward, torch.tensor([[2, 4]]), torch.tensor([[4.0, 1.0]]), 0)
         tensor([0.5303])
     """
-    tensor: Any = removals.inputs[0] if isinstance(removals.inputs, tuple) else removals.inputs
-    given: Any = removals.attributions
-    scores = token_scores(given[0] if isinstance(given, tuple) else given, tensor)
-    blank: Any = removals.baselines[0] if isinstance(removals.baselines, tuple) else removals.baselines
     short = removals.removable.sum(1) <= MOST_FEATURES
     options: dict[str, Any] = {**removals.options, "mask": removals.removable & short[:, None]}
     exact = shapley_values(
         removals.forward_func,
-        tensor,
-        blank,
+        removals.tensor,
+        removals.baseline,
         removals.additional_forward_args,
         removals.target,
         **options,
     )
-    return relative_error(scores, exact, removals.removable).where(short, torch.nan)
+    return relative_error(removals.scores, exact, removals.removable).where(short, torch.nan)
 
 
 def relative_error(scores: Tensor, exact: Tensor, mask: Tensor) -> Tensor:

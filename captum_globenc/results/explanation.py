@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from captum_globenc.results.files import fields_of, to_frame, to_json, write_lines
@@ -77,10 +76,7 @@ class Explanation(Record):
         Raises:
             ValueError: There are no scores of `method`, or no character offsets.
         """
-        spans = [
-            span for segment, source in enumerate(self.sources) for span in sentence_spans(source, segment)
-        ]
-        return Parts(score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans))
+        return self._of_spans(sentence_spans(*self.sources), method)
 
     def spans(
         self, spans: Sequence[tuple[int, int]], method: str | None = None, *, segment: int = 0
@@ -99,9 +95,7 @@ class Explanation(Record):
             ValueError: There are no scores of `method`, spans overlap or are outside the text, or there are
                 no character offsets.
         """
-        scores = self.scores[self.chosen(method)]
-        wanted = [Span(start, stop, segment) for start, stop in spans]
-        return Parts(score_spans(self.sources, self.offsets, scores, wanted))
+        return self._of_spans([Span(start, stop, segment) for start, stop in spans], method)
 
     def passages(self, method: str | None = None) -> Parts:
         """Return the scores of the passages of a prompt, by name, and last of the rest.
@@ -117,10 +111,13 @@ class Explanation(Record):
         """
         if not self.passage_spans:
             raise ValueError("there are no passages: pass passages= to explain(), or use spans()")
-        names = [*(name for name, _ in self.passage_spans), ""]
-        spans = [span for _, span in self.passage_spans]
-        found = score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans)
-        return Parts(zip(names, (score for _, score in found), strict=True))
+        names, spans = zip(*self.passage_spans, strict=True)
+        scores = (score for _, score in self._of_spans(spans, method))
+        return Parts(zip([*names, ""], scores, strict=True))
+
+    def _of_spans(self, spans: Sequence[Span], method: str | None) -> Parts:
+        """Return the scores of spans of the text or its pair, and last of the rest."""
+        return Parts(score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans))
 
     def top(self, k: int = 5, method: str | None = None, *, of: str = "words", special: bool = True) -> Parts:
         """Return the words, tokens or sentences with the largest scores by magnitude, the largest first.
@@ -260,10 +257,7 @@ class Explanation(Record):
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """Return a standalone HTML page of this explanation, and write it to `path` if it is not None."""
-        page = draw_page([self])
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        return draw_page([self], path)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one line of JSON for `Explanations.load`, compressed if the name ends in ``.gz``."""

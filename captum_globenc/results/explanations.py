@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from captum_globenc.results.explanation import Explanation
@@ -168,10 +167,7 @@ class Explanations(Sequence[Explanation]):
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """Return a standalone HTML page of all explanations, and write it to `path` if it is not None."""
-        page = draw_page(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        return draw_page(self, path)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the explanations as JSON lines, for `load` and ``captum-globenc show``.

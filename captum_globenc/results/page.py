@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
 from html import escape
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 from captum_globenc.drawing.document import Section, document, document_part
@@ -45,16 +47,19 @@ OTHERS = "other tokens"
 """The name of all tokens outside of sentences or passages."""
 
 
-def draw_page(records: Sequence[Record]) -> str:
-    """Return a standalone page of explanations, which includes their data as JSON."""
+def draw_page(records: Sequence[Record], path: str | PathLike[str] | None = None) -> str:
+    """Return a standalone page of explanations with their data as JSON; write it to `path` if not None."""
     value = any(it.probability is None for it in records)
-    return document(
+    page = document(
         [_section(it) for it in records],
         [to_json(it) for it in records],
         _facts(records),
         measure="value" if value else "confidence",
         noun=_noun(records),
     )
+    if path is not None:
+        Path(path).write_text(page, encoding="utf-8")
+    return page
 
 
 def draw_part(records: Sequence[Record]) -> str:
@@ -231,9 +236,7 @@ def _parts_of(record: Record) -> tuple[str, list[Word]]:
     words = [Word(it.text, it.tokens, it.special) for text in _pieces(record) for it in text if it.tokens]
     if len(words) <= MOST_WORDS or not record.offsets:
         return "words", words
-    spans = [
-        span for segment, source in enumerate(record.sources) for span in sentence_spans(source, segment)
-    ]
+    spans = sentence_spans(*record.sources)
     *sentences, rest = tokens_of_spans(record.sources, record.offsets, spans)
     return "sentences", [*sentences, *([rest._replace(text=OTHERS)] if rest.tokens else [])]
 
@@ -269,7 +272,7 @@ def _position(record: Record) -> str:
     where = record.position
     if isinstance(where, int):
         return f"{record.tokens[where]} ({where})"
-    return "mean of all tokens" if where == "mean" else "what the head reads"
+    return "mean of all tokens" if where == "mean" else "the tokens that the head reads"
 
 
 def _list(names: Iterable[str]) -> str:

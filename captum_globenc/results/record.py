@@ -59,9 +59,9 @@ class Record:
         probabilities: The probabilities of all classes by name; empty for a regression.
         target: The name of the explained class; by default `prediction`.
         against: The contrast class, if there is one.
-        explained: The explained output: that of `target` minus that of `against`.
+        explained: The explained output: the output of `target`, minus the output of `against`.
         position: The token that GlobEnc explains, "mean" for the average of all tokens, or None if the head
-            reads something else, or GlobEnc did not run.
+            reads several tokens, or GlobEnc did not run.
         tokens: N tokens, without padding.
         scores: By method, N scores.
         kinds: By method, the kind of its scores, a key of `KINDS`.

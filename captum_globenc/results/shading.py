@@ -15,7 +15,7 @@ __all__ = ["CUT", "UNREAD", "Piece", "cut_into_pieces"]
 UNREAD = "the tokenizer drops this: the model does not read it"
 """The note on characters without a token."""
 
-CUT = "cut off: the text is longer than the model takes"
+CUT = "truncated: the text is longer than the limit of the model"
 """The note on the truncated end or beginning of a text."""
 
 Stretch = tuple[int, int, tuple[int, ...]]
@@ -64,8 +64,8 @@ def cut_into_pieces(
         truncated: Whether the texts were truncated.
 
     Returns:
-        The pieces of each text. Special tokens follow the text before them, except those with which each text
-        of a pair starts. Without offsets, the pieces are the texts of the units, separated by spaces.
+        The pieces of each text. A special token follows the text before it, unless it starts a text of a
+        pair. Without offsets, the pieces are the texts of the units, separated by spaces.
 
     Example:
         >>> units = [Word("[CLS]", (0,), True), Word("not", (1,), False), Word("bad", (2,), False)]

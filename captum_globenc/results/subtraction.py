@@ -141,7 +141,7 @@ def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
     if one.sources != other.sources:
         raise ValueError(
-            f"{texts[0]} and {texts[1]} have different tokens: those of one text alone are aligned by words"
+            f"{texts[0]} and {texts[1]} have different tokens: only those of one text can be aligned"
         )
     if not (one.offsets and other.offsets) or one.picture or other.picture:
         raise ValueError(

@@ -121,8 +121,8 @@ _SENTENCE = re.compile(
 )
 
 
-def sentence_spans(text: str, segment: int = 0) -> list[Span]:
-    """Split a text into sentences, at punctuation and line ends.
+def sentence_spans(*sources: str) -> list[Span]:
+    """Split a text, or a text and its pair, into sentences, at punctuation and line ends.
 
     Abbreviations are not recognized: "e.g. this" is split. Use `score_spans` with spans of another splitter.
 
@@ -130,8 +130,11 @@ def sentence_spans(text: str, segment: int = 0) -> list[Span]:
         >>> [(it.start, it.stop) for it in sentence_spans("Dull. Is it? No")]
         [(0, 5), (6, 12), (13, 15)]
     """
-    found = _SENTENCE.finditer(text)
-    return [Span(it.start(), it.start() + len(it.group().rstrip()), segment) for it in found]
+    return [
+        Span(it.start(), it.start() + len(it.group().rstrip()), segment)
+        for segment, source in enumerate(sources)
+        for it in _SENTENCE.finditer(source)
+    ]
 
 
 def check_spans(sources: Sequence[str], spans: Sequence[Span]) -> None:

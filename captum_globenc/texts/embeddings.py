@@ -130,8 +130,8 @@ class OnEmbeddings(nn.Module):
             if in_columns:
                 return embeddings.to(output.dtype).transpose(0, 1)
             raise ValueError(
-                "the model embeds other ids than those of the text, as a decoder that reads it again does, "
-                "so its word embeddings cannot be replaced. transformer-deep-lift with masked words works"
+                "the model embeds other ids than the text's, like a decoder that reads the text again, so "
+                "its word embeddings cannot be replaced: use transformer-deep-lift with the baseline mask or pad"
             )
 
         handles = [layer.register_forward_hook(replace, with_kwargs=True) for layer in self._layers]

@@ -52,7 +52,7 @@ class LoadedModel(NamedTuple):
 def as_loaded_model(
     model: PreTrainedModel | Pipeline | nn.Module, tokenizer: PreTrainedTokenizerBase | None
 ) -> LoadedModel:
-    """Return the model and the tokenizer, or those of a pipeline or of an object of sentence-transformers.
+    """Find the model and the tokenizer of a model, a pipeline, or an object of sentence-transformers.
 
     Raises:
         TypeError: There is no tokenizer or a second one, `model` is not a model, or it is an unsupported

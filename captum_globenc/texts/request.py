@@ -23,9 +23,10 @@ from captum_globenc.texts.embeddings import OnEmbeddings, knows_padding
 __all__ = ["BASELINES", "AttributionRequest", "Explainer", "in_parts", "resolve_baseline", "run_batch"]
 
 BASELINES = ("mask", "mean", "pad", "zero")
-"""Names of baselines: what replaces all but the special tokens of a text.
+"""Names of baselines, which replace all tokens of a text except special tokens.
 
-The mask token (without one, the mean word embedding), the mean word embedding, the padding token, or zeros.
+"mask" is the mask token, or the mean word embedding if there is none; "mean" the mean word embedding; "pad"
+the padding token; "zero" a word embedding of zeros.
 """
 
 NO_WORD = -1

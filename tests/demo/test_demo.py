@@ -312,7 +312,7 @@ def test_a_text_that_is_too_long_is_cut_and_told_of(page, address):
     assert "only its first 512 tokens are read, up to “… " in alert.inner_text()
     end = page.locator("#tokens .unread").first
     assert end.inner_text().rstrip().endswith("wonderful acting,")
-    assert end.get_attribute("title") == "cut off: the text is longer than the model takes"
+    assert end.get_attribute("title") == "truncated: the text is longer than the limit of the model"
     width, shown = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width <= shown
 

@@ -416,7 +416,7 @@ def test_what_cannot_be_aligned_is_refused():
     tokens = ["x", *one.tokens[1:]]
     with pytest.raises(ValueError, match="cannot be aligned by words: explain with fast tokenizers"):
         one - explanation(tokens=tokens, offsets=[])
-    with pytest.raises(ValueError, match="different tokens: those of one text alone are aligned by words"):
+    with pytest.raises(ValueError, match="different tokens: only those of one text can be aligned"):
         one - explanation(tokens=tokens, pair="Bad")
 
 

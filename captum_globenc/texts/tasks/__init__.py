@@ -128,10 +128,6 @@ def check_task(loaded: LoadedModel, *, context: bool = False, generation: Sequen
         )
 
 
-def _class_names(model: nn.Module) -> list[str]:
-    return [kind.__name__ for kind in type(model).__mro__]
-
-
 def task_name(model: nn.Module) -> str:
     """Return the name of a model's task: `SIMILARITY` or the name of a row of `TASKS`.
 
@@ -160,7 +156,7 @@ def task_of(model: nn.Module) -> Task:
         >>> task_of(BertForMaskedLM(config)).select.__name__
         'select_masks'
     """
-    return task_named(_class_names(model))
+    return task_named([kind.__name__ for kind in type(model).__mro__])
 
 
 def task_named(names: Sequence[str]) -> Task:

@@ -60,7 +60,7 @@ GENERATION = ({name for name in vars(_DEFAULTS) if not name.startswith("_")} | {
     "transformers_version",
     "use_cache",
 }
-"""The accepted options of `generate`, without those that change what it returns."""
+"""The accepted options of `generate`: all but options that change the return value."""
 
 METHOD = "transformer-deep-lift"
 """The method of `per_token`."""
@@ -231,14 +231,8 @@ def prepare_prompts(
         labels, steps = _tokenized([str(it.answer) for it in prompts], loaded)
     for prompt, row, mask in zip(prompts, labels, batch["attention_mask"], strict=True):
         if not any(_explained(row, tokenizer, model)):
-            raise ValueError(
-                f"the answer to {shorten(prompt.text, 40)!r} has no tokens: "
-                + (
-                    "the model ends its answer at once; pass answer="
-                    if prompt.answer is None
-                    else "pass a text"
-                )
-            )
+            reason = "the model ends it at once; pass answer=" if prompt.answer is None else "pass a text"
+            raise ValueError(f"the answer to {shorten(prompt.text, 40)!r} has no tokens: {reason}")
         prompt_tokens = 0 if _encoder_decoder(model) else int(mask.sum())
         if limit is not None and prompt_tokens + len(row) > limit + (prompt_tokens > 0):
             raise ValueError(
@@ -504,11 +498,9 @@ def _answers(predictions: Predictions) -> list[tuple[list[int], Answer]]:
     for row, values, prompt in zip(rows, predictions.outputs.tolist(), predictions.prompts, strict=True):
         positions = [position for position, it in enumerate(_explained(row, tokenizer, model)) if it]
         ids = [row[position] for position in positions]
-        text = (
-            prompt.answer
-            if prompt.answer is not None
-            else str(tokenizer.decode(ids, skip_special_tokens=True))
-        )
+        text = prompt.answer
+        if text is None:
+            text = str(tokenizer.decode(ids, skip_special_tokens=True))
         tokens = readable_tokens(tokenizer.convert_ids_to_tokens(ids), tokenizer)
         made.append((positions, Answer(text, tokens, ids, [values[position] for position in positions])))
     return made

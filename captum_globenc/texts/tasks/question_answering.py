@@ -22,7 +22,7 @@ MAX_ANSWER_TOKENS = 15
 """The largest number of tokens of an answer, as in the pipeline of transformers."""
 
 CANDIDATES = 12
-"""The number of candidate answers per row; those with the same whole words are merged."""
+"""The number of candidate answers per row; candidates with the same words are merged."""
 
 ENDS = ("start", "end")
 """The targets of an answer, in the order of the model's outputs."""

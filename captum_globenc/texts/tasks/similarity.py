@@ -45,7 +45,7 @@ class TokenMatrix(NamedTuple):
     Attributes:
         tokens: the N tokens of the text.
         others: the M tokens of the other text.
-        scores: `(M, N)`, which sum to `similarity` minus that of the fully masked text and the other text.
+        scores: `(M, N)`; their sum is `similarity` minus its value for the fully masked text.
         similarity: the similarity of the two texts.
     """
 
@@ -431,7 +431,7 @@ class Embedded:
         ]
 
     def _check_ids(self, features: Mapping[str, Any]) -> None:
-        """Check that the model reads the ids of `encoded`, and not those of a template."""
+        """Check that the model reads the ids of `encoded`; a template would add others."""
         model_ids, mask = features["input_ids"], features.get("attention_mask")
         model_ids = model_ids.flatten() if mask is None else model_ids[mask.bool()]
         whole = self.encoded.whole

@@ -187,5 +187,5 @@ def test_a_classifier_whose_decoder_reads_the_text_again_is_compared_with_paddin
     assert sum(it.scores[names[0]]) == pytest.approx(logit() - logit(*inside), abs=1e-6)
     losses = [logit() - logit(place) for place in inside]
     assert it.scores[names[1]] == pytest.approx([0, *losses, 0], abs=1e-6)
-    with pytest.raises(ValueError, match="embeds other ids than those of the text"):
+    with pytest.raises(ValueError, match="embeds other ids than the text's"):
         explain(TEXTS[:1], model, tokenizer, methods=names, baseline="mean")
