@@ -179,11 +179,7 @@ def status(message: str) -> Iterator[None]:
 
 
 def write(path: Path, how: Callable[[Path], object]) -> None:
-    """Write a file.
-
-    Args:
-        path: The file.
-        how: The function that writes it.
+    """Write a file with the function `how`.
 
     Raises:
         CommandError: the file cannot be written.

@@ -107,12 +107,7 @@ class Source:
         return Survey(total, types, "pair" in seen, "answer" in seen, files)
 
     def blocks(self, size: int, types: Mapping[str, str]) -> Iterator[Block]:
-        """Yield all rows in blocks.
-
-        Args:
-            size: number of rows per block.
-            types: the types of labels and ids, `Survey.types`.
-        """
+        """Yield all rows in blocks of `size` rows, with labels and ids of the types in `Survey.types`."""
         block = self._empty(0)
         for data in self._files:
             for row in self._rows(data):

@@ -82,24 +82,14 @@ class Layout(NamedTuple):
     check: Callable[[Plan], None]
 
     def table(self, columns: Mapping[str, Sequence[Any]], plan: Plan) -> Any:
-        """Return a `pyarrow.Table` of rows.
-
-        Args:
-            columns: the return value of `self.columns`.
-            plan: the plan of the run.
-        """
+        """Return a `pyarrow.Table` of the columns that `self.columns` returns for a plan."""
         schema = self.schema(plan)
         arrays = [_array(columns[field.name], field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def extend_table(table: Any, made: Mapping[str, Sequence[Any]]) -> Any:
-    """Add an attributor's columns to a `pyarrow.Table`.
-
-    Args:
-        table: the rows.
-        made: the new columns; columns of the same name are replaced.
-    """
+    """Add an attributor's columns to a `pyarrow.Table`; they replace columns of the same name."""
     for name, values in made.items():
         column = _array(values, KINDS.get(name, pa.list_(pa.float32())))
         if name in table.column_names:
@@ -110,12 +100,7 @@ def extend_table(table: Any, made: Mapping[str, Sequence[Any]]) -> Any:
 
 
 def extend_arrays(columns: Mapping[str, Any], made: Mapping[str, Sequence[Any]]) -> Any:
-    """Return a `pyarrow.Table` of columns in numpy arrays and an attributor's columns.
-
-    Args:
-        columns: the rows, as arrays by column name.
-        made: the new columns; columns of the same name are replaced.
-    """
+    """Return a `pyarrow.Table` of columns in numpy arrays and of an attributor's columns."""
     arrays = {
         name: pa.array(column if column.ndim == 1 else column.tolist()) for name, column in columns.items()
     }

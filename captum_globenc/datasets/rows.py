@@ -30,11 +30,7 @@ FATAL = (
 
 
 def new_columns(generates: bool) -> tuple[str, ...]:
-    """Return the names of the columns of a row before its scores.
-
-    Args:
-        generates: whether the model generates text.
-    """
+    """Return the names of the columns before the scores; `generates` is whether the model generates text."""
     outputs = ("answer_ids", "answer_tokens", "log_probabilities") if generates else ("logits",)
     tokens = ("input_ids", "tokens", "offsets", "segments", "word_ids", "words")
     return (*tokens, "prediction", "explained", *outputs, "windows", "truncated")
@@ -86,13 +82,7 @@ def in_batches(lengths: Mapping[T, int], tokens: int) -> Iterator[list[T]]:
 def one_by_one(
     items: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]], fail: Callable[[T, str], None]
 ) -> dict[T, R]:
-    """Run a batch; if it fails, run each item alone, so that only the failing items have no result.
-
-    Args:
-        items: the items of the batch.
-        run: function of items that returns their results.
-        fail: function of an item and the reason why it fails.
-    """
+    """Run a batch; if it fails, run each item alone, and call `fail` with failing items and the reasons."""
     if not items:
         return {}
     try:

@@ -98,12 +98,7 @@ class Shards:
         return found
 
     def write(self, number: int, table: Any, counts: Counts) -> None:
-        """Write a shard.
-
-        Args:
-            number: the number of the shard, from 0.
-            table: its rows, a `pyarrow.Table`.
-            counts: the counts of its rows.
+        """Write a shard by its number, from 0: a `pyarrow.Table` of its rows, and their counts.
 
         Raises:
             ValueError: the shard cannot be written.

@@ -45,10 +45,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def replace(path: Path, text: str) -> None:
     """Write a text file atomically.
 
-    Args:
-        path: the file.
-        text: its content.
-
     Raises:
         OSError: the file cannot be written.
     """

@@ -173,12 +173,7 @@ def _quoted(path: Path) -> str:
 
 
 def write_csv(weights: Iterable[WordWeight], path: Path) -> None:
-    """Write words to a CSV file: class, word, mean, count, and the numbers of the example rows.
-
-    Args:
-        weights: the return value of :func:`summarize`.
-        path: the file.
-    """
+    """Write words to a CSV file: class, word, mean, count, and the numbers of the example rows."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "word", "mean", "count", "examples"])

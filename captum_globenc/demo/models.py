@@ -190,15 +190,7 @@ CLASSES = 8
 
 
 def describe(found: Classifier, name: str) -> str:
-    """Return the description of a model: name, class, task, classes and token limit.
-
-    Args:
-        found: The model.
-        name: The name that is shown.
-
-    Returns:
-        Escaped HTML.
-    """
+    """Return the description of a model as escaped HTML: name, class, task, classes and token limit."""
     model, task = found.model, task_name(found.model)
     sentences = [f"The model {name} ({type(model).__name__}) {TEXTS[task].does}."]
     if task in ("text-classification", "token-classification"):

@@ -170,10 +170,7 @@ class Controls(NamedTuple):
 def class_fields(fields: Fields, texts: TaskTexts, classes: list[str] | None = None) -> dict[Any, Any]:
     """Return the updates of the fields for the explained class and the contrast class.
 
-    Args:
-        fields: The input components.
-        texts: The texts of the task. Fields without a label are hidden and emptied.
-        classes: The classes to choose from; None keeps the choices.
+    Fields without a label in `texts` are hidden and emptied. Without `classes`, the choices stay.
     """
     import gradio as gr
 

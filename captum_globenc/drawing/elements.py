@@ -129,13 +129,7 @@ def number_table(
     scores: Mapping[str, Sequence[float]],
     units: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a table with one row per token and one column of scores per method.
-
-    Args:
-        tokens: N tokens.
-        scores: By method, N scores.
-        units: By method, the unit of its scores.
-    """
+    """Return a table of N tokens, with a column of N scores and their unit for each method."""
     units = units or {}
     heads = [f"{name}, {units[name]}" if name in units else name for name in scores]
     columns = [[number(it, units.get(name)) for it in row] for name, row in scores.items()]

@@ -68,11 +68,6 @@ class AnswerSubject(Subject):
     def batch(self, index: int, examples: Sequence[Example], target: Tensor | None = None) -> Batch:
         """Tokenize prompts and answers, run the model, and find the tokens that may be removed.
 
-        Args:
-            index: the number of the batch.
-            examples: B examples with answers.
-            target: None.
-
         Raises:
             ValueError: a prompt with its answer is above the model's limit, or an output is not finite.
         """

@@ -63,10 +63,7 @@ class Checkpoint:
         return any(row[BATCH] == batch for row in self.rows)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Add all rows of a batch, in one write that is flushed to the disk.
-
-        Args:
-            rows: one per example and method.
+        """Add the rows of a batch, one per example and method, in one write that is flushed to the disk.
 
         Raises:
             ValueError: the file cannot be written, or another evaluation writes to it.
@@ -139,10 +136,6 @@ def free_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
     """Return the folder, or the first of `folder-2`, `folder-3`, ..., that an evaluation can use.
 
     A folder can be used if it does not exist, holds no results, or holds results of the same settings.
-
-    Args:
-        folder: the preferred folder.
-        settings: the settings of the evaluation, as in `Checkpoint`.
     """
     found, number = folder, 1
     while not _is_free(found, settings):

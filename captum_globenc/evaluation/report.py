@@ -114,12 +114,7 @@ class Evaluation:
 
 
 def draw(summary: Mapping[str, Mapping[str, Cell]], path: Path) -> None:
-    """Draw one panel per metric and one bar per method, with 95% confidence intervals of the mean.
-
-    Args:
-        summary: the return value of :meth:`Evaluation.summary`.
-        path: the image file; its suffix selects the format.
-    """
+    """Save a figure with a panel per metric and a bar per method, with 95% confidence intervals."""
     # Does not use pyplot, whose global state belongs to the user.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -179,10 +179,6 @@ def token_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
 def removable(inputs: Tensor | tuple[Tensor], mask: Tensor | None) -> Tensor:
     """Return `(B, N)`, True at the tokens that may be removed: `mask`, or all tokens if it is None.
 
-    Args:
-        inputs: `(B, N)` or `(B, N, D)`, or a tuple of one of these.
-        mask: `(B, N)` or None.
-
     Raises:
         ValueError: the shapes do not match.
     """

@@ -115,12 +115,7 @@ def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:
 
 
 def activated(logits: Tensor, activation: str) -> Tensor | None:
-    """Return probabilities `(B, C)` of logits under an activation; None for a regression.
-
-    Args:
-        logits: `(B, C)`.
-        activation: a value of `ACTIVATIONS`.
-    """
+    """Return probabilities of logits `(B, C)` by a value of `ACTIVATIONS`; None for a regression."""
     if activation == ACTIVATIONS[MULTI]:
         return logits.sigmoid()
     return None if activation == ACTIVATIONS[VALUE] or logits.shape[1] == 1 else logits.softmax(-1)

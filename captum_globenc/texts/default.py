@@ -41,14 +41,7 @@ def encoder_folder() -> Path:
 
 
 def load_encoder_state(folder: Path) -> dict[str, Tensor]:
-    """Read the encoder's weights, with their names in `BertForSequenceClassification`.
-
-    Args:
-        folder: The folder from `encoder_folder`.
-
-    Returns:
-        A state dict of `BertForSequenceClassification` without the weights of the classifier.
-    """
+    """Return the encoder's weights from its folder: a state dict of the classifier without the head."""
     state = load_file(folder / "model.safetensors")
     # The model creates position_ids itself and does not load it.
     return {f"bert.{name}": value for name, value in state.items() if "position_ids" not in name}
@@ -87,11 +80,7 @@ def merge(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[st
 
 
 def build_classifier(folder: Path) -> BertForSequenceClassification:
-    """Build the two-class classifier from the encoder's config, with random weights, in eval mode.
-
-    Args:
-        folder: The folder from `encoder_folder`.
-    """
+    """Build the two-class classifier from the encoder's folder, with random weights, in eval mode."""
     config = BertConfig.from_pretrained(
         folder,
         id2label=dict(enumerate(LABELS)),

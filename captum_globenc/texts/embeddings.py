@@ -131,7 +131,7 @@ class OnEmbeddings(nn.Module):
                 return embeddings.to(output.dtype).transpose(0, 1)
             raise ValueError(
                 "the model embeds other ids than the text's, like a decoder that reads the text again, so "
-                "its word embeddings cannot be replaced: use transformer-deep-lift with the baseline mask or pad"
+                "its word embeddings cannot be replaced: use transformer-deep-lift with baseline mask or pad"
             )
 
         handles = [layer.register_forward_hook(replace, with_kwargs=True) for layer in self._layers]

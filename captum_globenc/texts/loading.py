@@ -70,11 +70,7 @@ def load_classifier(name: str | None = None) -> Classifier:
 def load_classifier_or_generator(name: str | None = None) -> Classifier:
     """Load a model that generates text, by the architecture in its config, or else a sequence classifier.
 
-    Args:
-        name: A folder or a name on the Hugging Face hub; by default the embedded classifier.
-
-    Raises:
-        LoadingError: See `load_classifier`.
+    See `load_classifier` for the argument and the errors.
     """
     return _load(name, [it for it in TASKS if it.generates])
 
@@ -82,14 +78,8 @@ def load_classifier_or_generator(name: str | None = None) -> Classifier:
 def load_model(name: str | None = None) -> Classifier:
     """Load a model for the task in its config, one of `TASKS`, or a SentenceTransformer.
 
-    An encoder without a head is loaded as a sequence classifier, with `missing` weights.
-
-    Args:
-        name: A folder or a name on the Hugging Face hub; by default the embedded classifier.
-
-    Raises:
-        LoadingError: The model cannot be loaded, its task is not supported, or the package of the embedded
-            classifier is not installed.
+    An encoder without a head is loaded as a sequence classifier, with `missing` weights. For unsupported
+    tasks, it raises `LoadingError`. See `load_classifier` for the argument.
     """
     return _load(name, TASKS)
 

@@ -144,10 +144,10 @@ def test_marks_are_read_from_files(tmp_path, ending):
 @pytest.mark.parametrize(
     ("spans", "message"),
     [
-        ("[[2, 60]]", r"line 2: \(2, 60\) is empty or outside a text of 11 characters"),
-        ("[2, 6]", "line 2: .*no list of spans"),
-        ("yes", "line 2: .*no list of spans"),
-        ("[[0.5, 2]]", "line 2: .*no list of spans"),
+        ("[[2, 60]]", r"line 2: span \(2, 60\) is empty or outside a text of 11 characters"),
+        ("[2, 6]", "line 2: .*not a list of spans"),
+        ("yes", "line 2: .*not a list of spans"),
+        ("[[0.5, 2]]", "line 2: .*not a list of spans"),
     ],
 )
 def test_marks_that_are_no_spans_are_refused_with_their_line(tmp_path, spans, message):

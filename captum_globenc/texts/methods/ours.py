@@ -24,12 +24,7 @@ def globenc_layers(request: AttributionRequest) -> Tensor:
 
 
 def mixtures(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
-    """Return the scores `(A, N)` of another context-mixing method.
-
-    Args:
-        request: The texts and the explained positions.
-        method: A function of the forward function, the ids, the other arguments, and the position.
-    """
+    """Return the scores `(A, N)` of a function of (forward, ids, other arguments, position)."""
 
     def run(inputs: Tensor, *, additional_forward_args: tuple[Any, ...], position: Any) -> Tensor:
         return method(request.of.forward, inputs, additional_forward_args, position)
@@ -79,12 +74,7 @@ def deep_lift_outputs(request: AttributionRequest) -> Tensor:
 
 
 def _differences(request: AttributionRequest, method: Callable[..., Tensor]) -> Tensor:
-    """Run exact differences over ids if the baseline consists of ids, otherwise over word embeddings.
-
-    Args:
-        request: The texts and the explained outputs.
-        method: A function of inputs, baselines, the target (None), and other arguments; returns `(A, ...)`.
-    """
+    """Run a function of (inputs, baselines, None, other arguments) over ids, or over word embeddings."""
     of, inputs, baselines, extra = request.of, request.inputs, request.baselines, request.extra
     if not of.by_ids:
         inputs, baselines, extra = of.over_embeddings.embed(inputs), of.embed(baselines), (inputs, *extra)

@@ -246,11 +246,7 @@ def prepare_prompts(
 
 
 def select_generated(predictions: Predictions) -> list[ExplainedOutput]:
-    """Select the log-probability of each answer: the sum over its tokens.
-
-    Args:
-        predictions: log-probabilities `(B, T)` in nats.
-    """
+    """Select the log-probability of each answer in nats, the sum of the outputs `(B, T)` of its tokens."""
     made = []
     for row, answer in enumerate(_answers(predictions)):
         terms: OutputWeights = {(position,): 1.0 for position in answer[0]}
