@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -109,24 +109,33 @@ def attribute_files(
     if not survey.answers or not plan.generates:
         columns["answer"] = None
         source = Source(data, columns, encoding)
+    model = attributor.model
+    pooled: int | Literal["mean"] | None = None  # the token that GlobEnc explains by default
+    if "globenc" in plan.methods:
+        pooled = "mean" if plan.generates else pooled_token(model)
+    generated: dict[str, Any] = {}
+    if plan.generates:
+        generated["max_new_tokens"] = settings.max_new_tokens
+        generated["baseline"] = resolve_baseline("mask", model, attributor.tokenizer)
     about = {
         "model": {
             "name": attributor.name,
-            "class": type(attributor.model).__name__,
+            "class": type(model).__name__,
             "labels": list(plan.labels),
-            "activation": ACTIVATIONS[problem_of(attributor.model.config)],
-            "pooled": _pooled(attributor) if "globenc" in plan.methods else None,
+            "activation": ACTIVATIONS[problem_of(model.config)],
+            "pooled": pooled,
             "unknown": attributor.tokenizer.unk_token_id,
-            "weights": weights_digest(attributor.model),
-            "device": attributor.model.device.type,
+            "weights": weights_digest(model),
+            "device": model.device.type,
         },
         "versions": versions(),
         "settings": {
-            **{
-                name: getattr(settings, name)
-                for name in ("target", "position", "windows", "cut", "batch_tokens")
-            },
-            **(_generated(attributor) if plan.generates else {}),
+            "target": settings.target,
+            "position": settings.position,
+            "windows": settings.windows,
+            "cut": settings.cut,
+            "batch_tokens": settings.batch_tokens,
+            **generated,
             "methods": list(plan.methods),
             "dtype": dtype,
             "layout": layout,
@@ -147,7 +156,8 @@ def attribute_files(
 
     done(0)
     if len(finished) < len(shards):
-        blocks = _missing(source.blocks(rows_per_shard, survey.types), finished)
+        numbered = enumerate(source.blocks(rows_per_shard, survey.types))
+        blocks = ((number, block) for number, block in numbered if number not in finished)
         for number, block, made in ENGINES[engine](attributor, blocks, workers, done):
             rows = chosen.columns(_rows(block, made, plan), plan)
             counts[number] = _counts(made, rows["error"])
@@ -157,25 +167,6 @@ def attribute_files(
         total = total.plus(counts[number])
     shards.finish(total)
     return total
-
-
-def _pooled(attributor: Attributor) -> int | Literal["mean"] | None:
-    """Return the token that GlobEnc explains by default."""
-    return "mean" if attributor.generates else pooled_token(attributor.model)
-
-
-def _generated(attributor: Attributor) -> dict[str, Any]:
-    """Return the settings that only models that generate text have."""
-    model, tokenizer = attributor.model, attributor.tokenizer
-    return {
-        "max_new_tokens": attributor.settings.max_new_tokens,
-        "baseline": resolve_baseline("mask", model, tokenizer),
-    }
-
-
-def _missing(blocks: Iterator[Block], finished: Mapping[int, Counts]) -> Iterator[tuple[int, Block]]:
-    """Yield the blocks without a finished shard, with their numbers."""
-    return ((number, block) for number, block in enumerate(blocks) if number not in finished)
 
 
 def _rows(block: Block, made: Mapping[str, Sequence[Any]], plan: Plan) -> dict[str, Sequence[Any]]:

@@ -137,7 +137,8 @@ def _lines(
             [Part(it.text, next(merged) if it.tokens else None, it.special, it.note) for it in text]
             for text in texts
         ]
-        lines.append(Line(label, units[name], parts, note, _first(record, name), _more(record, name)))
+        more = _passages(record, name) + _answer_map(record, name)
+        lines.append(Line(label, units[name], parts, note, _first(record, name), more))
     return lines
 
 
@@ -186,11 +187,6 @@ def _tables(record: Record) -> str:
     maps = _layers(record, scored, [piece.text for piece in scored])
     numbers = number_table(record.tokens, record.scores, record.units)
     return details({"Numbers": numbers} | {f"Layers of {name}": made for name, made in maps.items()})
-
-
-def _more(record: Record, name: str) -> str:
-    """Return elements for generated text: bars of passages, and a heat map of answer and prompt tokens."""
-    return _passages(record, name) + _answer_map(record, name)
 
 
 def _passages(record: Record, name: str) -> str:

@@ -176,7 +176,8 @@ class Record:
     def _short_headline(self) -> str:
         if self.less is not None:
             part = "" if self.span is None or self.part == self.prediction else f"{self.part}: "
-            return f"{part}{self.less}" if self._less_names_subjects else f"{part}{self.subject}: {self.less}"
+            subject = "" if self._less_names_subjects else f"{self.subject.strip()}: "
+            return f"{part}{subject}{self.less}"
         if self.answer is not None:
             headline = f"{self.prediction!r} (log-probability {self.value:z.2f})"
         elif self.probability is None:
@@ -193,8 +194,8 @@ class Record:
     @property
     def _less_names_subjects(self) -> bool:
         """Whether `less` names the explained classes, or there are several."""
-        less = self.less or ""
-        return bool(self.outputs) or less.startswith((f"{self.subject} minus ", f"{self.subject}, "))
+        less, subject = self.less or "", self.subject.strip()
+        return bool(self.outputs) or less.startswith((f"{subject} minus ", f"{subject}, "))
 
     @property
     def heading(self) -> str:

@@ -121,7 +121,7 @@ def _operands(one: Record, other: Record) -> str:
     for it, its in ((one, other), (other, one)):
         names = []
         if it.subject != its.subject and not it.outputs:
-            names.append(it.subject)
+            names.append(it.subject.strip())  # answers may start with a space
         if it.model != its.model:
             names.append(it.model.get("name") or it.model.get("class") or "another model")
         if it.sources != its.sources:

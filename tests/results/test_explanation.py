@@ -494,3 +494,5 @@ def test_a_headline_has_single_spaces_where_answers_start_with_one():
     assert it.headline.endswith("explained: big rather than small")
     assert it.captions[SIGNED] == "for and against big rather than small"
     assert "  " not in it.notes[SIGNED]
+    difference = explanation(target=" big") - explanation(target=" small")
+    assert difference.headline == "big minus small"
