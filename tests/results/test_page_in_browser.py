@@ -303,8 +303,8 @@ def test_layers_say_what_a_row_is_and_why_words_end_at_0(show):
     piece(page, "Unhappy").click()
     captions = panel.locator("figcaption").all_inner_texts()
     assert captions[0] == f"{SHARES}, % after layer"
-    assert captions[1].endswith("The score is the one after the last layer.")
-    assert "The score is the one at 0." in captions[3]
+    assert captions[1].endswith("The score is the share after the last layer.")
+    assert "The score is the contribution at 0." in captions[3]
     assert captions[3].endswith("only positions that the head reads contribute, and all others are 0.")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")

@@ -127,7 +127,7 @@ def test_a_notebook_has_the_layers_of_words_and_the_numbers_of_tokens():
     assert len(cells) == 9 * 2 + 9 * 3
     assert [tag for tag, _ in part.elements].count("details") == 3
     assert "##happy" in part.text
-    for said in ("The score is the one after the last layer.", "The score is the one at 0."):
+    for said in ("The score is the share after the last layer.", "The score is the contribution at 0."):
         assert part.text.count(said) == 1
 
 

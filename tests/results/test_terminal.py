@@ -116,8 +116,8 @@ def test_layers_of_signed_scores_are_logits_and_begin_with_what_enters_the_first
     assert ["logit", "after", "layer", "0", "1", "2"] in lines
     assert ["not", "+5.100", "+4.900", "0.000"] in lines
     out = " ".join(shown(explanation(layers=layers)).split())
-    assert out.count("The score is the one after the last layer.") == 1
-    assert out.count("The score is the one at 0.") == 1
+    assert out.count("The score is the share after the last layer.") == 1
+    assert out.count("The score is the contribution at 0.") == 1
     assert lines.index(["globenc"]) < lines.index(["transformer-deep-lift"])
 
 
