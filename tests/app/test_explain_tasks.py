@@ -66,4 +66,4 @@ def test_a_long_text_is_shown_as_a_whole(run, failing, tmp_path):
     assert (err, found["truncated"], len(found["tokens"])) == ("", False, 56)
     assert found["settings"]["windows"] == "4"
     assert "22 of 24 tokens to a window" in failing("explain", text, "--model", folder, "--windows", "30")
-    assert "cut at 24 tokens" in run("explain", text, "--model", folder)[1]
+    assert "truncated at 24 tokens" in run("explain", text, "--model", folder)[1]

@@ -191,7 +191,7 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(folder, data, tmp_p
         with pytest.raises(KeyboardInterrupt):
             attribute_files(Attributor(folder), data, out, rows_per_shard=4)
         assert len(contents(out)) == done
-        with pytest.raises(ValueError, match=f"holds {done} of 7 shards"):
+        with pytest.raises(ValueError, match=f"has {done} of 7 shards"):
             load_attributions(out)
     attribute_files(Attributor(folder), data, out, rows_per_shard=4)
     assert written == [6]
@@ -243,7 +243,7 @@ def test_a_damaged_shard_is_made_again(damage, folder, data, tmp_path):
     path = tmp_path / "out" / "000001.parquet"
     path.write_bytes(damage(path.read_bytes()))
     for read in (load_attributions, load_explanations, partial(summarize, min_count=1)):
-        with pytest.raises(ValueError, match=r"000001\.parquet is damaged: run the command .* again"):
+        with pytest.raises(ValueError, match=r"000001\.parquet is damaged: repeat the command that wrote it"):
             read(tmp_path / "out")
     attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=10)
     assert contents(tmp_path / "out") == before
