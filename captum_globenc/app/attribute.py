@@ -84,7 +84,10 @@ def attribute_data(
         ),
     ] = None,
     cut: Annotated[
-        bool, typer.Option("--cut/--no-cut", help="Truncate such texts, or write an error for them.")
+        bool,
+        typer.Option(
+            "--cut/--no-cut", help="Truncate texts above the model's limit, or write an error for them."
+        ),
     ] = True,
     text_column: TextColumnOption = "text",
     pair_column: PairColumnOption = "pair",

@@ -104,9 +104,9 @@ def evaluate_texts(
 ) -> None:
     """Measure how faithful attribution methods are to a classifier or a language model.
 
-    Every method explains the predicted class, or the one chosen with --target; for a language model, the
-    log-probability of the answer to each prompt. The metrics measure how the
-    output changes when tokens are removed, and how far the methods agree.
+    Every method explains the predicted class, or --target; for a language model, the log-probability of the
+    answer to each prompt. The metrics measure how the output changes when tokens are removed, and how far the
+    methods agree.
     """
     chosen_methods = names("method", methods, METHODS, show_methods)
     chosen_metrics = names("metric", metrics, METRICS)

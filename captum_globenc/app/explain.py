@@ -105,7 +105,7 @@ def explain_texts(
         str | None,
         typer.Option(
             metavar="CLASS",
-            help="The contrast class, or a contrast answer: why the target rather than this?",
+            help="The contrast class or answer: explain the target minus this output.",
         ),
     ] = None,
     baseline: Annotated[
@@ -137,7 +137,7 @@ def explain_texts(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several.",
+            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several lists.",
             dir_okay=False,
         ),
     ] = None,
