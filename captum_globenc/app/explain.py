@@ -137,7 +137,7 @@ def explain_texts(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Explain the answer to a chat instead: a JSON file with a list of messages, or several lists.",
+            help="Explain the answer to a chat instead: a JSON file with one or several lists of messages.",
             dir_okay=False,
         ),
     ] = None,
