@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.answers import Answers
-from captum_globenc.datasets.classes import Classes, Reader
+from captum_globenc.datasets.classes import Classes
 from captum_globenc.datasets.files import USUAL
 from captum_globenc.datasets.rows import Done, new_columns
 from captum_globenc.recording.dropout import reject_dropout
@@ -340,17 +340,15 @@ class Attributor:
             raise ValueError(
                 f"the model gives {len(names)} values: choose one with target, of {', '.join(names)}"
             )
-        reader = Reader(
-            model, tokenizer, cut=settings.cut, windows=settings.windows, position=settings.position
-        )
         classes = Classes(
             model,
             tokenizer,
             names,
             settings.methods or ("globenc",),
-            reader,
             target=None if settings.target is None else class_of(settings.target, names, "target"),
             position=settings.position,
+            cut=settings.cut,
+            windows=settings.windows,
             tokens=settings.batch_tokens,
         )
         return _Ready(model, tokenizer, names, missing, classes)

@@ -5,7 +5,7 @@ Letters: B batch, N tokens, C classes, W windows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.datasets.rows import Done, Values, in_batches, mistake, one_by_one, word_indices
 from captum_globenc.forward import EncoderForward
+from captum_globenc.results.words import Word
 from captum_globenc.texts.methods import METHODS, shown
 from captum_globenc.texts.outputs import OutputSelector, OutputWeights, selector_tensors
 from captum_globenc.texts.pieces import names
@@ -26,7 +27,7 @@ from captum_globenc.texts.tokenizing import check_ids, pad, token_limit, tokeniz
 from captum_globenc.texts.windows import cut_windows, find_segments, merge_windows
 from captum_globenc.texts.words import find_words
 
-__all__ = ["Classes", "Reader", "Text"]
+__all__ = ["Classes"]
 
 Piece = tuple[int, int]
 """The index of a row, and of one of its windows."""
@@ -38,48 +39,24 @@ LOGITS = "logits"
 
 
 @dataclass
-class Text:
-    """A tokenized text, or the reason why it cannot be explained.
+class Row:
+    """A tokenized row, or the reason why it cannot be explained.
 
     Attributes:
-        ids: N token ids.
-        types: N token type ids; None if the tokenizer has none.
-        special: N numbers, 1 at special tokens such as [CLS], 0 at tokens of the text.
-        tokens: N tokens as strings of the vocabulary.
-        offsets: N pairs `[start, end]` of characters in the text or in the pair; None for slow tokenizers.
-        segments: N numbers, 0 for tokens of the text, 1 for the pair, None for special tokens; None for slow
-            tokenizers.
-        word_ids: N indices into `words`, None for special tokens.
-        words: the words, without special tokens.
+        columns: N values of each of the tokenizer's outputs, such as `input_ids` and `special_tokens_mask`.
+        values: the new values of the row that do not depend on the model's outputs.
         pieces: token positions of each forward pass: the whole text, or each of its windows.
-        truncated: whether the text was truncated.
-        error: the reason why the text cannot be explained; "" if it can.
+        error: the reason why the row cannot be explained; "" if it can.
     """
 
-    ids: list[int] = field(default_factory=list)
-    types: list[int] | None = None
-    special: list[int] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
-    offsets: list[list[int]] | None = None
-    segments: list[int | None] | None = None
-    word_ids: list[int | None] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    columns: dict[str, list[int]] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     pieces: list[list[int]] = field(default_factory=list)
-    truncated: bool = False
     error: str = ""
 
 
 class Reader:
-    """Tokenize texts for a model, and find the errors of each.
-
-    Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        cut: whether texts over the model's limit are truncated; if False, they get an error.
-        windows: number of tokens that neighboring windows share; if not None, texts over the limit are split
-            into windows.
-        position: the token that GlobEnc explains; an index must exist in every text, and negative indices
-            count from its end.
+    """Tokenize rows for a model, and find the errors of each; see `Classes` for the arguments.
 
     Raises:
         ValueError: `windows` is not smaller than a window.
@@ -90,9 +67,9 @@ class Reader:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        cut: bool = True,
-        windows: int | None = None,
-        position: int | Literal["mean"] | None = None,
+        cut: bool,
+        windows: int | None,
+        position: int | Literal["mean"] | None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._limit = token_limit(model, tokenizer)
@@ -104,80 +81,77 @@ class Reader:
                     f"windows is {windows}, but a window has {size} tokens of a text: pass less than {size}"
                 )
 
-    def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> list[Text]:
-        """Tokenize texts.
+    def __call__(self, texts: Sequence[Any], pairs: Sequence[Any] | None) -> list[Row]:
+        """Tokenize rows.
 
         Args:
             texts: one value per row, of any type.
             pairs: the second segments, one per row; None or "" means no second segment.
 
         Returns:
-            One `Text` per row. A bad value sets `Text.error` and raises nothing.
+            One `Row` per text. A bad value sets `Row.error` and raises nothing.
         """
         seconds = [None] * len(texts) if pairs is None else [None if pair == "" else pair for pair in pairs]
         found = [
-            Text(error=mistake(text, "text") or ("" if pair is None else mistake(pair, "second segment")))
+            Row(error=mistake(text, "text") or ("" if pair is None else mistake(pair, "second segment")))
             for text, pair in zip(texts, seconds, strict=True)
         ]
         for paired in (False, True):
-            rows = [
+            valid = [
                 row
                 for row, pair in enumerate(seconds)
                 if (pair is not None) == paired and not found[row].error
             ]
-            first = [str(texts[row]) for row in rows]
-            second = [str(seconds[row]) for row in rows] if paired else None
-            for row, made in zip(rows, self._read(first, second), strict=True):
+            first = [str(texts[row]) for row in valid]
+            second = [str(seconds[row]) for row in valid] if paired else None
+            for row, made in zip(valid, self._read(first, second), strict=True):
                 found[row] = made
         return found
 
-    def _read(self, texts: list[str], pairs: list[str] | None) -> list[Text]:
+    def _read(self, texts: list[str], pairs: list[str] | None) -> Iterator[Row]:
+        """Yield the rows of valid texts, all with a pair or all without one."""
         if not texts:
-            return []
-        whole, limit = self._windows is None, self._limit
-        batch, above = tokenize(texts, pairs, self._tokenizer, limit, truncate=self._cut and whole)
-        made = self._texts(batch, texts, pairs)
-        for row, (text, long) in enumerate(zip(made, above, strict=True)):
-            count = len(text.ids)
+            return
+        truncate = self._cut and self._windows is None
+        batch, above = tokenize(texts, pairs, self._tokenizer, self._limit, truncate=truncate)
+        found = find_words(batch, self._tokenizer, texts, pairs)
+        for number, (words, long) in enumerate(zip(found, above, strict=True)):
             try:
-                if not count:
-                    raise ValueError("the text has no tokens")
-                if long and whole and not self._cut:
-                    raise ValueError(f"the text has {count} tokens, and the model takes {limit}")
-                check_ids(text.ids, self._model)
-                if isinstance(self._position, int) and not -count <= self._position < count:
-                    raise ValueError(
-                        f"position {self._position} is out of range: the text has {count} tokens"
-                    )
-                text.truncated = long and whole
-                text.pieces = [list(range(count))]
-                if long and self._windows is not None:
-                    segments = find_segments(batch, row, paired=pairs is not None)
-                    text.pieces = cut_windows(segments, limit or 0, self._windows)
+                yield self._row(batch, number, words, long, paired=pairs is not None)
             except ValueError as error:
-                made[row] = Text(error=str(error))
-        return made
+                yield Row(error=str(error))
 
-    def _texts(self, batch: Mapping[str, Any], texts: list[str], pairs: list[str] | None) -> list[Text]:
-        encodings = getattr(batch, "encodings", None)
-        types = batch.get("token_type_ids")
-        made = []
-        for row, words in enumerate(find_words(batch, self._tokenizer, texts, pairs)):
-            ids = list(batch["input_ids"][row])
-            words = [word for word in words if not word.special]
-            made.append(
-                Text(
-                    ids=ids,
-                    types=None if types is None else list(types[row]),
-                    special=list(batch["special_tokens_mask"][row]),
-                    tokens=names(ids, self._tokenizer),
-                    offsets=None if encodings is None else [list(it) for it in encodings[row].offsets],
-                    segments=None if encodings is None else list(encodings[row].sequence_ids),
-                    word_ids=word_indices(words, len(ids)),
-                    words=[word.text for word in words],
-                )
-            )
-        return made
+    def _row(
+        self, batch: BatchEncoding, number: int, words: Sequence[Word], long: bool, *, paired: bool
+    ) -> Row:
+        """Return a row; `long` is whether it is above the model's limit."""
+        columns = {name: list(values[number]) for name, values in batch.items()}
+        ids, whole = columns["input_ids"], self._windows is None
+        count, position = len(ids), self._position
+        if not count:
+            raise ValueError("the text has no tokens")
+        if long and whole and not self._cut:
+            raise ValueError(f"the text has {count} tokens, and the model takes {self._limit}")
+        check_ids(ids, self._model)
+        if isinstance(position, int) and not -count <= position < count:
+            raise ValueError(f"position {position} is out of range: the text has {count} tokens")
+        pieces = [list(range(count))]
+        if long and self._windows is not None:
+            segments = find_segments(batch, number, paired=paired)
+            pieces = cut_windows(segments, self._limit or 0, self._windows)
+        encoding = batch.encodings[number] if batch.encodings else None
+        words = [word for word in words if not word.special]
+        values = {
+            "input_ids": ids,
+            "tokens": names(ids, self._tokenizer),
+            "offsets": None if encoding is None else [list(it) for it in encoding.offsets],
+            "segments": None if encoding is None else list(encoding.sequence_ids),
+            "word_ids": word_indices(words, count),
+            "words": [word.text for word in words],
+            "windows": len(pieces),
+            "truncated": long and whole,
+        }
+        return Row(columns, values, pieces)
 
 
 class Remembered(EncoderForward):
@@ -200,10 +174,12 @@ class Classes:
         tokenizer: its tokenizer.
         names: the names of the classes, by index.
         methods: keys of `METHODS`.
-        reader: tokenizes the rows.
         target: the explained class; None for the predicted class of each row.
-        position: the token that GlobEnc explains: an index, "mean", or None for the tokens that the model's
-            head reads.
+        position: the token that GlobEnc explains: an index into every text, negative from the end, "mean", or
+            None for the tokens that the model's head reads.
+        cut: whether texts over the model's limit are truncated; if False, they get an error.
+        windows: number of tokens that neighboring windows share; if not None, texts over the limit are split
+            into windows.
         tokens: maximum number of tokens per forward pass, padding included.
     """
 
@@ -213,13 +189,15 @@ class Classes:
         tokenizer: PreTrainedTokenizerBase,
         names: Sequence[str],
         methods: Sequence[str],
-        reader: Reader,
         *,
         target: int | None,
         position: int | Literal["mean"] | None,
+        cut: bool,
+        windows: int | None,
         tokens: int,
     ) -> None:
-        self._model, self._tokenizer, self._names, self._read = model, tokenizer, names, reader
+        self._model, self._tokenizer, self._names = model, tokenizer, names
+        self._read = Reader(model, tokenizer, cut=cut, windows=windows, position=position)
         self._target, self._position, self._tokens = target, position, tokens
         self._forward = Remembered(model)
         self._explainer = Explainer(model, tokenizer, self._forward, OutputSelector(self._forward))
@@ -269,19 +247,12 @@ class Classes:
             for row, scores in zip(rows, found, strict=True)
         ]
 
-    def _values(self, row: Text, scores: Scores) -> Values:
+    def _values(self, row: Row, scores: Scores) -> Values:
         """Return the new values of a row without an error."""
         return {
-            "input_ids": row.ids,
-            "tokens": row.tokens,
-            "offsets": row.offsets,
-            "segments": row.segments,
-            "word_ids": row.word_ids,
-            "words": row.words,
+            **row.values,
             "prediction": self._names[int(scores[LOGITS].argmax())],
             "explained": self._names[self._class_of(scores)],
-            "windows": len(row.pieces),
-            "truncated": row.truncated,
             **{name: values.tolist() for name, values in scores.items()},
         }
 
@@ -290,7 +261,7 @@ class Classes:
         return int(scores[LOGITS].argmax()) if self._target is None else self._target
 
     def _predicted(
-        self, rows: Sequence[Text], found: Sequence[Scores], pieces: Sequence[Piece]
+        self, rows: Sequence[Row], found: Sequence[Scores], pieces: Sequence[Piece]
     ) -> list[Scores]:
         """Return the logits of windows, and the scores of methods without a class."""
         request = self._request(rows, pieces)
@@ -311,7 +282,7 @@ class Classes:
         ]
 
     def _explained(
-        self, rows: Sequence[Text], found: Sequence[Scores], pieces: Sequence[Piece]
+        self, rows: Sequence[Row], found: Sequence[Scores], pieces: Sequence[Piece]
     ) -> list[Scores]:
         """Return the scores of windows by methods that depend on the class."""
         targets: list[OutputWeights] = [{(self._class_of(found[number]),): 1.0} for number, _ in pieces]
@@ -320,19 +291,14 @@ class Classes:
         return _by_window(rows, pieces, {name: shown(name, request) for name in self._second})
 
     def _request(
-        self, rows: Sequence[Text], pieces: Sequence[Piece], selectors: tuple[Tensor, ...] = ()
+        self, rows: Sequence[Row], pieces: Sequence[Piece], selectors: tuple[Tensor, ...] = ()
     ) -> AttributionRequest:
         """Return the request for texts or windows, padded on the right to the longest."""
         device = self._model.device
         windows = []
         for number, window in pieces:
-            row = rows[number]
-            columns = {"input_ids": row.ids, "special_tokens_mask": row.special}
-            columns["attention_mask"] = [1] * len(row.ids)
-            if row.types is not None:
-                columns["token_type_ids"] = row.types
-            kept = row.pieces[window]
-            windows.append({name: [values[place] for place in kept] for name, values in columns.items()})
+            row, kept = rows[number], rows[number].pieces[window]
+            windows.append({name: [values[place] for place in kept] for name, values in row.columns.items()})
         batch = {name: values.to(device) for name, values in pad(windows, self._tokenizer).items()}
         position: Tensor | int | Literal["mean"] | None = self._position
         if isinstance(position, int):
@@ -345,7 +311,7 @@ def _as_arrays(values: Tensor) -> list[NDArray[np.float64]]:
     return list(values.cpu().double().numpy())
 
 
-def _by_window(rows: Sequence[Text], pieces: Sequence[Piece], scores: Mapping[str, Tensor]) -> list[Scores]:
+def _by_window(rows: Sequence[Row], pieces: Sequence[Piece], scores: Mapping[str, Tensor]) -> list[Scores]:
     """Return the scores of each window without padding, from scores `(B, N)` by method."""
     arrays = {name: _as_arrays(values) for name, values in scores.items()}
     return [
@@ -354,7 +320,7 @@ def _by_window(rows: Sequence[Text], pieces: Sequence[Piece], scores: Mapping[st
     ]
 
 
-def _merged(row: Text, windows: Sequence[Scores]) -> Scores:
+def _merged(row: Row, windows: Sequence[Scores]) -> Scores:
     """Average the logits and the scores of a row over its windows."""
     merged: Scores = {}
     for name in windows[0]:
@@ -362,7 +328,7 @@ def _merged(row: Text, windows: Sequence[Scores]) -> Scores:
         if name == LOGITS:
             merged[name] = np.mean(values, axis=0)
             continue
-        merged[name] = merge_windows(len(row.ids), row.pieces, values)
+        merged[name] = merge_windows(len(row.columns["input_ids"]), row.pieces, values)
         total = merged[name].sum()
         if len(windows) > 1 and METHODS[name].kind in ("shares", "sizes") and total:
             merged[name] = merged[name] / total  # shares of the whole document

@@ -53,7 +53,7 @@ class Classifiers:
         Raises:
             LoadingError: The model is not offered, cannot be loaded, or has an unsupported task.
         """
-        reason = self.refusal(name)
+        reason = self.rejection(name)
         if reason:
             raise LoadingError(reason)
         name = self._full(name)
@@ -78,7 +78,7 @@ class Classifiers:
         config = model.config
         return [] if problem_of(config) == VALUE else class_names(config)
 
-    def refusal(self, name: str) -> str:
+    def rejection(self, name: str) -> str:
         """Return the reason why a model may not be loaded; "" if it may."""
         if not name or name in self.offered or self._any_model:
             return ""

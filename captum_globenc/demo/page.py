@@ -433,8 +433,8 @@ def build(
             if not form.text:
                 return {outputs.prediction: gr.skip()}
             if form.model not in classifiers:  # opening a link must not load a model
-                refusal = classifiers.refusal(form.model)
-                waiting = Answer((refusal or f"Press Explain to load the model {form.model}.",))
+                rejection = classifiers.rejection(form.model)
+                waiting = Answer((rejection or f"Press Explain to load the model {form.model}.",))
                 return _filled(waiting, outputs)
             return explained(form, request)
 

@@ -6,10 +6,10 @@ Shapes: B texts, R rows (texts, or windows of texts), A explained outputs, N tok
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import compress, groupby
+from itertools import accumulate, compress, groupby
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -329,7 +329,9 @@ def _assemble(
     windows. Contributions averaged over several windows do not sum to a difference: their kind is "signed".
     """
     made = []
-    for it, rows in _spans(explained):
+    starts = accumulate((len(it.rows) for it in explained), initial=0)
+    for it, start in zip(explained, starts, strict=False):
+        rows = slice(start, start + len(it.rows))
         merged = _MergedWindows(predictions, it)
         kinds = {
             name: METHODS[name].kind if len(it.rows) == 1 else METHODS[name].merged_kind for name in scores
@@ -345,7 +347,7 @@ def _assemble(
                 target=it.target,
                 against=it.against,
                 explained=it.explained,
-                position=_position(predictions, it, rows.start, position) if "globenc" in scores else None,
+                position=_position(predictions, it, start, position) if "globenc" in scores else None,
                 scores={name: merged.row(values[rows], kinds[name]) for name, values in scores.items()},
                 kinds=kinds,
                 layers={
@@ -399,14 +401,6 @@ class _MergedWindows:
         total = merged.sum() if kind in ("shares", "sizes") else 0
         found: list[float] = (merged / total if total else merged).tolist()
         return found
-
-
-def _spans(explained: Sequence[ExplainedOutput]) -> Iterator[tuple[ExplainedOutput, slice]]:
-    """Yield each output and the slice of its rows in A."""
-    start = 0
-    for it in explained:
-        yield it, slice(start, start + len(it.rows))
-        start += len(it.rows)
 
 
 def _position(
