@@ -36,8 +36,6 @@ class AnswerSubject(Subject):
     last token of a prompt, and the last of its sentences, usually the question, are never removed.
     """
 
-    answers = True
-
     @cached_property
     def forward(self) -> AnswerForward:
         """The forward function from prompts to the log-probabilities `(B, T)` of answer tokens."""

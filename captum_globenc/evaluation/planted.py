@@ -57,7 +57,7 @@ def plant(examples: Sequence[Example], kind: str, *, share: float = 0.5, seed: i
     if kind not in SHORTCUTS:
         raise ValueError(f"no shortcut is called {kind!r}; known: {', '.join(SHORTCUTS)}")
     if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}; it has to be from 0 to 1")
+        raise ValueError(f"share is {share}: pass a probability, 0 to 1")
     draw = random.Random(f"{kind} {seed}")
     return [_with_words(it, *_drawn(kind, share, draw), draw) for it in examples]
 

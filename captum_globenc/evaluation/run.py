@@ -150,7 +150,7 @@ def evaluate(
     if not examples:
         raise ValueError("there are no texts to evaluate on")
     if batch_size < 1:
-        raise ValueError(f"the batch size is {batch_size}; it has to be at least 1")
+        raise ValueError(f"batch_size is {batch_size}: at least 1")
     if generates:
         _check_answers(examples, metrics, removal, target)
         batch_size = batch_size if as_loaded_model(model, tokenizer).pads else 1

@@ -6,7 +6,7 @@ Letters: B batch, N tokens, C classes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,8 +44,6 @@ class Subject:
     seed: int = 0
     target: str | int | None = None
     position: int | Literal["mean"] | None = None
-    answers: ClassVar[bool] = False
-    """Whether the explained outputs are the log-probabilities of answers."""
 
     @cached_property
     def forward(self) -> EncoderForward:

@@ -80,8 +80,8 @@ class Method:
         return "signed" if self.kind == "contributions" else self.kind
 
 
-def _mixing(scores: Scores, cost: str, needs: str = "a supported encoder") -> Method:
-    return Method(scores, "sizes", MIXING, cost, special=True, needs=needs)
+def _mixing(scores: Scores, cost: str) -> Method:
+    return Method(scores, "sizes", MIXING, cost, special=True, needs="a supported encoder")
 
 
 def _backward(scores: Scores, cost: str, kind: Kind = "signed", needs: str = "") -> Method:
