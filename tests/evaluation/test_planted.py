@@ -90,7 +90,7 @@ def test_no_shipped_sentence_holds_a_word_that_is_planted():
     [
         (lambda: plant(PLAIN, "triple"), "known: token, context, pair"),
         (lambda: plant(PLAIN, "token", share=1.5), "from 0 to 1"),
-        (lambda: plant([Example(4, "A lantern, lit.")], "token"), "text 4 holds lantern"),
+        (lambda: plant([Example(4, "A lantern, lit.")], "token"), "text 4 already contains lantern"),
         (lambda: Example(0, "dull", marked=((2, 9),)), "empty or outside"),
         (lambda: Example(0, "dull", decoys=((2, 2),)), "empty or outside"),
     ],

@@ -211,8 +211,8 @@ def test_one_label_is_taken_as_it_is_and_as_a_list(problem, single):
         (MULTI, ["red", "blue"], "'blue' is not a class of the model"),
         (SINGLE, ["red", "bad"], "2 classes, but the model is single-label"),
         (SINGLE, [], "0 classes"),
-        (VALUE, "good", "no number, and the model gives a value"),
-        (VALUE, [1.0], "no number"),
+        (VALUE, "good", "not a number, and the model is a regression"),
+        (VALUE, [1.0], "is not a number"),
     ],
 )
 def test_labels_that_do_not_fit_the_problem_are_refused(problem, label, message):
