@@ -250,7 +250,7 @@ def _rows(
         values = {name: _measured(METRICS[name], subject, batch, scores) for name in metrics}
         for name, value in values.items():
             if not isinstance(value, list) or len(value) != len(examples):
-                raise ValueError(f"the metric {name} did not return {len(examples)} values, one per text")
+                raise ValueError(f"the metric {name} must return {len(examples)} values, one per text")
         step((number + 1) / (2 * len(methods) + 1))
         for place, example in enumerate(examples):
             rows.append(

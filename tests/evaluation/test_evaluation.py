@@ -399,7 +399,7 @@ def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
             with pytest.raises(ValueError, match="'mine' is registered already"):
                 register("mine", value)
         METRICS["mine"] = Metric(lambda subject, batch, scores: scores.new_full([2], torch.inf), "higher")
-        with pytest.raises(ValueError, match="did not return 1 values, one per text"):
+        with pytest.raises(ValueError, match="must return 1 values, one per text"):
             evaluate(*loaded, EXAMPLES[:1], methods=["mine"], metrics=["mine"])
         endless = evaluate(*loaded, EXAMPLES[:2], methods=["mine"], metrics=["mine"], out=tmp_path)
         assert endless.summary()["mine"]["mine"].mean == math.inf

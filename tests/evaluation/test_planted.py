@@ -89,7 +89,7 @@ def test_no_shipped_sentence_holds_a_word_that_is_planted():
     ("call", "message"),
     [
         (lambda: plant(PLAIN, "triple"), "known: token, context, pair"),
-        (lambda: plant(PLAIN, "token", share=1.5), "from 0 to 1"),
+        (lambda: plant(PLAIN, "token", share=1.5), "pass a probability, 0 to 1"),
         (lambda: plant([Example(4, "A lantern, lit.")], "token"), "text 4 already contains lantern"),
         (lambda: Example(0, "dull", marked=((2, 9),)), "empty or outside"),
         (lambda: Example(0, "dull", decoys=((2, 2),)), "empty or outside"),
