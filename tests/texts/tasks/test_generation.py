@@ -419,7 +419,7 @@ def test_bad_input_is_told(prompts, options, error, message):
 def test_an_answer_that_ends_at_once_is_told():
     model, tokenizer = language_model("gpt2"), word_tokenizer()
     model.generation_config.suppress_tokens = [it for it in range(len(tokenizer)) if it != 2]
-    with pytest.raises(ValueError, match="the model ends its answer at once"):
+    with pytest.raises(ValueError, match="the model ends it at once"):
         quiet(["a dog"], model, tokenizer)
 
 
