@@ -180,7 +180,10 @@ OUTSIDERS = {
         },
     ),
 }
-if hasattr(hf, "Qwen3_5TextConfig"):  # newer than the oldest supported transformers
+# The oldest supported transformers lacks these.
+if hasattr(hf, "ApertusConfig"):
+    OUTSIDERS["apertus"] = Outsider(hf.ApertusConfig, hf.ApertusForCausalLM, {**GROUPED, "pad_token_id": 0})
+if hasattr(hf, "Qwen3_5TextConfig"):
     OUTSIDERS["qwen3_5"] = Outsider(
         hf.Qwen3_5TextConfig,
         hf.Qwen3_5ForCausalLM,

@@ -328,7 +328,7 @@ SCALARS: tuple[tuple[str, Any], ...] = (
     ("atan arctan", _closed(lambda u, u0, y, y0: _arctangent(u, u0))),
     (
         "relu relu6 hardtanh abs absolute clamp clip clamp_min clamp_max threshold "
-        "softshrink hardshrink nan_to_num rrelu",
+        "softshrink hardshrink nan_to_num rrelu sign sgn floor ceil round trunc frac",
         piecewise,
     ),
     ("exp", _closed(_exponential)),

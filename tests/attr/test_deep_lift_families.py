@@ -51,7 +51,7 @@ def test_a_padded_batch_is_scored_as_each_text_alone(family):
 
 
 SINGLE_OUTSIDERS = {
-    *("llama", "mistral", "qwen3", "qwen3_5", "gemma2", "gemma3", "olmo2", "phi3"),
+    *("llama", "mistral", "qwen3", "qwen3_5", "gemma2", "gemma3", "olmo2", "phi3", "apertus"),
     *("longformer", "mamba", "funnel"),
 }
 
