@@ -79,6 +79,13 @@ OUTSIDERS = {
     "gemma2": Outsider(
         hf.Gemma2Config, hf.Gemma2ForCausalLM, {**GROUPED, "query_pre_attn_scalar": 6, "pad_token_id": 0}
     ),
+    "gemma3": Outsider(
+        hf.Gemma3TextConfig,
+        hf.Gemma3ForCausalLM,
+        {**GROUPED, "query_pre_attn_scalar": 6, "sliding_window": 4, "pad_token_id": 0},
+    ),
+    "olmo2": Outsider(hf.Olmo2Config, hf.Olmo2ForCausalLM, {**GROUPED, "pad_token_id": 0}),
+    "phi3": Outsider(hf.Phi3Config, hf.Phi3ForCausalLM, {**GROUPED, "pad_token_id": 0}),
     "opt": Outsider(
         hf.OPTConfig,
         hf.OPTForCausalLM,
@@ -99,6 +106,7 @@ OUTSIDERS = {
             **{f"{name}_groups": 2 for name in ("q", "k", "v", "intermediate", "output")},
         },
     ),
+    "yoso": Outsider(hf.YosoConfig, hf.YosoForSequenceClassification, {**SMALL, "use_expectation": True}),
     "fnet": Outsider(hf.FNetConfig, hf.FNetForSequenceClassification, _narrow(num_attention_heads=None)),
     "big_bird": Outsider(
         hf.BigBirdConfig, hf.BigBirdForSequenceClassification, {**SMALL, "attention_type": "original_full"}
@@ -172,3 +180,20 @@ OUTSIDERS = {
         },
     ),
 }
+# The oldest supported transformers lacks these.
+if hasattr(hf, "ApertusConfig"):
+    OUTSIDERS["apertus"] = Outsider(hf.ApertusConfig, hf.ApertusForCausalLM, {**GROUPED, "pad_token_id": 0})
+if hasattr(hf, "Qwen3_5TextConfig"):
+    OUTSIDERS["qwen3_5"] = Outsider(
+        hf.Qwen3_5TextConfig,
+        hf.Qwen3_5ForCausalLM,
+        {
+            **GROUPED,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 6,
+            "linear_value_head_dim": 6,
+            "pad_token_id": 0,
+        },
+    )

@@ -32,7 +32,92 @@ def _interpolate(depends: Depends, input: Any, end: Any, weight: Any) -> Any:
     return input + weight * (end - input)
 
 
-def _variance(
+def _clamp(depends: Depends, input: Tensor, min: Any = None, max: Any = None) -> Any:
+    if not (depends(min) or depends(max)):
+        return NotImplemented
+    made = input
+    for bound, extreme in ((min, torch.maximum), (max, torch.minimum)):
+        if bound is not None:
+            made = extreme(made, bound if isinstance(bound, Tensor) else input.new_tensor(bound))
+    return made
+
+
+def _clamp_max(depends: Depends, input: Any, max: Any) -> Any:
+    return _clamp(depends, input, max=max)
+
+
+def _parametric_relu(depends: Depends, input: Tensor, weight: Tensor) -> Any:
+    weight = weight.view(-1, *[1] * max(input.dim() - 2, 0))
+    return input.clamp_min(0) + weight * input.clamp_max(0)
+
+
+def _logit(depends: Depends, input: Tensor, eps: float | None = None) -> Any:
+    inside = input if eps is None else input.clamp(eps, 1 - eps)
+    return inside.log() - (-inside).log1p()
+
+
+def _composed(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """Return the decomposition of a function of one tensor."""
+
+    def decomposition(depends: Depends, input: Tensor) -> Any:
+        return function(input)
+
+    return decomposition
+
+
+def _times_logarithm(depends: Depends, input: Any, other: Tensor) -> Any:
+    if depends(input) or not isinstance(input, Tensor):
+        return input * other.log()
+    return input * other.where(input != 0, 1).log()
+
+
+def _product(
+    depends: Depends, input: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
+    """Multiply halves, so that the number of steps grows with the logarithm of the number of factors."""
+    made = input if dtype is None else input.to(dtype)
+    made, dim = (made.flatten(), 0) if dim is None else (made, dim)
+    while made.shape[dim] > 1:
+        half = made.shape[dim] // 2
+        product = made.narrow(dim, 0, half) * made.narrow(dim, half, half)
+        made = torch.cat([product, made.narrow(dim, 2 * half, made.shape[dim] - 2 * half)], dim)
+    return made if keepdim else made.squeeze(dim)
+
+
+def _vector_product(depends: Depends, x: Tensor, y: Tensor, *, dim: int = -1) -> Any:
+    return (x * y).sum(dim)
+
+
+def _distances(depends: Depends, x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Any:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def _inverse(depends: Depends, input: Tensor) -> Any:
+    return torch.linalg.solve(input, torch.eye(input.shape[-1], dtype=input.dtype, device=input.device))
+
+
+def _solve(depends: Depends, A: Tensor, B: Tensor, *, left: bool = True) -> Any:
+    if B.dim() == 1 or (B.dim() == A.dim() - 1 and B.shape == A.shape[:-1]):
+        return torch.linalg.solve(A, B.unsqueeze(-1)).squeeze(-1)
+    return NotImplemented if left else torch.linalg.solve(A.mT, B.mT).mT
+
+
+def _solve_triangular(
+    depends: Depends,
+    input: Tensor,
+    B: Tensor,
+    *,
+    upper: bool,
+    left: bool = True,
+    unitriangular: bool = False,
+) -> Any:
+    if left:
+        return NotImplemented
+    options = {"upper": not upper, "unitriangular": unitriangular}
+    return torch.linalg.solve_triangular(input.mT, B.mT, **options).mT
+
+
+def _variance_and_mean(
     depends: Depends,
     input: Tensor,
     dim: Any = None,
@@ -45,12 +130,22 @@ def _variance(
         dim, unbiased = None, dim
     dims = tuple(range(input.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     count = math.prod(input.shape[it] for it in dims) - (int(unbiased) if correction is None else correction)
-    centred = input - input.mean(dims, keepdim=True)
-    return (centred * centred).sum(dims, keepdim=keepdim) / count
+    mean = input.mean(dims, keepdim=True)
+    variance = (input - mean).square().sum(dims, keepdim=keepdim) / count
+    return variance, mean if keepdim else mean.squeeze(dims)
+
+
+def _variance(depends: Depends, *args: Any, **kwargs: Any) -> Any:
+    return _variance_and_mean(depends, *args, **kwargs)[0]
+
+
+def _deviation_and_mean(depends: Depends, *args: Any, **kwargs: Any) -> Any:
+    variance, mean = _variance_and_mean(depends, *args, **kwargs)
+    return variance.sqrt(), mean
 
 
 def _deviation(depends: Depends, *args: Any, **kwargs: Any) -> Any:
-    return _variance(depends, *args, **kwargs).sqrt()
+    return _deviation_and_mean(depends, *args, **kwargs)[0]
 
 
 def _normalize(
@@ -307,8 +402,26 @@ def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 DECOMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("addcdiv", _add_quotient),
     ("lerp", _interpolate),
+    ("clamp clip", _clamp),
+    ("clamp_min", _clamp),
+    ("clamp_max", _clamp_max),
+    ("prelu", _parametric_relu),
+    ("exp2", _composed(lambda u: (u * math.log(2)).exp())),
+    ("log2", _composed(lambda u: u.log() / math.log(2))),
+    ("log10", _composed(lambda u: u.log() / math.log(10))),
+    ("tan", _composed(lambda u: u.sin() / u.cos())),
+    ("logit", _logit),
+    ("xlogy", _times_logarithm),
+    ("prod", _product),
+    ("vecdot", _vector_product),
+    ("cdist", _distances),
+    ("inv inverse", _inverse),
+    ("solve", _solve),
+    ("solve_triangular", _solve_triangular),
     ("var", _variance),
     ("std", _deviation),
+    ("var_mean", _variance_and_mean),
+    ("std_mean", _deviation_and_mean),
     ("normalize", _normalize),
     ("cosine_similarity", _cosine_similarity),
     ("pairwise_distance", _pairwise_distance),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from captum_globenc.differences import steps
 from captum_globenc.differences.call import (
     CONSTANT,
     LINEAR,
@@ -29,6 +30,7 @@ from captum_globenc.differences.call import (
 )
 from captum_globenc.differences.ids import Ids, Index
 from captum_globenc.differences.op_sets import (
+    ARRANGING,
     CASTS,
     DECISIONS,
     FILLED,
@@ -42,6 +44,7 @@ from captum_globenc.differences.op_sets import (
     functions,
 )
 from captum_globenc.differences.rules import EXACT, Row
+from captum_globenc.differences.steps import COMPARISONS, choose, chosen, step
 from captum_globenc.differences.trace import (
     AppliedRule,
     RecordedCall,
@@ -56,11 +59,12 @@ from captum_globenc.errors import UnsupportedOperationError
 
 # Attributes that the mode sets on tensors: its token, if they depend on the input; an alias with the graph
 # before an autograd function replaced it; the autograd node that belongs to the call; the function whose
-# decision differs; the tensor that they are a part of.
+# decision differs; the truth values of a comparison as numbers; the tensor that they are a part of.
 TAG = "_captum_globenc_depends"
 TWIN = "_captum_globenc_twin"
 WHOLE = "_captum_globenc_whole"
 DIFFERS = "_captum_globenc_differs"
+STEP = "_captum_globenc_step"
 PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
 OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
@@ -166,7 +170,7 @@ class DifferenceMode(TorchFunctionMode):
         index, has_inference_tensors = None, False
         for leaf in leaves(args[:1] if func in LIKE else (args, kwargs)):
             if isinstance(leaf, Tensor):
-                if self.depends(leaf):
+                if self.depends(leaf) or self._step(leaf) is not None:
                     return self._call(func, args, kwargs)
                 if hasattr(leaf, DIFFERS) and func not in PLAIN:
                     raise _decision_differs(getattr(leaf, DIFFERS))
@@ -190,9 +194,22 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
+        if any(self._step(leaf) is not None for leaf in leaves((args, kwargs))):
+            output = self._by_steps(func, args, kwargs)
+            if output is not NotImplemented:
+                return output
+        for leaf in leaves((args, kwargs)):
+            if hasattr(leaf, DIFFERS):
+                raise _decision_differs(getattr(leaf, DIFFERS))
+        if not any(map(self.depends, leaves((args, kwargs)))):
+            return func(*args, **kwargs)
         if self._at_input and any(map(self._may_be_altered, leaves((args, kwargs)))):
             unwrap = partial(self._unwrapped, in_place=changes_in_place(func))
             args, kwargs = replaced((args, kwargs), unwrap)
+        if func in COMPARISONS and len(args) == 2 and self._route is None and not self._alone:
+            mask, truth = self._apply_rule(step, COMPARISONS[func], args, kwargs)
+            setattr(mask, STEP, truth)
+            return mask
         if func in DECISIONS:
             return self._decide(func, args, kwargs)
         if self._route is not None and func in ROUTING:
@@ -376,6 +393,47 @@ class DifferenceMode(TorchFunctionMode):
         applied = AppliedRule.of(rule, call, self._trace)
         of = {id(old): new for old, new in zip(outputs, connected(applied, outputs, dependents), strict=True)}
         return self._tag_output(replaced(output, lambda leaf: of.get(id(leaf), leaf)))
+
+    def _step(self, leaf: Any) -> Tensor | None:
+        """Return the truth values of a comparison as numbers; None for anything else."""
+        truth = getattr(leaf, STEP, None)
+        return truth if self.depends(truth) else None
+
+    def _by_steps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function of truth values; NotImplemented if they have to be the same in both runs."""
+        given = replaced(args, lambda leaf: leaf if (truth := self._step(leaf)) is None else truth)
+        stepped = [one is not other for one, other in zip(args, given, strict=True)]
+        if func in steps.PRODUCTS:
+            return self.__torch_function__(func, (), given, kwargs)
+        if func in steps.WHERE and stepped == [True, False, False]:
+            return self._apply_rule(choose, chosen, given, {})
+        if func in steps.FILL and stepped == [False, True, False]:
+            return self._apply_rule(choose, chosen, (given[1], given[2], given[0]), {})
+        if not stepped or not (stepped[0] or func in steps.AND | steps.OR):
+            return NotImplemented
+        mask = func(*args, **kwargs)
+        if not isinstance(mask, Tensor):
+            return NotImplemented
+        with self:
+            if func in steps.CASTS:
+                truth = given[0]
+                if mask.is_floating_point():
+                    return truth.to(mask.dtype)
+            elif func in steps.NOT:
+                truth = 1 - given[0]
+            elif func in steps.AND:
+                truth = given[0] * given[1]
+            elif func in steps.OR:
+                truth = given[0] + given[1] - given[0] * given[1]
+            elif func in ARRANGING:
+                truth = func(*given, **kwargs)
+            else:
+                return NotImplemented
+        setattr(mask, STEP, truth)
+        for leaf in args:
+            if hasattr(leaf, DIFFERS):
+                setattr(mask, DIFFERS, getattr(leaf, DIFFERS))
+        return mask
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function whose result is a decision, which must be the same in both runs."""

@@ -76,9 +76,11 @@ ARRANGING = functions(
     "moveaxis flatten unflatten ravel squeeze unsqueeze expand expand_as broadcast_to "
     "broadcast_tensors repeat repeat_interleave tile contiguous clone alias getitem setitem select "
     "narrow index_select gather take take_along_dim masked_select split split_with_sizes tensor_split "
-    "chunk unbind hsplit vsplit dsplit diagonal diag diag_embed tril triu unfold as_strided cat "
-    "concat concatenate stack hstack vstack dstack column_stack pad constant_pad_nd roll flip fliplr "
-    "flipud rot90 to type type_as cpu cuda"
+    "chunk unsafe_split unsafe_split_with_sizes unsafe_chunk unbind hsplit vsplit dsplit diagonal diag "
+    "diag_embed diagflat block_diag tril triu unfold as_strided cat concat concatenate stack hstack vstack "
+    "dstack column_stack row_stack meshgrid atleast_1d atleast_2d atleast_3d pad constant_pad_nd roll flip "
+    "fliplr flipud rot90 select_scatter slice_scatter diagonal_scatter to type type_as cpu cuda "
+    "_pack_padded_sequence _pad_packed_sequence"
 )
 """Functions that move elements without changing them."""
 
@@ -91,7 +93,8 @@ LINEAR_FUNCTIONS = (
         "dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout avg_pool1d avg_pool2d "
         "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
         "pixel_shuffle pixel_unshuffle channel_shuffle fft_fft fft_ifft fft_rfft fft_irfft "
-        "fft_fft2 fft_ifft2 fft_fftn fft_ifftn"
+        "fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fftshift "
+        "fft_ifftshift stft istft deg2rad rad2deg index_fill"
     )
     | {Tensor.float}
 )

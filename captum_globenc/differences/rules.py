@@ -30,6 +30,7 @@ from torch import Tensor
 from captum_globenc.differences.attention import fused_attention
 from captum_globenc.differences.call import LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound, replaced
 from captum_globenc.differences.decompositions import DECOMPOSITIONS, FROM_THE_RIGHT
+from captum_globenc.differences.losses import LOSSES
 from captum_globenc.differences.op_sets import (
     IDENTITIES,
     LINEAR_FUNCTIONS,
@@ -37,6 +38,7 @@ from captum_globenc.differences.op_sets import (
     functions,
     table,
 )
+from captum_globenc.differences.recurrent import RECURRENT
 from captum_globenc.differences.scalars import SCALARS, tanhc_of_half
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool, top
 from captum_globenc.errors import UnsupportedOperationError
@@ -117,6 +119,64 @@ def matmul(call: Call) -> Backward:
             (one, (grad @ means[1].mT).sum_to_size(means[0].shape)),
             (other, (means[0].mT @ grad).sum_to_size(means[1].shape)),
         ]
+
+    return backward
+
+
+def solve(output: Pair, A: Pair | Tensor, B: Pair | Tensor, *, left: bool = True) -> Backward:
+    """The solution X of A X = B, see :func:`_solution`."""
+    return _solution(output, A, B, lambda matrix, grad: torch.linalg.solve(matrix.mT, grad), lambda it: it)
+
+
+def solve_triangular(
+    output: Pair,
+    input: Pair | Tensor,
+    B: Pair | Tensor,
+    *,
+    upper: bool,
+    left: bool = True,
+    unitriangular: bool = False,
+) -> Backward:
+    """The solution X of A X = B, see :func:`_solution`; only one triangle of A is read."""
+
+    def transposed(matrix: Tensor, grad: Tensor) -> Tensor:
+        options = {"upper": not upper, "unitriangular": unitriangular}
+        made: Tensor = torch.linalg.solve_triangular(matrix.mT, grad, **options)
+        return made
+
+    def triangle(it: Tensor) -> Tensor:
+        return it.triu(int(unitriangular)) if upper else it.tril(-int(unitriangular))
+
+    return _solution(output, input, B, transposed, triangle)
+
+
+def _solution(
+    output: Pair,
+    matrix: Pair | Tensor,
+    right: Pair | Tensor,
+    transposed: Callable[[Tensor, Tensor], Tensor],
+    read: Callable[[Tensor], Tensor],
+) -> Backward:
+    """X - X0 = A^-1 (B - B0) - A^-1 (A - A0) X0, averaged with the same equation of exchanged runs.
+
+    Args:
+        output: X.
+        matrix: A.
+        right: B.
+        transposed: solves a system of the transposed matrix, given A and the right side.
+        read: sets entries of A that are not read to 0.
+    """
+    value, base = (matrix.value, matrix.base) if isinstance(matrix, Pair) else (matrix, matrix)
+
+    def backward(grad: Tensor) -> Any:
+        one, other = (transposed(it, grad) / 2 for it in (value, base))
+        made = []
+        if isinstance(right, Pair):
+            made.append((right, (one + other).sum_to_size(right.value.shape)))
+        if isinstance(matrix, Pair):
+            product = one @ output.base.mT + other @ output.value.mT
+            made.append((matrix, read(-product).sum_to_size(value.shape)))
+        return made
 
     return backward
 
@@ -283,6 +343,8 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("mul multiply", multiply),
     ("matmul bmm mm", matmul),
     ("div divide true_divide truediv", divide),
+    ("solve", bound(solve)),
+    ("solve_triangular", bound(solve_triangular)),
     ("softmax _softmax", bound(softmax)),
     ("log_softmax _log_softmax", bound(log_softmax)),
     ("logsumexp", bound(logsumexp)),
@@ -307,7 +369,7 @@ _RULES: dict[Callable[..., Any], Rule | str] = {
     **table(SCALARS),
     **table(ROWS),
 }
-_DECOMPOSITIONS = {**table(DECOMPOSITIONS), **FROM_THE_RIGHT}
+_DECOMPOSITIONS = {**table(DECOMPOSITIONS + RECURRENT), **FROM_THE_RIGHT, **LOSSES}
 
 EXACT: dict[Callable[..., Any], Row] = {
     function: Row(_RULES.get(function), _DECOMPOSITIONS.get(function))

@@ -305,9 +305,14 @@ def _cosine(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     return -((u + u0) / 2).sin() * torch.sinc((u - u0) / (2 * math.pi))
 
 
+def _inverse_of(multiplier: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Rule:
+    """Return the rule of an inverse function: the reciprocal of the function's secant."""
+    return _closed(lambda u, u0, y, y0: 1 / multiplier(y, y0, u, u0))
+
+
 SCALARS: tuple[tuple[str, Any], ...] = (
     (
-        "gelu silu mish erf erfc sinh cosh asinh arcsinh",
+        "gelu silu mish erf erfc sinh cosh asinh arcsinh sinc ndtr log_ndtr",
         smooth,
     ),
     ("softplus", _by_parameters(_softplus, "beta", "threshold")),
@@ -323,7 +328,7 @@ SCALARS: tuple[tuple[str, Any], ...] = (
     ("atan arctan", _closed(lambda u, u0, y, y0: _arctangent(u, u0))),
     (
         "relu relu6 hardtanh abs absolute clamp clip clamp_min clamp_max threshold "
-        "softshrink hardshrink nan_to_num rrelu",
+        "softshrink hardshrink nan_to_num rrelu sign sgn floor ceil round trunc frac",
         piecewise,
     ),
     ("exp", _closed(_exponential)),
@@ -338,6 +343,9 @@ SCALARS: tuple[tuple[str, Any], ...] = (
     ("square", _closed(lambda u, u0, y, y0: u + u0)),
     ("sin", _closed(_sine)),
     ("cos", _closed(_cosine)),
+    ("asin arcsin", _inverse_of(_sine)),
+    ("acos arccos", _inverse_of(_cosine)),
+    ("atanh arctanh", _inverse_of(_tangent)),
     ("pow", power),
 )
 """Names and rules of functions of one number."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers as hf
 
 from captum_globenc import EncoderForward, TransformerDeepLift
 from families import FAMILIES, Weighted, baselines_of, rounds
@@ -49,7 +50,10 @@ def test_a_padded_batch_is_scored_as_each_text_alone(family):
             assert together[i].count_nonzero() == alone.count_nonzero()
 
 
-SINGLE_OUTSIDERS = {"llama", "mistral", "qwen3", "gemma2", "longformer", "mamba", "funnel"}
+SINGLE_OUTSIDERS = {
+    *("llama", "mistral", "qwen3", "qwen3_5", "gemma2", "gemma3", "olmo2", "phi3", "apertus"),
+    *("longformer", "mamba", "funnel"),
+}
 
 
 @pytest.mark.parametrize("name", OUTSIDERS)
@@ -102,3 +106,37 @@ def test_a_decoders_token_has_nothing_of_those_that_follow():
     scores = TransformerDeepLift(EncoderForward(model, ())).attribute(inputs, baselines, target=(5, 7))
     assert not scores[:, 6:].any()
     assert scores[:, :6].abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_model_may_compute_a_loss_beside_its_logits(name):
+    torch.manual_seed(0)
+    ids, labels = torch.randint(5, 60, (2, 7)), torch.randint(5, 60, (2, 4))
+    if name == "bert":
+        config = hf.BertConfig(
+            vocab_size=60,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            num_labels=3,
+        )
+        model, labels = hf.BertForSequenceClassification(config), torch.tensor([1, 2])
+        logits = lambda ids, labels: model(ids, labels=labels).logits  # noqa: E731
+    else:
+        config = hf.T5Config(
+            vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0
+        )
+        model = hf.T5ForConditionalGeneration(config)
+        logits = lambda ids, labels: model(ids, labels=labels).logits[:, -1]  # noqa: E731
+    model.double().eval()
+    method = TransformerDeepLift(logits, model)
+    scores, delta = method.attribute(ids, torch.full_like(ids, 4), 1, labels, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-6 * scores.abs().max()
+    if name == "bert":
+        plain = TransformerDeepLift(lambda ids: model(ids).logits, model)
+        torch.testing.assert_close(scores, plain.attribute(ids, torch.full_like(ids, 4), 1))
+        loss = TransformerDeepLift(lambda ids, labels: model(ids, labels=labels).loss[None], model)
+        scores, delta = loss.attribute(ids[:1], torch.full_like(ids[:1], 4), None, labels[:1], True)
+        assert delta.abs().max() < 1e-12
+        assert scores.abs().sum() > 0

@@ -110,7 +110,18 @@ MIXTURES = {
     "Qwen3Moe": {"num_experts": 4, "head_dim": 8, "moe_intermediate_size": 12, "decoder_sparse_step": 1},
     "Olmoe": {"num_experts": 4},
     "GptOss": {"num_local_experts": 4, "head_dim": 8},
-}
+    "DeepseekV3": {
+        "num_key_value_heads": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 1, "moe_intermediate_size": 12, "q_lora_rank": 8, "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+    },
+    "Qwen3Next": {
+        "layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "head_dim": 8,
+        "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "Phimoe": {"num_local_experts": 4},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("experts", ["grouped_mm", "batched_mm", "eager"])
@@ -120,7 +131,7 @@ def test_mixtures_of_experts_of_transformers(family, experts):
     config = getattr(transformers, f"{family}Config", None)
     if config is None:
         pytest.skip(f"this transformers has no {family}")
-    config = config(**SMALL, **MIXTURES[family])
+    config = config(**SMALL | MIXTURES[family])
     if hasattr(config, "_experts_implementation"):
         config._experts_implementation = experts
     elif experts != "eager":

@@ -96,8 +96,12 @@ def test_a_rule_can_be_added(monkeypatch):
     "decide",
     [
         lambda x: x if x.sum() > 0 else -x,
-        lambda x: x * (x > 0),
+        lambda x: x * (x > 0).any(-1, keepdim=True),
+        lambda x: x[x > 0].sum()[None],
+        lambda x: x.clone().index_put_((x > 0,), torch.tensor(0.0)),
         lambda x: x[x.argmax(0)[0]],
+        lambda x: x.gather(-1, x.max(-1, keepdim=True)[1]),
+        lambda x: x.exp()[torch.arange(3), x.max(-1)[1]],
         lambda x: x * float(x[0, 0]),
         lambda x: x * x.sum().item(),
         lambda x: x[: 1 + int(x[0, 0] > 0)],

@@ -14,6 +14,7 @@ from captum_globenc.differences.op_sets import functions
 from captum_globenc.differences.rules import ROWS
 from captum_globenc.differences.scalars import SCALARS
 from captum_globenc.errors import UnsupportedOperationError
+from completeness import assert_complete, pairs, random
 
 torch.manual_seed(0)
 CONSTANT = torch.randn(4, 6, dtype=torch.float64)
@@ -21,55 +22,11 @@ WEIGHT = torch.randn(6, 6, dtype=torch.float64)
 MASK = torch.rand(4, 6) > 0.4
 
 
-def random(*shape, seed=0, positive=False):
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.abs() + 0.05 if positive else values
-
-
-def pairs(shape, positive=False):
-    """Inputs and baselines that are random, equal in parts, all but equal, far apart, or not contiguous."""
-    x, x0 = random(*shape, positive=positive), random(*shape, seed=1, positive=positive)
-    yield "random", x, x0
-    half = x0.clone()
-    half.flatten()[: half.numel() // 2] = x.flatten()[: half.numel() // 2]
-    yield "equal halves", x, half
-    close = x.clone()
-    close.flatten()[0] += 1e-9
-    yield "all but equal", x, close
-    yield "equal", x, x.clone()
-    yield "close", x, x + 3e-5 * x0
-    if not positive:
-        yield "large", 30 * x, 30 * x0
-        yield "far", 20 * x, 0.1 * x0
-        yield "zeros", x, torch.zeros_like(x)
-    if len(shape) == 2:
-        yield "strided", x.T.contiguous().T, x0
-
-
-def assert_complete(function, inputs, baselines, tolerance=1e-12):
-    both = compare(function, inputs, baselines)
-    output = both.output if isinstance(both.output, Tensor) else sum(part.sum() for part in both.output)
-    base = both.base if isinstance(both.base, Tensor) else sum(part.sum() for part in both.base)
-    weights = random(1, *output.shape, seed=9)[0]
-    contributions = both.contributions((output * weights).sum())
-    total = sum(part.sum() for part in contributions).detach()
-    expected = ((output.detach() - base) * weights).sum()
-    scale = sum(part.abs().sum() for part in contributions) + (output.detach() * weights).abs().sum()
-    assert torch.isfinite(total)
-    assert abs(total - expected) <= tolerance * max(1.0, float(scale))
-    with torch.no_grad():
-        plain = function(*inputs)
-    for one, other in zip(
-        [both.output] if isinstance(both.output, Tensor) else both.output,
-        [plain] if isinstance(plain, Tensor) else plain,
-        strict=True,
-    ):
-        torch.testing.assert_close(one.detach(), other, rtol=1e-13, atol=1e-13)
-
-
 POSITIVE = {"log", "log1p", "sqrt", "rsqrt", "reciprocal", "pow"}
+SHARES = {"asin", "acos", "atanh"}
+"""Functions of numbers between -1 and 1."""
 SYNONYMS = {
-    *("clip", "absolute", "arctan", "arcsinh", "log_sigmoid", "expit"),
+    *("clip", "absolute", "arctan", "arcsinh", "arcsin", "arccos", "arctanh", "log_sigmoid", "expit"),
     *("divide", "true_divide", "truediv", "multiply", "mm", "linalg_norm", "linalg_vector_norm"),
     *("_softmax", "_log_softmax"),
     *(f"{name}{dims}" for name in ("max_pool", "adaptive_max_pool") for dims in ("1d", "2d", "3d")),
@@ -89,7 +46,7 @@ SCALAR_NAMES = [name for names, _ in SCALARS for name in names.split() if name n
 
 
 def scalar(name):
-    return getattr(F, name, None) or getattr(torch, name)
+    return next(it for it in (getattr(space, name, None) for space in (F, torch, torch.special)) if it)
 
 
 @pytest.mark.parametrize("name", SCALAR_NAMES)
@@ -99,6 +56,8 @@ def test_functions_of_one_number(name, case):
     _, x, x0 = cases[case % len(cases)]
     if name in ("exp", "expm1", "sinh", "cosh"):
         x, x0 = x.clamp(-9, 9), x0.clamp(-9, 9)
+    if name in SHARES:
+        x, x0 = 0.99 * x.tanh(), 0.99 * x0.tanh()
     # Where the points are moved apart, curvature is left: h^2 phi''' / 24 each.
     assert_complete(lambda x: scalar(name)(x, **FURTHER.get(name, {})), [x], [x0], 1e-11)
 
@@ -148,6 +107,9 @@ LINEAR_CASES = OrderedDict(
         "interpolated": lambda x: F.interpolate(x[None], scale_factor=2, mode="linear"),
         "types": lambda x: x.to(torch.float64).type_as(CONSTANT).double(),
         "detached": lambda x: x.detach() + x.data,
+        "spectrum": lambda x: torch.stft(x, 4, 2, window=WEIGHT[0, :4], return_complex=True).imag,
+        "filled at": lambda x: x.index_fill(1, torch.tensor([0, 4]), 2.0),
+        "scattered": lambda x: x.select_scatter(x[0] + 1, 0, 1).slice_scatter(x[:2], 0, 2),
         "dropout": lambda x: F.dropout(x, 0.5, training=False),
         "in place": lambda x: (x * 1).add_(CONSTANT).mul_(2).sub_(1).masked_fill_(MASK, 0.0),
         "operators in place": lambda x: _in_place(x),
@@ -200,6 +162,8 @@ QUADRATIC_CASES = {
     "lerp": lambda x, y: torch.lerp(x, y, y.sigmoid()),
     "in place": lambda x, y: (x * 1).mul_(y).div_(y.exp()).addcmul_(x, y),
     "outer": lambda x, y: torch.outer(x[0], y[1]) + torch.tensordot(x, y, dims=([0], [0])),
+    "products of a row": lambda x, y: x.prod(-1) + torch.prod(y, 0, keepdim=True).sum() + (x[0] / 9).prod(),
+    "vecdot": lambda x, y: torch.linalg.vecdot(x, y) + torch.linalg.vecdot(x, CONSTANT),
     "bilinear": lambda x, y: F.bilinear(x, y, WEIGHT[None].expand(3, 6, 6)),
     "same": lambda x, y: torch.einsum("bi,bi->b", x, x),
 }
@@ -211,6 +175,61 @@ def test_products(name):
         if "quotient" in name or name == "in place":
             x, x0, y, y0 = (side.clamp(-3, 3) for side in (x, x0, y, y0))
         assert_complete(QUADRATIC_CASES[name], [x, y], [x0, y0])
+
+
+INVERTIBLE = WEIGHT / 6 + torch.eye(6, dtype=torch.float64)
+
+
+def _invertible(x):
+    return x.T @ x / (1 + x.square().sum()) + INVERTIBLE
+
+
+SYSTEM_CASES = {
+    "right side": lambda x, y: torch.linalg.solve(INVERTIBLE, x.T),
+    "matrix": lambda x, y: torch.linalg.solve(_invertible(x), CONSTANT.T),
+    "both": lambda x, y: torch.linalg.solve(_invertible(x), y.T),
+    "of vectors": lambda x, y: torch.linalg.solve(_invertible(x), y[0]),
+    "from the right": lambda x, y: torch.linalg.solve(_invertible(x), y, left=False),
+    "batches": lambda x, y: torch.linalg.solve(torch.stack([_invertible(x), _invertible(y)]), x.T),
+    "inverse": lambda x, y: torch.linalg.inv(_invertible(x)) @ _invertible(y).inverse(),
+    "upper": lambda x, y: torch.linalg.solve_triangular(_invertible(x), y.T, upper=True),
+    "lower": lambda x, y: torch.linalg.solve_triangular(_invertible(x), y, upper=False, left=False),
+    "ones on the diagonal": lambda x, y: torch.linalg.solve_triangular(
+        _invertible(x), y.T, upper=False, unitriangular=True
+    ),
+    "lower, of a constant": lambda x, y: torch.linalg.solve_triangular(
+        _invertible(x), INVERTIBLE, upper=False, left=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_CASES)
+def test_systems_of_equations(name):
+    for (_, x, x0), (_, y, y0) in zip(pairs((4, 6)), list(pairs((4, 6)))[::-1], strict=True):
+        assert_complete(SYSTEM_CASES[name], [x, y], [x0, y0], 1e-10)
+
+
+@pytest.mark.parametrize("name", ["both", "upper", "ones on the diagonal"])
+def test_contributions_to_a_solution_are_averages_over_both_orders(name):
+    """The average of changing the argument first and last, as for a product."""
+    matrices, sides = (
+        (_invertible(random(4, 6)), _invertible(random(4, 6, seed=1))),
+        (random(6, 3), random(6, 3, seed=1)),
+    )
+    further = {} if name == "both" else {"upper": name == "upper", "unitriangular": name != "upper"}
+    solve = torch.linalg.solve if name == "both" else torch.linalg.solve_triangular
+
+    def run(matrix, side):
+        return solve(matrix, side, **further).sum()
+
+    both = compare(run, [matrices[0], sides[0]], [matrices[1], sides[1]])
+    of_matrix, _ = both.contributions(both.output)
+    first = run(matrices[0], sides[1]) - run(matrices[1], sides[1])
+    last = run(matrices[0], sides[0]) - run(matrices[1], sides[0])
+    torch.testing.assert_close(of_matrix.sum(), (first + last) / 2, rtol=1e-10, atol=1e-12)
+    if further:
+        unread = of_matrix.tril(-1) if further["upper"] else of_matrix.triu()
+        assert not unread.any()
 
 
 MASKED = torch.zeros(4, 6, dtype=torch.float64).masked_fill(MASK, -math.inf)
@@ -228,6 +247,9 @@ SOFTMAX_CASES = {
     "sum of exponentials": lambda x: x.logsumexp(0) + torch.logsumexp(x, dim=(1,), keepdim=True),
     "softmin": lambda x: F.softmin(x, dim=-1),
     "logaddexp": lambda x: torch.logaddexp(x, 2 * x.flip(0)),
+    "other bases": lambda x: (1 + x.tanh().exp2()).log2() + (2 + x.tanh()).log10(),
+    "angles": lambda x: x.tanh().tan() + (0.5 + 0.4 * x.tanh()).logit() + torch.logit(x.sigmoid(), 0.2),
+    "times a logarithm": lambda x: torch.xlogy(MASK, 1 + x.square()) + torch.special.xlogy(x, 2 + x.tanh()),
 }
 
 
@@ -278,6 +300,8 @@ NORM_CASES = {
     "cosine": lambda x: F.cosine_similarity(x, x.flip(1), dim=-1) + F.cosine_similarity(x, CONSTANT),
     "distance": lambda x: F.pairwise_distance(x, CONSTANT),
     "variance": lambda x: x.var(-1) + x.var(-1, unbiased=False) + x.std() + torch.var(x, dim=1, correction=0),
+    "variance and mean": lambda x: sum(torch.var_mean(x, 1, keepdim=True)) + sum(torch.std_mean(x, dim=0)),
+    "distances": lambda x: torch.cdist(x, CONSTANT) + torch.cdist(x, x[:1]),
     "written out": lambda x: (x - x.mean(-1, keepdim=True)) * (x.var(-1, keepdim=True) + 1e-3).rsqrt(),
     "gate": lambda x: F.glu(x, -1),
 }
@@ -315,6 +339,9 @@ SELECTION_CASES = {
     "maximum": lambda x, y: torch.maximum(x, y) + torch.minimum(x, other=y) * 2 + torch.max(x, 0.1 * y),
     "of a dimension": lambda x, y: x.max(-1).values + torch.max(y, dim=1)[0] + x.amax(1) - y.amin(dim=-1),
     "kept": lambda x, y: x.max(0, keepdim=True)[0] + y.min(0, True).values,
+    "between": lambda x, y: x.clamp(min=y) + torch.clamp(x, max=y) + CONSTANT.clamp(max=y) + y.clamp_min(x),
+    "below": lambda x, y: x.clamp_max(y) + torch.clip(CONSTANT, x, x + 1),
+    "slopes": lambda x, y: F.prelu(x, CONSTANT[0]) + F.prelu(y, y[0]) + F.prelu(y, CONSTANT[0, :1]),
     "of all": lambda x, y: x.max() + y.min() * 2 + x.amax(),
     "pooled": lambda x, y: F.max_pool1d(x, 2) + F.max_pool1d(y, kernel_size=3, stride=2, padding=1),
     "pooled in two dimensions": lambda x, y: (
@@ -361,7 +388,7 @@ def test_every_name_with_a_rule_of_its_own_is_tested():
         for cases in (SOFTMAX_CASES, NORM_CASES, LINEAR_CASES):
             for case in cases.values():
                 case(x)
-        for cases in (QUADRATIC_CASES, SELECTION_CASES):
+        for cases in (QUADRATIC_CASES, SYSTEM_CASES, SELECTION_CASES):
             for case in cases.values():
                 case(x, y)
     names = {name for names, _ in (*SCALARS, *DECOMPOSITIONS, *ROWS) for name in names.split()}
