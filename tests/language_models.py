@@ -57,6 +57,32 @@ FAMILIES = {
     "t5": ("T5ForConditionalGeneration", "T5Config", T5),
     "bart": ("BartForConditionalGeneration", "BartConfig", SEQ2SEQ),
     "mbart": ("MBartForConditionalGeneration", "MBartConfig", SEQ2SEQ),
+    "marian": ("MarianMTModel", "MarianConfig", {**SEQ2SEQ, "init_std": 0.1}),
+    "led": (
+        "LEDForConditionalGeneration",
+        "LEDConfig",
+        {
+            **SEQ2SEQ,
+            "max_encoder_position_embeddings": LIMIT,
+            "max_decoder_position_embeddings": LIMIT,
+            "attention_window": 4,
+        },
+    ),
+    "gemma3, with images": (
+        "Gemma3ForConditionalGeneration",
+        "Gemma3Config",
+        {
+            "text_config": {**WIDE, "sliding_window": 4, "query_pre_attn_scalar": 8},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 16,
+                "patch_size": 8,
+            },
+        },
+    ),
 }
 
 

@@ -109,7 +109,7 @@ class OnEmbeddings(nn.Module):
         thread, looked_up = get_ident(), 0
 
         def replace(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+            layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor | None:
             nonlocal looked_up
             if get_ident() != thread:  # a pass of the same model in another thread
@@ -124,6 +124,9 @@ class OnEmbeddings(nn.Module):
                 for it in arguments
             ):
                 return None  # GPT-2's token type ids use the same embeddings
+            padding = getattr(layer, "padding_idx", None)
+            if not (in_rows or in_columns) and padding is not None and bool((found == padding).all()):
+                return None  # LED looks its padding up by itself
             looked_up += 1
             if in_rows:
                 return torch.cat([embeddings.to(output.dtype), output[:, length:]], dim=1)

@@ -61,13 +61,15 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     The limit is the smallest of the tokenizer (1e30 if it was saved without one), the config, and the rows
     of position embeddings, which in models such as RoBERTa start after the row of padding.
     """
-    configured = getattr(model.config, "max_position_embeddings", None)
+    configured = (
+        getattr(model.config, "max_position_embeddings", None) or 0
+    )  # -1 in XLNet, which has no limit
     rows = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings")
     ]
-    limit = min([int(tokenizer.model_max_length), *rows, *([configured] if configured else [])])
+    limit = min([int(tokenizer.model_max_length), *rows, *([configured] if configured > 0 else [])])
     return limit if limit < 10**9 else None
 
 

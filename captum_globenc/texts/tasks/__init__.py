@@ -57,14 +57,14 @@ TASKS: tuple[Task, ...] = (
     Task("fill-mask", r"(ForMaskedLM|(XLM|Flaubert)WithLMHeadModel)$", "AutoModelForMaskedLM", select_masks),
     Task(
         "text2text-generation",
-        r"(ForConditionalGeneration|^T5WithLMHeadModel)$",
+        r"(ForConditionalGeneration|ForTextToText|^T5WithLMHeadModel|^MarianMTModel|^EncoderDecoderModel)$",
         "AutoModelForSeq2SeqLM",
         select_generated,
         generates=True,
     ),
     Task(
         "text-generation",
-        r"(ForCausalLM|LMHeadModel)$",
+        r"(ForCausalLM|LMHeadModel|ModelWithLMHead|^BertGenerationDecoder)$",
         "AutoModelForCausalLM",
         select_generated,
         generates=True,

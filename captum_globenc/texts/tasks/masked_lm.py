@@ -38,9 +38,13 @@ def select_masks(predictions: Predictions) -> list[ExplainedOutput]:
         )
     tokenizer = predictions.loaded.tokenizer
     mask, explained = tokenizer.mask_token_id, []
+    if mask is None:
+        raise ValueError(
+            "a masked language model predicts mask tokens, and the tokenizer has none: set its mask_token"
+        )
     for text, rows in enumerate(predictions.encoded.rows):
         ids = predictions.encoded.whole["input_ids"][text].tolist()
-        masked = [position for position, it in enumerate(ids) if it == mask and mask is not None]
+        masked = [position for position, it in enumerate(ids) if it == mask]
         if not masked:
             raise ValueError(
                 f"{shorten(predictions.texts[text], 40)!r} has no {tokenizer.mask_token}: a masked language "

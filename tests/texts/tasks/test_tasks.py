@@ -19,6 +19,7 @@ from captum_globenc import EncoderForward, Explanations, GlobEnc, explain
 from captum_globenc.datasets import Attributor
 from captum_globenc.results.record import Span
 from checkpoints import save_classifier
+from language_models import word_tokenizer
 from vocabularies import TOKENIZERS, byte_level
 
 TEXTS = ["The plot is BAD, unhappy film", "Good but not great !", "a"]
@@ -427,3 +428,11 @@ def test_of_masked_words_that_read_alike_the_likeliest_is_told():
     assert it.prediction == "the"
     assert it.probabilities["the"] == it.probability > 0.5
     assert next(iter(it.probabilities)) == "the"
+
+
+def test_a_tokenizer_without_a_mask_token_is_named():
+    config = BertConfig(
+        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    with pytest.raises(ValueError, match="the tokenizer has none: set its mask_token"):
+        explain(["the cat sat"], BertForMaskedLM(config).eval(), word_tokenizer())
