@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.forward import EncoderForward
+from captum_globenc.forward import EncoderForward, Wrapper
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
@@ -75,6 +75,8 @@ class AnswerForward(EncoderForward):
     Args:
         model: A model that generates text.
     """
+
+    settings = ()
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model, ("attention_mask", "labels", "decoder_input_ids"))
@@ -545,8 +547,10 @@ def _by_token(of: Explainer, inputs: Tensor, baselines: Tensor, _: None, argumen
     return found.sum(-1) if found.dim() == 4 else found  # over embeddings, (B, T, N, D)
 
 
-class _EachToken(torch.nn.Module):
+class _EachToken(Wrapper):
     """A forward function of the log-probabilities of chosen answer tokens."""
+
+    settings = ()
 
     def __init__(self, forward: AnswerForward | EncoderForward) -> None:
         super().__init__()
