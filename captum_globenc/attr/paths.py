@@ -372,9 +372,9 @@ class PathSum:
             scores: its scores, `(G * B, ...)` each.
             delta: `(G * B,)`, their sum minus the output's difference.
         """
-        made = [
-            (part.reshape(run.orders, -1, *part.shape[1:]).sum(0) * run.weight) for part in (*scores, delta)
-        ]
+        made = [*scores, delta]
+        if run.weight != 1:
+            made = [part.reshape(run.orders, -1, *part.shape[1:]).sum(0) * run.weight for part in made]
         if self.scores:
             made = [one + other for one, other in zip((*self.scores, self.delta), made, strict=True)]
         *parts, self.delta = made

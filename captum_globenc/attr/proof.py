@@ -143,8 +143,8 @@ class Scored:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return the sum of contributions, and of their absolute values, each `(B,)`."""
         parts = [part.reshape(len(self.output), -1).to(self.output.device) for part in self.contributions]
-        both = torch.stack([torch.stack([part.sum(1), part.abs().sum(1)]) for part in parts]).sum(0)
-        return both[0], both[1]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return whole.sum(1), torch.linalg.vector_norm(whole, 1, 1)
 
 
 def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -166,15 +166,15 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
         ReconstructionError: contributions do not sum to the difference.
         PrecisionError: rounding in float64 is larger than the difference.
     """
+    total, size = first.sums()
+    error = total - (first.output - first.base)
+    both = first.output.abs() + first.base.abs()
+    close = torch.add(QUICK[first.lowest] * size, both, alpha=8 * torch.finfo(first.lowest).eps)
+    sure = (error.abs() <= close) & (size <= 1e3 * both) & (both < torch.inf)
+    if sure.all():
+        return first.contributions, error.detach()
     if not (first.output.isfinite().all() and first.base.isfinite().all()):
         raise ValueError("the output is NaN or infinite at the inputs or at the baseline")
-    total, size = first.sums()
-    change = first.output - first.base
-    both = first.output.abs() + first.base.abs()
-    close = QUICK[first.lowest] * size + 8 * torch.finfo(first.lowest).eps * both
-    sure = ((total - change).abs() <= close) & (size <= 1e3 * torch.maximum(change.abs(), both))
-    if sure.all():
-        return first.contributions, (total - change).detach()
     better = first if first.lowest is torch.float64 else finer()
     sums = torch.stack(better.sums()).tolist()
     for example in (~sure).nonzero().flatten().tolist():
@@ -185,7 +185,7 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
         for old, new in zip(first.contributions, better.contributions, strict=True)
     )
     total, _ = replace(first, contributions=chosen).sums()
-    return chosen, (total - change).detach()
+    return chosen, (total - (first.output - first.base)).detach()
 
 
 def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) -> None:
