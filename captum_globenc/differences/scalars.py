@@ -6,20 +6,19 @@ This is the rescale rule of Shrikumar et al. 2017. If u and u0 are close, the qu
 
 - most functions have a closed form without a difference of close numbers;
 - functions with a kink use the secant on each side, weighted by the share of the interval on that side;
-- `smooth` takes the derivative at the mean if u and u0 are closer than d, 1e-2 (float32) or 1e-4 (float64).
+- `smooth` moves the two points apart around their mean, to a distance d of 1e-2 (float32) or 1e-4 (float64).
   The error of the multiplier is then at most d^2 phi''' / 24. It suits functions without kinks whose third
   derivative is of order 1, or of the order of their first derivative.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_globenc.differences.call import Backward, Call, Pair, Rule
-from captum_globenc.differences.op_sets import table
 
 CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """The distance at which rounding and curvature cause equal errors, by dtype."""
@@ -29,37 +28,24 @@ PART = 1 << 18
 
 def smooth(call: Call) -> Backward:
     """Return the rule of smooth functions without kinks; see the module's docstring."""
-    pair, output = call.pair, call.outputs[0]
-    close = CLOSE.get(pair.value.dtype, CLOSE[torch.float32])
-    sides = pair.value, pair.base, output.value, output.base
+    pair = call.pair
+    apart = CLOSE.get(pair.value.dtype, CLOSE[torch.float32])
 
-    def secant(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor, out: Tensor | None = None) -> Tensor:
-        slope = _derivative(call, torch.lerp(u, u0, 0.5))
-        difference, change = torch._foreach_sub([u, y], [u0, y0])  # one kernel on a GPU
-        change.div_(difference)
-        return torch.where(difference.abs_() < close, slope, change, out=out)
+    def secant(u: Tensor, u0: Tensor, out: Tensor | None = None) -> Tensor:
+        distance = torch.sub(u, u0).abs_().clamp_min_(apart)
+        middle = torch.lerp(u, u0, 0.5)
+        above = _again(call, torch.add(middle, distance, alpha=0.5))
+        below = _again(call, middle.sub_(distance, alpha=0.5))
+        return torch.sub(above, below, out=middle if out is None else out).div_(distance)
 
     if pair.value.device.type != "cpu" or pair.value.numel() <= PART:
-        multiplier = secant(*sides)
+        multiplier = secant(pair.value, pair.base)
     else:
         multiplier = torch.empty_like(pair.value, memory_format=torch.contiguous_format)
-        for parts in zip(*(torch.split(it.reshape(-1), PART) for it in (*sides, multiplier)), strict=True):
-            secant(*parts)
+        sides = (pair.value, pair.base, multiplier)
+        for u, u0, made in zip(*(torch.split(side.reshape(-1), PART) for side in sides), strict=True):
+            secant(u, u0, made)
     return lambda grad: [(pair, grad * multiplier)]
-
-
-BACKWARD = table((("gelu", torch.ops.aten.gelu_backward), ("silu", torch.ops.aten.silu_backward)))
-"""The kernels of gradients that need no forward pass."""
-
-
-def _derivative(call: Call, value: Tensor) -> Tensor:
-    """Return the derivative of a function at a value; torch's choice at kinks."""
-    if (kernel := BACKWARD.get(call.function)) is not None:
-        options = {name: it for name, it in call.kwargs.items() if name == "approximate"}
-        return cast(Tensor, kernel(torch.ones_like(value), value, **options))
-    with torch.enable_grad():
-        value = value.detach().requires_grad_()
-        return torch.autograd.grad(_again(call, value.clone()).sum(), value)[0]
 
 
 def piecewise(call: Call) -> Backward:
@@ -69,7 +55,10 @@ def piecewise(call: Call) -> Backward:
     multiplier = output.difference / difference
     same = difference == 0
     if bool(same.any()):
-        multiplier = torch.where(same, _derivative(call, pair.value), multiplier)
+        with torch.enable_grad():
+            value = pair.value.detach().clone().requires_grad_()
+            (slope,) = torch.autograd.grad(_again(call, value.clone()).sum(), value)
+        multiplier = torch.where(same, slope, multiplier)
     # NaN in both runs stays NaN, or becomes the same number; neither makes a difference.
     multiplier = torch.where(multiplier.isnan(), 0, multiplier)
     return lambda grad: [(pair, grad * multiplier)]
