@@ -11,7 +11,18 @@ PIPELINES = {"CrossEncoder": "scores", "SentenceTransformer": "sentence_embeddin
 """Default output of the objects of sentence-transformers, which take and return a dictionary."""
 
 
-class EncoderForward(nn.Module):
+class Wrapper(nn.Module):
+    """A forward function that calls another one, which is cheap to make anew for each call.
+
+    Two instances of one class with equal `settings` around the same function share the checks of a model.
+    A subclass that does not define `settings` itself shares nothing.
+    """
+
+    settings: Any = ()
+    """All that decides what an instance computes, besides its submodules and callable attributes."""
+
+
+class EncoderForward(Wrapper):
     """A positional forward function that calls a Hugging Face model by name.
 
     Captum passes all arguments by position, and the third position means `token_type_ids` for BERT,
@@ -58,6 +69,11 @@ class EncoderForward(nn.Module):
         kind = sentence_object(model)
         self._takes_features = kind is not None
         self.output = output or PIPELINES.get(kind or "", "logits")
+
+    @property
+    def settings(self) -> Any:
+        """The names of the arguments and of the output."""
+        return self.argument_names, self.output if isinstance(self.output, str) else tuple(self.output)
 
     def forward(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """Run the model.
@@ -261,7 +277,7 @@ def sentence_object(model: object) -> str | None:
     return next((it.__name__ for it in classes if it.__name__ in PIPELINES), None)
 
 
-class Contrast(nn.Module):
+class Contrast(Wrapper):
     """A forward function that returns the difference of two classes, to explain one rather than the other.
 
     Args:
@@ -286,6 +302,11 @@ class Contrast(nn.Module):
         self.function = forward  # registered as a submodule if it is a module
         self.one = one
         self.other = other
+
+    @property
+    def settings(self) -> Any:
+        """Both classes."""
+        return self.one, self.other
 
     def forward(self, *arguments: Any) -> Tensor:
         """Run the forward function.

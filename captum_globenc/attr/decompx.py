@@ -175,7 +175,9 @@ class DecompX(EncoderAttribution):
         with observable_attention(self.model, self):
             with masks.recorded():
                 run = freeze(recorded, [tensor.detach()], mode=mode)
-            self._output_check.check(run, lambda: run_plainly(function, [tensor], numbers), self.model)
+            self._output_check.check(
+                run, lambda: run_plainly(function, [tensor], numbers), self, [self.recompute]
+            )
         masks.warn()
         grid = grid_on(tensor, encoder, first.real)
         scores = [first.scores(run, output) for output in choose(run.output)]

@@ -410,7 +410,13 @@ class TransformerDeepLift(ModelAttribution):
             if values is None:
                 # With decisions="follow", the baseline's output is not the model's own.
                 base = partial(plain, points[number]) if self.decisions == "same" else None
-                self._output_check.check(comparison, partial(plain, points[number + 1]), self.model, base)
+                self._output_check.check(
+                    comparison,
+                    partial(plain, points[number + 1]),
+                    self,
+                    [self.decisions, self.recompute],
+                    base,
+                )
             yield SegmentRun(comparison, partial(repeat, number), points[number + 1], depths)
             del comparison
         if masks:

@@ -208,7 +208,7 @@ def assign_to_inputs(
     floats = iter([part for it, part in zip(sources, contributions, strict=True) if not it.looked_up])
     sizes = [0 if it.is_floating_point() else it.numel() for it in inputs]
     dtype = next((it.dtype for it in contributions), None)
-    of_ids = torch.zeros(sum(sizes), dtype=dtype, device=inputs[0].device)
+    of_ids: Tensor | None = None
     for source, contribution in zip(sources, contributions, strict=True):
         if not source.looked_up or not contribution.any():
             continue
@@ -219,7 +219,9 @@ def assign_to_inputs(
                 f"embeddings {tuple(contribution.shape)} were looked up by numbers computed from ids, and it "
                 "is unknown which id they belong to. Pass embeddings as inputs."
             )
-        of_ids = of_ids.to(credited.device) + credited
+        of_ids = credited if of_ids is None else of_ids.to(credited.device) + credited
+    if of_ids is None:
+        of_ids = torch.zeros(sum(sizes), dtype=dtype, device=inputs[0].device)
     return tuple(
         next(floats) if tensor.is_floating_point() else part.view(tensor.shape)
         for tensor, part in zip(inputs, torch.split(of_ids, sizes), strict=True)
@@ -372,9 +374,9 @@ class PathSum:
             scores: its scores, `(G * B, ...)` each.
             delta: `(G * B,)`, their sum minus the output's difference.
         """
-        made = [
-            (part.reshape(run.orders, -1, *part.shape[1:]).sum(0) * run.weight) for part in (*scores, delta)
-        ]
+        made = [*scores, delta]
+        if run.weight != 1:
+            made = [part.reshape(run.orders, -1, *part.shape[1:]).sum(0) * run.weight for part in made]
         if self.scores:
             made = [one + other for one, other in zip((*self.scores, self.delta), made, strict=True)]
         *parts, self.delta = made

@@ -3,14 +3,19 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
 
+from captum_globenc.attr.base import ModelAttribution
 from captum_globenc.differences import Comparison, RandomNumbers
+from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import PrecisionError, PrecisionWarning, ReconstructionError
+from captum_globenc.forward import Wrapper
+from captum_globenc.recording.passed import Fingerprint, Passed, fingerprint_of, reference
 
 ProofError = ReconstructionError
 """The earlier name."""
@@ -30,10 +35,15 @@ ADVICE = (
 )
 
 
+_passed = Passed()
+"""For each model: the operations that were checked."""
+
+
 class OutputCheck:
     """Check that recording does not change the output, once for each operation and types of its arguments.
 
-    A check costs one forward pass per run.
+    A check costs one forward pass per run. Methods share it if they run the same function of the same model,
+    and neither the model's modules nor their hooks or functions changed.
     """
 
     def __init__(self) -> None:
@@ -47,7 +57,8 @@ class OutputCheck:
         self,
         run: Comparison,
         plain: Callable[[], Any],
-        model: nn.Module | None,
+        method: ModelAttribution,
+        settings: Sequence[Any],
         plain_base: Callable[[], Any] | None = None,
     ) -> None:
         """Check a recorded run.
@@ -55,7 +66,8 @@ class OutputCheck:
         Args:
             run: the run.
             plain: runs the same function at the inputs without recording, with the same random numbers.
-            model: the model, whose dtype sets the tolerance.
+            method: the method, whose model's dtype sets the tolerance.
+            settings: the settings of the method that decide how it records the function.
             plain_base: runs the function at the baseline without recording; None skips that check.
 
         Raises:
@@ -67,13 +79,34 @@ class OutputCheck:
                 f"forward_func returned a {type(run.output).__name__}, not a tensor: wrap the model in "
                 "EncoderForward."
             )
-        if self._checked.issuperset(run.trace.operations):
+        operations = run.trace.operations
+        if self._checked >= operations:
             return
-        with torch.no_grad():
-            check_output(run.output.detach(), plain(), model, run.trace.rounded)
-            if plain_base is not None:
-                check_output(run.base, plain_base(), model, run.trace.rounded, "baseline")
-        self._checked |= run.trace.operations
+        shared = _shared(method, settings)
+        known = frozenset() if shared is None else _passed.get(*shared) or frozenset()
+        if not known >= operations:
+            with torch.no_grad():
+                check_output(run.output.detach(), plain(), method.model, run.trace.rounded)
+                if plain_base is not None:
+                    check_output(run.base, plain_base(), method.model, run.trace.rounded, "baseline")
+            if shared is not None:
+                _passed.add(*shared, known | operations)
+        self._checked |= operations
+
+
+def _shared(method: ModelAttribution, settings: Sequence[Any]) -> tuple[nn.Module, Fingerprint] | None:
+    """Return the model of a method, and all that decides how the method runs; None if that is unknown."""
+    function, model = method.forward_func, method.model
+    # Other callables, such as instances with attributes, may compute something else each time.
+    if not isinstance(getattr(function, "__self__", function), nn.Module | FunctionType):
+        return None
+    roots = [it for it in (function, model) if isinstance(it, nn.Module)]
+    modules = list(dict.fromkeys(module for root in roots for module in submodules(root)))
+    for module in modules:
+        if not isinstance(module, Wrapper):
+            found = [reference(type(method)), *settings, None if function in roots else reference(function)]
+            return module, [*found, [it.training for it in modules], *fingerprint_of(modules)]
+    return None
 
 
 def run_plainly(function: Callable[..., Any], tensors: Sequence[Tensor], numbers: RandomNumbers) -> Any:
@@ -110,8 +143,8 @@ class Scored:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return the sum of contributions, and of their absolute values, each `(B,)`."""
         parts = [part.reshape(len(self.output), -1).to(self.output.device) for part in self.contributions]
-        both = torch.stack([torch.stack([part.sum(1), part.abs().sum(1)]) for part in parts]).sum(0)
-        return both[0], both[1]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return whole.sum(1), torch.linalg.vector_norm(whole, 1, 1)
 
 
 def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -133,15 +166,15 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
         ReconstructionError: contributions do not sum to the difference.
         PrecisionError: rounding in float64 is larger than the difference.
     """
+    total, size = first.sums()
+    error = total - (first.output - first.base)
+    both = first.output.abs() + first.base.abs()
+    close = torch.add(QUICK[first.lowest] * size, both, alpha=8 * torch.finfo(first.lowest).eps)
+    sure = (error.abs() <= close) & (size <= 1e3 * both) & (both < torch.inf)
+    if sure.all():
+        return first.contributions, error.detach()
     if not (first.output.isfinite().all() and first.base.isfinite().all()):
         raise ValueError("the output is NaN or infinite at the inputs or at the baseline")
-    total, size = first.sums()
-    change = first.output - first.base
-    both = first.output.abs() + first.base.abs()
-    close = QUICK[first.lowest] * size + 8 * torch.finfo(first.lowest).eps * both
-    sure = ((total - change).abs() <= close) & (size <= 1e3 * torch.maximum(change.abs(), both))
-    if sure.all():
-        return first.contributions, (total - change).detach()
     better = first if first.lowest is torch.float64 else finer()
     sums = torch.stack(better.sums()).tolist()
     for example in (~sure).nonzero().flatten().tolist():
@@ -152,7 +185,7 @@ def check_sum(first: Scored, finer: Callable[[], Scored]) -> tuple[tuple[Tensor,
         for old, new in zip(first.contributions, better.contributions, strict=True)
     )
     total, _ = replace(first, contributions=chosen).sums()
-    return chosen, (total - change).detach()
+    return chosen, (total - (first.output - first.base)).detach()
 
 
 def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) -> None:

@@ -41,15 +41,21 @@ def fused_attention(
     factor = 1 / math.sqrt(size) if scale is None else scale
 
     def backward(grad: Tensor) -> Any:
-        q, k, v = (_both_runs(pair) for pair in (query, key, value))
-        q_mean, k_mean, v_mean = (it.mean(1) for it in (q, k, v))
+        pairs = (query, key, value)
+        alike = len({pair.value.shape for pair in pairs}) == 1
+        groups = [pairs] if alike else [(pair,) for pair in pairs]
+        both = [_both_runs(*group) for group in groups]
+        means = [it.mean(1) for it in both]
+        q, k, _ = (part for it in both for part in it.unbind(2))
+        q_mean, k_mean, v_mean = (part for it in means for part in it.unbind(1))
         grad = grad.reshape(-1, *grad.shape[-2:])
         mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
         cells, most = (TILE, ROWS) if grad.device.type == "cpu" else (ACCELERATOR_TILE, receivers)
         count = max(min(most, cells // sources, receivers), 1)
         once = count >= receivers and attn_mask is None and not is_causal  # each element is written once
-        create = torch.empty_like if once else torch.zeros_like
-        of_query, of_key, of_value = (create(it) for it in (q_mean, k_mean, v_mean))
+        create = grad.new_empty if once else grad.new_zeros
+        made = [create(it.shape[1], len(it), *it.shape[2:]) for it in means]
+        of_query, of_key, of_value = (part for it in made for part in it.unbind())
         beta = 0 if once else 1
         for rows in slices(receivers, count):
             visible = mask.visible(rows)
@@ -57,22 +63,32 @@ def fused_attention(
             for heads in slices(len(grad), max(cells // (count * width), 1)) if width else ():
                 seen = mask.part(heads, rows, visible)
                 tile = _Tile(part(q, heads, WHOLE, rows), part(k, heads, WHOLE, visible), factor, seen)
-                g, key_mean = part(grad, heads, rows), part(k_mean, heads, visible)
+                g, key_mean = tile.received(part(grad, heads, rows)), part(k_mean, heads, visible)
                 part(of_value, heads, visible).baddbmm_(tile.mean.mT, g, beta=beta)
                 scores = tile.backward(torch.bmm(g, part(v_mean, heads, visible).mT))
                 part(of_query, heads, rows).baddbmm_(scores, key_mean, beta=0, alpha=factor)
                 query_mean = part(q_mean, heads, rows)
                 part(of_key, heads, visible).baddbmm_(scores.mT, query_mean, beta=beta, alpha=factor)
-        multipliers = zip((query, key, value), (of_query, of_key, of_value), strict=True)
-        return [(pair, it.reshape(pair.value.shape)) for pair, it in multipliers]
+        arranged = (_arranged(it, group[0].value) for it, group in zip(made, groups, strict=True))
+        return list(zip(pairs, (part for it in arranged for part in it.unbind()), strict=True))
 
     return backward
 
 
-def _both_runs(pair: Pair) -> Tensor:
-    """Return both values of a pair, `(B H, 2, N, d)`, contiguous."""
-    both = torch.stack((pair.value, pair.base), -3)
-    return both.view(-1, 2, *both.shape[-2:])
+def _both_runs(*pairs: Pair) -> Tensor:
+    """Return both values of P pairs of equal shapes, `(B H, 2, P, N, d)`, contiguous."""
+    both = torch.stack([*(pair.value for pair in pairs), *(pair.base for pair in pairs)], -3)
+    return both.view(-1, 2, len(pairs), *both.shape[-2:])
+
+
+def _arranged(multipliers: Tensor, like: Tensor) -> Tensor:
+    """Return P multipliers `(P, B H, N, d)` as `(P, *like.shape)`, with the order in memory of `like`.
+
+    Torch's gradients of the model's transpositions would otherwise copy each of them.
+    """
+    made = multipliers.view(len(multipliers), *like.shape)
+    transposed = like.dim() == 4 and like.transpose(1, 2).is_contiguous()
+    return made.transpose(2, 3).contiguous().transpose(2, 3) if transposed else made
 
 
 class _Mask:
@@ -92,16 +108,16 @@ class _Mask:
         self._given = given
         self._expanded = None if given is None else given.expand(shape)
         self._causal = causal
-        self._count = shape[-1]
+        self._receivers, self._count = shape[-2:]
         self._device = device
         self._leading = shape[:-2]
 
     def visible(self, rows: slice) -> slice:
-        """Return the range of all sources that some receivers see in any head."""
+        """Return a range of sources that includes all that the receivers see in any head."""
         if self._causal:
             return slice(0, min(rows.stop, self._count))
         given = self._given
-        if given is None or given.shape[-1] == 1:
+        if given is None or given.shape[-1] == 1 or rows.stop - rows.start == self._receivers:
             return slice(0, self._count)
         part = given[..., rows, :] if given.dim() > 1 and given.shape[-2] > 1 else given
         visible = part if part.dtype is torch.bool else part > MASKED / 2
@@ -117,6 +133,9 @@ class _Mask:
             return torch.arange(sources.start, sources.stop, device=self._device) <= receivers[:, None]
         if self._expanded is None:
             return None
+        if heads.stop - heads.start == math.prod(self._leading):
+            tile = self._expanded[..., rows, sources]
+            return tile.reshape(-1, *tile.shape[-2:])
         numbers = torch.arange(heads.start, heads.stop, device=self._expanded.device)
         index: tuple[Any, ...] = torch.unravel_index(numbers, self._leading) if self._leading else ()
         return self._expanded[(*index, ..., rows, sources)]
@@ -141,22 +160,27 @@ class _Tile:
             scores = _apply_mask(scores, mask if mask.dim() == 2 else mask[:, None])
             top = scores[:, 0].amax(-1, keepdim=True)
         log_p = scores.log_softmax(-1)
-        difference = torch.sub(log_p[:, 0], log_p[:, 1], out=scores[:, 0])
+        p, p0 = log_p.unbind(1)
+        difference = torch.sub(p, p0, out=scores[:, 0])
         log_p.exp_()
-        self.mean = torch.lerp(log_p[:, 0], log_p[:, 1], 0.5)
-        exact = None if mask is None else top > absorbing(top.dtype)
-        if exact is not None and not bool(exact.all()):
-            self.mean *= top > UNSEEN / 2
-        self._means = tanhc_of_half(difference).mul_(self.mean)
-        if exact is not None:
-            self._means *= exact
+        self.mean = torch.lerp(p, p0, 0.5)
+        means = tanhc_of_half(difference).mul_(self.mean)
+        self._total = means.sum(-1, keepdim=True)
+        self._weights = means.div_(self._total)
+        self._seeing = None
+        if mask is not None:
+            self._total *= top > absorbing(top.dtype)
+            self._seeing = top > UNSEEN / 2
+
+    def received(self, grad: Tensor) -> Tensor:
+        """Return multipliers of the output `(G, R, d)`, 0 for receivers that see nothing."""
+        return grad if self._seeing is None else grad * self._seeing
 
     def backward(self, grad: Tensor) -> Tensor:
-        """Return the multipliers of the scores, given those of the probabilities, which it overwrites."""
-        through = grad.mul_(self._means)
-        total = self._means.sum(-1, keepdim=True).clamp_min_(torch.finfo(grad.dtype).tiny)
-        average = through.sum(-1, keepdim=True).div_(total)
-        return through.addcmul_(self._means, average, value=-1)
+        """Return the multipliers of the scores, given those of the probabilities."""
+        # L (g - sum w g) is the gradient of a softmax with the probabilities w, times the sum of L.
+        made: Tensor = torch._softmax_backward_data(grad, self._weights, -1, grad.dtype)
+        return made.mul_(self._total)
 
 
 def _apply_mask(scores: Tensor, mask: Tensor) -> Tensor:

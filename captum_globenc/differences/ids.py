@@ -158,7 +158,7 @@ def _agreed(one: Tensor, base: Tensor) -> Tensor:
     """Return the positions that are the same in both runs, `UNKNOWN` elsewhere."""
     if one.shape != base.shape:
         return _unknown(one.shape, one.device)
-    return torch.where(one == base.to(one.device), one, UNKNOWN)
+    return one.masked_fill(one != base.to(one.device), UNKNOWN)
 
 
 def _unknown(shape: torch.Size, device: torch.device) -> Tensor:

@@ -113,8 +113,12 @@ class DifferenceMode(TorchFunctionMode):
 
     def source(self, value: Tensor, index: Index | None = None) -> Tensor:
         """Register a floating-point tensor as a source, and return a copy for the model."""
+        fresh = index is not None and self._values is None  # no one else holds an embedding just looked up
         value = (value if self._values is None else next(self._values, value)).detach()
-        value = value.to(self._precision) if self._low(value.dtype) else value.clone()
+        if self._low(value.dtype):
+            value = value.to(self._precision)
+        elif not fresh:
+            value = value.clone()
         positions = None if index is None else index.positions
         if self._record is not None:
             kept = value.detach()  # never modified, because the model gets a copy

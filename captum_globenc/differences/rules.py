@@ -28,7 +28,17 @@ import torch
 from torch import Tensor
 
 from captum_globenc.differences.attention import fused_attention
-from captum_globenc.differences.call import LINEAR, QUADRATIC, Backward, Call, Pair, Rule, bound, replaced
+from captum_globenc.differences.call import (
+    LINEAR,
+    QUADRATIC,
+    Backward,
+    Call,
+    Pair,
+    Rule,
+    averages,
+    bound,
+    replaced,
+)
 from captum_globenc.differences.decompositions import DECOMPOSITIONS, FROM_THE_RIGHT
 from captum_globenc.differences.losses import LOSSES
 from captum_globenc.differences.op_sets import (
@@ -72,7 +82,7 @@ def quadratic(call: Call) -> Backward:
 def multiply(call: Call) -> Backward:
     """U w: m_u = g (w + w0) / 2, m_w = g (u + u0) / 2."""
     one, other = call.pairs
-    means = one.mean, other.mean
+    means = averages(one, other)
 
     def backward(grad: Tensor) -> Any:
         return [
@@ -112,7 +122,7 @@ def matmul(call: Call) -> Backward:
     reversed_ = call.function is torch.Tensor.__rmatmul__ or len(call.args) < 2
     if reversed_ or one.value.dim() < 2 or other.value.dim() < 2:
         return quadratic(call)
-    means = one.mean, other.mean
+    means = averages(one, other)
 
     def backward(grad: Tensor) -> Any:
         return [
@@ -184,21 +194,20 @@ def _solution(
 def layer_norm(call: Call) -> Backward:
     """C r, with c the centered input and r = (mean of c^2 + eps)^-1/2, of `native_layer_norm`.
 
-    With R = (r + r0) / 2, and C the mean of c and c0:
+    With R = (r + r0) / 2, H = r r0 / R, and C the mean of c and c0:
 
-        r - r0 = -(r r0)^2 / R  mean of C (c - c0)
-        m = R g - (r r0)^2 / R  C mean of C g          g centered
+        r - r0 = -R H^2  mean of C (c - c0)
+        m = R (g - H^2 C mean of C g)          g centered
 
-    That is torch's gradient at the input C r r0 / R^2, whose mean is 0, with R as its r.
+    That is R / H times torch's gradient at the mean of both inputs, with H as its r.
     """
     given, shape, weight, bias, _ = call.args
     if not isinstance(given, Pair) or isinstance(weight, Pair) or isinstance(bias, Pair):
         raise ValueError("its weight or bias depends on the input")
     _, mean, inverse = call.outputs
-    middle = inverse.mean
-    scale = (inverse.value * inverse.base).div_(middle.square())
-    centered = given.mean.sub_(mean.mean).mul_(scale)
-    zero = torch.zeros_like(middle)
+    x, center, average = averages(given, mean, inverse)
+    product, square = torch._foreach_mul([inverse.value, average], [inverse.base, average])
+    harmonic, ratio = torch._foreach_div([product, square], [average, product])
 
     def backward(grad: Tensor | None, *of_statistics: Tensor | None) -> Any:
         if grad is None or any(it is not None for it in of_statistics):
@@ -207,9 +216,9 @@ def layer_norm(call: Call) -> Backward:
                 "torch.mean and torch.var."
             )
         made = torch.ops.aten.native_layer_norm_backward(
-            grad.contiguous(), centered, shape, zero, middle, weight, bias, [True, False, False]
+            grad.contiguous(), x, shape, center, harmonic, weight, bias, [True, False, False]
         )
-        return [(given, made[0])]
+        return [(given, made[0].mul_(ratio))]
 
     return backward
 

@@ -102,7 +102,7 @@ def tanhc_of_half(x: Tensor) -> Tensor:
         >>> tanhc_of_half(torch.tensor([0.0, 2.0]))
         tensor([1.0000, 0.7616])
     """
-    t = torch.add(torch.scalar_tensor(torch.finfo(x.dtype).tiny * 1e4, dtype=x.dtype), x, alpha=0.5)
+    t = torch.rsub(x, torch.finfo(x.dtype).tiny * 1e4, alpha=-0.5)
     return t.tanh().div_(t)
 
 

@@ -40,16 +40,10 @@ from captum_globenc.recording.hooks import (
 )
 from captum_globenc.recording.layer import RunningLayer
 from captum_globenc.recording.linear import NormCheck, reject_meta
+from captum_globenc.recording.passed import Fingerprint
 from captum_globenc.recording.reconstruction import ReconstructionCheck
 from captum_globenc.recording.residuals import ResidualCheck, StreamCheck, VersionedTensor
-from captum_globenc.recording.tokens import (
-    Fingerprint,
-    TokenCheck,
-    fingerprint,
-    has_hooks,
-    has_passed,
-    mark_passed,
-)
+from captum_globenc.recording.tokens import TokenCheck, fingerprint, has_hooks, has_passed, mark_passed
 
 Output = TypeVar("Output")
 

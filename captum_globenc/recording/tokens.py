@@ -14,17 +14,12 @@ The check runs when the encoder, its hooks or its arguments differ from those of
 text is much longer. B batch, E checked examples, N tokens, H heads, D hidden size, d head size.
 """
 
-import sys
-import weakref
 from collections.abc import Callable, Sequence, Set
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from transformers import PretrainedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.search import submodules
@@ -32,6 +27,7 @@ from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import QUANTIZED_TOLERANCE, TOLERANCE
 from captum_globenc.recording.layer import RunningLayer
 from captum_globenc.recording.linear import is_quantized
+from captum_globenc.recording.passed import Fingerprint, Passed, fingerprint_of, hooks_of, reference
 
 KEPT_BYTES = 2**28
 """Bytes of the first run that are kept for the comparison; further examples of the batch go unchecked."""
@@ -238,25 +234,19 @@ class TokenCheck:
         return max(tolerance, TOLERANCE[torch.float16]) if lowered else tolerance
 
 
-Fingerprint = list[Any]
-"""Compared with `==`. Holds weak references and hook ids, so it keeps nothing alive."""
-
-_OURS = ("forward", "__reduce_ex__")
-"""Attributes that the recorder sets on the stack during a pass."""
-
-_passed: "weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, int]]" = weakref.WeakKeyDictionary()
-"""For each stack that passed all checks: its fingerprint, and the tokens of the longest text."""
+_passed = Passed()
+"""For each stack that passed all checks: the tokens of the longest text."""
 
 
 def has_passed(stack: nn.Module, found: Fingerprint, tokens: int) -> bool:
     """Whether the stack passed all checks as it runs now, on texts that are not much shorter."""
-    known, longest = _passed.get(stack, ([], 0))
-    return known == found and (longest >= tokens or FEW_TOKENS <= longest >= tokens / 2)
+    longest = _passed.get(stack, found) or 0
+    return longest >= tokens or FEW_TOKENS <= longest >= tokens / 2
 
 
 def mark_passed(stack: nn.Module, found: Fingerprint, tokens: int) -> None:
     """Remember that the stack passed all checks on a text of `tokens` tokens."""
-    _passed[stack] = found, tokens
+    _passed.add(stack, found, tokens)
 
 
 def fingerprint(
@@ -271,35 +261,10 @@ def fingerprint(
         kwargs: the stack's keyword arguments.
         ours: ids of the recorder's hooks, which do not count.
     """
-    found: Fingerprint = [
-        _reference(forward),
-        list(torch_module._global_forward_hooks),
-        list(torch_module._global_forward_pre_hooks),
-    ]
-    classes: dict[type, None] = {}
-    for module in submodules(encoder.stack):
-        classes[type(module)] = None
-        skipped = _OURS if module is encoder.stack else _OURS[1:]
-        own = [
-            _reference(value)
-            for name, value in vars(module).items()
-            if name not in skipped and callable(value)
-        ]
-        found += [_reference(module), _hooks(module, ours), own]
-        config = vars(module).get("config")
-        if isinstance(config, PretrainedConfig):
-            name = config._attn_implementation
-            found += [name, _reference(ALL_ATTENTION_FUNCTIONS.get(name))]
-    for kind in classes:
-        eager = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
-        found.append(_reference(eager))
-        for base in kind.__mro__:
-            if base is nn.Module:
-                break
-            found += [_reference(it) for it in vars(base).values() if callable(it)]
     spec = encoder.spec
     return [
-        *found,
+        reference(forward),
+        *fingerprint_of(submodules(encoder.stack), encoder.stack, ours),
         _signature(args),
         _signature(kwargs),
         spec.layers,
@@ -312,27 +277,7 @@ def fingerprint(
 def has_hooks(stack: nn.Module, ours: Set[int]) -> bool:
     """Return whether others than the recorder have hooks on the modules of a stack, or on all modules."""
     everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return bool(everywhere) or any(any(_hooks(module, ours)) for module in submodules(stack))
-
-
-def _hooks(module: nn.Module, ours: Set[int]) -> tuple[list[int], list[int]]:
-    """Return the ids of a module's hooks; torch never reuses an id."""
-    if not module._forward_hooks and not module._forward_pre_hooks:
-        return [], []
-    return (
-        [it for it in module._forward_hooks if it not in ours],
-        [it for it in module._forward_pre_hooks if it not in ours],
-    )
-
-
-def _reference(value: Any) -> Any:
-    """Return a weak reference; it equals another only if both refer to one living object."""
-    if isinstance(value, MethodType):  # every access makes a new bound method
-        return _reference(value.__func__), _reference(value.__self__)
-    try:
-        return weakref.ref(value)
-    except TypeError:
-        return id(value)
+    return bool(everywhere) or any(any(hooks_of(module, ours)) for module in submodules(stack))
 
 
 def _signature(arguments: Any) -> Any:

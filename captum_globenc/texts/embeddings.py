@@ -13,6 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.forward import Wrapper
+from captum_globenc.recording.passed import reference
+
 __all__ = ["OnEmbeddings", "knows_padding"]
 
 TABLE_ROWS_AT_ONCE = 4096
@@ -24,7 +27,7 @@ def knows_padding(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "pad_token_id", None) is not None
 
 
-class OnEmbeddings(nn.Module):
+class OnEmbeddings(Wrapper):
     """A forward function of word embeddings `(B, N, D)`, for a model that reads ids.
 
     Some models need the ids: decoders find the last token by them, some encoders the position ids. They
@@ -63,6 +66,11 @@ class OnEmbeddings(nn.Module):
         weight = getattr(layer, "weight", None)
         others = [it for it in model.modules() if isinstance(it, nn.Embedding) and it.weight is weight]
         self._layers = list(dict.fromkeys([layer, *others]))
+
+    @property
+    def settings(self) -> Any:
+        """The layers whose output is replaced."""
+        return list(map(reference, self._layers))
 
     @property
     def model(self) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from captum_globenc.forward import Wrapper
 from captum_globenc.results.record import Span
 from captum_globenc.texts.model import LoadedModel
 from captum_globenc.texts.options import Options
@@ -115,12 +116,14 @@ class Predictions:
         return float(torch.stack(sums).double().sum()) / len(rows)
 
 
-class OutputSelector(nn.Module):
+class OutputSelector(Wrapper):
     """A forward function that returns a weighted sum of selected outputs of each row.
 
     Args:
         forward_func: A forward function that returns `(A, ...)`.
     """
+
+    settings = ()
 
     def __init__(self, forward_func: Callable[..., Tensor]) -> None:
         super().__init__()

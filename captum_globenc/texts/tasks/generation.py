@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from captum_globenc.forward import EncoderForward
+from captum_globenc.forward import EncoderForward, Wrapper
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.record import Answer
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
@@ -74,6 +74,8 @@ class AnswerForward(EncoderForward):
     Args:
         model: A model that generates text.
     """
+
+    settings = ()
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model, ("attention_mask", "labels", "decoder_input_ids"))
@@ -522,8 +524,10 @@ def _rows(request: AttributionRequest, positions: Sequence[Sequence[int]]) -> li
     return [row[: len(own)] for row, own in zip(rows, positions, strict=True)]
 
 
-class _EachToken(nn.Module):
+class _EachToken(Wrapper):
     """A forward function of the log-probabilities of chosen answer tokens."""
+
+    settings = ()
 
     def __init__(self, forward: EncoderForward) -> None:
         super().__init__()
