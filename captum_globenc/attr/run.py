@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.arguments import as_tensors, unmasked_padding, warn_of_padding
 from captum_globenc.captum_api import run_forward
-from captum_globenc.decomposition.mixing import Mixture, mix
+from captum_globenc.decomposition.mixing import Mixture, matrix_of, mix
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
@@ -41,7 +41,7 @@ class Run:
     inputs: Tensor
     grid: Grid | None
     output: Any
-    mixtures: Sequence[Mixture]
+    mixtures: Sequence[Mixture | Tensor]
     real: Tensor
     unmasked: Tensor | None = None
 
@@ -58,7 +58,7 @@ def run(
     additional_forward_args: object | None,
     mixing: str,
 ) -> Run:
-    """Run the model once, and decompose each layer as soon as it has run.
+    """Run the model once, and decompose each layer as soon as it has run, or several small ones together.
 
     Args:
         forward_func: the forward function, as in Captum.
@@ -74,27 +74,29 @@ def run(
     encoder = find_encoder(model)
     encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
     tensor = single_tensor(inputs, encoder)
-    mixtures: list[Mixture] = []
+    mixtures: list[Mixture | Tensor] = []
     padding: list[Tensor | None] = []
     workspace = Workspace.on(tensor.device)
 
-    def decompose(layer: LayerRecord) -> None:
+    def decompose(layers: LayerRecord) -> None:
         # Not the last layer, of which only the explained receivers are needed.
-        if mixtures:
+        if mixtures and isinstance(mixtures[-1], Mixture):
             mixtures[-1].materialize()
-        mixtures.append(mix(layer, mixing, workspace))
-        padding.append(layer.real)
+        mixtures.extend(mix(layers, mixing, workspace))
+        padding.append(layers.real)
 
     output = record(
         lambda: run_forward(forward_func, tensor, additional_forward_args),
         encoder,
         decompose,
         check_tokens=True,
+        budget=workspace.budget,
     )
-    first = mixtures[0]
-    real = (
-        torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
-    )
+    first, real = mixtures[0], padding[0]
+    batch, tokens = first.shape[:2]
+    if real is None:
+        real = torch.ones(batch, tokens, dtype=torch.bool, device=first.device)
+    real = real[:batch]
     unmasked = None
     grid = grid_on(tensor, encoder, real)
     if not tensor.is_floating_point():
@@ -102,14 +104,14 @@ def run(
     return Run(encoder, tensor, grid, output, mixtures, real, unmasked)
 
 
-def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
+def finite(values: Tensor, mixtures: Sequence[Mixture | Tensor]) -> Tensor:
     """Return values computed from mixtures.
 
     Raises:
         ValueError: they are not finite; the message names the first layer whose matrix is not.
     """
     if not bool(values.isfinite().all()):
-        broken = (it for it, mixture in enumerate(mixtures) if not bool(mixture.matrix().isfinite().all()))
+        broken = (it for it, mixture in enumerate(mixtures) if not bool(matrix_of(mixture).isfinite().all()))
         raise not_finite(next(broken, len(mixtures) - 1))
     return values
 

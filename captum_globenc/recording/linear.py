@@ -116,8 +116,18 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
     Raises:
         ValueError: the module has no eps.
     """
+    found = norm_parameters(norm)
+    return () if found is None else (normalization(*found, inputs, centred),)
+
+
+def norm_parameters(norm: nn.Module) -> tuple[Tensor | None, float | None] | None:
+    """Return the gain and the eps of a norm, each None if it has none; None for an Identity.
+
+    Raises:
+        ValueError: the module is no norm.
+    """
     if isinstance(norm, nn.Identity):
-        return ()
+        return None
     with loaded(norm):
         gain: Any = getattr(norm, "weight", None)
     missing = object()
@@ -127,14 +137,26 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
             f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm: it has no eps. If an adapter "
             "wraps it, merge the adapter first."
         )
-    if eps is None:  # the default of torch.nn.RMSNorm
+    return gain, eps
+
+
+def normalization(gain: Tensor | None, eps: float | None, inputs: Tensor, centred: bool) -> Normalization:
+    """Return the linear map that a norm computed for given inputs.
+
+    Args:
+        gain: `(D,)`, or `(L, D)` of the norms of stacked layers; None without a gain.
+        eps: added to the variance or the mean square; None for the default of :class:`torch.nn.RMSNorm`.
+        inputs: `(B, N, D)`.
+        centred: whether the norm subtracts the mean.
+    """
+    if eps is None:
         eps = torch.finfo(inputs.dtype if gain is None else gain.dtype).eps
     if centred:
         # One kernel; Tensor.var alone takes longer.
         scale = torch.native_layer_norm(inputs, inputs.shape[-1:], None, None, eps)[2][..., 0]
     else:
         scale = torch.rsqrt(torch.linalg.vecdot(inputs, inputs) / inputs.shape[-1] + eps)
-    return (Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale),)
+    return Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale)
 
 
 def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
