@@ -128,8 +128,8 @@ class GlobEnc(EncoderAttribution):
             torch.Size([1, 4])
         """
         ran = self._run(inputs, additional_forward_args)
-        start = explained(ran, target, position)
-        gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran)
+        start, failure = explained(ran, target, position)
+        gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran, failure)
         rows = gathered[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
             scores = _by_text(rows, ran)
@@ -164,9 +164,9 @@ class GlobEnc(EncoderAttribution):
             Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
-        start = explained(ran, target, position)
+        start, failure = explained(ran, target, position)
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
-        return _by_text(finite_scores(rows, ran), ran)
+        return _by_text(finite_scores(rows, ran, failure), ran)
 
     @torch.no_grad()
     def mixing_matrices(

@@ -19,7 +19,7 @@ from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.encoders.search import pooled_by
 from captum_globenc.encoders.tokens import Grid
-from captum_globenc.recording.checks import not_finite
+from captum_globenc.recording.checks import Failure, not_finite
 from captum_globenc.recording.recorder import record
 
 
@@ -116,20 +116,28 @@ def finite(values: Tensor, mixtures: Sequence[Mixture | Tensor]) -> Tensor:
     return values
 
 
-def finite_scores(values: Tensor, ran: Run) -> Tensor:
+def finite_scores(values: Tensor, ran: Run, failure: Failure) -> Tensor:
     """Return scores `(B, ..., N)` computed from mixtures; warn if padding without a mask has scores.
 
+    Args:
+        values: the scores.
+        ran: the recorded pass.
+        failure: of the explained tokens.
+
     Raises:
-        ValueError: they are not finite; the message names the first layer whose matrix is not.
+        ValueError: `failure`; or scores are not finite, and the message names the first such layer.
     """
-    if ran.unmasked is None:
+    flags = [failure.flag, ~values.isfinite().all()]
+    if ran.unmasked is not None:
+        scored = values.flatten(1, -2).ne(0).any(1)
+        flags.append((scored & ran.unmasked.to(values.device)).any())
+    # All are read with one device sync.
+    failed, broken, *padded = torch.stack([it.to(values.device) for it in flags]).tolist()
+    if failed:
+        raise failure.error()
+    if broken:
         return finite(values, ran.mixtures)
-    scored = values.flatten(1, -2).ne(0).any(1) & ran.unmasked.to(values.device)
-    # Both are read with one device sync.
-    whole, padded = torch.stack([values.isfinite().all(), scored.any()]).tolist()
-    if not whole:
-        return finite(values, ran.mixtures)
-    if padded:
+    if any(padded):
         warn_of_padding()
     return values
 

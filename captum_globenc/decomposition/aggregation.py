@@ -42,13 +42,12 @@ def rollout(
     """
     rows = start[:, :0] if every_depth else start
     scales: list[Tensor] = []
-    smallest = torch.finfo(start.dtype).tiny  # rows of zeros stay zero
     for mixture in reversed(mixtures):
         if every_depth:
             rows = torch.cat([start, rows], dim=1)
         rows = mixture.left_multiply(rows) if isinstance(mixture, Mixture) else torch.bmm(rows, mixture)
-        scale = rows.amax(dim=-1, keepdim=True).clamp_min_(smallest)
-        scales.append(scale)
+        scale = rows.amax(dim=-1, keepdim=True)
+        scales.append(scale.masked_fill_(scale == 0, 1))
         rows = rows / scale
     count = rows.shape[1]
     if every_depth:  # rows that start at a lower depth have no scale above it

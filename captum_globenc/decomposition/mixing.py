@@ -70,6 +70,9 @@ class Mixture:
         if cells <= computer.attention.size:
             self._tiles = [(tile, computer.compute(tile, weights)) for tile in plan]
             self._computer = None
+            if len(plan) > 1 and all(entries.shape[1:] == 2 * self.shape[1:] for _, entries in self._tiles):
+                whole = plan[0]._replace(examples=slice(0, self.shape[0]))
+                self._tiles = [(whole, torch.cat([entries for _, entries in self._tiles]))]
 
     def left_multiply(self, rows: Tensor) -> Tensor:
         """Return the product of rows `(B, P, N)`, weights of the receivers, with the matrix."""
@@ -233,7 +236,7 @@ def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Sequence[Mixt
         return [Mixture(record, mixed, record.weights, workspace)]
     whole = Tile(*(slice(0, size) for size in (*record.stream.shape[:2], record.stream.shape[1])))
     entries = _zero_padding(mixed.tile(record.weights.tile(whole), whole), whole, record.real)
-    return entries.mT.unflatten(0, (record.layers, -1)).unbind()
+    return entries.mT.view(record.layers, -1, *entries.shape[1:]).unbind()
 
 
 def matrix_of(mixture: Mixture | Tensor) -> Tensor:

@@ -1,17 +1,13 @@
 """Compute the norms of the vectors that one layer passes between tokens, without building the vectors.
 
-Once its statistics are known, every map after the attention is linear: M with one scale per receiver. So it
-is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram matrices
+Once its statistics are known, every normalization after the attention is linear: M with one scale per
+receiver. So it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram matrices
 K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]. On the diagonal, the
 residual is one more head, with attention weight 1.
 
-B batch, L stacked layers, N tokens, H heads, D hidden size, d head size, K rank-one maps; in a tile b texts,
-S sources, R receivers. Stacked layers are part of the batch (see :mod:`captum_globenc.decomposition.record`);
-what comes from their weights has L as its first dimension.
+B batch, L stacked layers, N tokens, H heads, D hidden size, d head size; in a tile b texts, S sources, R
+receivers. Stacked layers are part of the batch (see :mod:`captum_globenc.decomposition.record`).
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,79 +18,6 @@ from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part,
 
 CANCELLATION = 0.1
 """A sum whose square is below this share of its terms' squares has lost digits."""
-
-
-@dataclass(frozen=True)
-class NormMap:
-    """Successive normalizations, without their scales, as one linear map: diagonal minus low rank.
-
-    Args:
-        diagonal: `(D,)` or `(L, D)`; None for the identity.
-        columns: `(D, K)` or `(L, D, K)`, left factor of the low-rank part; None for zero.
-        rows: `(K, D)` or `(L, K, D)`, right factor of the low-rank part; None for zero.
-    """
-
-    diagonal: Tensor | None = None
-    columns: Tensor | None = None
-    rows: Tensor | None = None
-
-    @classmethod
-    def of(cls, normalizations: Sequence[Normalization], like: Tensor) -> "NormMap":
-        """Return the map of some normalizations.
-
-        Args:
-            normalizations: in the order in which they are applied.
-            like: `(D, E)` or `(L, D, E)`, a tensor of the same dtype and device.
-        """
-        shape, size = like.shape[:-1], like.shape[-2]
-        diagonal: Tensor | None = None
-        # Each rank-one map is a column times a row; a column of ones is None.
-        columns: list[Tensor | None] = []
-        rows: list[Tensor] = []
-        for each in normalizations:
-            if each.centred:
-                mean = like.new_full(shape, 1 / size) if diagonal is None else diagonal / size
-                for column, row in zip(columns, rows, strict=True):
-                    average = None if column is None else column.mean(-1, keepdim=True)
-                    mean = mean - row if average is None else torch.addcmul(mean, average, row, value=-1)
-                columns.append(None)
-                rows.append(mean)
-            if each.gain is not None:
-                diagonal = each.gain if diagonal is None else diagonal * each.gain
-                columns = [each.gain if column is None else column * each.gain for column in columns]
-        if not normalizations:
-            return cls()
-        ones = like.new_ones(shape) if diagonal is None or None in columns else diagonal
-        diagonal = ones if diagonal is None else diagonal
-        if not columns:
-            return cls(diagonal)
-        full = [ones if column is None else column for column in columns]
-        return cls(diagonal, torch.stack(full, dim=-1), torch.stack(rows, dim=-2))
-
-    def apply_to_matrix(self, matrix: Tensor, out: Tensor) -> Tensor:
-        """Return the map times a matrix `(D, E)` or `(L, D, E)`; `out` may be used for the result."""
-        if self.diagonal is None:
-            return matrix
-        torch.mul(matrix, self.diagonal[..., None], out=out)
-        if self.columns is not None and self.rows is not None:
-            _subtract_product(out, self.columns, self.rows @ matrix)
-        return out
-
-    def apply_to_vectors(self, vectors: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the map of vectors `(..., D)`, in `out`, `(V, D)` for V vectors, if it is given."""
-        diagonal = self.diagonal
-        if diagonal is None:
-            return vectors if out is None else out.copy_(vectors.reshape(out.shape))
-        flat = vectors.reshape(*diagonal.shape[:-1], -1, vectors.shape[-1])
-        mapped = torch.mul(flat, diagonal if diagonal.ndim == 1 else diagonal[:, None], out=out)
-        if self.columns is not None and self.rows is not None:
-            _subtract_product(mapped, flat @ self.rows.mT, self.columns.mT)
-        return mapped.view(vectors.shape) if out is None else out
-
-
-def _subtract_product(total: Tensor, one: Tensor, other: Tensor) -> None:
-    """Subtract the product of two matrices, or of each two of a batch, from `total` in place."""
-    (total.addmm_ if total.ndim == 2 else total.baddbmm_)(one, other, alpha=-1)
 
 
 def _normalizations(record: LayerRecord, mixing: str) -> tuple[Normalization, ...]:
@@ -117,11 +40,10 @@ class VectorNorms:
     def __init__(
         self, record: LayerRecord, mixing: str, workspace: Workspace, diagonal: Tensor | None
     ) -> None:
-        normalizations = _normalizations(record, mixing)
-        self._map = NormMap.of(normalizations, record.output)
+        self._normalizations = _normalizations(record, mixing)
         self._workspace = workspace
         self._scale: Tensor | None = None
-        for each in normalizations:
+        for each in self._normalizations:
             self._scale = each.scale if self._scale is None else self._scale * each.scale
         self._record: LayerRecord | None = None if mixing == "N" else record
         self._heads = record.attention.heads
@@ -140,12 +62,13 @@ class VectorNorms:
         """
         batch, tokens, size = record.stream.shape
         heads, workspace, like = self._heads, self._workspace, record.stream
-        out = workspace.take("projection", record.output.shape, like=like)
-        projection = self._map.apply_to_matrix(record.output, out=out)
+        projection, layers = record.output, record.layers
+        if self._normalizations:
+            projection = workspace.take("projection", projection.shape, like=like).copy_(projection)
+            self._normalize_(projection.mT)
         # Heads come before layers, so that those of one token have one stride below.
-        layers = record.layers
         by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
-        values = share_heads(record.value, heads).transpose(0, 1).reshape(heads * layers, -1, by_head.shape[1])
+        values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
         with_residual = self._record is not None and not workspace.budget.syncs
         residual, count = like.reshape(-1, size), heads + with_residual
         gram = like.new_empty(batch * tokens, count, count)
@@ -155,7 +78,7 @@ class VectorNorms:
             heads_of_u = part(u, slice(0, heads)).view(heads * layers, -1, size)
             torch.bmm(part(values, WHOLE, sources), by_head, out=heads_of_u)
             if with_residual:
-                self._map.apply_to_vectors(part(residual, sources), out=u[heads])
+                self._normalize_(u[heads].copy_(part(residual, sources)))
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=part(gram, sources))
         return gram.view(batch, tokens, count, count)
 
@@ -217,10 +140,15 @@ class VectorNorms:
         stream = part(record.stream, examples, tokens)
         if chosen is not None:
             weights, value, stream = weights[chosen], value[chosen], stream[chosen]
-        attended = record.project((weights[..., None] * value).flatten(-2))
-        total = self._map.apply_to_vectors(attended + stream)
+        total = record.project((weights[..., None] * value).flatten(-2)) + stream
+        self._normalize_(record.by_layer(total))
         squares: Tensor = torch.linalg.vecdot(total, total)
         return squares
+
+    def _normalize_(self, vectors: Tensor) -> None:
+        """Apply the normalizations, without their scales, in place."""
+        for each in self._normalizations:
+            each.linear_(vectors)
 
 
 class MixingRatios:
@@ -235,7 +163,7 @@ class MixingRatios:
     """
 
     def __init__(self, record: LayerRecord, mixing: str) -> None:
-        self._map = NormMap.of(_normalizations(record, mixing), record.output)
+        self._normalizations = _normalizations(record, mixing)
         self._record = record
         self._has_residual = mixing != "N"
 
@@ -250,10 +178,11 @@ class MixingRatios:
         others = weights.clone()
         tile.diagonal(others)[1].zero_()
         mixing_in = (others.transpose(2, 3) @ value[:, :, tile.sources]).transpose(1, 2).flatten(2)
-        mixed, preserved = (
-            torch.linalg.vector_norm(self._map.apply_to_vectors(vectors), dim=-1)
-            for vectors in (record.project(mixing_in), preserving)
-        )
+        mixing_in = record.project(mixing_in)
+        for each in self._normalizations:
+            each.linear_(record.by_layer(mixing_in))
+            each.linear_(record.by_layer(preserving))
+        mixed, preserved = (torch.linalg.vector_norm(it, dim=-1) for it in (mixing_in, preserving))
         ratios: Tensor = mixed / (mixed + preserved)
         return ratios
 

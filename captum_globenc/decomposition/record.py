@@ -1,7 +1,7 @@
 """The record of encoder layers in one forward pass: all that their decomposition needs.
 
-Layers of one shape can be stacked into one record: their tokens are a longer batch, their weights have one more
-dimension. B batch, L stacked layers, N tokens, H heads, D hidden size, d head size.
+Layers of one shape can be stacked into one record: their tokens are a longer batch, their weights have one
+more dimension. B batch, L stacked layers, N tokens, H heads, D hidden size, d head size.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Normalization:
     """A LayerNorm or RMSNorm as a linear map, with the standard deviation of the recorded pass.
 
     Args:
-        gain: `(D,)`, `(L, D)` of stacked layers, or None if the norm has no weight.
+        gain: `(D,)`, `(L, 1, D)` of stacked layers, or None if the norm has no weight.
         centred: whether the mean is subtracted (LayerNorm) or not (RMSNorm).
         scale: `(B, N)`, the reciprocal of the standard deviation of the norm's input, eps included.
     """
@@ -27,13 +27,13 @@ class Normalization:
     scale: Tensor
 
     def linear(self, vectors: Tensor) -> Tensor:
-        """Return the map of vectors `(..., D)`, without the scale."""
+        """Return the map of vectors, without the scale; see :meth:`linear_`."""
         image = vectors.clone()
         self.linear_(image)
         return image
 
     def linear_(self, vectors: Tensor) -> None:
-        """Apply the map without the scale in place."""
+        """Apply the map without the scale in place to vectors `(..., D)`; of stacked layers, `(L, V, D)`."""
         if self.centred:
             vectors -= vectors.mean(dim=-1, keepdim=True)
         if self.gain is not None:
@@ -48,7 +48,7 @@ class LayerRecord:
     Of stacked layers, B stands for L*B, layer by layer, and the weights have L as their first dimension.
 
     Args:
-        index: number of the layer in the pass, from 0; of stacked layers, which follow each other, of the first.
+        index: number of the layer in the pass, from 0; of successive layers, which are stacked, of the first.
         attention: the attention probabilities.
         value: `(B, H or fewer, N, d)`, value vectors, biases included.
         output: `(D, H*d)`, matrix of the output projection, multiplied by the layer scale if there is one.
@@ -80,5 +80,8 @@ class LayerRecord:
 
     def project(self, contexts: Tensor) -> Tensor:
         """Return the output projection `(B, ..., D)`, without bias, of the heads' outputs `(B, ..., H*d)`."""
-        rows = contexts.reshape(*self.output.shape[:-2], -1, contexts.shape[-1])
-        return (rows @ self.output.mT).view(*contexts.shape[:-1], -1)
+        return (self.by_layer(contexts) @ self.output.mT).view(*contexts.shape[:-1], -1)
+
+    def by_layer(self, vectors: Tensor) -> Tensor:
+        """Return vectors `(B, ..., D)` as `(L, V, D)` if layers are stacked, else as `(V, D)`."""
+        return vectors.reshape(*self.output.shape[:-2], -1, vectors.shape[-1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_globenc.decomposition.attention import Attention
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.workspace import TileBudget, part
+from captum_globenc.decomposition.workspace import TileBudget, at_least_float32, part
 from captum_globenc.encoders import EncoderSpec, Layer
 from captum_globenc.recording.linear import is_quantized, linear_map, norm_parameters, normalization
 from captum_globenc.recording.residuals import Residual, VersionedTensor
@@ -85,7 +85,7 @@ class RunningLayer:
         else:
             norms = {"attended": (layer.norm2, input2), "finished": (next_norm, self.output)}
         size = self.attention.heads * self.value.shape[-1]
-        output, bias = linear_map(layer.out, size, torch.promote_types(self.stream.dtype, torch.float32))
+        output, bias = linear_map(layer.out, size, at_least_float32(self.stream.dtype))
         found = {
             **vars(self.attention),
             "scores": None,  # only needed to find the padding
@@ -147,7 +147,7 @@ class LayerParts(NamedTuple):
             layers: number of stacked layers.
         """
         tensors, constants = self
-        dtype = torch.promote_types(tensors["stream"].dtype, torch.float32)
+        dtype = at_least_float32(tensors["stream"].dtype)
         seen = {name: tensors[name].to(dtype) for name in ("attended", "finished")}
         after_attention, after_layer = (
             tuple(
@@ -225,6 +225,7 @@ class LayerStack:
         """Return the record of the layers; the arguments are those of :meth:`LayerParts.record`."""
         filled = {name: part(it, slice(0, self._layers)) for name, it in self._copies.items()}
         tensors = {name: it if name in WEIGHTS else it.flatten(0, 1) for name, it in filled.items()}
+        tensors |= {name: it.unsqueeze(1) for name, it in filled.items() if name.endswith("_gain")}
         if real is not None:
             real = real.expand(filled["stream"].shape[1:3]).repeat(self._layers, 1)
         return LayerParts(tensors, self.constants).record(spec, self._index, real, self._layers)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from captum_globenc.decomposition.record import Normalization
-from captum_globenc.decomposition.workspace import full_precision
+from captum_globenc.decomposition.workspace import at_least_float32, full_precision
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import TOLERANCE, Failure
@@ -144,7 +144,7 @@ def normalization(gain: Tensor | None, eps: float | None, inputs: Tensor, centre
     """Return the linear map that a norm computed for given inputs.
 
     Args:
-        gain: `(D,)`, or `(L, D)` of the norms of stacked layers; None without a gain.
+        gain: `(D,)`, or `(L, 1, D)` of the norms of stacked layers; None without a gain.
         eps: added to the variance or the mean square; None for the default of :class:`torch.nn.RMSNorm`.
         inputs: `(B, N, D)`.
         centred: whether the norm subtracts the mean.
@@ -191,7 +191,7 @@ class NormCheck:
     def measure(self, norm: nn.Module, args: Any, output: Tensor) -> None:
         """Measure one of :attr:`norms`; its forward hook."""
         seen, returned = (it[:, :1] if it.ndim == 3 else it for it in (args[0], output))
-        inputs = seen.to(torch.promote_types(seen.dtype, torch.float32))
+        inputs = seen.to(at_least_float32(seen.dtype))
         # Models of every dtype may compute their norms in float32.
         tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
         error = norm_error(norm, inputs, returned, self._centred)

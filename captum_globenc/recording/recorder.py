@@ -1,8 +1,8 @@
 """Record one forward pass of the user's own model through hooks.
 
 Yields one :class:`~captum_globenc.decomposition.record.LayerRecord` per encoder layer, in order, as soon as
-the layer has run, or of several layers stacked, and leaves the model exactly as it was. B batch, H heads, N tokens, D hidden size, d head
-size.
+the layer has run, or one for several layers that are stacked; leaves the model exactly as it was. B batch,
+H heads, N tokens, D hidden size, d head size.
 """
 
 import threading
