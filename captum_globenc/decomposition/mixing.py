@@ -70,9 +70,10 @@ class Mixture:
         if cells <= computer.attention.size:
             self._tiles = [(tile, computer.compute(tile, weights)) for tile in plan]
             self._computer = None
-            if len(plan) > 1 and all(entries.shape[1:] == 2 * self.shape[1:] for _, entries in self._tiles):
-                whole = plan[0]._replace(examples=slice(0, self.shape[0]))
-                self._tiles = [(whole, torch.cat([entries for _, entries in self._tiles]))]
+            batch, tokens = self.shape
+            if len(plan) > 1 and all(it.shape[1:] == (tokens, tokens) for _, it in self._tiles):
+                whole = plan[0]._replace(examples=slice(0, batch))
+                self._tiles = [(whole, torch.cat([it for _, it in self._tiles]))]
 
     def left_multiply(self, rows: Tensor) -> Tensor:
         """Return the product of rows `(B, P, N)`, weights of the receivers, with the matrix."""

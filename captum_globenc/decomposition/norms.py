@@ -1,13 +1,15 @@
 """Compute the norms of the vectors that one layer passes between tokens, without building the vectors.
 
 Once its statistics are known, every normalization after the attention is linear: M with one scale per
-receiver. So it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram matrices
-K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]. On the diagonal, the
-residual is one more head, with attention weight 1.
+receiver. So it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram
+matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]. On the diagonal,
+the residual is one more head, with attention weight 1.
 
 B batch, L stacked layers, N tokens, H heads, D hidden size, d head size; in a tile b texts, S sources, R
 receivers. Stacked layers are part of the batch (see :mod:`captum_globenc.decomposition.record`).
 """
+
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -140,10 +142,10 @@ class VectorNorms:
         stream = part(record.stream, examples, tokens)
         if chosen is not None:
             weights, value, stream = weights[chosen], value[chosen], stream[chosen]
-        total = record.project((weights[..., None] * value).flatten(-2)) + stream
-        self._normalize_(record.by_layer(total))
+        total = record.by_layer(record.project((weights[..., None] * value).flatten(-2)) + stream)
+        self._normalize_(total)
         squares: Tensor = torch.linalg.vecdot(total, total)
-        return squares
+        return squares.view(weights.shape[:-1])
 
     def _normalize_(self, vectors: Tensor) -> None:
         """Apply the normalizations, without their scales, in place."""
@@ -178,13 +180,12 @@ class MixingRatios:
         others = weights.clone()
         tile.diagonal(others)[1].zero_()
         mixing_in = (others.transpose(2, 3) @ value[:, :, tile.sources]).transpose(1, 2).flatten(2)
-        mixing_in = record.project(mixing_in)
-        for each in self._normalizations:
-            each.linear_(record.by_layer(mixing_in))
-            each.linear_(record.by_layer(preserving))
-        mixed, preserved = (torch.linalg.vector_norm(it, dim=-1) for it in (mixing_in, preserving))
+        both = [record.by_layer(it) for it in (record.project(mixing_in), preserving)]
+        for each, vectors in product(self._normalizations, both):
+            each.linear_(vectors)
+        mixed, preserved = (torch.linalg.vector_norm(it, dim=-1) for it in both)
         ratios: Tensor = mixed / (mixed + preserved)
-        return ratios
+        return ratios.view(len(weights), -1)
 
 
 def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:

@@ -97,7 +97,7 @@ class ReconstructionCheck:
         """
         bias = bias[:, None, None]
         parts, stream, attended = (
-            it.view(len(bias), self._batch, -1, it.shape[-1]) for it in (parts, stream, attended)
+            it.reshape(len(bias), self._batch, -1, it.shape[-1]) for it in (parts, stream, attended)
         )
         whole = attended - stream - bias
         compared = parts - whole, parts, whole, stream, attended

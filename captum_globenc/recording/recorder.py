@@ -133,8 +133,8 @@ class Recorder:
         self._final_norm_input: Tensor | None = None
         self._stack: LayerStack | None = None
         # ALBERT runs one layer several times.
-        config = getattr(encoder.stack, "config", None)
-        self._expected = max(len(encoder.layers), getattr(config, "num_hidden_layers", 0))
+        configured = getattr(getattr(encoder.stack, "config", None), "num_hidden_layers", None)
+        self._expected = max(len(encoder.layers), configured or 0)
         # Checks that are read after the pass.
         norms = chain(*((layer.norm1, layer.norm2) for layer in encoder.layers), [encoder.final_norm])
         # If parts of the layers are found from the stack, a layer's module is only one of these parts.
@@ -391,7 +391,7 @@ class Recorder:
         self._index += 1
 
     def _collect(self, layer: LayerParts) -> None:
-        """Add a layer to the stack, or pass on its record if the next one would not fit beside it."""
+        """Add a layer to the stack, or pass on its record if no other layer fits beside it."""
         if self._stack is not None and not self._stack.takes(layer):
             self._pass_on_stack()
         if self._stack is None:
@@ -406,11 +406,13 @@ class Recorder:
             self._pass_on_stack()
 
     def _pass_on_stack(self) -> None:
+        """Pass on the record of the stacked layers."""
         stack, self._stack = self._stack, None
         if stack is not None:
             self._pass_on(stack.record(self._encoder.spec, self._real), stack.constants)
 
     def _pass_on(self, record: LayerRecord, constants: dict[str, Any]) -> None:
+        """Check a record and pass it on; `constants` are those of its parts."""
         if self._reconstruction is not None:
             self._reconstruction.measure(record, constants["dtypes"], constants["quantized"])
         self._on_layer(record)

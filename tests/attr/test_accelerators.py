@@ -46,7 +46,7 @@ def test_kernels_do_not_grow_with_the_texts(model, padded, bench):
     assert counts[1] == counts[0]
 
 
-@pytest.mark.parametrize(("padded", "most"), [(False, (850, 360, 3)), (True, (980, 440, 3))])
+@pytest.mark.parametrize(("padded", "most"), [(False, (900, 380, 3)), (True, (1000, 450, 3))])
 def test_layers_share_kernels(model, padded, most, bench):
     ids, extra = inputs(8, padded)
     globenc = GlobEnc(EncoderForward(model))
