@@ -56,6 +56,29 @@ def test_layers_share_kernels(model, padded, most, bench):
     assert all(map(operator.le, (found.operations, found.kernels, found.syncs), most))
 
 
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (1.5, "In encoder layer 2, example"),
+        (torch.nan, "NaN or infinity in encoder layer 2"),
+    ],
+)
+def test_errors_name_the_layer_among_those_decomposed_together(model, factor, message):
+    ids, extra = inputs(3, padded=True)
+    changes = []
+
+    def change(module, args, output):
+        return (output[0] * factor, *output[1:]) if changes else None
+
+    model.bert.encoder.layer[2].attention.self.register_forward_hook(change)
+    globenc = GlobEnc(EncoderForward(model))
+    globenc.attribute(ids, 1, extra)  # checks the model, and decomposes each layer by itself
+    globenc.attribute(ids, 1, extra)
+    changes.append(1)
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        globenc.attribute(ids, 1, extra)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_model_that_overwrites_its_tensors_later_has_the_same_scores(model, mode, monkeypatch):
     """As models do that reuse buffers: each layer overwrites all that the layer before it computed."""
