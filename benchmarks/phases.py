@@ -26,12 +26,13 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition.attention import ScoreWeights
-from captum_globenc.decomposition.norms import NormMap, VectorNorms
+from captum_globenc.decomposition.norms import VectorNorms
+from captum_globenc.decomposition.record import Normalization
 from captum_globenc.recording.reconstruction import ReconstructionCheck
 
 PHASES = (
-    (NormMap, "apply_to_matrix", "normalizations folded into the output projection"),
-    (VectorNorms, "_gram_matrices", "value vectors through it, their Gram matrices and residual products"),
+    (Normalization, "linear_", "normalizations of the output projection and of the residual"),
+    (VectorNorms, "_gram_matrices", "value vectors through the projection, their Gram matrices"),
     (ScoreWeights, "tile", "scores once more, and exponentials"),
     (VectorNorms, "tile", "quadratic forms"),
     (ReconstructionCheck, "measure", "the reconstruction check"),

@@ -14,7 +14,7 @@ from captum_globenc.attr.position import Position, explained
 from captum_globenc.attr.run import Run, finite, finite_scores, run
 from captum_globenc.captum_api import TargetType, TensorOrTupleOfTensorsGeneric, format_output
 from captum_globenc.decomposition.aggregation import AGGREGATIONS, gather
-from captum_globenc.decomposition.mixing import MIXINGS
+from captum_globenc.decomposition.mixing import MIXINGS, matrix_of
 from captum_globenc.encoders.tokens import spread
 
 
@@ -128,8 +128,8 @@ class GlobEnc(EncoderAttribution):
             torch.Size([1, 4])
         """
         ran = self._run(inputs, additional_forward_args)
-        start = explained(ran, target, position)
-        gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran)
+        start, failure = explained(ran, target, position)
+        gathered = finite_scores(gather(ran.mixtures, start, self.aggregation, normalize), ran, failure)
         rows = gathered[:, 0].to(ran.inputs.device)
         if len(ran.leading) > 1:
             scores = _by_text(rows, ran)
@@ -164,9 +164,9 @@ class GlobEnc(EncoderAttribution):
             Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
-        start = explained(ran, target, position)
+        start, failure = explained(ran, target, position)
         rows = gather(ran.mixtures, start, self.aggregation, normalize, every_depth=True)
-        return _by_text(finite_scores(rows, ran), ran)
+        return _by_text(finite_scores(rows, ran, failure), ran)
 
     @torch.no_grad()
     def mixing_matrices(
@@ -188,7 +188,7 @@ class GlobEnc(EncoderAttribution):
             Exception: raised by :meth:`attribute`.
         """
         ran = self._run(inputs, additional_forward_args)
-        matrices = torch.stack([mixture.matrix() for mixture in ran.mixtures], dim=1)
+        matrices = torch.stack([matrix_of(it) for it in ran.mixtures], dim=1)
         return _by_text(finite(matrices, ran.mixtures), ran)
 
     @torch.no_grad()

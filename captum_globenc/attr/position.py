@@ -4,7 +4,7 @@ B batch, N tokens, C classes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from captum_globenc.attr.run import Run
 from captum_globenc.encoders import Encoder
 from captum_globenc.encoders.tokens import pooled_weights
 from captum_globenc.errors import NoPositionError
+from captum_globenc.recording.checks import Failure
 
 Position = int | Tensor | slice | Sequence[int] | Sequence[Sequence[int]] | Literal["mean"]
 """One token of every text, or the average of several.
@@ -26,7 +27,17 @@ Parts = tuple[int | slice, ...]
 """Positions and slices that a head averages."""
 
 
-def explained(run: Run, target: Any, position: Position | None) -> Tensor:
+class Start(NamedTuple):
+    """The weights `(B, 1, N)` of the explained tokens, summing to 1, and the error if they are wrong.
+
+    :func:`captum_globenc.attr.run.finite_scores` raises it, which saves a device sync.
+    """
+
+    weights: Tensor
+    failure: Failure
+
+
+def explained(run: Run, target: Any, position: Position | None) -> Start:
     """Return the weights of the explained tokens.
 
     Args:
@@ -34,12 +45,9 @@ def explained(run: Run, target: Any, position: Position | None) -> Tensor:
         target: the index of the explained output, as in Captum.
         position: the explained tokens; None for the target's position, else the tokens that the head reads.
 
-    Returns:
-        Weights `(B, 1, N)`, summing to 1.
-
     Raises:
         TypeError: `target` is given, and the output is not a tensor.
-        ValueError: the position is wrong, or required and missing.
+        ValueError: the position is of the wrong type or length, or required and missing.
         AssertionError, IndexError: `target` has the wrong length or is out of range.
     """
     _check_target(run.output, target)
@@ -103,7 +111,7 @@ def default_position(
     return pooled(inputs) if callable(pooled) else pooled
 
 
-def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) -> Tensor:
+def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) -> Start:
     """Return the weight of each token in the explained representation.
 
     Args:
@@ -112,18 +120,19 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
         dtype: of the weights.
 
     Returns:
-        `(B, 1, N)`, summing to 1.
+        The weights, and a ValueError for a position that is out of range or on padding.
 
     Raises:
-        ValueError: the position is out of range, on padding, or of the wrong type or length.
+        ValueError: the position is of the wrong type or length.
 
     Example:
-        >>> start_weights("mean", torch.tensor([[True, True, False]]), torch.float32)
+        >>> start_weights("mean", torch.tensor([[True, True, False]]), torch.float32).weights
         tensor([[[0.5000, 0.5000, 0.0000]]])
     """
     batch, tokens = real.shape
     if isinstance(position, tuple):
-        return pooled_weights(position, tokens).to(real.device, dtype).expand(batch, 1, tokens)
+        weights = pooled_weights(position, tokens).to(real.device, dtype).expand(batch, 1, tokens)
+        return Start(weights, Failure(real.new_zeros(()), ValueError))
     if isinstance(position, str) and position != "mean":
         raise ValueError(f'position is {position!r}; the only accepted string is "mean".')
     if isinstance(position, str | slice):
@@ -143,37 +152,41 @@ def start_weights(position: Position | Parts, real: Tensor, dtype: torch.dtype) 
     index = index.long().expand(batch)
     chosen = torch.arange(tokens, device=real.device) == index[:, None]
     hit = (chosen & real).any(dim=1)
-    if not bool(hit.all()):  # the only device sync
+
+    def make_error() -> ValueError:
         if bool(((index < 0) | (index >= tokens)).any()):
-            raise ValueError(
+            return ValueError(
                 f"position {index.tolist()} is out of range: tokens are numbered 0 to {tokens - 1}."
             )
         example = int((~hit).nonzero()[0])
         found = real[example].nonzero().flatten().tolist()
         kept = f"{found[0]} to {found[-1]}" if found else "none"
-        raise ValueError(
+        return ValueError(
             f"position {int(index[example])} of example {example} is padding; its real tokens are {kept}. "
             "Pass position=..."
         )
-    return chosen.to(dtype)[:, None]
+
+    return Start(chosen.to(dtype)[:, None], Failure(~hit.all(), make_error))
 
 
-def _averaged(weights: Tensor, real: Tensor) -> Tensor:
-    """Normalize weights `(B, N)` to sum 1, as `(B, 1, N)`; reject weights of padding, and no weights."""
+def _averaged(weights: Tensor, real: Tensor) -> Start:
+    """Normalize weights `(B, N)` to sum 1, as `(B, 1, N)`; weights of padding and no weights are errors."""
     total = weights.sum(dim=-1, keepdim=True)
     negative = ~(weights.isfinite() & (weights >= 0)).all()
     padding = ((weights > 0) & ~real).any()
-    if bool(negative | padding | (total == 0).any()):  # the only device sync
+
+    def make_error() -> ValueError:
         if bool(negative):
-            raise ValueError("position has weights that are negative or not finite.")
+            return ValueError("position has weights that are negative or not finite.")
         if bool(padding):
-            raise ValueError("position gives weight to padding: only real tokens can be explained.")
+            return ValueError("position gives weight to padding: only real tokens can be explained.")
         empty = int((total == 0).flatten().nonzero()[0])
-        raise ValueError(
+        return ValueError(
             f"no real token of example {empty} is at position=...; an example of padding only cannot be "
             "explained."
         )
-    return (weights / total)[:, None]
+
+    return Start((weights / total)[:, None], Failure(negative | padding | (total == 0).any(), make_error))
 
 
 def _counts(positions: Sequence[Any], real: Tensor) -> Tensor:

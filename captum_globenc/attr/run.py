@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from captum_globenc.attr.arguments import as_tensors, unmasked_padding, warn_of_padding
 from captum_globenc.captum_api import run_forward
-from captum_globenc.decomposition.mixing import Mixture, mix
+from captum_globenc.decomposition.mixing import Mixture, matrix_of, mix
 from captum_globenc.decomposition.record import LayerRecord
 from captum_globenc.decomposition.workspace import Workspace
 from captum_globenc.encoders import Encoder, find_encoder
 from captum_globenc.encoders.search import pooled_by
 from captum_globenc.encoders.tokens import Grid
-from captum_globenc.recording.checks import not_finite
+from captum_globenc.recording.checks import Failure, not_finite
 from captum_globenc.recording.recorder import record
 
 
@@ -41,7 +41,7 @@ class Run:
     inputs: Tensor
     grid: Grid | None
     output: Any
-    mixtures: Sequence[Mixture]
+    mixtures: Sequence[Mixture | Tensor]
     real: Tensor
     unmasked: Tensor | None = None
 
@@ -58,7 +58,7 @@ def run(
     additional_forward_args: object | None,
     mixing: str,
 ) -> Run:
-    """Run the model once, and decompose each layer as soon as it has run.
+    """Run the model once, and decompose each layer as soon as it has run, or several small ones together.
 
     Args:
         forward_func: the forward function, as in Captum.
@@ -74,27 +74,29 @@ def run(
     encoder = find_encoder(model)
     encoder = replace(encoder, pooled=pooled_by(forward_func, model, encoder))
     tensor = single_tensor(inputs, encoder)
-    mixtures: list[Mixture] = []
+    mixtures: list[Mixture | Tensor] = []
     padding: list[Tensor | None] = []
     workspace = Workspace.on(tensor.device)
 
-    def decompose(layer: LayerRecord) -> None:
+    def decompose(layers: LayerRecord) -> None:
         # Not the last layer, of which only the explained receivers are needed.
-        if mixtures:
+        if mixtures and isinstance(mixtures[-1], Mixture):
             mixtures[-1].materialize()
-        mixtures.append(mix(layer, mixing, workspace))
-        padding.append(layer.real)
+        mixtures.extend(mix(layers, mixing, workspace))
+        padding.append(layers.real)
 
     output = record(
         lambda: run_forward(forward_func, tensor, additional_forward_args),
         encoder,
         decompose,
         check_tokens=True,
+        budget=workspace.budget,
     )
-    first = mixtures[0]
-    real = (
-        torch.ones(first.shape, dtype=torch.bool, device=first.device) if padding[0] is None else padding[0]
-    )
+    first, real = mixtures[0], padding[0]
+    batch, tokens = first.shape[:2]
+    if real is None:
+        real = torch.ones(batch, tokens, dtype=torch.bool, device=first.device)
+    real = real[:batch]
     unmasked = None
     grid = grid_on(tensor, encoder, real)
     if not tensor.is_floating_point():
@@ -102,32 +104,40 @@ def run(
     return Run(encoder, tensor, grid, output, mixtures, real, unmasked)
 
 
-def finite(values: Tensor, mixtures: Sequence[Mixture]) -> Tensor:
+def finite(values: Tensor, mixtures: Sequence[Mixture | Tensor]) -> Tensor:
     """Return values computed from mixtures.
 
     Raises:
         ValueError: they are not finite; the message names the first layer whose matrix is not.
     """
     if not bool(values.isfinite().all()):
-        broken = (it for it, mixture in enumerate(mixtures) if not bool(mixture.matrix().isfinite().all()))
+        broken = (it for it, mixture in enumerate(mixtures) if not bool(matrix_of(mixture).isfinite().all()))
         raise not_finite(next(broken, len(mixtures) - 1))
     return values
 
 
-def finite_scores(values: Tensor, ran: Run) -> Tensor:
+def finite_scores(values: Tensor, ran: Run, failure: Failure) -> Tensor:
     """Return scores `(B, ..., N)` computed from mixtures; warn if padding without a mask has scores.
 
+    Args:
+        values: the scores.
+        ran: the recorded pass.
+        failure: of the explained tokens.
+
     Raises:
-        ValueError: they are not finite; the message names the first layer whose matrix is not.
+        ValueError: `failure`; or scores are not finite, and the message names the first such layer.
     """
-    if ran.unmasked is None:
+    flags = [failure.flag, ~values.isfinite().all()]
+    if ran.unmasked is not None:
+        scored = values.flatten(1, -2).ne(0).any(1)
+        flags.append((scored & ran.unmasked.to(values.device)).any())
+    # All are read with one device sync.
+    failed, broken, *padded = torch.stack([it.to(values.device) for it in flags]).tolist()
+    if failed:
+        raise failure.error()
+    if broken:
         return finite(values, ran.mixtures)
-    scored = values.flatten(1, -2).ne(0).any(1) & ran.unmasked.to(values.device)
-    # Both are read with one device sync.
-    whole, padded = torch.stack([values.isfinite().all(), scored.any()]).tolist()
-    if not whole:
-        return finite(values, ran.mixtures)
-    if padded:
+    if any(padded):
         warn_of_padding()
     return values
 

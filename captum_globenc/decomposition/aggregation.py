@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.flow import max_flow
-from captum_globenc.decomposition.mixing import Mixture
+from captum_globenc.decomposition.mixing import Mixture, matrix_of
 from captum_globenc.decomposition.workspace import full_precision
 
 
@@ -45,21 +45,21 @@ def rollout(
     for mixture in reversed(mixtures):
         if every_depth:
             rows = torch.cat([start, rows], dim=1)
-        rows = mixture.left_multiply(rows) if isinstance(mixture, Mixture) else rows @ mixture
-        scale = rows.amax(dim=-1)
+        rows = mixture.left_multiply(rows) if isinstance(mixture, Mixture) else torch.bmm(rows, mixture)
+        scale = rows.amax(dim=-1, keepdim=True)
         scales.append(scale.masked_fill_(scale == 0, 1))
-        rows = rows / scale.unsqueeze(-1)
+        rows = rows / scale
     count = rows.shape[1]
     if every_depth:  # rows that start at a lower depth have no scale above it
-        scales = [torch.nn.functional.pad(it, (count - it.shape[1], 0), value=1.0) for it in scales]
-    return rows, torch.stack(scales).double().log().sum(0)
+        scales = [torch.nn.functional.pad(it, (0, 0, count - it.shape[1], 0), value=1.0) for it in scales]
+    return rows, torch.cat(scales, dim=-1).double().log().sum(-1)
 
 
 def _flows(
     mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return maximum flows; arguments and result are those of :func:`rollout`."""
-    matrices = [it.matrix() if isinstance(it, Mixture) else it for it in mixtures]
+    matrices = [matrix_of(it) for it in mixtures]
     depths = range(1 if every_depth else len(matrices), len(matrices) + 1)
     rows, scales = zip(*(max_flow(matrices[:depth], start) for depth in depths), strict=True)
     return torch.cat(rows, dim=1), torch.cat(scales, dim=1)

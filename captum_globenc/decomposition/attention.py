@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, at_least_float32, part
 
 LOG2_E = math.log2(math.e)
 
@@ -169,7 +169,7 @@ def _not_hidden(scores: Tensor) -> Tensor:
     if scores.dtype == torch.bool:
         return scores
     lowest = torch.finfo(scores.dtype).min
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores.to(at_least_float32(scores.dtype))
     return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN_BELOW)
 
 

@@ -70,6 +70,10 @@ class Mixture:
         if cells <= computer.attention.size:
             self._tiles = [(tile, computer.compute(tile, weights)) for tile in plan]
             self._computer = None
+            batch, tokens = self.shape
+            if len(plan) > 1 and all(it.shape[1:] == (tokens, tokens) for _, it in self._tiles):
+                whole = plan[0]._replace(examples=slice(0, batch))
+                self._tiles = [(whole, torch.cat([it for _, it in self._tiles]))]
 
     def left_multiply(self, rows: Tensor) -> Tensor:
         """Return the product of rows `(B, P, N)`, weights of the receivers, with the matrix."""
@@ -220,16 +224,25 @@ MIXINGS: dict[str, Callable[[LayerRecord, Workspace, Weights], Mixing]] = {
 """Mixings by the names of Modarressi et al. (2022), section 3.3."""
 
 
-def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Mixture:
-    """Return the token-to-token matrix of a layer, computed in tiles.
+def mix(record: LayerRecord, mixing: str, workspace: Workspace) -> Sequence[Mixture | Tensor]:
+    """Return the token-to-token matrix of each layer of a record; of one layer, it is computed in tiles.
 
     Args:
-        record: one layer of one forward pass.
+        record: one layer of one forward pass, or stacked layers, which are one tile.
         mixing: one of :data:`MIXINGS`.
         workspace: memory for the tiles, shared by successive layers.
     """
     mixed = MIXINGS[mixing](record, workspace, record.weights)
-    return Mixture(record, mixed, record.weights, workspace)
+    if record.layers == 1:
+        return [Mixture(record, mixed, record.weights, workspace)]
+    whole = Tile(*(slice(0, size) for size in (*record.stream.shape[:2], record.stream.shape[1])))
+    entries = _zero_padding(mixed.tile(record.weights.tile(whole), whole), whole, record.real)
+    return entries.mT.view(record.layers, -1, *entries.shape[1:]).unbind()
+
+
+def matrix_of(mixture: Mixture | Tensor) -> Tensor:
+    """Return a token-to-token matrix `(B, N, N)`, [receiver, source]."""
+    return mixture.matrix() if isinstance(mixture, Mixture) else mixture
 
 
 def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspace | None = None) -> Tensor:
@@ -243,4 +256,5 @@ def mixing_norms(record: LayerRecord, mixing: str = "N-Enc", workspace: Workspac
     Returns:
         `(B, N, N)`, [receiver, source], not negative, exactly 0 in rows and columns of padding.
     """
-    return mix(record, mixing, workspace or Workspace.on(record.stream.device)).matrix()
+    (mixture,) = mix(record, mixing, workspace or Workspace.on(record.stream.device))
+    return matrix_of(mixture)

@@ -1,16 +1,15 @@
 """Compute the norms of the vectors that one layer passes between tokens, without building the vectors.
 
-Once its statistics are known, every map after the attention is linear: M with one scale per receiver. So it
-is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram matrices
-K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]. On the diagonal, the
-residual is one more head, with attention weight 1.
+Once its statistics are known, every normalization after the attention is linear: M with one scale per
+receiver. So it is folded into the output projection: A = M W_O. With u[h,j] = A^h v[h,j] and the Gram
+matrices K[j] = u[j] u[j]^T, the norms are ||.||_ij^2 = scale_i^2 a[:,i,j]^T K[j] a[:,i,j]. On the diagonal,
+the residual is one more head, with attention weight 1.
 
-B batch, N tokens, H heads, D hidden size, d head size, K rank-one maps; in a tile b texts, S sources, R
-receivers.
+B batch, L stacked layers, N tokens, H heads, D hidden size, d head size; in a tile b texts, S sources, R
+receivers. Stacked layers are part of the batch (see :mod:`captum_globenc.decomposition.record`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,72 +20,6 @@ from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part,
 
 CANCELLATION = 0.1
 """A sum whose square is below this share of its terms' squares has lost digits."""
-
-
-@dataclass(frozen=True)
-class NormMap:
-    """Successive normalizations, without their scales, as one linear map: diagonal minus low rank.
-
-    Args:
-        diagonal: `(D,)`; None for the identity.
-        columns: `(D, K)`, left factor of the low-rank part; None for zero.
-        rows: `(K, D)`, right factor of the low-rank part; None for zero.
-    """
-
-    diagonal: Tensor | None = None
-    columns: Tensor | None = None
-    rows: Tensor | None = None
-
-    @classmethod
-    def of(cls, normalizations: Sequence[Normalization], like: Tensor) -> "NormMap":
-        """Return the map of some normalizations.
-
-        Args:
-            normalizations: in the order in which they are applied.
-            like: `(..., D)`, a tensor of the same dtype and device.
-        """
-        size = like.shape[-1]
-        diagonal: Tensor | None = None
-        # Each rank-one map is a column times a row; a column of ones is None.
-        columns: list[Tensor | None] = []
-        rows: list[Tensor] = []
-        for each in normalizations:
-            if each.centred:
-                mean = like.new_full((size,), 1 / size) if diagonal is None else diagonal / size
-                for column, row in zip(columns, rows, strict=True):
-                    mean = mean - row if column is None else torch.addcmul(mean, column.mean(), row, value=-1)
-                columns.append(None)
-                rows.append(mean)
-            if each.gain is not None:
-                diagonal = each.gain if diagonal is None else diagonal * each.gain
-                columns = [each.gain if column is None else column * each.gain for column in columns]
-        if not normalizations:
-            return cls()
-        ones = like.new_ones(size) if diagonal is None or None in columns else diagonal
-        diagonal = ones if diagonal is None else diagonal
-        if not columns:
-            return cls(diagonal)
-        full = [ones if column is None else column for column in columns]
-        return cls(diagonal, torch.stack(full, dim=1), torch.stack(rows))
-
-    def apply_to_matrix(self, matrix: Tensor, out: Tensor) -> Tensor:
-        """Return the map times a matrix `(D, E)`; `out` may be used for the result."""
-        if self.diagonal is None:
-            return matrix
-        torch.mul(matrix, self.diagonal[:, None], out=out)
-        if self.columns is not None and self.rows is not None:
-            out.addmm_(self.columns, self.rows @ matrix, alpha=-1)
-        return out
-
-    def apply_to_vectors(self, vectors: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the map of vectors `(..., D)`, in `out`, `(V, D)` for V vectors, if it is given."""
-        if self.diagonal is None:
-            return vectors if out is None else out.copy_(vectors.reshape(out.shape))
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        mapped = torch.mul(flat, self.diagonal, out=out)
-        if self.columns is not None and self.rows is not None:
-            mapped.addmm_(flat @ self.rows.T, self.columns.T, alpha=-1)
-        return mapped.view(vectors.shape) if out is None else out
 
 
 def _normalizations(record: LayerRecord, mixing: str) -> tuple[Normalization, ...]:
@@ -109,11 +42,10 @@ class VectorNorms:
     def __init__(
         self, record: LayerRecord, mixing: str, workspace: Workspace, diagonal: Tensor | None
     ) -> None:
-        normalizations = _normalizations(record, mixing)
-        self._map = NormMap.of(normalizations, record.stream)
+        self._normalizations = _normalizations(record, mixing)
         self._workspace = workspace
         self._scale: Tensor | None = None
-        for each in normalizations:
+        for each in self._normalizations:
             self._scale = each.scale if self._scale is None else self._scale * each.scale
         self._record: LayerRecord | None = None if mixing == "N" else record
         self._heads = record.attention.heads
@@ -132,19 +64,23 @@ class VectorNorms:
         """
         batch, tokens, size = record.stream.shape
         heads, workspace, like = self._heads, self._workspace, record.stream
-        out = workspace.take("projection", record.output.shape, like=like)
-        projection = self._map.apply_to_matrix(record.output, out=out)
-        by_head = projection.reshape(size, heads, -1).permute(1, 2, 0)
-        values = share_heads(record.value, heads).transpose(0, 1).flatten(1, 2)
+        projection, layers = record.output, record.layers
+        if self._normalizations:
+            projection = workspace.take("projection", projection.shape, like=like).copy_(projection)
+            self._normalize_(projection.mT)
+        # Heads come before layers, so that those of one token have one stride below.
+        by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
+        values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
         with_residual = self._record is not None and not workspace.budget.syncs
         residual, count = like.reshape(-1, size), heads + with_residual
         gram = like.new_empty(batch * tokens, count, count)
         rows = max(workspace.budget.cells // (count * size), workspace.budget.receivers)
-        for sources in slices(batch * tokens, rows):
+        for sources in slices(batch * tokens, rows if layers == 1 else batch * tokens):
             u = workspace.take("u", (count, sources.stop - sources.start, size), like=like)
-            torch.bmm(part(values, WHOLE, sources), by_head, out=part(u, slice(0, heads)))
+            heads_of_u = part(u, slice(0, heads)).view(heads * layers, -1, size)
+            torch.bmm(part(values, WHOLE, sources), by_head, out=heads_of_u)
             if with_residual:
-                self._map.apply_to_vectors(part(residual, sources), out=u[heads])
+                self._normalize_(u[heads].copy_(part(residual, sources)))
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=part(gram, sources))
         return gram.view(batch, tokens, count, count)
 
@@ -202,14 +138,19 @@ class VectorNorms:
         """Return the squared norms of R_ii from vectors, given attention `(b, n, H)`; of all or `chosen`."""
         record = self._record
         assert record is not None
-        value = share_heads(record.value[examples, :, tokens], weights.shape[2]).transpose(1, 2)
-        stream = record.stream[examples, tokens]
+        value = share_heads(part(record.value, examples, WHOLE, tokens), weights.shape[2]).transpose(1, 2)
+        stream = part(record.stream, examples, tokens)
         if chosen is not None:
             weights, value, stream = weights[chosen], value[chosen], stream[chosen]
-        attended = (weights[..., None] * value).flatten(-2) @ record.output.T
-        total = self._map.apply_to_vectors(attended + stream)
+        total = record.by_layer(record.project((weights[..., None] * value).flatten(-2)) + stream)
+        self._normalize_(total)
         squares: Tensor = torch.linalg.vecdot(total, total)
-        return squares
+        return squares.view(weights.shape[:-1])
+
+    def _normalize_(self, vectors: Tensor) -> None:
+        """Apply the normalizations, without their scales, in place."""
+        for each in self._normalizations:
+            each.linear_(vectors)
 
 
 class MixingRatios:
@@ -224,7 +165,7 @@ class MixingRatios:
     """
 
     def __init__(self, record: LayerRecord, mixing: str) -> None:
-        self._map = NormMap.of(_normalizations(record, mixing), record.stream)
+        self._normalizations = _normalizations(record, mixing)
         self._record = record
         self._has_residual = mixing != "N"
 
@@ -233,18 +174,18 @@ class MixingRatios:
         record = self._record
         value = share_heads(record.value[tile.examples], record.attention.heads)
         tokens, diagonal = tile.diagonal(weights)
-        preserving = (diagonal[..., None] * value[:, :, tokens]).transpose(1, 2).flatten(2) @ record.output.T
+        preserving = record.project((diagonal[..., None] * value[:, :, tokens]).transpose(1, 2).flatten(2))
         if self._has_residual:
             preserving = preserving + record.stream[tile.examples, tokens]
         others = weights.clone()
         tile.diagonal(others)[1].zero_()
         mixing_in = (others.transpose(2, 3) @ value[:, :, tile.sources]).transpose(1, 2).flatten(2)
-        mixed, preserved = (
-            torch.linalg.vector_norm(self._map.apply_to_vectors(vectors), dim=-1)
-            for vectors in (mixing_in @ record.output.T, preserving)
-        )
+        both = [record.by_layer(it) for it in (record.project(mixing_in), preserving)]
+        for each, vectors in product(self._normalizations, both):
+            each.linear_(vectors)
+        mixed, preserved = (torch.linalg.vector_norm(it, dim=-1) for it in both)
         ratios: Tensor = mixed / (mixed + preserved)
-        return ratios
+        return ratios.view(len(weights), -1)
 
 
 def mixing_ratio(record: LayerRecord, mixing: str = "N-Enc") -> Tensor:

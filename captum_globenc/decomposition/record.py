@@ -1,6 +1,7 @@
-"""The record of one encoder layer in one forward pass: all that its decomposition needs.
+"""The record of encoder layers in one forward pass: all that their decomposition needs.
 
-B batch, N tokens, H heads, D hidden size, d head size.
+Layers of one shape can be stacked into one record: their tokens are a longer batch, their weights have one
+more dimension. B batch, L stacked layers, N tokens, H heads, D hidden size, d head size.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class Normalization:
     """A LayerNorm or RMSNorm as a linear map, with the standard deviation of the recorded pass.
 
     Args:
-        gain: `(D,)`, or None if the norm has no weight.
+        gain: `(D,)`, `(L, 1, D)` of stacked layers, or None if the norm has no weight.
         centred: whether the mean is subtracted (LayerNorm) or not (RMSNorm).
         scale: `(B, N)`, the reciprocal of the standard deviation of the norm's input, eps included.
     """
@@ -26,13 +27,13 @@ class Normalization:
     scale: Tensor
 
     def linear(self, vectors: Tensor) -> Tensor:
-        """Return the map of vectors `(..., D)`, without the scale."""
+        """Return the map of vectors, without the scale; see :meth:`linear_`."""
         image = vectors.clone()
         self.linear_(image)
         return image
 
     def linear_(self, vectors: Tensor) -> None:
-        """Apply the map without the scale in place."""
+        """Apply the map without the scale in place to vectors `(..., D)`; of stacked layers, `(L, V, D)`."""
         if self.centred:
             vectors -= vectors.mean(dim=-1, keepdim=True)
         if self.gain is not None:
@@ -41,12 +42,13 @@ class Normalization:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """The record of one encoder layer in one forward pass.
+    """The record of one encoder layer in one forward pass, or of several layers that are stacked.
 
     All floating-point tensors have one dtype, at least float32; only the attention keeps the model's dtype.
+    Of stacked layers, B stands for L*B, layer by layer, and the weights have L as their first dimension.
 
     Args:
-        index: number of the layer in the pass, from 0.
+        index: number of the layer in the pass, from 0; of successive layers, which are stacked, of the first.
         attention: the attention probabilities.
         value: `(B, H or fewer, N, d)`, value vectors, biases included.
         output: `(D, H*d)`, matrix of the output projection, multiplied by the layer scale if there is one.
@@ -56,6 +58,7 @@ class LayerRecord:
         after_attention: the normalization that N-ResLN applies.
         after_layer: the normalizations that N-Enc applies.
         real: `(B, N)`, False at padding; None if every token is real.
+        layers: number of stacked layers.
     """
 
     index: int
@@ -68,8 +71,17 @@ class LayerRecord:
     after_attention: tuple[Normalization, ...] = ()
     after_layer: tuple[Normalization, ...] = ()
     real: Tensor | None = None
+    layers: int = 1
 
     @cached_property
     def weights(self) -> Weights:
         """The attention probabilities in tiles, in the dtype of the other tensors."""
         return self.attention.weights(self.stream.dtype)
+
+    def project(self, contexts: Tensor) -> Tensor:
+        """Return the output projection `(B, ..., D)`, without bias, of the heads' outputs `(B, ..., H*d)`."""
+        return (self.by_layer(contexts) @ self.output.mT).view(*contexts.shape[:-1], -1)
+
+    def by_layer(self, vectors: Tensor) -> Tensor:
+        """Return vectors `(B, ..., D)` as `(L, V, D)` if layers are stacked, else as `(V, D)`."""
+        return vectors.reshape(*self.output.shape[:-2], -1, vectors.shape[-1])

@@ -15,6 +15,17 @@ from torch import Tensor
 WHOLE = slice(None)
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the floating-point dtype in which to compute with tensors of `dtype`.
+
+    Example:
+        >>> import torch
+        >>> at_least_float32(torch.bfloat16), at_least_float32(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
     """Turn off gradients, inference mode and autocast, which would lower the precision.

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from captum_globenc.decomposition.workspace import at_least_float32
+
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 0.15}
 """Accepted error of an attention block computed in a dtype, relative to the largest entry of its output."""
 
@@ -68,6 +70,7 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
+        self._real: Tensor | None = None
 
     @property
     def layers(self) -> int:
@@ -82,18 +85,18 @@ class FiniteCheck:
             real: `(B, N)`, False at padding, which may hold anything; None if every token is real.
         """
         # A sum is infinite or NaN if a term is, and takes a tenth of the time of testing every entry.
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        if real is None:
-            self._sums.append(output.sum(dtype=dtype))
-        else:
-            self._sums.append(output.sum(dim=-1, dtype=dtype).where(real, 0).sum())
+        self._real = real
+        self._sums.append(output.sum(dim=None if real is None else -1, dtype=at_least_float32(output.dtype)))
 
     def failures(self) -> Iterable[Failure]:
         """Return one failure per layer."""
         if not self._sums:
             return []
         device = self._sums[0].device
-        infinite = ~torch.stack([it.to(device) for it in self._sums]).isfinite()
+        sums = torch.stack([it.to(device) for it in self._sums])
+        if self._real is not None:
+            sums = sums.where(self._real, 0).sum(dim=(1, 2))
+        infinite = ~sums.isfinite()
         return [
             Failure(flag, partial(not_finite, layer), layer) for layer, flag in enumerate(infinite.unbind())
         ]

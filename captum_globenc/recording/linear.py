@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from captum_globenc.decomposition.record import Normalization
-from captum_globenc.decomposition.workspace import full_precision
+from captum_globenc.decomposition.workspace import at_least_float32, full_precision
 from captum_globenc.encoders.search import submodules
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import TOLERANCE, Failure
@@ -116,8 +116,18 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
     Raises:
         ValueError: the module has no eps.
     """
+    found = norm_parameters(norm)
+    return () if found is None else (normalization(*found, inputs, centred),)
+
+
+def norm_parameters(norm: nn.Module) -> tuple[Tensor | None, float | None] | None:
+    """Return the gain and the eps of a norm, each None if it has none; None for an Identity.
+
+    Raises:
+        ValueError: the module is no norm.
+    """
     if isinstance(norm, nn.Identity):
-        return ()
+        return None
     with loaded(norm):
         gain: Any = getattr(norm, "weight", None)
     missing = object()
@@ -127,14 +137,26 @@ def linearized_norm(norm: nn.Module, inputs: Tensor, centred: bool) -> tuple[Nor
             f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm: it has no eps. If an adapter "
             "wraps it, merge the adapter first."
         )
-    if eps is None:  # the default of torch.nn.RMSNorm
+    return gain, eps
+
+
+def normalization(gain: Tensor | None, eps: float | None, inputs: Tensor, centred: bool) -> Normalization:
+    """Return the linear map that a norm computed for given inputs.
+
+    Args:
+        gain: `(D,)`, or `(L, 1, D)` of the norms of stacked layers; None without a gain.
+        eps: added to the variance or the mean square; None for the default of :class:`torch.nn.RMSNorm`.
+        inputs: `(B, N, D)`.
+        centred: whether the norm subtracts the mean.
+    """
+    if eps is None:
         eps = torch.finfo(inputs.dtype if gain is None else gain.dtype).eps
     if centred:
         # One kernel; Tensor.var alone takes longer.
         scale = torch.native_layer_norm(inputs, inputs.shape[-1:], None, None, eps)[2][..., 0]
     else:
         scale = torch.rsqrt(torch.linalg.vecdot(inputs, inputs) / inputs.shape[-1] + eps)
-    return (Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale),)
+    return Normalization(None if gain is None else gain.to(inputs.dtype), centred, scale)
 
 
 def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
@@ -169,7 +191,7 @@ class NormCheck:
     def measure(self, norm: nn.Module, args: Any, output: Tensor) -> None:
         """Measure one of :attr:`norms`; its forward hook."""
         seen, returned = (it[:, :1] if it.ndim == 3 else it for it in (args[0], output))
-        inputs = seen.to(torch.promote_types(seen.dtype, torch.float32))
+        inputs = seen.to(at_least_float32(seen.dtype))
         # Models of every dtype may compute their norms in float32.
         tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
         error = norm_error(norm, inputs, returned, self._centred)

@@ -1,8 +1,8 @@
 """Record one forward pass of the user's own model through hooks.
 
 Yields one :class:`~captum_globenc.decomposition.record.LayerRecord` per encoder layer, in order, as soon as
-the layer has run, and leaves the model exactly as it was. B batch, H heads, N tokens, D hidden size, d head
-size.
+the layer has run, or one for several layers that are stacked; leaves the model exactly as it was. B batch,
+H heads, N tokens, D hidden size, d head size.
 """
 
 import threading
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from captum_globenc.decomposition.record import LayerRecord
-from captum_globenc.decomposition.workspace import full_precision
+from captum_globenc.decomposition.workspace import TileBudget, full_precision
 from captum_globenc.differences.run import uncompiled
 from captum_globenc.encoders import Encoder, Layer
 from captum_globenc.errors import RecordingError
@@ -38,7 +38,7 @@ from captum_globenc.recording.hooks import (
     replaced_forward,
     with_layer_input,
 )
-from captum_globenc.recording.layer import RunningLayer
+from captum_globenc.recording.layer import LayerParts, LayerStack, RunningLayer
 from captum_globenc.recording.linear import NormCheck, reject_meta
 from captum_globenc.recording.passed import Fingerprint
 from captum_globenc.recording.reconstruction import ReconstructionCheck
@@ -58,6 +58,7 @@ def record(
     *,
     check: bool = True,
     check_tokens: bool = False,
+    budget: TileBudget | None = None,
 ) -> Output:
     """Run `forward` once, without gradients or compilation, and pass on the record of each encoder layer.
 
@@ -71,6 +72,8 @@ def record(
             what the previous one wrote.
         check_tokens: whether to also check that only the attention mixes tokens, by running the encoder
             again (see :mod:`captum_globenc.recording.tokens`); skipped if it has passed before.
+        budget: if given, successive layers that fit into a tile together are stacked into one record, in
+            passes that do not check tokens.
 
     Returns:
         What `forward` returned.
@@ -83,7 +86,7 @@ def record(
     reject_meta(part for layer in encoder.layers for part in (layer.out, layer.norm1, layer.norm2))
     # With active dropout, which is warned of, no check can pass.
     check = not warn_of_dropout(encoder.stack) and check
-    recorder = Recorder(encoder, on_layer, check=check, check_tokens=check_tokens)
+    recorder = Recorder(encoder, on_layer, check=check, check_tokens=check_tokens, budget=budget)
     with ExitStack() as stack:
         stack.enter_context(lock_of(encoder.stack))
         stack.callback(active_recorder.reset, active_recorder.set(recorder))
@@ -106,9 +109,11 @@ class Recorder:
         *,
         check: bool = True,
         check_tokens: bool = False,
+        budget: TileBudget | None = None,
     ) -> None:
         self._encoder = encoder
         self._on_layer = on_layer
+        self._budget = budget
         self._error: Exception | None = None
         self._passes = 0
         self._hook_ids: set[int] = set()
@@ -120,6 +125,10 @@ class Recorder:
         self._mask: Any = None
         self._real: Tensor | None = None
         self._final_norm_input: Tensor | None = None
+        self._stack: LayerStack | None = None
+        # ALBERT runs one layer several times.
+        configured = getattr(getattr(encoder.stack, "config", None), "num_hidden_layers", None)
+        self._expected = max(len(encoder.layers), configured or 0)
         # Checks that are read after the pass.
         norms = chain(*((layer.norm1, layer.norm2) for layer in encoder.layers), [encoder.final_norm])
         # If parts of the layers are found from the stack, a layer's module is only one of these parts.
@@ -351,7 +360,7 @@ class Recorder:
                 self._reconstruction = ReconstructionCheck(
                     shape,
                     self._real,
-                    len(self._encoder.layers),
+                    self._expected,
                     device,
                     every_token=self._tokens is not None,
                 )
@@ -370,11 +379,37 @@ class Recorder:
             layer.output = norm_input[:, None].expand_as(layer.output)
         # forward_func may have turned gradients or autocast on.
         with full_precision(layer.output):
-            layer_record = layer.record(self._encoder.spec, self._index, self._real, next_norm)
-            if self._reconstruction is not None:
-                self._reconstruction.measure(layer_record, layer.dtypes, layer.layer.out)
-            self._on_layer(layer_record)
+            self._collect(layer.parts(self._encoder.spec, next_norm))
+            if next_input is None:
+                self._pass_on_stack()
         self._index += 1
+
+    def _collect(self, layer: LayerParts) -> None:
+        """Add a layer to the stack, or pass on its record if no other layer fits beside it."""
+        if self._stack is not None and not self._stack.takes(layer):
+            self._pass_on_stack()
+        if self._stack is None:
+            together = None if self._tokens is not None else self._budget
+            room = 1 if together is None else min(layer.room(together), self._expected - self._index)
+            if room <= 1:
+                self._pass_on(layer.record(self._encoder.spec, self._index, self._real), layer.constants)
+                return
+            self._stack = LayerStack(layer, self._index, room)
+        self._stack.add(layer)
+        if self._stack.is_full:
+            self._pass_on_stack()
+
+    def _pass_on_stack(self) -> None:
+        """Pass on the record of the stacked layers."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            self._pass_on(stack.record(self._encoder.spec, self._real), stack.constants)
+
+    def _pass_on(self, record: LayerRecord, constants: dict[str, Any]) -> None:
+        """Check a record and pass it on; `constants` are those of its parts."""
+        if self._reconstruction is not None:
+            self._reconstruction.measure(record, constants["dtypes"], constants["quantized"])
+        self._on_layer(record)
 
     def _new_token_check(self, tokens: int) -> TokenCheck | None:
         """Return a check that only the attention mixes tokens; None if it is off or has passed before."""

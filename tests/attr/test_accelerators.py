@@ -3,6 +3,8 @@
 Counted on a CPU with the tile budget of an accelerator, which dispatches the same operations.
 """
 
+import operator
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -11,6 +13,7 @@ from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition import workspace
 
 TOKENS = 64
+ONE_LAYER = workspace.TileBudget(cells=1, receivers=TOKENS, sources=TOKENS, syncs=True)
 
 
 @pytest.fixture(name="model")
@@ -40,8 +43,79 @@ def test_kernels_do_not_grow_with_the_texts(model, padded, bench):
         with bench("operations").Dispatched() as seen:
             globenc.attribute(ids, 1, extra)
         counts.append(seen.operations)
-    assert counts[1] <= 3000
     assert counts[1] == counts[0]
+
+
+@pytest.mark.parametrize(("padded", "most"), [(False, (900, 380, 3)), (True, (1000, 450, 3))])
+def test_layers_share_kernels(model, padded, most, bench):
+    ids, extra = inputs(8, padded)
+    globenc = GlobEnc(EncoderForward(model))
+    operations = bench("operations")
+    with operations.as_on_an_accelerator():
+        found = operations.counts(lambda: globenc.attribute(ids, 1, extra))
+    assert all(map(operator.le, (found.operations, found.kernels, found.syncs), most))
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (1.5, "In encoder layer 2, example"),
+        (torch.nan, "NaN or infinity in encoder layer 2"),
+    ],
+)
+def test_errors_name_the_layer_among_those_decomposed_together(model, factor, message):
+    ids, extra = inputs(3, padded=True)
+    changes = []
+
+    def change(module, args, output):
+        return (output[0] * factor, *output[1:]) if changes else None
+
+    model.bert.encoder.layer[2].attention.self.register_forward_hook(change)
+    globenc = GlobEnc(EncoderForward(model))
+    globenc.attribute(ids, 1, extra)  # checks the model, and decomposes each layer by itself
+    globenc.attribute(ids, 1, extra)
+    changes.append(1)
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        globenc.attribute(ids, 1, extra)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_model_that_overwrites_its_tensors_later_has_the_same_scores(model, mode, monkeypatch):
+    """As models do that reuse buffers: each layer overwrites all that the layer before it computed."""
+    ids, extra = inputs(3, padded=True)
+    forward = EncoderForward(model.double())
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace, "CPU", ONE_LAYER)
+        expected = GlobEnc(forward).mixing_matrices(ids, extra)
+    seen, overwritten = [], []
+
+    def keep(module, args, output=None):
+        # not the mask, which all layers share
+        seen[-1].extend(it for it in (*args[:1], output) if isinstance(it, torch.Tensor))
+
+    def overwrite(module, args, output):
+        for it in seen[-2] if len(seen) > 1 else ():
+            overwritten.append(it.fill_(torch.nan))
+
+    for layer in model.bert.encoder.layer:
+        layer.register_forward_pre_hook(lambda *_: seen.append([]))
+        layer.register_forward_pre_hook(keep)
+        attention = layer.attention.self
+        for module in (attention.query, attention.key, attention.value, layer.attention.output.dense):
+            module.register_forward_hook(keep)
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.register_forward_pre_hook(keep)
+        layer.register_forward_hook(overwrite)
+
+    def run(*arguments):
+        seen.clear()
+        with mode():
+            return forward(*arguments)
+
+    for _ in range(2):  # the first call also checks the model
+        found = GlobEnc(run, model).mixing_matrices(ids, extra)
+        assert (found - expected).abs().max() <= 1e-12 * expected.max()
+    assert len(overwritten) > 100
 
 
 @pytest.mark.parametrize("position", [None, "mean", slice(1, 3)], ids=str)

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 
-from captum_globenc import GlobEnc, reconstruction_error
+from captum_globenc import GlobEnc, attr, reconstruction_error
 from captum_globenc.decomposition import workspace
-from captum_globenc.decomposition.mixing import MIXINGS, mixing_norms
+from captum_globenc.decomposition.mixing import MIXINGS, mix, mixing_norms
 from captum_globenc.encoders import find_encoder, supported_encoders
 from captum_globenc.recording.dropout import DROPOUT_RATES
 from captum_globenc.recording.recorder import record
@@ -18,6 +18,7 @@ from reference import probabilities, reference_mixing
 
 EXACT = 1e-10
 DEPTHS = (2, 3)
+ALL_MIXINGS = ("bert", "modernbert", "t5", "vit", "whisper")
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +195,41 @@ def test_padding_gets_exactly_zero_and_a_batch_equals_its_texts(family, layers, 
             assert (scores[i][~real] == 0).all()
         alone = globenc.mixing_matrices(inputs, extra)[0]
         assert apart(together[i][:, real][:, :, real], alone) <= EXACT
+
+
+@each_family(depths=(3,), sides=True)
+def test_layers_decomposed_together_have_the_numbers_of_single_layers(family, layers, side, monkeypatch):
+    model, batch = family.make(layers), family.batch(side)
+    forward = family.forward(model)
+    (first, *_), _ = records_of(family, model, batch)
+    texts, tokens, size = first.stream.shape
+    cells = max(texts * first.attention.heads * tokens * max(tokens, size), first.output.numel())
+    sizes = []
+
+    def mixed(record, *arguments):
+        sizes.append(record.layers)
+        return mix(record, *arguments)
+
+    def results(mixing):
+        """Depths and matrices of the padded batch, and the matrices of a text without padding."""
+        globenc = GlobEnc(forward, mixing=mixing)
+        yield globenc.attribute_layers(batch.inputs, None, batch.extra, position="mean")
+        yield globenc.mixing_matrices(batch.inputs, batch.extra)
+        yield globenc.mixing_matrices(*batch.singles[0])
+
+    monkeypatch.setattr(attr.run, "mix", mixed)
+    for mixing in MIXINGS if family.label in ALL_MIXINGS else ("N-Enc",):
+        with monkeypatch.context() as patch:
+            expected = list(results(mixing))
+            for together in (1, 2, 3):
+                budget = workspace.TileBudget(together * cells, receivers=128, sources=512, syncs=True)
+                patch.setattr(workspace, "CPU", budget)
+                sizes.clear()
+                for found, wanted in zip(results(mixing), expected, strict=True):
+                    assert apart(found, wanted) <= EXACT
+                number = len(wanted[0])
+                assert sizes[0] == min(together, number)
+                assert sum(sizes) == 3 * number
 
 
 @each_family()

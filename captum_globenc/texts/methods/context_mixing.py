@@ -151,7 +151,9 @@ def _cosine_distance(one: Tensor, other: Tensor) -> Tensor:
 
 def _rolled_out(matrices: Sequence[Tensor], ran: Run, position: Position | None) -> Tensor:
     """Roll out the matrices `(B, N, N)` [receiver, source] of all layers, with normalized rows."""
-    start = explained(ran, None, position)
+    start, failure = explained(ran, None, position)
+    if bool(failure.flag):
+        raise failure.error()
     rows = []
     for matrix in matrices:
         matrix = matrix.to(start.dtype) * (ran.real[:, None] & ran.real[:, :, None])
