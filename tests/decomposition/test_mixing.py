@@ -138,7 +138,7 @@ def test_left_multiplication_equals_the_product_with_the_matrix(name, mixing, ke
         monkeypatch.setattr(attention, "size", property(lambda self: 1e9 if kept else 0))
     monkeypatch.setattr(workspace, "CPU", BUDGETS[budget])
     record = RECORDS[name]()
-    mixture = mix(record, mixing, workspace.Workspace(BUDGETS[budget]))
+    (mixture,) = mix(record, mixing, workspace.Workspace(BUDGETS[budget]))
     mixture.materialize()
     real = record.real if record.real is not None else torch.ones(BATCH, TOKENS).bool()
     expected = reference_mixing(record, mixing)

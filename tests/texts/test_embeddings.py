@@ -49,7 +49,7 @@ def test_a_decoder_that_reads_the_text_again_is_refused_and_left_as_it_was():
     forward = EncoderForward(model, ())
     before = forward(ids)
     over = OnEmbeddings(forward, model)
-    with pytest.raises(ValueError, match="a decoder that reads it again"):
+    with pytest.raises(ValueError, match="a decoder that reads the text again"):
         over(over.embed(others), ids)
     assert torch.equal(forward(ids), before)
 

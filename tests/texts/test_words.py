@@ -136,7 +136,7 @@ def test_a_word_scores_as_asked(reduce, expected):
 
 
 def test_an_unknown_way_to_score_is_refused():
-    with pytest.raises(ValueError, match="median.*known: sum, mean, max"):
+    with pytest.raises(ValueError, match="median.*one of sum, mean, max"):
         merge_scores([1.0], [Word("a", (0,), False)], "median")
     assert list(REDUCTIONS) == ["sum", "mean", "max"]
 

@@ -416,7 +416,7 @@ def test_a_decoder_that_reads_the_text_again_is_told_what_holds(tokenizer):
         "transformer-deep-lift has no scores of single layers",
     ]
     for options in ({"methods": ["integrated-gradients"]}, {"baseline": "zero"}):
-        with pytest.raises(ValueError, match="a decoder that reads it again"):
+        with pytest.raises(ValueError, match="a decoder that reads the text again"):
             explain(TEXTS, model, tokenizer, **options)
 
 

@@ -449,7 +449,8 @@ def test_an_encoder_loaded_as_a_decoder_is_told():
 def test_a_model_without_causal_attention_is_rejected():
     """XLNet has no limit of tokens, which its config says by -1."""
     torch.manual_seed(0)
-    model = hf.XLNetLMHeadModel(hf.XLNetConfig(d_model=16, n_layer=2, n_head=2, d_inner=24, vocab_size=30))
+    config = hf.XLNetConfig(d_model=16, n_layer=2, n_head=2, d_inner=24, vocab_size=30, initializer_range=0.5)
+    model = hf.XLNetLMHeadModel(config)
     with pytest.raises(ValueError, match="the attention of this XLNetLMHeadModel is not causal"):
         quiet(["a dog ran"], model.eval(), word_tokenizer(), answer="red")
 
