@@ -366,13 +366,14 @@ def _special(prompts: Sequence[Prompt], encoded: Encoded) -> Tensor:
 
 
 def _check_causal(model: PreTrainedModel, ids: Tensor) -> None:
-    """Check on a few tokens that attention is causal, for models whose config has `is_decoder=False`.
+    """Check on a few tokens that XLNet, or a model whose config has `is_decoder=False`, has causal attention.
 
     Raises:
         ValueError: The output of the first token depends on the last one.
     """
     some = ids[:1, :8]
-    if getattr(model.config, "is_decoder", None) is not False or some.shape[1] < 2:
+    bidirectional = getattr(model.config, "is_decoder", model.config.model_type != "xlnet") is False
+    if not bidirectional or some.shape[1] < 2:
         return
     other = some.clone()
     other[0, -1] = (other[0, -1] + 1) % cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
