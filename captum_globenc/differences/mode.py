@@ -380,7 +380,7 @@ class DifferenceMode(TorchFunctionMode):
             output = replaced(output, lambda leaf: followed.get(id(leaf), leaf))
         if self._record is not None:
             kept = [it.detach() for it in dependents] if self._at_input else dependents
-            self._record.calls.append(RecordedCall(func, kept, list(values), indices))
+            self._record.calls.append(RecordedCall(func, kept, list(values), copied(indices)))
         if not self._at_input:
             return self._tag_output(output)
         if self._alone:
@@ -405,6 +405,10 @@ class DifferenceMode(TorchFunctionMode):
 
     def _by_steps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of truth values; NotImplemented if they have to be the same in both runs."""
+        if changes_in_place(func):
+            for leaf in args[:1]:  # truth values that are written to are a decision from then on
+                vars(leaf).pop(STEP, None)
+            return NotImplemented
         given = replaced(args, lambda leaf: leaf if (truth := self._step(leaf)) is None else truth)
         stepped = [one is not other for one, other in zip(args, given, strict=True)]
         if func in steps.PRODUCTS:

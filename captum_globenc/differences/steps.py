@@ -5,9 +5,9 @@ that of u - w. A value that they choose is the product of truth values and alter
 
     where(c, a, b) - where(c0, a0, b0) = C (a - a0) + (1 - C) (b - b0) + (c - c0) (A - B)
 
-with C, A and B the means of both runs. For functions of one number, all terms together are the secant. An
-alternative that is not chosen and much larger than those that are would leave only rounding errors: there,
-the whole difference is credited to the truth values.
+with C, A and B the means of both runs. For functions of one number, all terms together are the secant. If the
+other alternative is much larger than the chosen one, these terms cancel and leave rounding errors. There, the
+whole difference is credited to the truth values.
 """
 
 from collections.abc import Callable

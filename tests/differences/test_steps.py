@@ -118,3 +118,17 @@ def test_a_model_with_a_threshold():
     assert delta.abs().max() < 1e-12
     change = (forward(x) - forward(x0))[:, 1].detach()
     torch.testing.assert_close(scores.sum(1), change, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("write", ["logical_not_", "__iand__", "zero_"])
+def test_truth_values_that_are_written_to_are_a_decision(write):
+    def function(x):
+        mask = x > 0
+        getattr(mask, write)(*([CONSTANT > 0] if write == "__iand__" else []))
+        return torch.where(mask, x, 2 * x)
+
+    x = random(4, 6)
+    both = compare(function, [x], [x + 1e-9])
+    torch.testing.assert_close(both.output.detach(), function(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="gt decides what the model computes"):
+        compare(function, [x], [random(4, 6, seed=1)])
