@@ -31,7 +31,7 @@ from captum_globenc.decomposition.record import Normalization
 from captum_globenc.recording.reconstruction import ReconstructionCheck
 
 PHASES = (
-    (Normalization, "linear_", "normalizations of the output projection and of the residual"),
+    (Normalization, "linear", "normalizations of the output projection and of the residual"),
     (VectorNorms, "_gram_matrices", "value vectors through the projection, their Gram matrices"),
     (ScoreWeights, "tile", "scores once more, and exponentials"),
     (VectorNorms, "tile", "quadratic forms"),

@@ -9,14 +9,12 @@ B batch, L stacked layers, N tokens, H heads, D hidden size, d head size; in a t
 receivers. Stacked layers are part of the batch (see :mod:`captum_globenc.decomposition.record`).
 """
 
-from itertools import product
-
 import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.attention import share_heads
 from captum_globenc.decomposition.record import LayerRecord, Normalization
-from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part, slices
+from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, part
 
 CANCELLATION = 0.1
 """A sum whose square is below this share of its terms' squares has lost digits."""
@@ -65,23 +63,29 @@ class VectorNorms:
         batch, tokens, size = record.stream.shape
         heads, workspace, like = self._heads, self._workspace, record.stream
         projection, layers = record.output, record.layers
-        if self._normalizations:
-            projection = workspace.take("projection", projection.shape, like=like).copy_(projection)
-            self._normalize_(projection.mT)
+        with_residual = self._record is not None and not workspace.budget.syncs
+        count = heads + with_residual
+        # A text of few tokens has fewer vectors than the projection.
+        of_vectors = layers == 1 and count * batch * tokens < projection.shape[-1]
+        if self._normalizations and not of_vectors:
+            folded = workspace.take("projection", projection.shape, like=like)
+            projection = self._normalize(projection.mT, folded.mT).mT
         # Heads come before layers, so that those of one token have one stride below.
         by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
         values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
-        with_residual = self._record is not None and not workspace.budget.syncs
-        residual, count = like.reshape(-1, size), heads + with_residual
         gram = like.new_empty(batch * tokens, count, count)
         rows = max(workspace.budget.cells // (count * size), workspace.budget.receivers)
-        for sources in slices(batch * tokens, rows if layers == 1 else batch * tokens):
-            u = workspace.take("u", (count, sources.stop - sources.start, size), like=like)
-            heads_of_u = part(u, slice(0, heads)).view(heads * layers, -1, size)
-            torch.bmm(part(values, WHOLE, sources), by_head, out=heads_of_u)
+        chunks = rows if layers == 1 else batch * tokens
+        for value, residual, entries in zip(
+            values.split(chunks, 1), like.reshape(-1, size).split(chunks), gram.split(chunks), strict=True
+        ):
+            u = workspace.take("u", (count, len(residual), size), like=like)
+            torch.bmm(value, by_head, out=part(u, slice(0, heads)).view(len(by_head), -1, size))
             if with_residual:
-                self._normalize_(u[heads].copy_(part(residual, sources)))
-            torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=part(gram, sources))
+                self._normalize(residual, u[heads])
+            if of_vectors:
+                self._normalize(u[:heads], u[:heads])
+            torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=entries)
         return gram.view(batch, tokens, count, count)
 
     def tile(self, weights: Tensor, tile: Tile) -> Tensor:
@@ -143,14 +147,15 @@ class VectorNorms:
         if chosen is not None:
             weights, value, stream = weights[chosen], value[chosen], stream[chosen]
         total = record.by_layer(record.project((weights[..., None] * value).flatten(-2)) + stream)
-        self._normalize_(total)
+        total = self._normalize(total, total)
         squares: Tensor = torch.linalg.vecdot(total, total)
         return squares.view(weights.shape[:-1])
 
-    def _normalize_(self, vectors: Tensor) -> None:
-        """Apply the normalizations, without their scales, in place."""
+    def _normalize(self, vectors: Tensor, out: Tensor) -> Tensor:
+        """Write the vectors after the normalizations, without their scales, to `out`, and return it."""
         for each in self._normalizations:
-            each.linear_(vectors)
+            vectors = each.linear(vectors, out)
+        return out if vectors is out else out.copy_(vectors)
 
 
 class MixingRatios:
@@ -181,8 +186,8 @@ class MixingRatios:
         tile.diagonal(others)[1].zero_()
         mixing_in = (others.transpose(2, 3) @ value[:, :, tile.sources]).transpose(1, 2).flatten(2)
         both = [record.by_layer(it) for it in (record.project(mixing_in), preserving)]
-        for each, vectors in product(self._normalizations, both):
-            each.linear_(vectors)
+        for each in self._normalizations:
+            both = [each.linear(it) for it in both]
         mixed, preserved = (torch.linalg.vector_norm(it, dim=-1) for it in both)
         ratios: Tensor = mixed / (mixed + preserved)
         return ratios.view(len(weights), -1)

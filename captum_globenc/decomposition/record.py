@@ -7,6 +7,7 @@ more dimension. B batch, L stacked layers, N tokens, H heads, D hidden size, d h
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from captum_globenc.decomposition.attention import Attention, Weights
@@ -26,18 +27,18 @@ class Normalization:
     centred: bool
     scale: Tensor
 
-    def linear(self, vectors: Tensor) -> Tensor:
-        """Return the map of vectors, without the scale; see :meth:`linear_`."""
-        image = vectors.clone()
-        self.linear_(image)
-        return image
+    def linear(self, vectors: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the map without the scale of vectors `(..., D)`; of stacked layers, `(L, V, D)`.
 
-    def linear_(self, vectors: Tensor) -> None:
-        """Apply the map without the scale in place to vectors `(..., D)`; of stacked layers, `(L, V, D)`."""
+        Args:
+            vectors: the vectors.
+            out: memory for the result, which may be `vectors`; not used if the map is the identity.
+        """
         if self.centred:
-            vectors -= vectors.mean(dim=-1, keepdim=True)
+            vectors = torch.sub(vectors, vectors.mean(dim=-1, keepdim=True), out=out)
         if self.gain is not None:
-            vectors *= self.gain
+            vectors = torch.mul(vectors, self.gain, out=out)
+        return vectors
 
 
 @dataclass(frozen=True)

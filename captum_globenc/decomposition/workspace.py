@@ -119,7 +119,7 @@ class Workspace:
     def __init__(self, budget: TileBudget = CPU) -> None:
         self.budget = budget
         self._buffers: dict[str, Tensor] = {}
-        self._taken: dict[str, Tensor] = {}
+        self._taken: dict[tuple[object, ...], Tensor] = {}  # views of the buffers
 
     @classmethod
     def on(cls, device: torch.device) -> "Workspace":
@@ -134,20 +134,18 @@ class Workspace:
             shape: of the tensor.
             like: a tensor of the same dtype and device.
         """
-        taken = self._taken.get(name)
-        wanted = tuple(shape), like.dtype, like.device
-        if taken is not None and (taken.shape, taken.dtype, taken.device) == wanted:
-            return taken
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if (
-            buffer is None
-            or buffer.numel() < size
-            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
-        ):
-            buffer = self._buffers[name] = like.new_empty(size)
-        self._taken[name] = buffer[:size].view(*shape)
-        return self._taken[name]
+        key = name, tuple(shape), like.dtype, like.device
+        if key not in self._taken:
+            size, buffer = math.prod(shape), self._buffers.get(name)
+            if (
+                buffer is None
+                or buffer.numel() < size
+                or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+            ):
+                buffer = self._buffers[name] = like.new_empty(size)
+                self._taken = {other: it for other, it in self._taken.items() if other[0] != name}
+            self._taken[key] = buffer[:size].view(*shape)
+        return self._taken[key]
 
     def columns(self, batch: int, tokens: int, heads: int, within: slice | None = None) -> Iterator[Tile]:
         """Yield tiles that hold all sources of their receivers.
