@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig
 
 from captum_globenc.decomposition.attention import Attention, GivenAttention, QueryKeyAttention
@@ -113,8 +112,8 @@ def _configs(stack: nn.Module) -> Iterator[PretrainedConfig]:
             yield config
 
 
-class AttentionWatcher(TorchFunctionMode):
-    """Observe, in this thread, what is multiplied with the values, whatever computes the attention.
+class AttentionWatcher:
+    """Observe what is multiplied with the values, whatever computes the attention.
 
     Args:
         batch: B.
@@ -123,7 +122,6 @@ class AttentionWatcher(TorchFunctionMode):
     """
 
     def __init__(self, batch: int, tokens: int, on_attention: Callable[[Attention, Tensor], None]) -> None:
-        super().__init__()
         self._batch = batch
         self._tokens = tokens
         self._on_attention = on_attention
@@ -131,9 +129,8 @@ class AttentionWatcher(TorchFunctionMode):
         # ids from being reused.
         self._followed: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a function of torch, and record the attention in it."""
-        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
             result = attention_with_logsumexp(*args, **kwargs)

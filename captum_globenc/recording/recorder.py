@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
@@ -117,11 +118,11 @@ class Recorder:
         self._error: Exception | None = None
         self._passes = 0
         self._hook_ids: set[int] = set()
-        # State of the pass. The stacks hold the modes that are entered while a layer or its attention runs.
+        # State of the pass. The stack holds the mode while a layer runs.
         self._index = 0
         self._layer: RunningLayer | None = None
-        self._layer_modes = ExitStack()
-        self._attention_modes = ExitStack()
+        self._modes = ExitStack()
+        self._mode = LayerMode()
         self._mask: Any = None
         self._real: Tensor | None = None
         self._final_norm_input: Tensor | None = None
@@ -196,9 +197,8 @@ class Recorder:
             hold(final.register_forward_pre_hook(self._guarded(self._see_final_norm_input)))
             for norm in self._norms.norms:
                 hold(norm.register_forward_hook(self._guarded(self._norms.measure)))
-            # An interrupt calls no hooks, so the modes are left here.
-            handles.enter_context(self._layer_modes)
-            handles.enter_context(self._attention_modes)
+            # An interrupt calls no hooks, so the mode is left here.
+            handles.enter_context(self._modes)
             yield
 
     def _guarded(self, hook: Callable[..., Any], *first: Any) -> Callable[..., Any]:
@@ -281,9 +281,8 @@ class Recorder:
         stream = layer_input(args, kwargs)
         self._finish_layer(next_norm=layer.norm1, next_input=stream)
         self._layer = RunningLayer(layer, stream)
+        self._mode = self._modes.enter_context(LayerMode(self._residuals if self._rerun is None else None))
         if self._rerun is None:
-            if self._residuals is not None:
-                self._layer_modes.enter_context(self._residuals)
             return None
         return with_layer_input(args, kwargs, self._rerun.move_input(self._index, stream))
 
@@ -299,12 +298,11 @@ class Recorder:
     def _enter_attention(self, module: nn.Module, args: Any) -> None:
         if self._layer is not None:
             batch, tokens = self._layer.stream.shape[:2]
-            self._attention_modes.enter_context(AttentionWatcher(batch, tokens, self._layer.set_attention))
+            self._mode.attention = AttentionWatcher(batch, tokens, self._layer.set_attention)
 
     def _leave_attention(self, module: nn.Module, args: Any, output: Any) -> None:
-        # Also after an error, to leave the mode.
         if active_recorder.get() is self:
-            self._attention_modes.close()
+            self._mode.attention = None
 
     def _see_projected(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._layer is None:
@@ -338,7 +336,7 @@ class Recorder:
             norm_input: input of `next_norm` after the last layer. It has shape `(B, D)` if the norm reads
                 pooled tokens; its one deviation then holds for every token.
         """
-        self._layer_modes.close()
+        self._modes.close()
         layer, self._layer = self._layer, None
         if layer is None:
             return
@@ -421,6 +419,29 @@ class Recorder:
         if has_passed(stack, found, tokens):
             return None
         return TokenCheck(self._encoder, whole=self._whole_layers)
+
+
+class LayerMode(TorchFunctionMode):
+    """Observe, in this thread, the functions of torch that a layer runs.
+
+    Args:
+        residuals: sees all of them; None without the check.
+    """
+
+    def __init__(self, residuals: ResidualCheck | None = None) -> None:
+        super().__init__()
+        self._residuals = residuals
+        self.attention: AttentionWatcher | None = None
+        """Runs them while the attention runs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch."""
+        kwargs = kwargs or {}
+        attention = self.attention
+        output = func(*args, **kwargs) if attention is None else attention.run(func, args, kwargs)
+        if self._residuals is not None:
+            self._residuals.see(func, args, kwargs, output)
+        return output
 
 
 def lock_of(module: nn.Module) -> threading.RLock:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from captum_globenc.errors import RecordingError
 from captum_globenc.recording.checks import ROUNDING_STEPS, Failure
@@ -29,9 +28,10 @@ class VersionedTensor:
     """
 
     def __init__(self, value: Tensor) -> None:
-        # Tensors of inference mode have no version counter.
-        self.value = value.clone() if value.is_inference() else value
-        self._version = None if value.is_inference() else value._version
+        with torch._C.DisableTorchFunction():  # reading attributes would call the layer's mode
+            # Tensors of inference mode have no version counter.
+            self._version = None if value.is_inference() else value._version
+        self.value = value.clone() if self._version is None else value
 
     @property
     def changed(self) -> bool:
@@ -83,30 +83,26 @@ class StreamCheck:
         return [Failure(flag, lambda: error) for flag in self._wrong]
 
 
-class ResidualCheck(TorchFunctionMode):
-    """Check that both residual connections of a layer carry each token; entered while the layer runs.
+class ResidualCheck:
+    """Check that both residual connections of a layer carry each token.
 
-    It records the sums of two tensors of one shape. Tensors are compared by identity first, which needs no
+    It sees the functions of torch that a layer runs, and records the sums of two tensors of one shape. Tensors are compared by identity first, which needs no
     device sync; by value if the model or a hook copied or cast them, or if the feed-forward network runs in
     chunks of tokens. Which sums continue a connection depends on the values, so that comparison is not
     deferred to the end of the pass.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._sums: list[Addition] = []
         self._failure: Failure | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function of torch, and record it if it is a sum."""
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
+    def see(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Record a function of torch that ran, if it is a sum."""
         if getattr(func, "__name__", "") in ADDITIONS and isinstance(output, Tensor) and output.ndim > 1:
             terms = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
             plain = len(terms) == 2 and kwargs.get("alpha", 1) == 1
             if plain and all(isinstance(it, Tensor) and it.shape == output.shape for it in terms):
                 self._sums.append((VersionedTensor(output), *terms))
-        return output
 
     def measure(self, index: int, residuals: tuple[Residual, Residual], real: Tensor | None) -> None:
         """Check the layer that ran last.
