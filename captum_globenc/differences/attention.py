@@ -46,7 +46,7 @@ def fused_attention(
         groups = [pairs] if alike else [(pair,) for pair in pairs]
         both = [_both_runs(*group) for group in groups]
         means = [it.mean(1) for it in both]
-        q, k, _ = (part for it in both for part in it.unbind(2))
+        q, k, _ = (part for it in both for part in it.flatten(0, 1).unbind(1))
         q_mean, k_mean, v_mean = (part for it in means for part in it.unbind(1))
         grad = grad.reshape(-1, *grad.shape[-2:])
         mask = _Mask(attn_mask, is_causal, (*shape[:-1], sources), grad.device)
@@ -62,7 +62,8 @@ def fused_attention(
             width = visible.stop - visible.start
             for heads in slices(len(grad), max(cells // (count * width), 1)) if width else ():
                 seen = mask.part(heads, rows, visible)
-                tile = _Tile(part(q, heads, WHOLE, rows), part(k, heads, WHOLE, visible), factor, seen)
+                runs = slice(2 * heads.start, 2 * heads.stop)
+                tile = _Tile(part(q, runs, rows), part(k, runs, visible), factor, seen)
                 g, key_mean = tile.received(part(grad, heads, rows)), part(k_mean, heads, visible)
                 part(of_value, heads, visible).baddbmm_(tile.mean.mT, g, beta=beta)
                 scores = tile.backward(torch.bmm(g, part(v_mean, heads, visible).mT))
@@ -87,7 +88,7 @@ def _arranged(multipliers: Tensor, like: Tensor) -> Tensor:
     Torch's gradients of the model's transpositions would otherwise copy each of them.
     """
     made = multipliers.view(len(multipliers), *like.shape)
-    transposed = like.dim() == 4 and like.transpose(1, 2).is_contiguous()
+    transposed = like.dim() == 4 and like.stride(1) < like.stride(2)
     return made.transpose(2, 3).contiguous().transpose(2, 3) if transposed else made
 
 
@@ -145,17 +146,15 @@ class _Tile:
     """The attention `(G, R, S)` of a tile in both runs, with the rule of softmax.
 
     Args:
-        q: queries `(G, 2, R, d)` at the input and at the baseline.
-        k: keys `(G, 2, S, d)` at the input and at the baseline.
+        q: queries `(2G, R, d)`, of each head at the input and at the baseline.
+        k: keys `(2G, S, d)`, of each head at the input and at the baseline.
         factor: scale of the scores.
         mask: boolean or additive; None without a mask.
     """
 
     def __init__(self, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> None:
-        heads, both, receivers, _ = q.shape
-        joined = q.flatten(0, 1), k.flatten(0, 1).mT
-        scores = torch.baddbmm(q.new_empty(1, 1, 1), *joined, beta=0, alpha=factor)
-        scores = scores.view(heads, both, receivers, -1)
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=factor)
+        scores = scores.view(-1, 2, *scores.shape[1:])
         if mask is not None:
             scores = _apply_mask(scores, mask if mask.dim() == 2 else mask[:, None])
             top = scores[:, 0].amax(-1, keepdim=True)
