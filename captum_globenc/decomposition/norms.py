@@ -73,12 +73,11 @@ class VectorNorms:
         # Heads come before layers, so that those of one token have one stride below.
         by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
         values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
-        gram = like.new_empty(batch * tokens, count, count)
+        residuals, gram = like.reshape(-1, size), like.new_empty(batch * tokens, count, count)
         rows = max(workspace.budget.cells // (count * size), workspace.budget.receivers)
         chunks = rows if layers == 1 else batch * tokens
-        for value, residual, entries in zip(
-            values.split(chunks, 1), like.reshape(-1, size).split(chunks), gram.split(chunks), strict=True
-        ):
+        parts = (torch.split(values, chunks, 1), *(torch.split(it, chunks) for it in (residuals, gram)))
+        for value, residual, entries in zip(*parts, strict=True):
             u = workspace.take("u", (count, len(residual), size), like=like)
             torch.bmm(value, by_head, out=part(u, slice(0, heads)).view(len(by_head), -1, size))
             if with_residual:

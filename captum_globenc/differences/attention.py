@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_globenc.decomposition.workspace import WHOLE, part, slices
+from captum_globenc.decomposition.workspace import part, slices
 from captum_globenc.differences.call import Backward, Pair
 from captum_globenc.differences.decompositions import absorbing
 from captum_globenc.differences.scalars import tanhc_of_half
@@ -25,7 +25,7 @@ MASKED, UNSEEN = -1e30, -1e35
 
 
 def fused_attention(
-    output: Pair,
+    kept: tuple[()],
     query: Pair,
     key: Pair,
     value: Pair,

@@ -48,7 +48,8 @@ class Call:
         function: the torch function.
         args: positional arguments.
         kwargs: keyword arguments.
-        outputs: a pair for each floating-point output, in order.
+        outputs: a pair for each floating-point output, in order; or for each tensor that the rule's own run
+            of the function keeps, see :class:`bound`.
     """
 
     function: Callable[..., Any]
@@ -91,22 +92,33 @@ QUADRATIC = "quadratic"
 """The rule of functions that are linear in each such argument: their gradient at the mean of both runs."""
 
 
-def bound(rule: Callable[..., Backward]) -> Rule:
+class bound:  # noqa: N801
     """Turn a function with an output pair and the torch function's parameters into a rule.
 
     Python's signature then handles positional and keyword arguments.
-    """
-    signature = inspect.signature(rule)
 
-    def bind(call: Call) -> Backward:
-        given = signature.bind(call.outputs[0], *call.args, **call.kwargs)
+    Args:
+        rule: the function.
+        run: computes the torch function, and returns its output and a tuple of tensors to keep. The first
+            argument of the rule is then a pair for each of these, instead of the output.
+    """
+
+    def __init__(
+        self, rule: Callable[..., Backward], run: Callable[..., tuple[Any, tuple[Tensor, ...]]] | None = None
+    ) -> None:
+        self._rule = rule
+        self._signature = inspect.signature(rule)
+        self.run = run
+
+    def __call__(self, call: Call) -> Backward:
+        """Return the backward pass of a call."""
+        first = call.outputs[0] if self.run is None else call.outputs
+        given = self._signature.bind(first, *call.args, **call.kwargs)
         for name, argument in given.arguments.items():
-            kind = signature.parameters[name].annotation
+            kind = self._signature.parameters[name].annotation
             if isinstance(argument, Pair) and Pair not in (kind, *get_args(kind)):
                 raise ValueError(f"its {name} depends on the input")
-        return rule(*given.args, **given.kwargs)
-
-    return bind
+        return self._rule(*given.args, **given.kwargs)
 
 
 def leaves(tree: Any) -> Iterator[Any]:

@@ -169,17 +169,14 @@ def _pairwise_distance(
     return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim=keepdim)
 
 
-def _layer_norm(
-    depends: Depends,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
+def _native_layer_norm(
+    depends: Depends, input: Tensor, normalized_shape: Sequence[int], weight: Any, bias: Any, eps: float
 ) -> Any:
-    """The kernel of `layer_norm`, which returns its statistics as well."""
-    return torch.native_layer_norm(input, normalized_shape, weight, bias, eps)[0]
+    """Its statistics, too."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    inverse = (input.var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
+    normed = torch.nn.functional.layer_norm(input, normalized_shape, weight, bias, eps)
+    return normed, input.mean(dims, keepdim=True), inverse
 
 
 def _rms_norm(
@@ -425,7 +422,7 @@ DECOMPOSITIONS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("normalize", _normalize),
     ("cosine_similarity", _cosine_similarity),
     ("pairwise_distance", _pairwise_distance),
-    ("layer_norm", _layer_norm),
+    ("native_layer_norm", _native_layer_norm),
     ("rms_norm", _rms_norm),
     ("group_norm", _group_norm),
     ("instance_norm", _instance_norm),

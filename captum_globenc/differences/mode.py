@@ -71,6 +71,8 @@ OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_h
 """Functions that register hooks on gradients; a comparison has none, so these do nothing."""
 ROUTING = functions("topk sort")
 """Functions that return elements of their argument, and their indices."""
+BIASED = functions("linear conv1d conv2d conv3d")
+"""Functions that add a bias, their third argument."""
 LINEAR_AUTOGRAD = ("bitsandbytes.",)
 """Modules whose autograd functions are linear: products with quantized weights."""
 
@@ -236,7 +238,11 @@ class DifferenceMode(TorchFunctionMode):
         target = args[0] if args else None
         rule = row.rule
         by_torch = isinstance(rule, str) or func in QUADRATIC_FUNCTIONS
-        prepare = partial(self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input)
+        # The gradient of an added bias costs and keeps nothing.
+        bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if func in BIASED else None
+        prepare = partial(
+            self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input, bias=bias
+        )
         args, kwargs = replaced((args, kwargs), prepare)
         in_place = changes_in_place(func) or bool(kwargs.get("inplace"))
         if in_place:
@@ -270,13 +276,14 @@ class DifferenceMode(TorchFunctionMode):
             copied = self._tagged(target.clone()) if self.depends(target) else target.clone()
         return self._write(target, self._apply_rule(cast(Rule, rule), func, (copied, *args[1:]), kwargs))
 
-    def _prepared(self, leaf: Any, cast_to: bool, detach: bool) -> Any:
+    def _prepared(self, leaf: Any, cast_to: bool, detach: bool, bias: Any) -> Any:
         """Return an argument in the precision of the comparison, and constants without a graph.
 
         Args:
             leaf: the argument.
             cast_to: whether a dtype is that of the result.
             detach: whether torch's gradient of the function is used, which must not reach constants.
+            bias: a constant that it may reach.
         """
         if isinstance(leaf, torch.dtype):
             return self._precision if self._low(leaf) and not cast_to else leaf
@@ -284,7 +291,7 @@ class DifferenceMode(TorchFunctionMode):
             return leaf
         if self._at_input and leaf.requires_grad and leaf.grad_fn is not None:
             self._trace.check_independent(leaf)
-        if detach and leaf.requires_grad:
+        if detach and leaf.requires_grad and leaf is not bias:
             leaf = leaf.detach()
         leaf = differentiable(leaf)
         return leaf.to(self._precision) if self._low(leaf.dtype) else leaf
@@ -368,12 +375,16 @@ class DifferenceMode(TorchFunctionMode):
             )
         with torch.no_grad():
             given = (args[0].clone(), *args[1:]) if changes_in_place(func) else args
-            output = replaced(func(*given, **kwargs), no_view)
+            run = getattr(rule, "run", None)
+            output, kept = (func(*given, **kwargs), None) if run is None else run(*given, **kwargs)
+            output = replaced(output, no_view)
         outputs = tuple(
             leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
         # Detached; the run at the baseline has no graph.
-        values = tuple(it.detach() for it in outputs) if self._at_input else outputs
+        values = kept
+        if values is None:
+            values = tuple(it.detach() for it in outputs) if self._at_input else outputs
         indices = [it for it in leaves(output) if isinstance(it, Tensor) and not it.is_floating_point()]
         if indices and self._route is not None:
             followed = dict(zip(map(id, indices), self._route.decided(indices), strict=True))

@@ -21,11 +21,12 @@ difference that is the same for all scores, which does not change a softmax, con
 L(a, b) = (a + b) / 2 tanh(t) / t with t = (ln a - ln b) / 2 is stable for any scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from captum_globenc.differences.attention import fused_attention
 from captum_globenc.differences.call import (
@@ -51,7 +52,6 @@ from captum_globenc.differences.op_sets import (
 from captum_globenc.differences.recurrent import RECURRENT
 from captum_globenc.differences.scalars import SCALARS, tanhc_of_half
 from captum_globenc.differences.selection import extreme_of_dimension, extreme_of_two, max_pool, top
-from captum_globenc.errors import UnsupportedOperationError
 
 THIRD_DEGREE = functions("einsum bilinear")
 """Products that may have more than two factors."""
@@ -191,8 +191,15 @@ def _solution(
     return backward
 
 
-def layer_norm(call: Call) -> Backward:
-    """C r, with c the centered input and r = (mean of c^2 + eps)^-1/2, of `native_layer_norm`.
+def layer_norm(
+    statistics: tuple[Pair, ...],
+    input: Pair,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Backward:
+    """C r, with c the centered input and r = (mean of c^2 + eps)^-1/2.
 
     With R = (r + r0) / 2, H = r r0 / R, and C the mean of c and c0:
 
@@ -201,26 +208,30 @@ def layer_norm(call: Call) -> Backward:
 
     That is R / H times torch's gradient at the mean of both inputs, with H as its r.
     """
-    given, shape, weight, bias, _ = call.args
-    if not isinstance(given, Pair) or isinstance(weight, Pair) or isinstance(bias, Pair):
-        raise ValueError("its weight or bias depends on the input")
-    _, mean, inverse = call.outputs
-    x, center, average = averages(given, mean, inverse)
+    mean, inverse = statistics
+    x, center, average = averages(input, mean, inverse)
     product, square = torch._foreach_mul([inverse.value, average], [inverse.base, average])
     harmonic, ratio = torch._foreach_div([product, square], [average, product])
 
-    def backward(grad: Tensor | None, *of_statistics: Tensor | None) -> Any:
-        if grad is None or any(it is not None for it in of_statistics):
-            raise UnsupportedOperationError(
-                "native_layer_norm has no rule for its mean and standard deviation: compute them with "
-                "torch.mean and torch.var."
-            )
+    def backward(grad: Tensor) -> Any:
         made = torch.ops.aten.native_layer_norm_backward(
-            grad.contiguous(), x, shape, center, harmonic, weight, bias, [True, False, False]
+            grad.contiguous(), x, normalized_shape, center, harmonic, weight, bias, [True, False, False]
         )
-        return [(given, made[0].mul_(ratio))]
+        return [(input, made[0].mul_(ratio))]
 
     return backward
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the output, and the mean and the inverse deviation, from one kernel."""
+    output, *statistics = torch.native_layer_norm(input, normalized_shape, weight, bias, eps)
+    return output, tuple(statistics)
 
 
 def batch_norm(
@@ -357,7 +368,7 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("softmax _softmax", bound(softmax)),
     ("log_softmax _log_softmax", bound(log_softmax)),
     ("logsumexp", bound(logsumexp)),
-    ("native_layer_norm", layer_norm),
+    ("layer_norm", bound(layer_norm, _layer_norm)),
     ("batch_norm", bound(batch_norm)),
     ("norm linalg_norm linalg_vector_norm vector_norm", vector_norm),
     ("maximum", extreme_of_two(True)),
@@ -368,7 +379,10 @@ ROWS: tuple[tuple[str, Any], ...] = (
     ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", max_pool),
     ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", max_pool),
     ("topk", top),
-    ("scaled_dot_product_attention", bound(fused_attention)),
+    (
+        "scaled_dot_product_attention",
+        bound(fused_attention, lambda *args, **kwargs: (scaled_dot_product_attention(*args, **kwargs), ())),
+    ),
 )
 """Names and rules of functions of several numbers."""
 

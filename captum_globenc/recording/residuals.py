@@ -86,10 +86,10 @@ class StreamCheck:
 class ResidualCheck:
     """Check that both residual connections of a layer carry each token.
 
-    It sees the functions of torch that a layer runs, and records the sums of two tensors of one shape. Tensors are compared by identity first, which needs no
-    device sync; by value if the model or a hook copied or cast them, or if the feed-forward network runs in
-    chunks of tokens. Which sums continue a connection depends on the values, so that comparison is not
-    deferred to the end of the pass.
+    It sees the functions of torch that a layer runs, and records the sums of two tensors of one shape.
+    Tensors are compared by identity first, which needs no device sync; by value if the model or a hook copied
+    or cast them, or if the feed-forward network runs in chunks of tokens. Which sums continue a connection
+    depends on the values, so that comparison is not deferred to the end of the pass.
     """
 
     def __init__(self) -> None:
