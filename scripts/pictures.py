@@ -61,7 +61,7 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
     figure = Figure(figsize=(7, 8.4), layout="constrained")
     above, middle, below = figure.subplots(3)
     plot_layers(explanation.layers["globenc"], explanation.tokens, ax=above)
-    above.set_title("GlobEnc: shares of what [CLS] has mixed in", loc="left", fontsize=9)
+    above.set_title("GlobEnc: share of each token in the representation of [CLS]", loc="left", fontsize=9)
     plot_layers(explanation.layers["transformer-deep-lift"], explanation.tokens, ax=middle, first=0)
     middle.set_title(
         f"TransformerDeepLift: {explanation.captions['transformer-deep-lift']}", loc="left", fontsize=9
@@ -71,7 +71,7 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
 
 
 def draw_classes(explanation: Explanation, path: Path) -> None:
-    """Draw what the words say for and against each of several classes."""
+    """Draw how strongly the words support or oppose each of several classes."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     words = [word.text for word in explanation.groups]
     classes = {

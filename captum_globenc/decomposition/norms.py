@@ -68,7 +68,7 @@ class VectorNorms:
         if self._normalizations:
             projection = workspace.take("projection", projection.shape, like=like).copy_(projection)
             self._normalize_(projection.mT)
-        # Heads come before layers, so that those of one token have one stride below.
+        # Heads come before layers, so that the heads of one token have one stride below.
         by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
         values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
         with_residual = self._record is not None and not workspace.budget.syncs

@@ -98,9 +98,9 @@ def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, f
     lines = run("explain", "good film", "--model", folder)[0].splitlines()
     prediction = lines[0].split()[0]
     assert lines[1:5] == [
-        "globenc · share of each token in what [CLS] has mixed in",
+        "globenc · share of each token in the representation of [CLS]",
         "[CLS] good film [SEP]",
-        f"transformer-deep-lift · for and against {prediction}",
+        f"transformer-deep-lift · tokens that support or oppose {prediction}",
         "[CLS] good film [SEP]",
     ]
     said = rf"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of {prediction}"
@@ -122,7 +122,7 @@ def test_class_contrast_and_baseline_are_passed_on(run, folder, baseline):
     out, _ = run("explain", "good film", "--model", folder, *options, *chosen)
     first, _, _, sums, *_ = out.splitlines()
     assert first.endswith(", explained: NEGATIVE rather than POSITIVE")
-    assert sums.endswith("logit of NEGATIVE less that of POSITIVE")
+    assert sums.endswith("logit of NEGATIVE minus POSITIVE")
 
 
 def test_a_method_that_does_not_hold_is_left_out_with_one_note(run, failing, tmp_path):
@@ -166,7 +166,7 @@ def test_compared_methods_are_shown_in_the_order_of_their_names(run, folder):
     assert [list(it["scores"]) for it in found] == [["lime", "globenc", "saliency"]] * 2
     out, err = run(*asked, "--layers")
     assert err == ""
-    assert "saliency · share of each token in the sum of all, for or against\n" in out
+    assert "saliency · share of each token in the sum of magnitudes, without a sign\n" in out
     alone, err = run("explain", "good", "-m", folder, "--method", "feature-ablation", "--json")
     assert (list(json.loads(alone)["scores"]), err) == (["feature-ablation"], "")
 
@@ -222,11 +222,11 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert page.count("<article ") == 2
     for method in ("globenc", "transformer-deep-lift"):
         assert page.count(f"<h3>{method}</h3>") == 2
-    sums = r"for and against (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
+    sums = r"tokens that support or oppose (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
     assert len(re.findall(f'<p class="note">{sums}</p>', page)) == 2
-    assert page.count("share of each token in what [CLS] has mixed in") == 2
+    assert page.count("share of each token in the representation of [CLS]") == 2
     assert "largest share" in page
-    assert "against (underlined)" in page
+    assert "opposes (underlined)" in page
 
 
 def test_many_texts_with_a_page_have_a_line_each_in_the_terminal(run, folder, tmp_path):

@@ -54,7 +54,7 @@ def test_a_model_is_loaded_for_what_its_files_say(run, model_for, kind, text, op
 def test_all_classes_stand_side_by_side(run, folder):
     out, _ = run("explain", "good film", "--model", folder, "--target", "all", "--layers")
     for name in ("NEGATIVE", "POSITIVE"):
-        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} for and against {name}" in out
+        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} tokens that support or oppose {name}" in out
         assert f"logit of {name}" in out
 
 

@@ -43,7 +43,7 @@ def test_a_table_and_a_figure_are_written(run, attributed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "magic"], "has no scores of magic; it has those of globenc, decompx"),
+        (["--method", "magic"], "has no scores of magic, only of globenc, decompx"),
         (["--min-count", "1000"], "no word occurs 1000 times in texts of a class: lower --min-count"),
         (["--csv", "no/such/words.csv"], "cannot write no/such/words.csv: no such folder"),
         (["--top", "0"], "top is 0: at least 1 is needed"),

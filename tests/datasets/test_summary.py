@@ -116,7 +116,7 @@ def test_a_table_holds_the_numbers_and_the_rows(attributed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "decompx"}, "has no scores of decompx; it has those of globenc, transformer-deep-lift"),
+        ({"method": "decompx"}, "has no scores of decompx, only of globenc, transformer-deep-lift"),
         ({"top": 0}, "top is 0: at least 1 is needed"),
         ({"min_count": 0}, "min_count is 0"),
         ({"examples": -1}, "examples is -1"),

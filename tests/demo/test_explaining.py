@@ -63,7 +63,7 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
     heads = re.findall(r'scope="col">([^<]*)<', layers)
     assert heads == ["% after layer", "1", "2", "logit after layer", "0", "1", "2"]
     assert "largest share" in tokens
-    assert "against (underlined)" in tokens
+    assert "opposes (underlined)" in tokens
 
 
 def test_a_method_that_was_not_asked_for_is_not_shown(ask):
@@ -82,7 +82,7 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     assert found.explanation == expected
     tokens, _ = shown(found)
     assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in tokens
-    assert "less that of NEGATIVE" in tokens
+    assert "minus NEGATIVE" in tokens
     assert "explained: POSITIVE rather than NEGATIVE" in found.prediction
 
 

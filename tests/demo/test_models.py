@@ -134,7 +134,7 @@ def test_a_link_may_name_what_is_offered_and_nothing_that_would_have_to_be_fetch
 
 
 CLAIMS = {
-    "For and against": ("POSITIVE", "POSITIVE", {"wonderful": 1, "thin": -1}),
+    "Support and opposition": ("POSITIVE", "POSITIVE", {"wonderful": 1, "thin": -1}),
     "A good word in a bad review": ("NEGATIVE", "NEGATIVE", {"boredom": 1, "masterpiece": -1}),
     "Why not the other class?": ("NEGATIVE", "POSITIVE", {"good": 1, "terrible": -1}),
     "A negation that it gets wrong": ("NEGATIVE", "NEGATIVE", {"waste": 1}),

@@ -17,7 +17,7 @@ BREAKING = HOSTILE + "<!--\u2028</SCRIPT >\"'&"
 
 def section(**options):
     parts = [Part("[CLS]", 1.0, special=True), Part("not", -0.5), Part("  "), Part("bad", 2.0)]
-    lines = [Line("deep", "logit", [parts], "for and against")]
+    lines = [Line("deep", "logit", [parts], "tokens that support or oppose")]
     usual = {"heading": "POSITIVE (98.1%)", "label": "POSITIVE", "text": "not  bad", "lines": lines}
     return Section(**{**usual, **options})
 
@@ -130,7 +130,7 @@ def test_parts_of_a_picture_lie_on_it_and_others_beside_it():
     assert re.search(
         r'>b</span></div><p class="tokens" dir="auto"><span class="for special"[^>]*>rest</span></p>', made
     )
-    assert "against (underlined or lined)" in page.text
+    assert "opposes (underlined or lined)" in page.text
 
 
 def test_every_text_has_its_line_of_data():

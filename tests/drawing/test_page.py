@@ -58,7 +58,7 @@ def test_the_legend_says_share_or_for_and_against(score, unit, signed):
     units = {} if unit is None else {"method": unit}
     page = Page(html_page([["a"]], {"method": [[score]]}, units=units))
     legend = page.text.partition("Shades are relative")[0]
-    assert ("against (underlined)  for" in legend) is signed
+    assert ("opposes (underlined)  supports" in legend) is signed
     assert ("largest share" in legend) is not signed
     assert "negative" not in page.text
 

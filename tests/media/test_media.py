@@ -318,7 +318,7 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         assert err.splitlines() == [f"wrote {it}" for it in (drawn, saved, page)]
         assert lines[0] == f"{path}: {found.headline}"
         part = "square" if kind == "image" else "stretch"
-        assert f"globenc · share of each {part} in what the head reads" in lines
+        assert f"globenc · share of each {part} in the representation that the head reads" in lines
         strongest = [line for line in lines if re.match(r"  (row|\d)", line) and "other" not in line]
         assert [re.split(" {2,}", line)[1] for line in strongest] == [name for name, _ in found.top(10)]
         assert Image.open(drawn).size > (200, 200)

@@ -38,7 +38,7 @@ GENERATED = explanation(
 
 
 def looks(page):
-    """How each word of the prompt is shaded: for or against, and how strongly."""
+    """How each word of the prompt is shaded: its class (for or against) and its strength."""
     found = page.locator(".shaded :is(.for, .against)").evaluate_all(
         "them => them.map(it => [it.className.split(' ')[0], Number(it.style.getPropertyValue('--s'))])"
     )

@@ -164,7 +164,7 @@ def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
     [
         (
             lambda it: it.words("lime"),
-            "no scores of 'lime': there are those of globenc, transformer-deep-lift",
+            "no scores of 'lime', only of globenc, transformer-deep-lift",
         ),
         (lambda it: it.words(reduce="least"), "reduce is 'least': one of sum, mean, max"),
         (lambda it: it.top(0), "k is 0: at least 1"),
@@ -260,7 +260,7 @@ def test_one_of_several_classes_is_shown_alone(capsys):
     alone = both.by(name)
     assert (dict(alone.scores), dict(alone.outputs)) == ({name: [-1.0] * 10}, {name: ("NEGATIVE", -1.0)})
     alone.show(top=1)
-    assert "for and against NEGATIVE" in capsys.readouterr().out
+    assert "tokens that support or oppose NEGATIVE" in capsys.readouterr().out
 
 
 def test_what_is_printed_of_it_is_short():
@@ -362,7 +362,7 @@ def test_the_difference_of_two_models_names_both():
     assert made.probabilities == {}
     assert "model one minus two" in repr(made)
     assert "one minus two (Bert minus Roberta)" in made.to_html()
-    assert made.captions[SIGNED] == "for and against POSITIVE; one minus two"
+    assert made.captions[SIGNED] == "tokens that support or oppose POSITIVE; one minus two"
     nameless = explanation(model={}) - explanation(model={}, settings={"baseline": "pad"})
     assert nameless.headline == "POSITIVE: this minus another explanation"
     baselines = [explanation(settings={"mixing": "N-Enc", "baseline": it}) for it in ("mask", "zero")]
@@ -416,7 +416,7 @@ def test_what_cannot_be_aligned_is_refused():
     tokens = ["x", *one.tokens[1:]]
     with pytest.raises(ValueError, match="cannot be aligned by words: explain with fast tokenizers"):
         one - explanation(tokens=tokens, offsets=[])
-    with pytest.raises(ValueError, match="different tokens: only those of one text can be aligned"):
+    with pytest.raises(ValueError, match="different tokens: only explanations of one text can be aligned"):
         one - explanation(tokens=tokens, pair="Bad")
 
 
@@ -492,7 +492,7 @@ def test_without_scores_nothing_can_be_chosen():
 def test_a_headline_has_single_spaces_where_answers_start_with_one():
     it = explanation(target=" big", against=" small")
     assert it.headline.endswith("explained: big rather than small")
-    assert it.captions[SIGNED] == "for and against big rather than small"
+    assert it.captions[SIGNED] == "tokens that support or oppose big rather than small"
     assert "  " not in it.notes[SIGNED]
     difference = explanation(target=" big") - explanation(target=" small")
     assert difference.headline == "big minus small"

@@ -81,9 +81,9 @@ def test_every_method_says_what_its_scores_are_and_what_they_add_up_to():
     lines = shown(explanation()).splitlines()
     assert lines[:6] == [
         "POSITIVE (98.1%)",
-        "globenc · share of each token in what [CLS] has mixed in",
+        "globenc · share of each token in the representation of [CLS]",
         "[CLS] not bad",
-        "transformer-deep-lift · for and against POSITIVE",
+        "transformer-deep-lift · tokens that support or oppose POSITIVE",
         "[CLS] not bad",
         "0.80 baseline + 4.10 tokens = 4.90 logit of POSITIVE",
     ]
@@ -99,7 +99,7 @@ def test_each_column_has_one_unit():
 
 def test_what_speaks_against_is_told_without_colours_too():
     styled = shown(explanation(), terminal_={"force_terminal": True, "no_color": True})
-    assert "transformer-deep-lift · for and against (underlined) POSITIVE" in re.sub(
+    assert "transformer-deep-lift · tokens that support or oppose (underlined) POSITIVE" in re.sub(
         r"\x1b\[.*?m", "", styled
     )
     assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["against", "bad"]

@@ -53,7 +53,7 @@ def test_what_has_no_sign_is_shown_as_shares(loaded):
     (it, _) = explain(TEXTS, *loaded, methods=["saliency", "W/max-flow", "lime"])
     assert [it.kinds[name] for name in ("saliency", "W/max-flow", "lime")] == ["sizes", "sizes", "signed"]
     assert it.units["saliency"] == "%"
-    assert it.captions["saliency"] == "share of each token in the sum of all, for or against"
+    assert it.captions["saliency"] == "share of each token in the sum of magnitudes, without a sign"
     assert it.difference(it).kinds["saliency"] == "difference"
 
 

@@ -148,7 +148,7 @@ def test_what_scores_add_up_to_is_said(classifier):
         assert float(tokens) * (-1 if sign == "-" else 1) == pytest.approx(change, abs=0.006)
         assert float(right) == pytest.approx(explanation.explained, abs=0.006)
     (held,) = explain(TEXTS[:1], *classifier, target="NEGATIVE", against="POSITIVE")
-    assert held.sums["transformer-deep-lift"].endswith(" logit of NEGATIVE less that of POSITIVE")
+    assert held.sums["transformer-deep-lift"].endswith(" logit of NEGATIVE minus POSITIVE")
 
 
 def test_headline_and_captions_say_what_is_explained(classifier):
@@ -156,18 +156,18 @@ def test_headline_and_captions_say_what_is_explained(classifier):
     other = NAMES[1 - NAMES.index(plain.prediction)]
     assert plain.headline == f"{plain.prediction} ({plain.probability:.1%})"
     assert plain.captions == {
-        "globenc": "share of each token in what [CLS] has mixed in",
-        "transformer-deep-lift": f"for and against {plain.prediction}",
+        "globenc": "share of each token in the representation of [CLS]",
+        "transformer-deep-lift": f"tokens that support or oppose {plain.prediction}",
     }
     assert plain.units == {"globenc": "%", "transformer-deep-lift": "logit"}
     (chosen,) = explain(TEXTS[:1], *classifier, target=other.lower(), position="mean")
     assert chosen.headline == f"{plain.headline}, explained: {other}"
-    assert chosen.captions["globenc"] == "share of each token in what all tokens have mixed in, on average"
+    assert chosen.captions["globenc"] == "share of each token in the mean representation of all tokens"
     (held,) = explain(TEXTS[:1], *classifier, against=other, position=-2)
     assert held.headline == f"{plain.headline}, explained: {plain.prediction} rather than {other}"
     assert held.captions == {
-        "globenc": "share of each token in what bad has mixed in",
-        "transformer-deep-lift": f"for and against {plain.prediction} rather than {other}",
+        "globenc": "share of each token in the representation of bad",
+        "transformer-deep-lift": f"tokens that support or oppose {plain.prediction} rather than {other}",
     }
     (shares,) = explain(TEXTS[:1], *classifier, target=other, methods=["globenc"])
     assert shares.headline == plain.headline
@@ -260,7 +260,7 @@ def test_a_value_is_not_held_against_another(tmp_path, config):
         assert explanation.probabilities == {}
         assert explanation.sums["transformer-deep-lift"].endswith(f" tokens = {explanation.value:.2f} value")
         assert explanation.captions["transformer-deep-lift"] == (
-            f"for and against a higher value of {explanation.prediction}"
+            f"tokens that support or oppose a higher value of {explanation.prediction}"
         )
         assert explanation.units["transformer-deep-lift"] == "value"
 

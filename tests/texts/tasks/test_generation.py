@@ -211,7 +211,7 @@ def test_against_explains_the_difference_of_two_answers(family):
         assert it.explained == pytest.approx(f.item(), abs=1e-4)
         assert math.fsum(it.scores[METHOD]) == pytest.approx((f - base).item(), abs=1e-4)
         assert it.against == other
-        assert it.sums[METHOD].endswith(f"log-probability of the answer less that of {other}")
+        assert it.sums[METHOD].endswith(f"log-probability of the answer minus {other}")
 
 
 def test_a_model_without_padding_takes_prompts_one_by_one():
@@ -491,7 +491,7 @@ def test_sums_and_captions_name_the_prompt_and_the_answer():
         "log-probability of the answer"
     )
     assert explanation.headline == f"'{ANSWER}' (log-probability {whole:.2f})"
-    assert explanation.captions[METHOD] == f"for and against {ANSWER}"
+    assert explanation.captions[METHOD] == f"tokens that support or oppose {ANSWER}"
     assert explanation.units[METHOD] == "nats"
 
 

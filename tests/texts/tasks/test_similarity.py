@@ -170,7 +170,7 @@ def test_an_embedding_of_no_mean_takes_a_position(tmp_path):
         explain(["a good film"], model, methods=["globenc"])
     (it,) = explain(["a good film"], model, methods=["globenc"], position=-1)
     assert it.position == 4
-    assert it.captions["globenc"] == "share of each token in what [SEP] has mixed in"
+    assert it.captions["globenc"] == "share of each token in the representation of [SEP]"
 
 
 @pytest.mark.parametrize(

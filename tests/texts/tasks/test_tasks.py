@@ -258,7 +258,7 @@ def test_globenc_tells_what_the_tokens_of_an_entity_have_mixed_in(tagger):
         assert it.layers["globenc"][-1] == pytest.approx(it.scores["globenc"])
         assert it.position == (tokens[0] if len(tokens) == 1 else None)
         whose = it.tokens[tokens[0]] if len(tokens) == 1 else it.part
-        assert it.captions["globenc"] == f"share of each token in what {whose} has mixed in"
+        assert it.captions["globenc"] == f"share of each token in the representation of {whose}"
     (mean,) = explain(["a"], model, tokenizer, methods=["globenc"], position="mean")[:1]
     assert mean.position == "mean"
 
