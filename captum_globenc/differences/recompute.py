@@ -2,7 +2,7 @@
 
 A layer of the model's stack is one call, whose rule is the comparison itself. Both runs keep the layer's
 arguments that depend on the input, and its outputs. The backward pass runs the layer again at both points,
-returns the multipliers of its arguments, and drops its records. Recomputation does not change the contributions.
+returns the multipliers of its arguments, and drops its records. The contributions are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -230,7 +230,7 @@ METHODS: Mapping[str, Callable[[EncoderForward, Tensor, tuple[Any, ...], int], T
     ),
 }
 """The methods for files by name: functions of the forward function, its inputs, its other arguments and the
-target class, which return scores in the shape of the inputs. The kinds of scores are the same as for texts."""
+target class, which return scores in the shape of the inputs. Scores have the same kinds as for texts."""
 
 
 def _draw_pixels(

@@ -1,7 +1,7 @@
 """Check that only the attention mixes tokens, by running the encoder again with its tokens permuted.
 
-In the second run, token i enters each layer as token `sources[i]` did in the first run, and the output of
-each attention is replaced by its output for token `sources[i]`. If the rest of a layer processes each token on its
+In the second run, token i enters each layer as token `sources[i]` did in the first run, and each attention
+output is replaced by the output for token `sources[i]`. If the rest of a layer processes each token on its
 own, as GlobEnc assumes, every value vector and every layer output again belongs to token `sources[i]`.
 `sources` is a random cycle with one token repeated, which reveals convolutions, exchanged tokens and averages
 over tokens.
