@@ -241,8 +241,8 @@ def losses(outcomes: Mapping[str, Outcome]) -> str:
         )
     return "\n".join(parts) + (
         "\n\nWorse means worse than the best method by more than two standard errors of the differences "
-        "paired by text. The measure is `most minus least` when tokens are removed, and `marked-precision/size` for "
-        "planted words."
+        "paired by text. The measure is `most minus least` when tokens are removed, and "
+        "`marked-precision/size` for planted words."
     )
 
 

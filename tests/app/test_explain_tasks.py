@@ -37,7 +37,7 @@ def model_for(tmp_path):
         ("BertForQuestionAnswering", "is the plot good ?", {"pair": "The plot: bad!", "target": "start"}),
     ],
 )
-def test_a_model_is_loaded_for_what_its_files_say(run, model_for, kind, text, options):
+def test_a_model_is_loaded_for_the_task_in_its_config(run, model_for, kind, text, options):
     folder = model_for(kind)
     chosen = [part for name, value in options.items() for part in (f"--{name}", value)]
     out, err = run("explain", text, "--model", folder, "--json", *chosen)
@@ -51,7 +51,7 @@ def test_a_model_is_loaded_for_what_its_files_say(run, model_for, kind, text, op
         assert it.headline in out
 
 
-def test_all_classes_stand_side_by_side(run, folder):
+def test_all_classes_are_shown_side_by_side(run, folder):
     out, _ = run("explain", "good film", "--model", folder, "--target", "all", "--layers")
     for name in ("NEGATIVE", "POSITIVE"):
         assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} tokens that support or oppose {name}" in out

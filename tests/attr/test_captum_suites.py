@@ -44,7 +44,7 @@ def of(*rows, **options):
 
 
 def attribute(model, inputs, *args, **options):
-    """Return scores, after checking their sum, with `return_convergence_delta` and `compute_convergence_delta`."""
+    """Return scores, after checking their sum and `compute_convergence_delta`."""
     method = TransformerDeepLift(model)
     scores, delta = method.attribute(inputs, *args, return_convergence_delta=True, **options)
     again = method.attribute(inputs, *args, **options)
@@ -514,7 +514,7 @@ class TestDataLoader:
 
 
 class TestMultipliers:
-    def test_those_of_a_linear_model_are_its_gradient(self):
+    def test_multipliers_of_a_linear_model_are_its_gradient(self):
         torch.manual_seed(0)
         model = basic.BasicLinearModel()
         method = TransformerDeepLift(model, multiply_by_inputs=False)

@@ -508,7 +508,7 @@ class TestCaptum:
         )
         torch.testing.assert_close(noisy, method.attribute(x, None, 1, extra), rtol=1e-3, atol=1e-4)
 
-    def test_infidelity_is_less_than_that_of_methods_that_do_not_add_up(self, setting, classifier):
+    def test_infidelity_is_lower_than_for_incomplete_methods(self, setting, classifier):
         forward, inputs, _, extra = setting
         x = classifier.bert.embeddings.word_embeddings(inputs).detach()
         errors = {}

@@ -46,7 +46,7 @@ def test_the_first_paragraph_states_where_our_methods_are_worse(bench):
     assert "embedded (-0.050 ± 0.050 to `lime`)" in exact
 
 
-def test_every_registered_method_is_compared_but_kinds_that_are_not_by_default(bench, monkeypatch):
+def test_every_registered_method_is_compared_except_extra_kinds(bench, monkeypatch):
     monkeypatch.setitem(METHODS, "of-somebody", None)
     names = bench("comparison").compared_methods()
     # W-FixedRes is among them as attention-rollout.
@@ -54,7 +54,7 @@ def test_every_registered_method_is_compared_but_kinds_that_are_not_by_default(b
     assert {"W", "N", "N-ResLN", "W/max-flow"}.isdisjoint(names)
 
 
-def test_parts_are_measured_kept_and_not_taken_for_those_of_other_code(bench, tmp_path, monkeypatch):
+def test_parts_are_saved_and_rejected_for_another_commit(bench, tmp_path, monkeypatch):
     leaderboard = bench("leaderboard")
     monkeypatch.setattr(
         "comparison.METHODS", {name: METHODS[name] for name in ("globenc", "integrated-gradients", "random")}
@@ -113,7 +113,7 @@ def test_some_methods_on_some_models_have_a_page_of_their_own(bench):
     assert row.endswith("|  |  | 3.0 |")
 
 
-def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, monkeypatch):
+def test_reliance_is_measured_by_removing_planted_words(bench, monkeypatch):
     shortcuts = bench("shortcuts")
     texts = shortcuts.planted("pair", 40)
     assert [it.number for it in texts] == list(range(40))
@@ -161,7 +161,9 @@ def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
         (["--mask", "2"], "0 to 1"),
     ],
 )
-def test_what_ships_is_not_written_over_by_another_classifier(bench, monkeypatch, capsys, options, message):
+def test_the_shipped_weights_are_not_overwritten_by_another_classifier(
+    bench, monkeypatch, capsys, options, message
+):
     monkeypatch.setattr(sys, "argv", ["train_default.py", *options])
     with pytest.raises(SystemExit):
         bench("train_default").main()

@@ -49,7 +49,7 @@ def test_every_method_gives_the_numbers_of_an_evaluation(loaded):
             assert torch.allclose(scores, expected, atol=1e-6), name
 
 
-def test_what_has_no_sign_is_shown_as_shares(loaded):
+def test_unsigned_scores_are_shown_as_shares(loaded):
     (it, _) = explain(TEXTS, *loaded, methods=["saliency", "W/max-flow", "lime"])
     assert [it.kinds[name] for name in ("saliency", "W/max-flow", "lime")] == ["sizes", "sizes", "signed"]
     assert it.units["saliency"] == "%"
@@ -154,7 +154,7 @@ def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_
     assert METRICS["completeness-error"].measure(subject, batch, scores).item() < 1e-3
 
 
-def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):
+def test_a_decoder_without_a_padding_token_runs_texts_one_by_one(folder):
     torch.manual_seed(0)
     model, tokenizer = gpt2().eval().double(), load_classifier(folder).tokenizer
     tokenizer.pad_token = None

@@ -266,7 +266,7 @@ def test_images_are_scored(label, method):
     assert scores.isfinite().all()
 
 
-def test_what_they_refuse():
+def test_unsupported_models_are_rejected():
     model = OUTSIDERS["gpt2"].make()
     forward, (ids, _) = EncoderForward(model, ()), OUTSIDERS["gpt2"].inputs()
     for method in ("libragrad", "alti", "value-zeroing"):
