@@ -1,6 +1,6 @@
-"""The commands of README and guides run as they stand; those that do not are listed with the reason.
+"""The commands of README and guides run as shown; exceptions are listed with the reason.
 
-The lists are those of scripts/commands.py, which runs what takes too long for the suite, too.
+scripts/commands.py has the lists, and also runs commands that take too long for the suite.
 """
 
 import io

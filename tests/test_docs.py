@@ -1,4 +1,4 @@
-"""The page on adding a family runs, its tables say what the code does, and the API pages hold all of it."""
+"""The page on adding a family runs, tables match the code, and the API pages are complete."""
 
 import doctest
 import inspect

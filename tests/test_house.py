@@ -1,4 +1,4 @@
-"""The layout of the package: few modules at its top, no circular imports, a page that names every wing."""
+"""The layout of the package: few top-level modules, no circular imports, a page that names every folder."""
 
 import importlib
 import re
@@ -30,7 +30,7 @@ def test_scripts_find_what_they_import(folder, monkeypatch):
         try:
             importlib.import_module(path.stem)
         except ModuleNotFoundError as error:
-            # Some packages come with an extra of their own, such as that of the tutorials.
+            # Some packages come with an extra, such as the extra of the tutorials.
             if error.name.partition(".")[0] in ours:
                 raise
 

@@ -1,4 +1,4 @@
-"""Mistakes that are easy to make, and the message that each of them gets."""
+"""The error messages of common user errors."""
 
 import re
 

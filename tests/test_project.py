@@ -1,4 +1,4 @@
-"""What surrounds the package: its version, the CI workflow, the templates of the repository."""
+"""The version, the CI workflow and the templates of the repository."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ show runs as it stands."""
+"""The examples of README and the pages in docs/ run as shown."""
 
 import doctest
 import inspect

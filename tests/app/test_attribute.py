@@ -1,4 +1,4 @@
-"""The command writes every row once, whatever happens to it, and says what it could not do."""
+"""`captum-globenc attribute` writes every row once, and reports errors and truncated texts."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Names that are known before torch is: the same as those that it comes with, and completed by shells."""
+"""Names that are known before torch is imported equal the registered names; shell completion."""
 
 import shlex
 import subprocess

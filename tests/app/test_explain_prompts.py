@@ -1,4 +1,4 @@
-"""The command line explains what a language model generates for prompts and chats."""
+"""`captum-globenc explain` with language models: prompts and chats."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The command line explains whatever a model is for, and long texts in windows."""
+"""`captum-globenc explain` for models of every task, and for long texts in windows."""
 
 import json
 

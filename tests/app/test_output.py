@@ -1,4 +1,4 @@
-"""Output that nobody takes: a full device, a pipe that was closed."""
+"""Output that cannot be written: a full device, a closed pipe."""
 
 import os
 import subprocess

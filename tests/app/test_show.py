@@ -1,4 +1,4 @@
-"""Explanations that the command line saved, drawn again: the same, and without their model."""
+"""`captum-globenc show` draws saved explanations as before, without their model."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What the command shows, writes and draws is what `summarize` found."""
+"""`captum-globenc summarize` shows, writes and draws the result of `summarize`."""
 
 import csv
 

@@ -1,7 +1,7 @@
-"""The situations of Captum's own test suites, with `TransformerDeepLift` in the place of its methods.
+"""The situations of Captum's own test suites, with `TransformerDeepLift` instead of its methods.
 
 The tests marked `row` are the table in docs/captum.md. Where a result differs from Captum's by design, the
-row says why, and the expected numbers are worked out by hand in the test.
+row says why, and the test computes the expected numbers by hand.
 """
 
 import math

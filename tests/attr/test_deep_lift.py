@@ -63,7 +63,7 @@ def config(setting):
 
 
 def test_hooks_are_removed_when_the_target_is_bad(config):
-    """What Captum's generated hook-removal tests do."""
+    """Run Captum's generated hook-removal test."""
     (algorithm,), model, arguments, *_ = parse_test_config(config)
     before = state_of(model)
     arguments["target"] = (9999,) * 20
@@ -78,7 +78,7 @@ def test_hooks_are_removed_when_the_target_is_bad(config):
 
 @pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
 def test_a_batch_with_targets_equals_its_examples(config, target):
-    """What Captum's generated target tests do."""
+    """Run Captum's generated target test."""
     (algorithm,), model, arguments, *_ = parse_test_config(config)
     arguments["target"] = target
     together = algorithm(model).attribute(**arguments)

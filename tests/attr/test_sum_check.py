@@ -1,4 +1,4 @@
-"""The sum check knows rounding: it finds what is missing, and does not fire on what is right."""
+"""The sum check finds missing parts and accepts rounding."""
 
 import warnings
 

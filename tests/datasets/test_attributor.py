@@ -1,4 +1,4 @@
-"""A batch of rows gets what each of its texts gets alone, whatever is around it, in the rows' order."""
+"""A row of a batch gets the same results as its text alone, in the order of the rows."""
 
 import pickle
 import re
@@ -32,7 +32,7 @@ def classifier(folder):
 
 @pytest.fixture(scope="module")
 def alone(classifier):
-    """Each method as its own class gives it for one text, and the logits; what is explained is `target`."""
+    """The scores of each method's own class for one text, and the logits; `target` is explained."""
     model, tokenizer, _ = classifier
     forward = EncoderForward(model)
 

@@ -1,4 +1,4 @@
-"""Attributions of a data set are the same explanations that `explain` makes of its texts."""
+"""Attributions of a data set load as the explanations of `explain`."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Every command reads the same files and tables: formats, encodings, packing, columns, places of mistakes."""
+"""Every command reads the same files and tables: formats, encodings, compression, columns, errors."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Ray's workers give what this process gives: the command's engine, and Ray Data's own map_batches."""
+"""Ray's workers give the same results as one process, through the command's engine and map_batches."""
 
 import shutil
 import warnings

@@ -1,4 +1,4 @@
-"""Files become shards: no row is lost or doubled, what differs is refused, what is bad is told."""
+"""Shards hold every row once; other settings are rejected, and errors are reported."""
 
 import json
 import math
@@ -111,7 +111,7 @@ def test_labels_and_texts_of_tables_are_unchanged(suffix, labels, kept, folder, 
     found = load(tmp_path / "out")
     assert found["label"][:] == kept
     assert (found["text"][:], found["pair"][:]) == (["007", "1.0"], ["NA", "00"])
-    # Written as text, the labels are those of the file.
+    # Labels are written as text, as in the file.
     assert list(map(str, found["label"][:])) == labels
 
 

@@ -1,4 +1,4 @@
-"""The words that weigh most are those that a plain computation finds, whatever the method and precision."""
+"""The words with the highest scores equal a plain computation, for all methods and precisions."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ def classifier(folder):
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def attributed(request, classifier, tmp_path_factory):
-    """A folder whose name has what SQL and patterns of files mark with."""
+    """A folder whose name has special characters of SQL and of file patterns."""
     place = tmp_path_factory.mktemp("texts") / f"it's [{request.param}]*"
     data = write_rows(place.parent / "texts.jsonl", {"text": [*TEXTS, None]})
     attribute = Attributor(*classifier, methods=METHODS)

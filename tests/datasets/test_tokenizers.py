@@ -1,4 +1,4 @@
-"""Tokenizers of every kind tell tokens, words and windows; one written in Python tells no offsets."""
+"""Tokens, words and windows of all kinds of tokenizers; slow tokenizers have no offsets."""
 
 import pytest
 import torch

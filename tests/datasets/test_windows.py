@@ -1,4 +1,4 @@
-"""Windows hold all of a document between them, and its scores are the averages of theirs."""
+"""Windows cover the whole document, and its scores are averages over the windows."""
 
 from itertools import pairwise
 

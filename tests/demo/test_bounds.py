@@ -1,4 +1,4 @@
-"""A running demo bounds what it is sent and what it keeps, whoever sends it."""
+"""A running demo limits the size of requests and the number of kept results."""
 
 import asyncio
 from types import SimpleNamespace

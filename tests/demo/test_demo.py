@@ -1,4 +1,4 @@
-"""The web demo, as somebody sees it who types and clicks in a browser."""
+"""The web demo in a browser."""
 
 import re
 import socket
@@ -109,7 +109,7 @@ def explain_it(page):
 
 
 def tokens(page, method="globenc"):
-    """What is shown for a method, and the numbers on hover."""
+    """The shown text of a method, and its numbers on hover."""
     heading = page.get_by_role("heading", name=method, exact=True)
     spans = page.locator("#tokens .method", has=heading).locator(".tokens span")
     spans.first.wait_for()
@@ -122,7 +122,7 @@ def headline(page):
 
 
 def link(page):
-    """The link to what is shown, once it is there."""
+    """The link to the answer, once it exists."""
     box = page.locator("#link textarea, #link input")
     box.wait_for()
     page.wait_for_function("document.querySelector('#link textarea, #link input').value != ''")

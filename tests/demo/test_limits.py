@@ -1,4 +1,4 @@
-"""The deadline of the demo: it ends any work of a model, and leaves the model and torch as they were."""
+"""The deadline of the demo stops a run, and leaves the model and torch unchanged."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Many at once: nobody's question is lost, and nobody gets another's answer."""
+"""Many clients at once: no request is lost, and each client gets its own answer."""
 
 import importlib.util
 from pathlib import Path

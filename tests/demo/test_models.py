@@ -1,4 +1,4 @@
-"""The models of a demo: those that it was started with, unless its owner allows any; their examples."""
+"""The models of the demo: offered models, other models if allowed, and the examples."""
 
 from types import SimpleNamespace
 

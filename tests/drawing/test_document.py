@@ -1,4 +1,4 @@
-"""The page of explained texts: escaped, whole, and running no script but its own."""
+"""The page of explained texts: escaping, completeness, and the content security policy."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What a page knows of its texts is made small, and nothing of it is lost."""
+"""The data of a page are compressed without loss."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Pages and their parts: all of it escaped, nothing asked for, and readable on every shade."""
+"""Pages and their parts: escaping, no external resources, contrast of all shades."""
 
 import re
 

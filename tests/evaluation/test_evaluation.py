@@ -1,4 +1,4 @@
-"""Evaluations: what they measure, that they are taken up where they stopped, and what they refuse."""
+"""Evaluations: measured values, resumed runs, and rejected arguments."""
 
 import csv
 import io
@@ -150,7 +150,7 @@ def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
 
 
 def drawn(evaluation, width=100):
-    """What a terminal shows, but for the seconds, which no two runs share."""
+    """The terminal output without the seconds, which differ between runs."""
     console = Console(width=width, record=True, file=io.StringIO())
     rows = [{**row, "seconds": 0.25} for row in evaluation.rows]
     console.print(replace(evaluation, rows=rows).table())

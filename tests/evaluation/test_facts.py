@@ -1,4 +1,4 @@
-"""The model that answers from facts, and methods on its prompts: held against plain calls of the model."""
+"""The model that answers from facts, and methods on its prompts, compared with plain calls of the model."""
 
 import pytest
 import torch
@@ -134,7 +134,7 @@ def test_sparse_regression_finds_the_one_sentence_that_matters(bench, questions,
         generation.Questions, "values", lambda self, kept: torch.where(kept[..., 1], 0.9, 0.1).double().log()
     )
     found = generation.regression(questions, 64)
-    # The logit of .9 less that of .1 is 4.39; Lasso takes alpha off the standardized coefficient.
+    # The logit of .9 minus the logit of .1 is 4.39; Lasso takes alpha off the standardized coefficient.
     assert (found[:, 1] - 4.39).abs().max() < 0.05
     assert not found[:, [0, 2, 3]].any()
 

@@ -1,4 +1,4 @@
-"""The leaderboard: its tables and first paragraph from numbers worked out by hand, and a part of it run."""
+"""The leaderboard: tables and first paragraph for numbers computed by hand, and a run of some parts."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Planted shortcuts: what is planted decides, the decoy does not, and marks find their tokens."""
+"""Planted shortcuts: planted words determine the label, decoys do not, and marks find their tokens."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Evaluations of models of one label, of several and of a value; of a chosen class; at a chosen position."""
+"""Evaluations of single-label, multi-label and regression models; targets and positions."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def loaded(folder, problem, names=NAMES):
 
 
 def outputs(model, tokenizer, text, gone=()):
-    """What the model says of a text by itself, (C,), some places masked."""
+    """The model's output for one text, (C,), with some tokens masked."""
     batch = tokenizer(text, return_tensors="pt")
     batch["input_ids"][0, list(gone)] = tokenizer.mask_token_id
     with torch.no_grad():
@@ -53,7 +53,7 @@ def outputs(model, tokenizer, text, gone=()):
 
 
 def removed(model, tokenizer, text, scores):
-    """What the model says without the top of the tokens, for each fraction, token by token."""
+    """The model's output without the top tokens, for each fraction."""
     places = range(1, len(tokenizer(text)["input_ids"]) - 1)
     ranked = sorted(places, key=lambda place: -scores[place])
     return [

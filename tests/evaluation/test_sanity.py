@@ -1,4 +1,4 @@
-"""Sanity checks: what they measure, on methods that are right by construction and on ones that are wrong."""
+"""Sanity checks, on methods that are correct by construction and on wrong ones."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def pre_layer_norm():
 
 
 class BagOfWords(PreTrainedModel):
-    """Logits are sums over tokens: what each token adds is known. The mask's embedding is 0."""
+    """Logits are sums over tokens with known terms. The mask's embedding is 0."""
 
     config_class = BertConfig
 
@@ -66,7 +66,7 @@ class BagOfWords(PreTrainedModel):
 
 @pytest.fixture
 def bag(loaded):
-    """A subject over a bag of words, its batch, and what each token adds to the class that is explained."""
+    """A subject over a bag of words, its batch, and the term of each token in the explained logit."""
     model = randomize(BagOfWords(BertConfig(**{**SMALL, "vocab_size": len(VOCABULARY)})).double())
     with torch.no_grad():
         model.embeddings.weight[VOCABULARY["[MASK]"]] = 0
@@ -114,7 +114,7 @@ def test_metrics_tell_the_truth_from_its_reverse_and_from_chance(bag, monkeypatc
     assert measured["marked-rank"][0].tolist() == [1, 1, 1]
     assert measured["marked-rank"][2].tolist() == batch.mask.sum(dim=1).tolist()
     assert measured["completeness-error"][0].max() < 1e-9
-    # The reverse adds up to the negative: it misses the difference by twice its size.
+    # The reverse sums to the negative: it misses the difference by twice its size.
     assert torch.allclose(measured["completeness-error"][2], 2 * truth.sum(dim=1).abs())
 
 

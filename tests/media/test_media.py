@@ -1,4 +1,4 @@
-"""Images and sounds from files are explained as plain calls of the methods explain what a model takes."""
+"""Explanations of images and sounds from files equal plain calls of the methods."""
 
 import base64
 import io
@@ -120,7 +120,7 @@ def test_a_file_is_explained_through_its_processor(request, kind, target):
         else:
             sums = scores.reshape(50, 32).sum(1)
         assert found.scores[name][: len(sums)] == pytest.approx(sums.tolist(), abs=1e-9)
-    # GlobEnc's shares sum to 1, those of [CLS] among them, which no pixel feeds.
+    # GlobEnc's shares sum to 1, including the share of [CLS], which no pixel feeds.
     assert sum(found.scores["globenc"]) == pytest.approx(1)
     if kind == "image":
         assert found.tokens[6:8] + found.tokens[16:] == [
@@ -323,7 +323,7 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         assert [re.split(" {2,}", line)[1] for line in strongest] == [name for name, _ in found.top(10)]
         assert Image.open(drawn).size > (200, 200)
         assert Explanations.load(saved) == Explanations([found])
-        # What was saved is shown again, and without its model, as texts are.
+        # Saved explanations are shown again without their model, as for texts.
         assert run("show", saved) == (out, "")
         again = tmp_path / "again.html"
         run("show", saved, "--html", again)

@@ -1,4 +1,4 @@
-"""The drop without the top k features, and the linear datamodeling score, by hand and by definition."""
+"""The drop without the top k features and the linear datamodeling score, compared with their definitions."""
 
 import math
 

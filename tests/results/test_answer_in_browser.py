@@ -157,7 +157,7 @@ def test_long_prompts_have_a_row_for_each_of_their_strongest_sentences(show, wid
         Explanations([long_prompt(120)]), viewport={"width": width, "height": 844}, color_scheme=scheme
     )
     table = page.locator("table.squares")
-    # The names of the rows are in the order of the text; all 120 add up to the score of the answer.
+    # The names of the rows are in the order of the text; all 120 sum to the score of the answer.
     names = table.locator("th[scope=row]").all_inner_texts()
     assert [name.partition(" ")[0] for name in names] == [f"Fact{number}" for number in range(20, 120)]
     assert all(len(name) <= 70 for name in names)

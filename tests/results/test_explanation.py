@@ -1,4 +1,4 @@
-"""What is done with an explanation: sums are kept, and what does not fit is told."""
+"""Operations on explanations keep sums, and reject inconsistent arguments."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The page, as somebody reads it who hovers, taps, types and clicks in a browser."""
+"""The page of explanations in a browser: hover, touch, keyboard, search."""
 
 import csv
 import io
@@ -452,7 +452,7 @@ def test_a_copy_is_shaded_text_and_a_table(show):
 
 @pytest.fixture(scope="module")
 def document():
-    """A text of 10,000 words: the 5,000th speaks against, the 9,000th for, all others hardly."""
+    """A text of 10,000 words: the 5,000th opposes, the 9,000th supports, all others hardly contribute."""
     words = [f"word{place}" for place in range(10_000)]
     scores = [0.001 * (1 + place % 7) for place in range(10_000)]
     scores[5_000], scores[9_000] = -4.0, 2.0

@@ -1,4 +1,4 @@
-"""Images and sounds on the page, as somebody sees, points at, walks through and saves them."""
+"""Images and sounds on the page, in a browser: display, pointer, keyboard, export."""
 
 import base64
 import io

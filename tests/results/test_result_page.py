@@ -1,4 +1,4 @@
-"""The page and the notebook's view of explanations: the texts as they were written, and all that is known."""
+"""The page and the notebook view of explanations: original texts and all data."""
 
 import base64
 import json

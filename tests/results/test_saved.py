@@ -1,4 +1,4 @@
-"""Explanations that are saved come back as they were; what is no file of them is refused by its line."""
+"""Saved explanations load unchanged; invalid lines are rejected by number."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What is shaded is the text as it was written, whatever the tokenizer makes of it."""
+"""The shaded text is the original text, for all tokenizers."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ TEXTS = {
 
 
 def record(tokenizer, text, pair=None, **options):
-    """What an explanation knows of a text, without a model."""
+    """The record of a text, without a model."""
     pairs = None if pair is None else [pair]
     batch = tokenizer([text], pairs, **options)
     (words,) = find_words(batch, tokenizer, [text], pairs)

@@ -1,4 +1,4 @@
-"""What a terminal shows of an explanation: shades, captions, numbers in their units."""
+"""The terminal view of an explanation: shades, captions, numbers in their units."""
 
 import io
 import re
@@ -50,7 +50,7 @@ def shown(found, *, terminal_=None, **options):
 
 
 def numbers(found, **options):
-    """The lines of what is shown, cut at spaces, without bars."""
+    """The shown lines, split at spaces, without bars."""
     return [line.translate(BARS).split() for line in shown(found, **options).splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""What a model looks up can be replaced while it reads the ids: the same as if it had read others."""
+"""Word embeddings can be replaced while the model reads the ids, as if it had read other words."""
 
 import pytest
 import torch

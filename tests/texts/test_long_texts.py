@@ -1,4 +1,4 @@
-"""Texts longer than the model takes, explained in windows that are laid together over the text."""
+"""Texts longer than the model's limit are explained in windows, whose scores are merged."""
 
 from itertools import pairwise
 

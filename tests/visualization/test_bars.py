@@ -1,4 +1,4 @@
-"""Bars stand for words as they are given, a panel a class."""
+"""`plot_words` draws the given words as bars, with one panel per class."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Peers' methods, each held to its definition written out in plain torch and numpy, on BERT and beyond."""
+"""Peers' methods, compared with their definitions in plain torch and numpy, on BERT and others."""
 
 import math
 
@@ -151,7 +151,7 @@ def test_gim_is_its_definition(one, temperature):
 
 @pytest.mark.parametrize("label", ["bert", "roberta-prelayernorm", "modernbert", "vit", "dinov2"])
 def test_balanced_gradients_are_complete(label):
-    """Mehri et al. 2025, definition 1 and corollary 3: inputs and all biases add up to the output."""
+    """Mehri et al. 2025, definition 1 and corollary 3: inputs and all biases sum to the output."""
     family = OF[label]
     model = family.make(kind=family.classifier)
     batch = family.batch("right")

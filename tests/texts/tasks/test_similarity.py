@@ -1,4 +1,4 @@
-"""Objects of sentence-transformers are explained as they are: the numbers are those of their own calls."""
+"""Objects of sentence-transformers are explained directly, compared with plain calls."""
 
 import pytest
 import torch
@@ -279,7 +279,7 @@ def test_a_query_and_a_document_are_encoded_as_for_retrieval(tmp_path, make, sim
             places = [place for place, span in enumerate(it.offsets) if span and span.segment == side]
             summed = sum(it.scores[SIGNED][place] for place in places)
             assert summed == pytest.approx(it.value - base, abs=2e-5)
-        # The prompt is special: it scores nothing, and words are those of the texts alone.
+        # The prompt is special: its scores are 0, and only the texts have words.
         words = [word for word in it.groups if not word.special]
         assert [word.text for word in words] == [*QUERIES[index].split(), *DOCUMENTS[index].split()]
         for word in words:

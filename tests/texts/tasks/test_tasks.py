@@ -1,4 +1,4 @@
-"""Each task explains what the library's own objects predict, compared with plain calls of the model."""
+"""Each task explains the predictions of the library's own objects, compared with plain calls."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def filler(of):
 
 
 def compared(model, tokenizer, explanation, value):
-    """What a value of the model's output differs by from that of the text all masked, by plain calls."""
+    """Return an output of the model minus its value for the fully masked text, by plain calls."""
     batch = tokenizer(explanation.text, explanation.pair, return_tensors="pt")
     ids = batch.pop("input_ids")
     special = torch.tensor(
@@ -236,7 +236,7 @@ def test_contributions_to_an_entity_sum_to_its_mean_logit(tagger, tmp_path, targ
                 labels = [LABELS.index(group)] if group in LABELS else [
                     label for label, name in enumerate(LABELS) if name.endswith(f"-{group.upper()}")
                 ]  # fmt: skip
-                # Which label of the group is that of the text as it is, not of its baseline.
+                # The label of the group is selected on the text, not on its baseline.
                 return logits[range(len(tokens)), [labels[int(row[labels].argmax())] for row in real]]
 
             value = best(it.target).mean()
