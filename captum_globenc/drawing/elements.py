@@ -239,11 +239,11 @@ def legend(lines: Iterable[Line], *, pictures: bool = False) -> str:
     """Return the legend of the shades; in `pictures`, negative contributions are hatched."""
     signed = {is_signed(line.scores, line.unit) for line in lines}
     look = "underlined or lined" if pictures else "underlined"
-    scales = [
-        *(['0 <span class="scale shares"></span> largest share'] if False in signed else []),
-        *([f'opposes ({look}) <span class="scale signed"></span> supports'] if True in signed else []),
-    ]
-    shown = "".join(f'<span class="key">{scale}.</span> ' for scale in scales)
+    scales = {
+        False: 'Shares: 0 <span class="scale shares"></span> largest share',
+        True: f'Contributions: opposes ({look}) <span class="scale signed"></span> supports',
+    }
+    shown = "".join(f'<span class="key">{scale}.</span> ' for it, scale in scales.items() if it in signed)
     return f"{shown}Shades are relative to the strongest token of each line; hover for the number."
 
 

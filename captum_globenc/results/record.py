@@ -223,7 +223,7 @@ class Record:
 
     @property
     def captions(self) -> dict[str, str]:
-        """By method, a description of its scores, such as ``tokens that support or oppose POSITIVE``."""
+        """By method, a description of its scores, such as ``supports or opposes POSITIVE``."""
         higher = "a higher value of " if self.probability is None and self.answer is None else ""
         less = "" if self.less is None else f"; {self.less}"
         captions = {
@@ -234,7 +234,7 @@ class Record:
         made = {}
         for name in self.scores:
             subject, _ = self.outputs.get(name, (self.subject, 0.0))
-            signed = f"{self.elements[1]} that support or oppose {higher}{subject.strip()}"
+            signed = f"supports or opposes {higher}{subject.strip()}"
             made[name] = captions.get(self.kinds[name], signed) + less
         return made
 

@@ -233,11 +233,11 @@ def _ranking(record: Record) -> list[str]:
 
 
 def _caption(text: str, signed: bool, *, plain: bool) -> Text:
-    """Return a caption of the scores, with the words "support", "oppose" and "share" in their colors."""
+    """Return a caption of the scores, with the words "supports", "opposes" and "share" in their colors."""
     if signed and not plain:
-        text = text.replace("oppose", "oppose (underlined)", 1)
+        text = text.replace("opposes", "opposes (underlined)", 1)
     caption = Text(printable(text), style="dim")
-    for word, strength in {"support": 1.0, "oppose": -1.0}.items() if signed else [("share", 1.0)]:
+    for word, strength in {"supports": 1.0, "opposes": -1.0}.items() if signed else [("share", 1.0)]:
         found = re.compile(rf"\b{word}\b").search(caption.plain, caption.plain.index("\N{MIDDLE DOT}"))
         if found:
             caption.stylize(f"not dim {_shade(strength, signed)}", *found.span())

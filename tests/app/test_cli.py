@@ -100,7 +100,7 @@ def test_globenc_and_exact_differences_are_shown_side_by_side(run, folder):
     assert lines[1:5] == [
         "globenc · share of each token in the representation of [CLS]",
         "[CLS] good film [SEP]",
-        f"transformer-deep-lift · tokens that support or oppose {prediction}",
+        f"transformer-deep-lift · supports or opposes {prediction}",
         "[CLS] good film [SEP]",
     ]
     said = rf"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of {prediction}"
@@ -222,7 +222,7 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert page.count("<article ") == 2
     for method in ("globenc", "transformer-deep-lift"):
         assert page.count(f"<h3>{method}</h3>") == 2
-    sums = r"tokens that support or oppose (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
+    sums = r"supports or opposes (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
     assert len(re.findall(f'<p class="note">{sums}</p>', page)) == 2
     assert page.count("share of each token in the representation of [CLS]") == 2
     assert "largest share" in page

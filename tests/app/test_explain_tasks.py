@@ -54,7 +54,7 @@ def test_a_model_is_loaded_for_the_task_in_its_config(run, model_for, kind, text
 def test_all_classes_are_shown_side_by_side(run, folder):
     out, _ = run("explain", "good film", "--model", folder, "--target", "all", "--layers")
     for name in ("NEGATIVE", "POSITIVE"):
-        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} tokens that support or oppose {name}" in out
+        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} supports or opposes {name}" in out
         assert f"logit of {name}" in out
 
 

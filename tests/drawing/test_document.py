@@ -17,7 +17,7 @@ BREAKING = HOSTILE + "<!--\u2028</SCRIPT >\"'&"
 
 def section(**options):
     parts = [Part("[CLS]", 1.0, special=True), Part("not", -0.5), Part("  "), Part("bad", 2.0)]
-    lines = [Line("deep", "logit", [parts], "tokens that support or oppose")]
+    lines = [Line("deep", "logit", [parts], "supports or opposes")]
     usual = {"heading": "POSITIVE (98.1%)", "label": "POSITIVE", "text": "not  bad", "lines": lines}
     return Section(**{**usual, **options})
 

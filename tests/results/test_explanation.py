@@ -260,7 +260,7 @@ def test_one_of_several_classes_is_shown_alone(capsys):
     alone = both.by(name)
     assert (dict(alone.scores), dict(alone.outputs)) == ({name: [-1.0] * 10}, {name: ("NEGATIVE", -1.0)})
     alone.show(top=1)
-    assert "tokens that support or oppose NEGATIVE" in capsys.readouterr().out
+    assert "supports or opposes NEGATIVE" in capsys.readouterr().out
 
 
 def test_the_repr_is_short():
@@ -362,7 +362,7 @@ def test_the_difference_of_two_models_names_both():
     assert made.probabilities == {}
     assert "model one minus two" in repr(made)
     assert "one minus two (Bert minus Roberta)" in made.to_html()
-    assert made.captions[SIGNED] == "tokens that support or oppose POSITIVE; one minus two"
+    assert made.captions[SIGNED] == "supports or opposes POSITIVE; one minus two"
     nameless = explanation(model={}) - explanation(model={}, settings={"baseline": "pad"})
     assert nameless.headline == "POSITIVE: this minus another explanation"
     baselines = [explanation(settings={"mixing": "N-Enc", "baseline": it}) for it in ("mask", "zero")]
@@ -492,7 +492,7 @@ def test_without_scores_nothing_can_be_chosen():
 def test_a_headline_has_single_spaces_where_answers_start_with_one():
     it = explanation(target=" big", against=" small")
     assert it.headline.endswith("explained: big rather than small")
-    assert it.captions[SIGNED] == "tokens that support or oppose big rather than small"
+    assert it.captions[SIGNED] == "supports or opposes big rather than small"
     assert "  " not in it.notes[SIGNED]
     difference = explanation(target=" big") - explanation(target=" small")
     assert difference.headline == "big minus small"

@@ -83,7 +83,7 @@ def test_every_method_has_a_caption_and_the_sum_of_its_scores():
         "POSITIVE (98.1%)",
         "globenc · share of each token in the representation of [CLS]",
         "[CLS] not bad",
-        "transformer-deep-lift · tokens that support or oppose POSITIVE",
+        "transformer-deep-lift · supports or opposes POSITIVE",
         "[CLS] not bad",
         "0.80 baseline + 4.10 tokens = 4.90 logit of POSITIVE",
     ]
@@ -99,10 +99,10 @@ def test_each_column_has_one_unit():
 
 def test_opposing_words_are_marked_without_colors():
     styled = shown(explanation(), terminal_={"force_terminal": True, "no_color": True})
-    assert "transformer-deep-lift · tokens that support or oppose (underlined) POSITIVE" in re.sub(
+    assert "transformer-deep-lift · supports or opposes (underlined) POSITIVE" in re.sub(
         r"\x1b\[.*?m", "", styled
     )
-    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["against", "bad"]
+    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["opposes", "bad"]
 
 
 def test_layers_of_signed_scores_are_logits_and_start_at_layer_0():
@@ -233,7 +233,7 @@ def test_an_image_is_shaded_by_square_and_lists_the_strongest():
     found = squares(4, 2, scores=scores)
     lines = numbers(found, top=2)
     assert lines[0] == ["cat.png:", "POSITIVE", "(98.1%)"]
-    assert lines[1] == ["globenc", "·", "share", "of", "each", "square", "in", "what", "the", "head", "reads"]
+    assert " ".join(lines[1]) == "globenc · share of each square in the representation that the head reads"
     assert ["square", "globenc,", "%", f"{SIGNED},", "logit"] in lines
     assert [line for line in lines if line[:1] == ["row"] or "other" in line] == [
         ["row", "1,", "column", "3", "12.5", "-2.000"],

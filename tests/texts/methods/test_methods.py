@@ -155,7 +155,7 @@ def test_headline_and_captions_name_the_explained_output(classifier):
     assert plain.headline == f"{plain.prediction} ({plain.probability:.1%})"
     assert plain.captions == {
         "globenc": "share of each token in the representation of [CLS]",
-        "transformer-deep-lift": f"tokens that support or oppose {plain.prediction}",
+        "transformer-deep-lift": f"supports or opposes {plain.prediction}",
     }
     assert plain.units == {"globenc": "%", "transformer-deep-lift": "logit"}
     (chosen,) = explain(TEXTS[:1], *classifier, target=other.lower(), position="mean")
@@ -165,7 +165,7 @@ def test_headline_and_captions_name_the_explained_output(classifier):
     assert held.headline == f"{plain.headline}, explained: {plain.prediction} rather than {other}"
     assert held.captions == {
         "globenc": "share of each token in the representation of bad",
-        "transformer-deep-lift": f"tokens that support or oppose {plain.prediction} rather than {other}",
+        "transformer-deep-lift": f"supports or opposes {plain.prediction} rather than {other}",
     }
     (shares,) = explain(TEXTS[:1], *classifier, target=other, methods=["globenc"])
     assert shares.headline == plain.headline
@@ -258,7 +258,7 @@ def test_a_regression_has_no_contrast_class(tmp_path, config):
         assert explanation.probabilities == {}
         assert explanation.sums["transformer-deep-lift"].endswith(f" tokens = {explanation.value:.2f} value")
         assert explanation.captions["transformer-deep-lift"] == (
-            f"tokens that support or oppose a higher value of {explanation.prediction}"
+            f"supports or opposes a higher value of {explanation.prediction}"
         )
         assert explanation.units["transformer-deep-lift"] == "value"
 

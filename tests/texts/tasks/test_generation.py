@@ -491,7 +491,7 @@ def test_sums_and_captions_name_the_prompt_and_the_answer():
         "log-probability of the answer"
     )
     assert explanation.headline == f"'{ANSWER}' (log-probability {whole:.2f})"
-    assert explanation.captions[METHOD] == f"tokens that support or oppose {ANSWER}"
+    assert explanation.captions[METHOD] == f"supports or opposes {ANSWER}"
     assert explanation.units[METHOD] == "nats"
 
 
