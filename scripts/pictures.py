@@ -87,7 +87,9 @@ def draw_similarity(matrix: Any, path: Path) -> None:
     """Draw the contribution of each pair of tokens to the similarity of two sentences."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     ax = plot_pairs(matrix.scores, matrix.tokens, matrix.others, ax=figure.subplots())
-    ax.set_title(f"cosine {matrix.similarity:.3f}: contribution of each pair of tokens", loc="left", fontsize=9)
+    ax.set_title(
+        f"cosine {matrix.similarity:.3f}: contribution of each pair of tokens", loc="left", fontsize=9
+    )
     figure.savefig(path, dpi=110)
 
 

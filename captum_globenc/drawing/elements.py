@@ -240,8 +240,8 @@ def legend(lines: Iterable[Line], *, pictures: bool = False) -> str:
     signed = {is_signed(line.scores, line.unit) for line in lines}
     look = "underlined or lined" if pictures else "underlined"
     scales = {
-        False: 'Shares: 0 <span class="scale shares"></span> largest share',
-        True: f'Contributions: opposes ({look}) <span class="scale signed"></span> supports',
+        False: '0 <span class="scale shares"></span> largest share',
+        True: f'Opposes ({look}) <span class="scale signed"></span> supports',
     }
     shown = "".join(f'<span class="key">{scale}.</span> ' for it, scale in scales.items() if it in signed)
     return f"{shown}Shades are relative to the strongest token of each line; hover for the number."

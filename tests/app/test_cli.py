@@ -226,7 +226,7 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert len(re.findall(f'<p class="note">{sums}</p>', page)) == 2
     assert page.count("share of each token in the representation of [CLS]") == 2
     assert "largest share" in page
-    assert "opposes (underlined)" in page
+    assert "Opposes (underlined)" in page
 
 
 def test_with_a_page_the_terminal_shows_one_line_per_text(run, folder, tmp_path):

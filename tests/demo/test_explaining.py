@@ -63,7 +63,7 @@ def test_the_form_selects_the_shown_parts(classifier, words, special):
     heads = re.findall(r'scope="col">([^<]*)<', layers)
     assert heads == ["% after layer", "1", "2", "logit after layer", "0", "1", "2"]
     assert "largest share" in tokens
-    assert "opposes (underlined)" in tokens
+    assert "Opposes (underlined)" in tokens
 
 
 def test_only_the_chosen_methods_are_shown(ask):

@@ -130,7 +130,7 @@ def test_parts_of_a_picture_lie_on_it_and_others_beside_it():
     assert re.search(
         r'>b</span></div><p class="tokens" dir="auto"><span class="for special"[^>]*>rest</span></p>', made
     )
-    assert "opposes (underlined or lined)" in page.text
+    assert "Opposes (underlined or lined)" in page.text
 
 
 def test_every_text_has_its_line_of_data():

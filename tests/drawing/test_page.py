@@ -58,7 +58,7 @@ def test_the_legend_describes_shares_or_signed_scores(score, unit, signed):
     units = {} if unit is None else {"method": unit}
     page = Page(html_page([["a"]], {"method": [[score]]}, units=units))
     legend = page.text.partition("Shades are relative")[0]
-    assert ("opposes (underlined)  supports" in legend) is signed
+    assert ("Opposes (underlined)  supports" in legend) is signed
     assert ("largest share" in legend) is not signed
     assert "negative" not in page.text
 
