@@ -188,7 +188,7 @@ def test_a_click_shows_the_origin_of_a_word(show):
     piece(page, "Good").click()
     assert "characters 0 to 4 of the second text" in panel.inner_text()
     piece(page, "[CLS]").click()
-    assert "the tokenizer put it there" in panel.inner_text()
+    assert "the tokenizer added it" in panel.inner_text()
     assert page.locator(".opened").all_inner_texts() == ["[CLS]", "[CLS]"]
 
 
