@@ -96,7 +96,7 @@ def middle(values: Tensor) -> str:
 def table(rows: Measured) -> Iterator[str]:
     """Yield the lines of a table: means with differences to the mean embedding, and the median condition."""
     measure, _ = next(iter(rows.values()))
-    yield f"| baseline | {measure} | less mean | median condition number |"
+    yield f"| baseline | {measure} | minus mean | median condition number |"
     yield "| --- | ---: | ---: | ---: |"
     for name, values in rows.items():
         less = "" if name == "mean" else written(values[measure] - rows["mean"][measure], "+")

@@ -47,7 +47,7 @@ def table(
     """
     names, more = list(next(iter(rows.values()))), more or {}
     compared = names if compared is None else compared
-    heads = [head for name in names for head in (name, f"less {REFERENCE}")[: 1 + (name in compared)]]
+    heads = [head for name in names for head in (name, f"minus {REFERENCE}")[: 1 + (name in compared)]]
     yield "| method | " + " | ".join([*heads, *more]) + " |"
     yield "| --- |" + " ---: |" * (len(heads) + len(more))
     for method, values in rows.items():

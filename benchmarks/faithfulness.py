@@ -42,7 +42,7 @@ def text_rows(loaded: Loaded, examples: list[Example]) -> Measured:
     return {
         method: {
             "comprehensiveness": values["comprehensiveness"],
-            "most less least": values["aopc-most"] - values["aopc-least"],
+            "most minus least": values["aopc-most"] - values["aopc-least"],
         }
         for method, values in found.items()
     }
@@ -59,7 +59,7 @@ def main() -> None:
             model, images = digits_vit()
             found = image_rows(model, images[: options.limit], METHODS)
             rows = {
-                method: {"comprehensiveness": it["most"], "most less least": it["most"] - it["least"]}
+                method: {"comprehensiveness": it["most"], "most minus least": it["most"] - it["least"]}
                 for method, it in found.items()
             }
             rows = {method: rows[method] for method in METHODS}

@@ -64,7 +64,7 @@ def measured(subject: Subject, methods: list[str], limit: int) -> dict[str, dict
 
 def table(rows: dict[str, dict[str, Tensor]]) -> Iterator[str]:
     """Yield the table, with differences to the reference text by text."""
-    yield f"| method | {PLAIN} | less {REFERENCE} | {SCALED} | less {REFERENCE} |"
+    yield f"| method | {PLAIN} | minus {REFERENCE} | {SCALED} | minus {REFERENCE} |"
     yield "| --- |" + " ---: |" * 4
     for method, of_method in rows.items():
         cells = []

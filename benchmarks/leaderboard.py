@@ -91,7 +91,7 @@ def removal(load: Callable[..., Loaded], folder: Path, options: Options) -> dict
     found = evaluate(*loaded, examples, methods=options.chosen(), metrics=names, out=folder / "rows")
     rows = {
         method: {
-            "most less least": it["aopc-most"] - it["aopc-least"],
+            "most minus least": it["aopc-most"] - it["aopc-least"],
             "most": it["aopc-most"],
             "least": it["aopc-least"],
             "completeness error": it["completeness-error"],
@@ -105,7 +105,7 @@ def removal(load: Callable[..., Loaded], folder: Path, options: Options) -> dict
             *loaded, examples, methods=methods, metrics=removed, out=folder / f"rows-{seed}", seed=seed
         )
         return {
-            method: {"most less least": it["aopc-most"] - it["aopc-least"]}
+            method: {"most minus least": it["aopc-most"] - it["aopc-least"]}
             for method, it in measured(other).items()
         }
 
@@ -113,7 +113,7 @@ def removal(load: Callable[..., Loaded], folder: Path, options: Options) -> dict
         "texts": len(examples),
         "rows": listed(rows),
         "cost": costs(loaded, examples, found),
-        "seeds": over_seeds(rows, "most less least", again, options),
+        "seeds": over_seeds(rows, "most minus least", again, options),
     }
 
 
@@ -156,7 +156,7 @@ def digits(folder: Path, options: Options) -> dict[str, Any]:
 
     def of_seed(methods: Sequence[str], seed: int) -> Measured:
         return {
-            method: {"most less least": it["most"] - it["least"], **it}
+            method: {"most minus least": it["most"] - it["least"], **it}
             for method, it in image_rows(model, images, methods, seed).items()
         }
 
@@ -164,7 +164,7 @@ def digits(folder: Path, options: Options) -> dict[str, Any]:
     return {
         "texts": len(images),
         "rows": listed(rows),
-        "seeds": over_seeds(rows, "most less least", of_seed, options),
+        "seeds": over_seeds(rows, "most minus least", of_seed, options),
     }
 
 

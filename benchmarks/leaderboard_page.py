@@ -1,4 +1,4 @@
-"""The page of the leaderboard: what lost where first, then tables and a figure. Nothing is measured here."""
+"""The page of the leaderboard: where our methods are worse, tables, and a figure; without measuring."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ from captum_globenc.texts.provenance import versions
 EXACT = "transformer-deep-lift"
 OURS = ("globenc", EXACT, f"{EXACT}/restore-2", f"{EXACT}/restore-4")
 REMOVAL = {
-    "embedded": "The embedded classifier: MiniLM, six layers, fine-tuned on sentences as they are, these "
-    "among them. Masked tokens are news to its head.",
-    "masked": "The same encoder, fine-tuned on the other sentences with up to half of their tokens masked: "
-    "texts with masked tokens are known to it.",
+    "embedded": "The embedded classifier: MiniLM, six layers, fine-tuned on unmasked sentences, including "
+    "these. Its head was not trained on masked tokens.",
+    "masked": "The same encoder, fine-tuned on the other sentences with up to half of their tokens masked, "
+    "so that masked texts are part of its training.",
     "pre-ln": "A pre-LN encoder of four layers, trained from scratch in the same way.",
-    "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. Removed are "
-    "10 to 50 % of the patches. Left out are methods that `evaluate` alone knows. Two rows need care: "
-    "`attn-lrp` is the rule of its paper, whereas LXT, the authors' package, ships CP-LRP with a tuned gamma "
-    "rule for ViTs; and the published results of LibraGrad are for pretrained ViTs.",
+    "vit": "A ViT of four layers on scikit-learn's digits, trained with random patches blanked. The "
+    "measures remove 10 to 50 % of the patches. Methods that only `evaluate` has are omitted. Read two rows "
+    "with care: `attn-lrp` is the rule of its paper, whereas LXT, the authors' package, ships CP-LRP with a "
+    "tuned gamma rule for ViTs; and the published results of LibraGrad are for pretrained ViTs.",
 }
 SHORTCUTS = {
     "token": "A rare word, a BERT of four layers trained from scratch.",
-    "context": "A rare word that counts only where another stands, too; the same BERT.",
+    "context": "A rare word that matters only together with another rare word; the same BERT.",
     "context-2": "The same with another seed of the training.",
     "pair": "The order of two rare words; the same BERT.",
     "pair-2": "The same with another seed of the training.",
@@ -41,23 +41,23 @@ COMPLETE = (
     "deep-lift",
     *SAMPLED,
 )
-"""Methods that claim to add up to the difference from the text all masked."""
+"""Methods whose scores should sum to the difference from the fully masked text."""
 
 IN_LOGITS = (*COMPLETE, "first-last", "feature-ablation", "occlusion", "gradient-shap", "input-x-gradient")
-"""Methods whose scores are parts of a logit, so that they can be compared with Shapley values."""
+"""Methods with scores in logits, which can be compared with Shapley values."""
 
-MAIN = {**dict.fromkeys(REMOVAL, "most less least"), **dict.fromkeys(SHORTCUTS, "marked-precision/size")}
-"""What methods are ordered by, on each model."""
+MAIN = {**dict.fromkeys(REMOVAL, "most minus least"), **dict.fromkeys(SHORTCUTS, "marked-precision/size")}
+"""The measure that orders the methods, for each model."""
 
 FIGURE = "leaderboard.png"
 QUESTIONS = """\
-Two questions are asked. **Removal**: what does the prediction lose without the tokens that have the highest
-scores, less what it loses without those that have the lowest? That is about one prediction, and about what
-the model makes of texts with holes; it favours methods that compare with the mask, as most here do. **Planted
-words**: are the highest scores at the words that decide? That is about what the model looks at, and asks it
-about no text with holes. Where the order of two words decides, neither says anything by itself, and without
-one of them the text is of a kind that the model never saw. So a method can lead in one table and trail in
-the other: the question at hand says which one to read.
+The page asks two questions. **Removal**: how much does the prediction decrease without the tokens of the
+highest scores, compared with removing the tokens of the lowest scores? The answer depends on the model's
+output for incomplete texts, and favors methods whose baseline is the mask, as most methods here.
+**Planted words**: do the words that determine the label have the highest scores? This question needs no
+incomplete texts. If the order of two words determines the label, neither word alone does, and a text without
+one of them is unlike the training texts. A method can therefore be first in one table and last in the other:
+read the table that fits your question.
 """
 
 
@@ -66,13 +66,13 @@ class Outcome:
     """What was measured on a model.
 
     Args:
-        texts: how many, or images.
-        rows: values text by text.
-        seconds: what it took, training included.
+        texts: number of texts or images.
+        rows: values per text.
+        seconds: time of the part, training included.
         cost: forward passes of each method.
-        reliance: what shows that a model relies on planted words.
-        checks: sanity checks, values text by text.
-        seeds: means of the main measure with each seed, of methods that split features at random.
+        reliance: evidence that the model relies on planted words.
+        checks: sanity checks, values per text.
+        seeds: means of the main measure for each seed, for methods that split features at random.
     """
 
     texts: int
@@ -85,14 +85,14 @@ class Outcome:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Outcome":
-        """Make it of what was kept."""
+        """Create an outcome from saved values."""
         return cls(
             **{name: tensors(value) if name in ("rows", "checks") else value for name, value in found.items()}
         )
 
 
 def tensors(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> Measured:
-    """Return values as tensors again."""
+    """Convert lists of values to tensors."""
     return {
         method: {name: torch.tensor(values, dtype=torch.double) for name, values in it.items()}
         for method, it in rows.items()
@@ -103,10 +103,10 @@ def write(path: Path, outcomes: Mapping[str, Outcome], commit: str, limit: int) 
     """Write the page, and the figure next to it.
 
     Args:
-        path: the page's.
-        outcomes: of all parts, by name.
-        commit: of the code.
-        limit: texts a model.
+        path: the file of the page.
+        outcomes: the outcomes of all parts, by name.
+        commit: the commit of the code.
+        limit: number of texts per model.
     """
     draw(outcomes, path.with_name(FIGURE))
     replace(path, "\n".join(lines(outcomes, commit, limit)) + "\n")
@@ -123,21 +123,21 @@ def lines(outcomes: Mapping[str, Outcome], commit: str, limit: int) -> Iterator[
         "with seed 0, in "
         f"{minutes:.0f} minutes of one core, the training of the models included; "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + ". Means with standard errors; differences are taken text by text. Of the kinds of GlobEnc those "
-        "are here that `evaluate` compares by default. rxnmapper's ALBERT, which has no head for classes, "
-        "is not here.\n"
+        + ". Means with standard errors; differences are paired by text. The kinds of GlobEnc are the ones "
+        "that `evaluate` compares by default. rxnmapper's ALBERT is omitted, because it has no "
+        "classification head.\n"
     )
-    yield f"![Faithfulness against cost, a point a method]({FIGURE})\n"
+    yield f"![Faithfulness against cost, one point per method]({FIGURE})\n"
     yield "## When tokens are removed\n"
     yield (
-        "What the predicted class's probability loses as one to five tokens are masked, one after the other "
-        "(AOPC): most important first, least important first, and the difference of both. Completeness "
-        "error: how far the scores are from adding up to the logit less that of the text all masked, in "
-        "logits, for methods that claim it. Distance to Shapley: the relative error to the exact Shapley "
-        "values of the logit, for texts of at most 12 tokens and methods whose scores are in logits. Cost: "
-        "in forward passes, timed in the same process, the checks of a method's first call included; "
-        "[the cost of one call](cost.md) is measured on a quiet machine. Seeds: the mean of the first "
-        "column with seeds 0, 1 and 2 of the random parts.\n"
+        "The decrease of the predicted class's probability as one to five tokens are masked, one after the "
+        "other (AOPC): most important first, least important first, and the difference of both. Completeness "
+        "error: the absolute difference between the sum of the scores and the change of the logit from the "
+        "fully masked text, for methods with the completeness property. Distance to Shapley: the relative "
+        "error to the exact Shapley values of the logit, for texts of at most 12 tokens and methods whose "
+        "scores are in logits. Cost: in forward passes, timed in the same process, including the checks of "
+        "a method's first call; [the cost of one call](cost.md) is measured on a quiet machine. Seeds: the "
+        "mean of the first column with seeds 0, 1 and 2 of the random parts.\n"
     )
     for name, what in REMOVAL.items():
         if name not in outcomes:
@@ -147,11 +147,11 @@ def lines(outcomes: Mapping[str, Outcome], commit: str, limit: int) -> Iterator[
         yield ""
     yield "## Planted words\n"
     yield (
-        "`marked-precision` is the share of the highest scores, as many as there are words that decide, "
-        "that are at these; `marked-rank` the rank of the first of them; `decoy-named` the share of texts "
-        "in which the decoy, a planted word without effect, is among the highest. By score, and by size "
-        "(absolute value): which words were used is told by size. Seeds: the mean of the second column with "
-        "seeds 0, 1 and 2 of the random parts.\n"
+        "k planted words determine the label. `marked-precision` is the share of the k highest scores that "
+        "belong to these words, `marked-rank` the rank of the first of them, and `decoy-named` the share of "
+        "texts in which the decoy, a planted word without effect, is among the k highest scores. Columns "
+        "with `/size` rank by absolute value, which shows the words that the model used. Seeds: the mean of "
+        "the second column with seeds 0, 1 and 2 of the random parts.\n"
     )
     for name, what in SHORTCUTS.items():
         if name not in outcomes:
@@ -166,9 +166,9 @@ def lines(outcomes: Mapping[str, Outcome], commit: str, limit: int) -> Iterator[
 
 def removal_table(outcome: Outcome) -> Iterator[str]:
     """Yield the table of a model, the best method first."""
-    rows = ordered(outcome.rows, "most less least")
+    rows = ordered(outcome.rows, "most minus least")
     shown = {
-        method: {name: it for name, it in values.items() if name in ("most less least", "most", "least")}
+        method: {name: it for name, it in values.items() if name in ("most minus least", "most", "least")}
         for method, values in rows.items()
     }
     more = {}
@@ -182,7 +182,7 @@ def removal_table(outcome: Outcome) -> Iterator[str]:
             method: written(rows[method]["distance to Shapley"]) for method in IN_LOGITS if method in rows
         }
         more["cost"] = {method: f"{cost:.1f}" for method, cost in outcome.cost.items()}
-    yield from table(shown, ["most less least"], {**more, **seeds_column(outcome)})
+    yield from table(shown, ["most minus least"], {**more, **seeds_column(outcome)})
 
 
 def seeds_column(outcome: Outcome) -> Mapping[str, Mapping[str, str]]:
@@ -195,20 +195,20 @@ def seeds_column(outcome: Outcome) -> Mapping[str, Mapping[str, str]]:
 
 def sanity_lines(outcome: Outcome) -> Iterator[str]:
     """Yield the sanity checks."""
-    yield f"## Sanity checks\n\nThe pre-LN encoder of above, {outcome.texts} texts.\n"
+    yield f"## Sanity checks\n\nThe same pre-LN encoder, {outcome.texts} texts.\n"
     yield (
-        "Spearman's correlation of the scores with those after weights were drawn anew, from the top down to "
-        "the part that heads the column (Adebayo et al. 2018). What stays near 1 when all are drawn anew "
-        "says little of the model.\n"
+        "Spearman's correlation of the scores before and after the weights are randomized, from the top down "
+        "to the part that heads the column (Adebayo et al. 2018). A method whose correlation stays near 1 "
+        "when all weights are random explains little of the model.\n"
     )
     yield from table(outcome.rows, [])
     yield ""
     yield (
-        "Largest change of a score, in parts of the largest score, where what is computed stays the same: "
-        "heads in another order, gains of LayerNorms moved into the next matrix, a token added that no "
-        "other sees. 0 is right. Methods that take a layer apart (GlobEnc's kinds, ALTI, DecompX) may "
-        "depend on how it is put together; those that draw at random draw otherwise where there is a token "
-        "more.\n"
+        "Largest change of a score, relative to the largest score, under changes that keep the model's "
+        "function: permuted heads, gains of LayerNorms folded into the next matrix, and an added token that "
+        "no other token attends to. The expected value is 0. Methods that decompose layers (GlobEnc's "
+        "kinds, ALTI, DecompX) may depend on the implementation; methods with random samples draw other "
+        "samples when a token is added.\n"
     )
     yield from table(outcome.checks, [])
 
@@ -219,8 +219,8 @@ def ordered(rows: Measured, by: str) -> Measured:
 
 
 def losses(outcomes: Mapping[str, Outcome]) -> str:
-    """Say where this project's methods lose, and where they do not: by two standard errors, text by text."""
-    parts = ["Where this project's methods lose:\n"]
+    """Return where our methods are worse than the best other method, by two standard errors."""
+    parts = ["Where our methods are worse than another method:\n"]
     measures = {name: measure for name, measure in MAIN.items() if name in outcomes}
     for ours in OURS:
         if not all(ours in outcomes[name].rows for name in measures):
@@ -236,18 +236,18 @@ def losses(outcomes: Mapping[str, Outcome]) -> str:
             else:
                 level.append(f"{name} ({-gap:+.3f} ± {error:.3f} to `{best}`)")
         parts.append(
-            f"- `{ours}` loses to another method on {', '.join(behind) or 'none of the models'}. It is level "
-            f"with the best of the others, or ahead, on {', '.join(level) or 'none of them'}."
+            f"- `{ours}` is worse than another method on {', '.join(behind) or 'none of the models'}. It "
+            f"equals the best of the others, or is better, on {', '.join(level) or 'none of them'}."
         )
     return "\n".join(parts) + (
-        "\n\nTo lose is to be behind the best by more than two standard errors of the differences text by "
-        "text: where tokens are removed, in what the most important take away less what the least important "
-        "do; where words are planted, in the share of them that is named by size."
+        "\n\nWorse means worse than the best method by more than two standard errors of the differences "
+        "paired by text. The measure is `most minus least` when tokens are removed, and "
+        "`marked-precision/size` for planted words."
     )
 
 
 def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
-    """Draw faithfulness against cost, a point a method, its name beside it."""
+    """Draw faithfulness against cost, with one labeled point per method."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -257,7 +257,7 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
     points = {
         method: (
             sum(outcomes[name].cost[method] for name in models) / len(models),
-            sum(mean(outcomes[name].rows[method]["most less least"])[0] for name in models) / len(models),
+            sum(mean(outcomes[name].rows[method]["most minus least"])[0] for name in models) / len(models),
         )
         for method in outcomes[models[0]].rows
     }
@@ -273,9 +273,9 @@ def draw(outcomes: Mapping[str, Outcome], path: Path) -> None:
         axes.text(min(costs), chance, "random", fontsize=7, va="bottom")
     axes.set_xscale("log")
     axes.set_xlabel("cost, forward passes")
-    axes.set_ylabel(f"lost with the most important tokens less with the least,\nmean of {', '.join(models)}")
+    axes.set_ylabel(f"AOPC, most minus least important tokens,\nmean of {', '.join(models)}")
     axes.grid(color="#e0e0e0", linewidth=0.6)
-    # Names stand in a column on the right, so far apart that each can be read.
+    # The names are in a column on the right, spaced so that they do not overlap.
     low, high = axes.get_ylim()
     step, at = (high - low) / 26, high
     right = max(costs) * 3

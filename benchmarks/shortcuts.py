@@ -80,12 +80,12 @@ def naming(
 
 
 def said(found: Mapping[str, float]) -> str:
-    """Say what shows that a model relies on the planted words, or that it does not."""
+    """Describe whether a model relies on the planted words."""
     relies = found["with"] >= 1 - SLACK and found["decoy"] <= SLACK
     return (
-        f"The label that the planted words make is predicted for {found['with']:.1%} of the texts, and for "
-        f"{found['without']:.1%} once they are cut out; without the decoy {found['decoy']:.1%} of the "
-        "predictions change." + ("" if relies else " **That is no reliance that methods could be held to.**")
+        f"The model predicts the label of the planted words for {found['with']:.1%} of the texts, and for "
+        f"{found['without']:.1%} after the words are removed; without the decoy {found['decoy']:.1%} of the "
+        "predictions change." + ("" if relies else " **The model does not rely on them.**")
     )
 
 

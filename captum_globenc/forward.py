@@ -312,7 +312,7 @@ class Contrast(Wrapper):
         """Run the forward function.
 
         Returns:
-            `(B,)`, the output for `one` minus that for `other`.
+            `(B,)`, the output for `one` minus the output for `other`.
         """
         outputs = self.function(*arguments)
         return cast(Tensor, outputs[..., self.one] - outputs[..., self.other])

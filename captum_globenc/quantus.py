@@ -59,7 +59,7 @@ def explain(
         attribution: a Captum attribution class, or a function that creates an attribution from a module that
             reads embeddings `(B, N, D)`.
         method: the name that Quantus uses in reports; ignored.
-        device: the device to compute on; by default that of the model.
+        device: the device to compute on; by default the model's device.
         **options: further arguments of the `attribute` method, such as `n_steps`.
 
     Returns:

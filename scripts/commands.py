@@ -2,9 +2,9 @@
 
     python scripts/commands.py [--log commands.log]
 
-Each runs by bash, as a reader runs it, in a folder with a classifier, texts, an image and a sound. What
-serves a page is ended as soon as it says where. Fails where a command does. The suite runs them as well, in
-its own process (tests/test_commands.py), but for those that take too long there.
+Each command runs in bash, in a folder with a classifier, texts, an image and a sound. A command that serves a
+page is stopped once it prints the address. The exit status is the number of failed commands. The test suite
+also runs the commands, in one process (tests/test_commands.py), except for slow ones.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PAGES = (
     *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "command-line.md"),
 )
 HELP = "captum-globenc --help"
-"""What the examples in the help of the commands are of: docs/command-line.md is made of that."""
+"""The source of the examples in the help texts, from which docs/command-line.md is generated."""
 
 SETS_UP = {
     "python3 -m venv": "makes an environment",
@@ -36,15 +36,15 @@ SETS_UP = {
     "make": "sets everything up by itself; CI does",
     "python scripts/train_default.py": "trains for ten minutes",
 }
-"""What begins a command that is run by nobody here, and why."""
+"""Beginnings of commands that are never run, with the reason."""
 TAKES_LONG = {
     "captum-globenc evaluate --limit 200": "takes minutes",
-    "captum-globenc demo": "serves until it is ended; tests/demo/test_demo.py starts it on a free port",
+    "captum-globenc demo": "serves until it is stopped; tests/demo/test_demo.py starts it on a free port",
     "captum-globenc attribute --data reviews.csv --out runs/four --engine ray": "needs Ray, and starts it",
 }
-"""What begins a command that the suite leaves to this script, and why."""
+"""Beginnings of commands that only this script runs, not the test suite, with the reason."""
 NEEDS = {"--engine ray": "ray", "captum-globenc demo": "gradio"}
-"""What has to be installed for a command that has these words in it."""
+"""The package that a command with these words needs."""
 
 TEXTS = (
     "The plot is thin, but the acting is simply wonderful.",
@@ -52,11 +52,11 @@ TEXTS = (
     "Not bad at all.",
 )
 OFTEN = 20
-"""How often a data set holds the texts, so that their words occur as often as a summary asks."""
+"""How often a data set repeats the texts, so that their words reach the minimum count of a summary."""
 
 
 def shown(page: str) -> Iterator[str]:
-    """Yield the commands in the shell blocks of a page, a line each, without comments."""
+    """Yield the commands in the shell blocks of a page, one per line, without comments."""
     if page == HELP:
         from captum_globenc.app import evaluate, explain
 
@@ -71,12 +71,12 @@ def shown(page: str) -> Iterator[str]:
 
 
 def left_out(command: str, reasons: dict[str, str]) -> str:
-    """Return why a command is left out; "" where it is run."""
+    """Return the reason why a command is omitted; "" if it is run."""
     return next((why for begin, why in reasons.items() if command.startswith(begin)), "")
 
 
 def prepare(folder: Path) -> None:
-    """Put the files that the pages name into a folder: models, texts, labeled texts, data sets."""
+    """Create the files that the pages name in a folder: models, texts, labeled texts, data sets."""
     import pyarrow as pa
     import transformers as hf
     from pyarrow import csv, parquet
@@ -103,7 +103,7 @@ def prepare(folder: Path) -> None:
 
 
 def prepare_media(folder: Path) -> None:
-    """Put an image, a sound, and tiny classifiers of them, under the names of real ones, into a folder."""
+    """Create an image, a sound, and tiny classifiers of them with the names of real ones in a folder."""
     import wave
 
     import transformers as hf
@@ -128,7 +128,7 @@ def prepare_media(folder: Path) -> None:
 
 
 def run(command: str, folder: Path) -> tuple[int, str]:
-    """Run a command by bash, and return its status and what it wrote."""
+    """Run a command in bash, and return its status and output."""
     home = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{home}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     options = {
@@ -149,7 +149,7 @@ def run(command: str, folder: Path) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Run them, and return how many failed."""
+    """Run all commands, and return the number of failures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--log", type=Path, default=Path("commands.log"))
     options = parser.parse_args()
@@ -163,14 +163,14 @@ def main() -> int:
                 why = left_out(command, SETS_UP) or (f"{lacking[0]} is not installed" if lacking else "")
                 written = ""
                 if why:
-                    told = f"left out, {why}: {command}"
+                    line = f"omitted, {why}: {command}"
                 else:
                     start = time.perf_counter()
                     status, written = run(command, Path(name))
                     failed += status != 0
-                    told = f"{time.perf_counter() - start:6.1f} s, status {status}: {command}"
-                print(told, flush=True)
-                print(f"{page}: {told}\n{written}", file=log, flush=True)
+                    line = f"{time.perf_counter() - start:6.1f} s, status {status}: {command}"
+                print(line, flush=True)
+                print(f"{page}: {line}\n{written}", file=log, flush=True)
         print(f"{failed} failed", file=log)
     return failed
 

@@ -40,11 +40,11 @@ OTHERS = (
     "Unfathomably dull.",
 )
 PATIENCE = 120_000
-"""Milliseconds that the browser waits for the demo."""
+"""Maximum waiting time for the demo, in milliseconds."""
 COLOURS = 256
-"""Colours of a picture of a page: it needs no more, and takes half the space."""
+"""Number of colors of a picture of a page, which halves its file size."""
 ROWS, OFTEN = 300, 4
-"""Sentences of the data set whose words are drawn, and how often a word has to occur."""
+"""Number of sentences of the data set, and minimum count of a drawn word."""
 
 
 def draw_terminal(explanation: Explanation, path: Path) -> None:
@@ -57,11 +57,11 @@ def draw_terminal(explanation: Explanation, path: Path) -> None:
 
 
 def draw_layers(explanation: Explanation, path: Path) -> None:
-    """Draw the heat maps over the layers, and the comparison of methods under them."""
+    """Draw the heat maps over the layers, and a comparison of the methods."""
     figure = Figure(figsize=(7, 8.4), layout="constrained")
     above, middle, below = figure.subplots(3)
     plot_layers(explanation.layers["globenc"], explanation.tokens, ax=above)
-    above.set_title("GlobEnc: shares of what [CLS] has mixed in", loc="left", fontsize=9)
+    above.set_title("GlobEnc: share of each token in the representation of [CLS]", loc="left", fontsize=9)
     plot_layers(explanation.layers["transformer-deep-lift"], explanation.tokens, ax=middle, first=0)
     middle.set_title(
         f"TransformerDeepLift: {explanation.captions['transformer-deep-lift']}", loc="left", fontsize=9
@@ -71,7 +71,7 @@ def draw_layers(explanation: Explanation, path: Path) -> None:
 
 
 def draw_classes(explanation: Explanation, path: Path) -> None:
-    """Draw what the words say for and against each of several classes."""
+    """Draw how strongly the words support or oppose each of several classes."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     words = [word.text for word in explanation.groups]
     classes = {
@@ -84,15 +84,17 @@ def draw_classes(explanation: Explanation, path: Path) -> None:
 
 
 def draw_similarity(matrix: Any, path: Path) -> None:
-    """Draw which word of one sentence meets which word of another."""
+    """Draw the contribution of each pair of tokens to the similarity of two sentences."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     ax = plot_pairs(matrix.scores, matrix.tokens, matrix.others, ax=figure.subplots())
-    ax.set_title(f"cosine {matrix.similarity:.3f}, and what pairs of tokens add", loc="left", fontsize=9)
+    ax.set_title(
+        f"cosine {matrix.similarity:.3f}: contribution of each pair of tokens", loc="left", fontsize=9
+    )
     figure.savefig(path, dpi=110)
 
 
 def draw_words(folder: Path, path: Path) -> None:
-    """Draw the words that weigh most over a data set, as `captum-globenc summarize --figure` does."""
+    """Draw the words with the highest scores over a data set, as `captum-globenc summarize --figure` does."""
     lines = SENTENCES.read_text(encoding="utf-8").splitlines()[1:]
     texts = folder / "sentences.tsv"
     texts.write_text("\n".join(["source\tlabel\ttext", *lines[:: len(lines) // ROWS]]), encoding="utf-8")
@@ -104,9 +106,9 @@ def draw_words(folder: Path, path: Path) -> None:
 
 
 def guide(folder: Path) -> Mapping[str, Any]:
-    """Run what the guide on tasks shows, with models of a folder under the names that it has.
+    """Run the examples of the guide on tasks, with the models of a folder instead of the named ones.
 
-    The model that generates text is another one, see `draw_generated`.
+    Generated text has another model, see `draw_generated`.
     """
     page = Path(__file__).parents[1] / "docs/tasks.md"
     blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
@@ -141,7 +143,7 @@ def draw_generated(browser: Browser, folder: Path, path: Path) -> None:
 
 
 def draw_page(browser: Browser, explanations: Explanations, path: Path) -> None:
-    """Take a picture of the page that `captum-globenc explain --html` writes, with a word asked for."""
+    """Take a picture of the page that `captum-globenc explain --html` writes, with a selected word."""
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.set_content(explanations.to_html())
     page.locator(".shaded").nth(1).get_by_text("wonderful").click()
@@ -150,7 +152,7 @@ def draw_page(browser: Browser, explanations: Explanations, path: Path) -> None:
 
 
 def draw_long(browser: Browser, explanation: Explanation, path: Path) -> None:
-    """Take a picture of a long document on that page: its map, and what is around its strongest words."""
+    """Take a picture of a long document on that page: its map, and the text near its strongest words."""
     page = browser.new_page(viewport={"width": 900, "height": 400})
     page.set_content(explanation.by("transformer-deep-lift").to_html())
     page.locator("article").screenshot(path=path, animations="disabled")
@@ -165,7 +167,7 @@ def draw_demo(browser: Browser, path: Path) -> None:
     query = urlencode({"text": SENTENCE, "__theme": "light"})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            server.stdout.readline()  # it tells the address once it listens
+            server.stdout.readline()  # the server prints its address once it listens
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(f"http://127.0.0.1:{port}/?{query}", timeout=PATIENCE)
             page.locator("#layers td").first.wait_for(timeout=PATIENCE)
@@ -176,8 +178,8 @@ def draw_demo(browser: Browser, path: Path) -> None:
 
 
 def shrink(path: Path) -> None:
-    """Write a picture with few colours."""
-    # Few pixels of a colour keep it, as those of a legend.
+    """Write a picture with few colors."""
+    # Keep colors of few pixels, such as in a legend.
     few = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
     Image.open(path).convert("RGB").quantize(COLOURS, **few).save(path, optimize=True)
 
@@ -192,7 +194,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def main() -> None:
-    """Write the pictures into the folder that is given, and those of tasks into its folder of that name."""
+    """Write the pictures to the given folder, and pictures of tasks to its subfolder `tasks`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
@@ -224,7 +226,7 @@ def main() -> None:
         draw_generated(browser, where, tasks / "generated.png")
         for train, path in (small_models.train_digits, "image.png"), (small_models.train_beeps, "sound.png"):
             model, processor, file = train(where)
-            with contextlib.chdir(where):  # its name alone stands over the picture
+            with contextlib.chdir(where):  # the title is the file name without its folder
                 explained = explain_file(file.name, model, processor)
             draw_media(explained).savefig(tasks / path, dpi=110)
 

@@ -22,6 +22,6 @@ def chromium():
 
 
 def missing():
-    """Return what the tests that look lack on this machine, in words; "" where nothing is missing."""
+    """Return what browser tests lack on this machine, in words; "" if nothing is missing."""
     lacking = [name for name in PACKAGES if find_spec(name) is None]
     return ", ".join([*lacking, *([] if chromium() else ["chromium"])])

@@ -1,4 +1,4 @@
-"""How well colours stand out against each other, as WCAG measures it."""
+"""The contrast of colors, as defined by WCAG."""
 
 
 def luminance(color):

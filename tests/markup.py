@@ -1,4 +1,4 @@
-"""What tests look at pages with: their elements, and a text that would run if it was not escaped."""
+"""Parse HTML in tests: elements of pages, and a text that would run if it was not escaped."""
 
 from html.parser import HTMLParser
 

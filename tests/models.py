@@ -1,4 +1,4 @@
-"""Small models of random weights, and what an attribution could leave behind on one."""
+"""Small models with random weights, and checks that a model is unchanged."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Models that no spec of GlobEnc's names: decoders, other attention, windows, state spaces, convolutions."""
+"""Models without a spec of GlobEnc: decoders, other attention, windows, state spaces, convolutions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

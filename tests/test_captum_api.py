@@ -1,4 +1,4 @@
-"""The adapter to Captum's private functions, against values written by hand."""
+"""The adapter to Captum's private functions, compared with values computed by hand."""
 
 import tomllib
 

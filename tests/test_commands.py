@@ -1,6 +1,6 @@
-"""The commands of README and guides run as they stand; those that do not are listed with the reason.
+"""The commands of README and guides run as shown; exceptions are listed with the reason.
 
-The lists are those of scripts/commands.py, which runs what takes too long for the suite, too.
+scripts/commands.py has the lists, and also runs commands that take too long for the suite.
 """
 
 import io
@@ -79,7 +79,7 @@ def test_the_first_command_prints_the_sum_that_the_readme_shows(run):
 
 
 @pytest.mark.parametrize("reasons", ["SETS_UP", "TAKES_LONG"])
-def test_only_what_is_shown_is_left_out(reasons):
+def test_only_shown_commands_are_omitted(reasons):
     listed = getattr(commands, reasons)
     assert {commands.left_out(command, listed) for command in ALL} - {""} == set(listed.values())
 
@@ -92,7 +92,7 @@ def test_no_page_hides_a_command_from_these_tests(page):
 
 
 @pytest.mark.parametrize("page", commands.PAGES)
-def test_targets_extras_and_scripts_that_a_page_names_are_there(page):
+def test_targets_extras_and_scripts_of_a_page_exist(page):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = re.findall(r'pip install "\.\[([\w,]+)\]"', TEXTS[page])
     assert {extra for them in named for extra in them.split(",")} <= set(extras)

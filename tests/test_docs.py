@@ -1,4 +1,4 @@
-"""The page on adding a family runs, its tables say what the code does, and the API pages hold all of it."""
+"""The page on adding a family runs, tables match the code, and the API pages are complete."""
 
 import doctest
 import inspect
@@ -40,11 +40,11 @@ def test_the_example_of_the_page_on_captums_tests_runs():
     assert found.failed == 0
 
 
-def test_the_page_lists_every_refused_family_with_its_reason():
+def test_the_page_lists_every_rejected_family_with_its_reason():
     assert rows(2) >= set(UNSUPPORTED.items())
 
 
-def test_the_page_lists_every_refused_setting_with_its_reason():
+def test_the_page_lists_every_rejected_setting_with_its_reason():
     refused = {
         (spec.model_type, setting, reason)
         for spec in registry._REGISTRY.values()
@@ -54,7 +54,7 @@ def test_the_page_lists_every_refused_setting_with_its_reason():
     assert refused
 
 
-def test_the_page_leaves_no_family_behind():
+def test_the_page_removes_its_family_from_the_registry():
     with pytest.raises(KeyError):
         registry._REGISTRY["our-bert"]
 
@@ -123,7 +123,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_guide_on_tasks_runs_and_says_what_it_claims(hub):
+def test_the_guide_on_tasks_runs_and_prints_the_shown_results(hub):
     names = {}
     for block in python_blocks(DOCS / "tasks.md"):
         exec(block, names)

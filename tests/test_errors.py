@@ -1,4 +1,4 @@
-"""The exceptions of the package: one base class, and the built-in classes that callers already catch."""
+"""The exceptions of the package: one base class, and their built-in base classes."""
 
 import importlib
 import inspect

@@ -38,18 +38,18 @@ def test_any_output_field_can_be_chosen(batch):
     assert torch.equal(forward(inputs, *extra), model(**batch).start_logits)
 
 
-def test_an_unknown_output_names_those_there_are(bare, batch):
+def test_an_unknown_output_lists_the_known_ones(bare, batch):
     forward = EncoderForward(bare)
     with pytest.raises(ValueError, match=r"no tensor 'logits'.*last_hidden_state"):
         forward(batch["input_ids"])
 
 
-def test_too_many_arguments_are_refused(classifier, batch):
+def test_too_many_arguments_are_rejected(classifier, batch):
     with pytest.raises(TypeError, match="argument_names"):
         EncoderForward(classifier)(batch["input_ids"], None, None, None)
 
 
-def test_a_batch_without_inputs_is_refused(classifier, batch):
+def test_a_batch_without_inputs_is_rejected(classifier, batch):
     with pytest.raises(KeyError, match="input_ids"):
         EncoderForward(classifier).arguments({"attention_mask": batch["attention_mask"]})
 
@@ -62,7 +62,7 @@ def test_a_plain_tuple_says_what_to_set(classifier, batch):
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_ids_given_as_floats_are_told(classifier, shape, dtype):
+def test_ids_given_as_floats_are_reported(classifier, shape, dtype):
     with pytest.raises(
         TypeError, match=r"ids must be integers \(.long\(\)\), and embeddings are \(B, N, D\)"
     ):
@@ -70,7 +70,7 @@ def test_ids_given_as_floats_are_told(classifier, shape, dtype):
 
 
 @pytest.mark.parametrize("other", ["a tokenizer", None, 3])
-def test_what_is_no_module_is_told(classifier, other):
+def test_a_model_that_is_not_a_module_is_reported(classifier, other):
     with pytest.raises(TypeError, match="not a module: pass the model"):
         EncoderForward(other)
     if other is not None:
@@ -111,7 +111,7 @@ def test_a_cross_encoder_is_taken_as_it_is(tmp_path, labels):
     assert torch.equal(GlobEnc(forward).attribute(inputs, 0, extra), plain)
 
 
-def test_a_batch_says_itself_which_tokens_are_special():
+def test_the_special_tokens_mask_of_a_batch_is_used():
     from captum_globenc.texts import load_default
 
     model, tokenizer = load_default()
@@ -127,7 +127,7 @@ def test_a_batch_says_itself_which_tokens_are_special():
     assert torch.equal(forward.masked(untold, tokenizer), expected)
 
 
-def test_what_a_batch_holds_for_the_model_is_not_left_out(classifier, batch):
+def test_arguments_that_the_model_reads_cannot_be_dropped(classifier, batch):
     forward = EncoderForward(classifier, ("attention_mask",))
     whole = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
     assert forward.arguments(whole)[1][0] is whole["attention_mask"]  # no types are types of zeros

@@ -39,7 +39,7 @@ def test_a_package_that_is_not_installed_is_named(loaded, make, package, advice,
 
 
 @pytest.mark.harnesses
-def test_ferret_measures_what_masking_the_highest_scores_takes(loaded):
+def test_ferret_measures_masking_of_the_highest_scores(loaded):
     ferret = pytest.importorskip("ferret", reason="needs ferret-xai")
     model, tokenizer = loaded
     explainer = ferret_explainer(model, tokenizer)
@@ -99,7 +99,7 @@ def test_interpreto_takes_one_text_or_one_class_for_all(loaded):
 
 @pytest.mark.harnesses
 @pytest.mark.parametrize("package", ["interpreto", "ferret"])
-def test_the_guide_feeds_them(package):
+def test_the_examples_of_the_guide_run(package):
     pytest.importorskip(package, reason=f"needs {package}")
     blocks = [it for it in python_blocks(ROOT / "docs/evaluation.md") if f"from {package}" in it]
     names = dict(zip(("model", "tokenizer"), load_default(), strict=True))
@@ -110,7 +110,7 @@ def test_the_guide_feeds_them(package):
         assert {it.name for it in names["measured"][0].evaluation_scores} >= {"aopc_compr", "aopc_suff"}
 
 
-def test_a_class_is_told_by_its_number_whatever_classes_are_called(tmp_path):
+def test_a_class_is_selected_by_its_index_whatever_its_name(tmp_path):
     names = {0: "dull", 1: "dull", 2: ""}
     folder = save_classifier(tmp_path, id2label=names, label2id={}, problem_type="multi_label_classification")
     model, tokenizer = load_classifier(str(folder))[:2]

@@ -1,4 +1,4 @@
-"""The layout of the package: few modules at its top, no circular imports, a page that names every wing."""
+"""The layout of the package: few top-level modules, no circular imports, a page that names every folder."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_first_line_of_a_module_says_what_it_is_for(path):
+def test_every_module_has_a_first_docstring_line(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert re.match(r'r?"""[A-Z`].', lines[0])
 
@@ -30,12 +30,12 @@ def test_scripts_find_what_they_import(folder, monkeypatch):
         try:
             importlib.import_module(path.stem)
         except ModuleNotFoundError as error:
-            # Some packages come with an extra of their own, such as that of the tutorials.
+            # Some packages come with an extra, such as the extra of the tutorials.
             if error.name.partition(".")[0] in ours:
                 raise
 
 
-def test_few_modules_lie_directly_in_the_package():
+def test_few_modules_are_directly_in_the_package():
     assert len([path for path in MODULES if path.parent == PACKAGE]) <= 8
 
 
@@ -59,7 +59,7 @@ WINGS = {
 }
 
 
-def test_the_page_names_every_wing_and_only_files_that_are_there():
+def test_the_page_names_every_folder_and_only_existing_files():
     page = (ROOT / "docs/house.md").read_text(encoding="utf-8")
     assert {wing for wing in WINGS if f"| `{wing}/` |" not in page} == set()
     named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page)

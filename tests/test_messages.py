@@ -1,4 +1,4 @@
-"""Mistakes that are easy to make, and the message that each of them gets."""
+"""The error messages of common user errors."""
 
 import re
 
@@ -40,7 +40,7 @@ every_method = pytest.mark.parametrize("method", [GlobEnc, TransformerDeepLift, 
 
 @every_method
 @pytest.mark.parametrize("kind", ["batch", "dict", "tuple of batch", "lists", "array", "text", "texts"])
-def test_what_is_no_tensor_names_forward_arguments(tokenized, method, kind):
+def test_an_input_that_is_no_tensor_names_forward_arguments(tokenized, method, kind):
     forward, batch = tokenized
     inputs = {
         "batch": batch,
@@ -62,21 +62,21 @@ NO_BATCH = r"\(6,\).*\(B, N\).*ids\[None\]"
 
 
 @every_method
-def test_ids_without_a_batch_dimension_are_told_of(tokenized, method):
+def test_ids_without_a_batch_dimension_are_reported(tokenized, method):
     forward, batch = tokenized
     with pytest.raises(ValueError, match=NO_BATCH):
         attribute(method, forward, batch["input_ids"][1])
 
 
 @pytest.mark.parametrize("method", [GlobEnc, DecompX])
-def test_ids_without_a_batch_dimension_are_told_of_before_a_function_runs(tokenized, method):
+def test_ids_without_a_batch_dimension_are_reported_before_a_function_runs(tokenized, method):
     forward, batch = tokenized
     model = forward.model
     with pytest.raises(ValueError, match=NO_BATCH):
         method(lambda ids: model(ids).logits, model).attribute(batch["input_ids"][1], 1)
 
 
-def test_no_other_inputs_are_taken_for_ids_without_a_batch():
+def test_other_inputs_are_not_mistaken_for_ids_without_a_batch():
     # A function of one number an example, and one that adds the dimension itself.
     table = torch.nn.Embedding(5, 3)
     numbers = torch.tensor([1, 4])
@@ -105,16 +105,14 @@ NAMED = r"'POSITIVE' is a class name.*2 classes.*model\.config\.label2id\['POSIT
         ([1], AssertionError, "1 targets? for 2 examples"),
     ],
 )
-def test_a_target_that_is_no_class_is_told_with_the_number_of_classes(
-    tokenized, method, target, kinds, message
-):
+def test_an_invalid_target_is_reported_with_the_number_of_classes(tokenized, method, target, kinds, message):
     forward, batch = tokenized
     inputs, extra = forward.arguments(batch)
     with pytest.raises(kinds, match=message):
         attribute(method, forward, inputs, target, extra)
 
 
-def test_targets_of_outputs_per_token_are_told_by_the_size_that_they_exceed(tagger, batch):
+def test_invalid_targets_per_token_are_reported_with_the_exceeded_size(tagger, batch):
     forward = EncoderForward(tagger)
     inputs, extra = forward.arguments(batch)
     for target, message in {
@@ -165,18 +163,18 @@ def test_arguments_of_lists_name_return_tensors(tokenized, classifier):
         (7, "texts is a int"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_place(classifier, texts, message):
+def test_an_entry_that_is_no_text_is_named_by_its_index(classifier, texts, message):
     with pytest.raises((TypeError, ValueError), match=message):
         explain(texts, *classifier)
 
 
-def test_a_table_in_the_place_of_texts_is_not_read_by_its_columns(classifier):
+def test_a_table_instead_of_texts_is_rejected(classifier):
     pandas = pytest.importorskip("pandas")
     with pytest.raises(TypeError, match=r"texts is a DataFrame.*texts\['review'\]"):
         explain(pandas.DataFrame({"review": TEXTS}), *classifier)
 
 
-def test_pairs_that_are_no_texts_are_named_with_their_place(classifier):
+def test_pairs_that_are_no_texts_are_named_by_their_index(classifier):
     with pytest.raises(TypeError, match=r"pair\[1\] is 3 \(int\)"):
         explain(TEXTS, *classifier, pair=["a", 3])
 
@@ -197,7 +195,7 @@ def test_context_is_for_models_that_answer_questions(classifier):
         explain(TEXTS, *classifier, context="a film")
 
 
-def test_a_name_of_a_tokenizer_is_told_how_it_is_loaded(classifier):
+def test_the_name_of_a_tokenizer_is_rejected_with_the_loading_call(classifier):
     with pytest.raises(TypeError, match=r"tokenizer is a string.*AutoTokenizer\.from_pretrained\('bert-base"):
         explain(TEXTS, classifier[0], "bert-base-uncased")
     with pytest.raises(TypeError, match=r"model is a str.*from_pretrained\('some/model'\)"):
@@ -208,7 +206,7 @@ def test_a_name_of_a_tokenizer_is_told_how_it_is_loaded(classifier):
         explain(TEXTS, classifier[0], classifier[0].config)
 
 
-def test_a_model_that_is_not_from_transformers_is_told_of(classifier):
+def test_a_model_that_is_not_from_transformers_is_reported(classifier):
     with pytest.raises(TypeError, match=r"Linear.*transformers.*TransformerDeepLift\(forward_func"):
         explain(TEXTS, torch.nn.Linear(3, 2), classifier[1])
     with pytest.raises(TypeError, match=r"DataParallel.*transformers.*model\.module"):
@@ -240,7 +238,7 @@ def test_a_misspelled_method_names_the_nearest(classifier, failing, names, messa
         ({"methods": []}, r"no method is given; known: globenc"),
     ],
 )
-def test_names_of_evaluations_and_files_have_the_nearest_too(classifier, option, message):
+def test_names_of_evaluations_and_files_suggest_the_nearest(classifier, option, message):
     with pytest.raises(ValueError, match=message):
         evaluate(*classifier, [Example(0, "good")], **option)
     if "methods" in option:

@@ -1,4 +1,4 @@
-"""What surrounds the package: its version, the CI workflow, the templates of the repository."""
+"""The version, the CI workflow and the templates of the repository."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ def test_the_version_is_that_of_the_project():
     assert captum_globenc.__version__ == project["version"]
 
 
-def test_looking_up_the_version_is_left_to_those_who_ask():
+def test_the_version_is_looked_up_lazily():
     program = (
         "import sys; before = set(sys.modules); import captum_globenc;"
         "made = set(sys.modules) - before; print('importlib.metadata' in made, 'torch' in made);"

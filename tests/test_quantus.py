@@ -35,7 +35,7 @@ def test_scores_are_those_of_the_method_over_ids(setting):
     assert np.allclose(steps[:, 0], expected.sum(-1).numpy(), atol=1e-6)
 
 
-def test_a_model_that_is_no_signal_is_refused(setting):
+def test_a_model_that_is_no_signal_is_rejected(setting):
     model, signal, targets, _ = setting
     with pytest.raises(TypeError, match="TextSignal"):
         explain(model.forward_func, signal, targets)
@@ -83,7 +83,7 @@ def test_quantus_evaluates_globenc_and_integrated_gradients(setting):
 
 @pytest.mark.quantus
 @pytest.mark.parametrize("attribution", [GlobEnc, TransformerDeepLift])
-def test_quantus_redraws_weights_and_asks_for_other_classes(setting, attribution):
+def test_quantus_randomizes_weights_and_targets(setting, attribution):
     """Adebayo et al. 2018 and Sixt et al. 2020: its metrics of randomisation."""
     quantus = pytest.importorskip("quantus", reason='needs the extra "quantus"')
     model, signal, targets, _ = setting
@@ -119,7 +119,7 @@ def test_quantus_redraws_weights_and_asks_for_other_classes(setting, attribution
 
 
 @pytest.mark.quantus
-def test_the_guide_feeds_quantus():
+def test_the_example_of_the_guide_runs():
     pytest.importorskip("quantus", reason='needs the extra "quantus"')
     _, model_and_ids, *others = python_blocks(ROOT / "docs/evaluation.md")
     (in_quantus,) = (block for block in others if "import quantus" in block)

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs/ show runs as it stands."""
+"""The examples of README and the pages in docs/ run as shown."""
 
 import doctest
 import inspect
@@ -73,7 +73,7 @@ def test_the_guide_on_evaluation_runs(capsys):
     exec(planted, dict(zip(("model", "tokenizer"), load_default(), strict=True)))
 
 
-def test_the_guide_on_choosing_a_method_is_what_comes_out():
+def test_the_guide_on_choosing_a_method_prints_the_shown_results():
     found = doctest.testfile(str(ROOT / "docs/choosing.md"), module_relative=False)
     assert found.attempted > 30
     assert found.failed == 0

@@ -1,4 +1,4 @@
-"""The saved tutorials are whole: run from top to bottom, without errors, small, and nobody's folders in them.
+"""The saved tutorials ran from top to bottom without errors, are small, and name no local folders.
 
 That they run, and give what is saved, is what `make check-tutorials` holds.
 """

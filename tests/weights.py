@@ -1,4 +1,4 @@
-"""Where the real weights are that packages ship, found without importing them."""
+"""The folders of trained weights that other packages ship, found without importing them."""
 
 import importlib.util
 from pathlib import Path

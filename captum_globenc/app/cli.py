@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     this package and keeps its traceback.
 
     Args:
-        arguments: The arguments after the program's name; by default those of the process.
+        arguments: The arguments after the program's name; by default `sys.argv[1:]`.
 
     Example:
         >>> main(["explain", "--frobnicate"])

@@ -68,7 +68,7 @@ def formatted_baselines(baselines: Baselines, inputs: Sequence[Tensor]) -> tuple
     """Return a baseline in the shape of each input.
 
     Raises:
-        ValueError: their number is not that of the inputs, one does not fit its input, or ids have none.
+        ValueError: there are more or fewer than inputs, one does not fit its input, or ids have none.
     """
     given: tuple[Any, ...] = baselines if isinstance(baselines, tuple) else (baselines,) * len(inputs)
     if isinstance(baselines, Tensor) and len(inputs) > 1:
@@ -83,7 +83,7 @@ def _baseline(baseline: Any, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             return torch.zeros_like(tensor)
         raise ValueError(
-            "token ids need baselines: ids of the same shape, such as those of the fully masked text, "
+            "token ids need baselines: ids of the same shape, such as the fully masked text, "
             "EncoderForward.masked(batch, tokenizer), or one id."
         )
     if isinstance(baseline, Tensor):

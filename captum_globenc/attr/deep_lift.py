@@ -363,7 +363,7 @@ class TransformerDeepLift(ModelAttribution):
             arguments: further arguments of the forward function.
             numbers: random numbers, the same in all runs.
             masks: records whether a mask covers padding; None if that is known.
-            values: the embeddings at each point, which replace those of the ids; these points are not
+            values: the embeddings at each point, which replace the ids' embeddings; these points are not
                 checked against a run without recording.
             layers: whether to record hidden states at every depth.
             again: whether the random numbers were drawn before.

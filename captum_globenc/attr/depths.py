@@ -83,7 +83,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of all stacks of a model, those of the encoder first; shared ones once for each call.
+    """Return the layers of all stacks of a model, the encoder first; shared layers once for each call.
 
     Raises:
         NoLayersError: the model has no layers.

@@ -45,7 +45,7 @@ class Answers:
         Args:
             texts: the prompts, one value per row, of any type.
             pairs: None or "" in each row, because a prompt has no second segment; others are errors.
-            answers: the answers, one value per row; None for those that the model generates.
+            answers: the answers, one value per row; None where the model generates the answer.
             done: function of the number of rows finished since its last call.
         """
         errors: dict[int, str] = {}

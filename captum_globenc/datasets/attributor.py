@@ -95,7 +95,7 @@ class Attributor:
     A row that cannot be explained has the reason in `error`, and empty values in the other new columns.
 
     For models that generate text, a row is a prompt, the explained output is the log-probability of its
-    answer, and the scores are those of :func:`captum_globenc.explain`.
+    answer, and the scores equal the scores of :func:`captum_globenc.explain`.
 
     Args:
         model: a sequence classifier or a model that generates text, in eval mode, or the folder or name of
@@ -119,8 +119,8 @@ class Attributor:
         device: the device for a model loaded by name; by default the GPU if there is one.
         answer_column: the column of the answers that are explained, for models that generate text; used if
             it exists. Without it, or with None or "" here, the model generates the answers, greedily.
-        max_new_tokens: the largest number of generated tokens; by default that of the model's generation
-            config, else 64.
+        max_new_tokens: the maximum number of generated tokens; by default the value in the model's
+            generation config, else 64.
 
     Raises:
         ValueError: an option has an invalid value.
@@ -267,8 +267,8 @@ class Attributor:
             texts: one per row.
             pairs: the second segments, one per row, or None.
             done: function of the number of rows finished since its last call, which may be fractional.
-            answers: the answers to the prompts, one per row; by default those that the model generates. Only
-                for models that generate text.
+            answers: the answers to the prompts, one per row; by default the model generates them. Only for
+                models that generate text.
 
         Raises:
             ValueError: see :meth:`check`.

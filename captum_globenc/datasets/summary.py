@@ -122,7 +122,7 @@ def summarize(
     methods = settings["methods"]
     method = methods[0] if method is None else method
     if method not in methods:
-        raise ValueError(f"{folder} has no scores of {method}; it has those of {', '.join(methods)}")
+        raise ValueError(f"{folder} has no scores of {method}, only of {', '.join(methods)}")
     paths = shard_files(folder)
     try:
         files = f"[{', '.join(_quoted(check_shard(path)) for path in paths)}]"

@@ -58,7 +58,7 @@ def rollout(
 def _flows(
     mixtures: Sequence[Mixture | Tensor], start: Tensor, every_depth: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return maximum flows; arguments and result are those of :func:`rollout`."""
+    """Return maximum flows; see :func:`rollout` for the arguments and the result."""
     matrices = [matrix_of(it) for it in mixtures]
     depths = range(1 if every_depth else len(matrices), len(matrices) + 1)
     rows, scales = zip(*(max_flow(matrices[:depth], start) for depth in depths), strict=True)
@@ -66,7 +66,7 @@ def _flows(
 
 
 AGGREGATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"rollout": rollout, "max-flow": _flows}
-"""Aggregations by name; arguments and result are those of :func:`rollout`."""
+"""Aggregations by name, with the signature of :func:`rollout`."""
 
 
 def gather(

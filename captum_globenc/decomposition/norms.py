@@ -70,7 +70,7 @@ class VectorNorms:
         if self._normalizations and not of_vectors:
             folded = workspace.take("projection", projection.shape, like=like)
             projection = self._normalize(projection.mT, folded.mT).mT
-        # Heads come before layers, so that those of one token have one stride below.
+        # Heads come before layers, so that the heads of one token have one stride below.
         by_head = projection.reshape(layers, size, heads, -1).permute(2, 0, 3, 1).flatten(0, 1)
         values = share_heads(record.value, heads).transpose(0, 1).reshape(len(by_head), -1, by_head.shape[1])
         residuals, gram = like.reshape(-1, size), like.new_empty(batch * tokens, count, count)

@@ -106,7 +106,7 @@ ABOUT = (
 """Description and limits of the embedded model."""
 
 EXAMPLES = {
-    "For and against": Form("The plot is thin, but the acting is simply wonderful."),
+    "Support and opposition": Form("The plot is thin, but the acting is simply wonderful."),
     "A good word in a bad review": Form("I expected a masterpiece and got two hours of boredom."),
     "Why not the other class?": Form(
         "The food was good, the service was terrible.", target="POSITIVE", against="NEGATIVE"

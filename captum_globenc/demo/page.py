@@ -158,7 +158,7 @@ class Outputs(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """The buttons (those for downloads by file ending), and the examples."""
+    """The buttons (for downloads, by file ending), and the examples."""
 
     explain: Any
     cancel: Any

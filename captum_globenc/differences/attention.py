@@ -176,7 +176,7 @@ class _Tile:
         return grad if self._seeing is None else grad * self._seeing
 
     def backward(self, grad: Tensor) -> Tensor:
-        """Return the multipliers of the scores, given those of the probabilities."""
+        """Return the multipliers of the scores from the multipliers of the probabilities."""
         # L (g - sum w g) is the gradient of a softmax with the probabilities w, times the sum of L.
         made: Tensor = torch._softmax_backward_data(grad, self._weights, -1, grad.dtype)
         return made.mul_(self._total)

@@ -75,7 +75,7 @@ class Call:
 
 
 Backward = Callable[..., Sequence[tuple[Pair, Tensor]]]
-"""Returns the multipliers of the pairs, given those of each output; multipliers of one pair are summed."""
+"""Turns multipliers of each output into multipliers of the pairs, which are summed for equal pairs."""
 
 Rule = Callable[[Call], Backward]
 """Returns the backward pass of a call. Multipliers times differences must sum to the output's difference."""

@@ -35,7 +35,7 @@ from captum_globenc.differences.op_sets import (
 
 TAG = "_captum_globenc_index"
 CONSTANT, UNKNOWN = -1, -2
-"""Positions of elements that do not depend on ids, and of those that depend on unknown ids."""
+"""Positions of elements that depend on no id, and of elements that depend on unknown ids."""
 SHIFT = 1 << 40
 """Larger than any position; distinguishes elements that a function moved from those it filled."""
 NUMBERS = functions("add sub rsub mul multiply")
@@ -143,7 +143,7 @@ class _Step:
 
 
 def _divided(scores: Tensor, change: Tensor, made: Tensor, base: Tensor) -> Tensor:
-    """Return scores / change; NaN where the replayed change differs from that of the runs."""
+    """Return scores / change; NaN where the replayed change differs from the change between the runs."""
     real = made.double() - base.double()
     sound = (change - real).abs() <= 1e-6 * real.abs()
     rate = torch.where(sound & (real != 0), scores.double() / change, torch.nan)

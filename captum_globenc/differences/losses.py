@@ -88,7 +88,7 @@ def _smooth(error: Tensor, beta: float) -> Tensor:
 
 
 def _decomposition(function: Callable[..., Any], weighted: Callable[..., Weighted]) -> Callable[..., Any]:
-    """Return the decomposition of a loss function, given that of the losses of all elements."""
+    """Return the decomposition of a loss function from the decomposition of its elementwise losses."""
     signature = inspect.signature(function)
 
     def decomposition(depends: Callable[[Any], bool], *args: Any, **kwargs: Any) -> Any:

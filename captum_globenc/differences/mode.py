@@ -1,4 +1,4 @@
-"""The mode that intercepts the torch functions of a run, and applies rules to those that depend on the input.
+"""The mode that intercepts the torch functions of a run, and applies rules where the input matters.
 
 A function runs twice: at the baseline, where calls are recorded, and at the input, with a graph for the
 backward pass. The k-th call with a rule in one run is paired with the k-th in the other, so the mode does not
@@ -281,7 +281,7 @@ class DifferenceMode(TorchFunctionMode):
 
         Args:
             leaf: the argument.
-            cast_to: whether a dtype is that of the result.
+            cast_to: whether a dtype is the dtype of the result.
             detach: whether torch's gradient of the function is used, which must not reach constants.
             bias: a constant that it may reach.
         """

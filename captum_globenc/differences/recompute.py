@@ -2,7 +2,7 @@
 
 A layer of the model's stack is one call, whose rule is the comparison itself. Both runs keep the layer's
 arguments that depend on the input, and its outputs. The backward pass runs the layer again at both points,
-returns the multipliers of its arguments, and drops what it recorded. Contributions are those without it.
+returns the multipliers of its arguments, and drops its records. The contributions are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ SLACK = 1e3
 some kernels of GPUs add in another order each time."""
 
 KEPT_RUNS = 2
-"""How many times what the run at the baseline keeps of a layer both runs keep."""
+"""Memory that both runs keep of a layer, as a multiple of the memory of the run at the baseline."""
 
 RunLayer = Callable[[str, Callable[..., Any], Any, Any], Any]
 """Runs a layer, given its name, its forward function, and the arguments and keyword arguments of the call."""
@@ -114,7 +114,7 @@ class _LayerCall:
     Attributes:
         name: the name of the layer.
         forward: its forward function.
-        given: its arguments and keyword arguments, with slots for those that depend on the input.
+        given: its arguments and keyword arguments, with slots for arguments that depend on the input.
         layers: how layers are found.
         trace: the trace of the run.
         run: the run.

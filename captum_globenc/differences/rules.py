@@ -11,7 +11,7 @@ row are rejected.
 elements.
 
 *Softmax* uses the logarithmic mean L(a, b) = (a - b) / (ln a - ln b). With D = s - s0 the difference of the
-scores, and d that of ln sum exp(s):
+scores, and d the difference of ln sum exp(s):
 
     p_j - p0_j    = L_j (D_j - d)
     d             = sum_k w_k D_k              w_k = L_k / sum_i L_i
@@ -308,8 +308,8 @@ def softmax(
     means, weights = _means(input, dim, dtype or _stacklevel)
 
     def backward(grad: Tensor) -> Any:
-        # A constant gradient contributes nothing. Subtracting that of the largest weight leaves little to
-        # cancel.
+        # A constant gradient contributes nothing. Subtracting the gradient of the largest weight leaves
+        # little to cancel.
         grad = grad - grad.gather(dim, weights.argmax(dim, keepdim=True))
         made = means * (grad - (weights * grad).sum(dim, keepdim=True))
         return [(input, made.to(input.value.dtype))]

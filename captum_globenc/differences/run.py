@@ -66,7 +66,7 @@ class Comparison:
         return _pulled([output], at, [torch.ones_like(output)])
 
     def pull(self, multipliers: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Return the multipliers of the sources, given those of the outputs; the graph is freed.
+        """Return the multipliers of the sources from the multipliers of the outputs; the graph is freed.
 
         Args:
             multipliers: one for each output tensor, in its shape.
@@ -115,7 +115,7 @@ def _pulled(
     multipliers: Sequence[Tensor],
     keep: bool = True,
 ) -> Sequence[Tensor | None]:
-    """Return the multipliers of tensors of a graph, given those of outputs."""
+    """Return the multipliers of tensors of a graph from the multipliers of its outputs."""
     known = [pair for pair in zip(outputs, multipliers, strict=True) if pair[0].requires_grad]
     if not at or not known:
         return [None] * len(at)
@@ -153,7 +153,7 @@ def freeze(
     Args:
         function: takes as many tensors as there are inputs.
         inputs: floating-point tensors, or ids by which the function looks up embeddings.
-        rules: the rules; by default those of the frozen network (DecompX).
+        rules: the rules; by default for the frozen network (DecompX).
         mode: makes the mode of the run, as `Recomputation.frozen_mode` does.
 
     Raises:
@@ -272,7 +272,7 @@ def compare_path(
         values: replacements of the sources at each point, in the order of :attr:`Comparison.sources`.
         table: the rules.
         precision: the lowest dtype to compute in.
-        decisions: "same" requires the same decisions at all points; "follow" applies those of the last point.
+        decisions: "same" requires equal decisions at all points; "follow" applies the last point's decisions.
         measure_rounding: whether to enable :meth:`Comparison.rounding`.
         mode: makes the mode of each run, as `Recomputation.mode` does.
 

@@ -270,7 +270,7 @@ def power(call: Call) -> Backward:
 def _any_power(u: Tensor, u0: Tensor, y: Tensor, y0: Tensor, exponent: Any) -> Tensor:
     """Return the secant of u^n.
 
-    The secant of |u|^n is n L(y, y0) / L(|u|, |u0|), with L the logarithmic mean; that of u^n differs by a
+    The secant of |u|^n is n L(y, y0) / L(|u|, |u0|), with L the logarithmic mean; for u^n it differs by a
     sign, depending on whether n is odd. If u and u0 have different signs, or one is 0, u - u0 is not small.
     """
     n = torch.as_tensor(exponent, dtype=u.dtype, device=u.device)

@@ -1,7 +1,7 @@
 """Comparisons as functions with a step, so that activations may be written with `torch.where` or masks.
 
-The truth values of `u > w` are 0 and 1. Where they differ between the runs, their difference is credited to
-that of u - w. A value that they choose is the product of truth values and alternatives:
+The truth values of `u > w` are 0 and 1. Where they differ between the runs, the change of u - w gets their
+difference. A value that they choose is the product of truth values and alternatives:
 
     where(c, a, b) - where(c0, a0, b0) = C (a - a0) + (1 - C) (b - b0) + (c - c0) (A - B)
 

@@ -300,7 +300,7 @@ class AppliedRule:
         pairs: its arguments that depend on the input, in order.
         constants: its other tensors, as aliases that only the rule holds, each with its version at the time
             of the call, or None once it is a copy.
-        backward: returns the multipliers of the pairs, given those of the outputs.
+        backward: returns the multipliers of the pairs from the multipliers of the outputs.
         trace: the trace that collects rounding errors; None if rounding is not measured.
         once: whether the backward pass may free the call.
     """

@@ -168,7 +168,7 @@ def html_page(
         The page, to be written to a file as UTF-8.
 
     Raises:
-        ValueError: The numbers of headings, notes or scores do not match those of texts or tokens.
+        ValueError: There is not one heading and note per text, or not one score per token.
 
     Example:
         >>> page = html_page([["a", "<b>"]], {"GlobEnc": [[0.4, 0.6]]})
@@ -327,7 +327,7 @@ def _sections(
 
 
 def _answer(answer: Sequence[tuple[str, float]]) -> str:
-    """Return HTML of the tokens of an answer; the script makes buttons of those with scores."""
+    """Return HTML of the tokens of an answer; the script makes tokens with scores buttons."""
     if not answer:
         return ""
     tokens = " ".join(

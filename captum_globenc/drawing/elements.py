@@ -238,12 +238,12 @@ def details(parts: Mapping[str, str], *, opened: bool = False) -> str:
 def legend(lines: Iterable[Line], *, pictures: bool = False) -> str:
     """Return the legend of the shades; in `pictures`, negative contributions are hatched."""
     signed = {is_signed(line.scores, line.unit) for line in lines}
-    against = "underlined or lined" if pictures else "underlined"
-    scales = [
-        *(['0 <span class="scale shares"></span> largest share'] if False in signed else []),
-        *([f'against ({against}) <span class="scale signed"></span> for'] if True in signed else []),
-    ]
-    shown = "".join(f'<span class="key">{scale}.</span> ' for scale in scales)
+    look = "underlined or lined" if pictures else "underlined"
+    scales = {
+        False: '0 <span class="scale shares"></span> largest share',
+        True: f'Opposes ({look}) <span class="scale signed"></span> supports',
+    }
+    shown = "".join(f'<span class="key">{scale}.</span> ' for it, scale in scales.items() if it in signed)
     return f"{shown}Shades are relative to the strongest token of each line; hover for the number."
 
 

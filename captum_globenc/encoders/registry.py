@@ -76,7 +76,7 @@ def supported_encoders() -> tuple[str, ...]:
 
 
 def registered_specs() -> Mapping[str, EncoderSpec]:
-    """Return the spec of every family by `model_type`, including those that other packages provide."""
+    """Return the spec of every family by `model_type`, including specs of other packages."""
     for name, provided in _provided().items():
         _REGISTRY.setdefault(name, provided)
     return _REGISTRY

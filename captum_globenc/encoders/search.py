@@ -75,7 +75,7 @@ class Encoder:
 
     @property
     def has_decoder(self) -> bool:
-        """Whether a decoder reads the encoder, so that the outputs are those of the decoder."""
+        """Whether a decoder reads the encoder and returns the outputs."""
         return any(
             getattr(part, "is_decoder", False) or getattr(getattr(part, "config", None), "is_decoder", False)
             for part in submodules(self.head)

@@ -13,7 +13,7 @@ Pooled = int | Literal["mean"] | tuple[int | slice, ...] | Callable[[Tensor], Te
 
 One of: a position, negative from the end; "mean", the mean over real tokens; a tuple of positions and slices,
 for the average of these tokens and of the means over these slices; a function of the inputs that returns the
-position for each example, such as that of an end token; None if the head reads no average of tokens.
+position for each example, such as the position of an end token; None if the head reads no average of tokens.
 """
 
 

@@ -74,7 +74,7 @@ def read_examples(
     """Read texts, labels and marked spans from a file or table.
 
     Columns `marked_spans` and `decoy_spans` hold character spans `[start, end]`, in .csv and .tsv as JSON:
-    `[[0, 4], [9, 12]]`. The formats are those of :func:`captum_globenc.datasets.attribute_files`.
+    `[[0, 4], [9, 12]]`. See :func:`captum_globenc.datasets.attribute_files` for the formats.
 
     Args:
         data: a .csv, .tsv, .jsonl or .json file (also compressed, .gz), a .parquet file, a folder of such

@@ -282,7 +282,7 @@ def _check_answers(
     for it in examples:
         if not it.answer:
             raise ValueError(
-                f"example {it.number} has no answer: pass one, such as that of explain(prompts, model, "
+                f"example {it.number} has no answer: pass one, for example explain(prompts, model, "
                 "tokenizer)[0].answer.text"
             )
         if it.pair is not None:

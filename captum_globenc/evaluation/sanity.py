@@ -69,13 +69,13 @@ class SanityChecks:
 
         Yields:
             The name of the part randomized last, as in :func:`redrawn`, and Spearman's correlation of the
-            scores with those of the original model, NaN where scores are constant.
+            scores before and after, NaN where scores are constant.
         """
         for name, changed in redrawn(self._subject.model, self._subject.seed):
             yield name, self._compare(spearman, self._rescore(changed))
 
     def invariance(self, same: PreTrainedModel) -> Found:
-        """Compare the scores with those of a model that computes the same function with other weights.
+        """Compare the scores of two models that compute the same function with different weights.
 
         Implementation invariance (Sundararajan et al. 2017, section 2.2) requires that scores depend on the
         function alone. One model can show that a method violates it, but no model can prove that it holds:

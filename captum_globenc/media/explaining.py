@@ -80,7 +80,7 @@ def explain_file(
         path: an image file that Pillow reads, or a WAV file, depending on the processor.
         model: an image or audio classifier of transformers, in eval mode.
         processor: the model's image processor or feature extractor.
-        methods: names from `METHODS`; by default those that support the model.
+        methods: names from `METHODS`; by default all that support the model.
         target: the explained class, by name or index; by default the predicted class.
         tell: called with each notice, such as a method that is left out.
 
@@ -230,7 +230,7 @@ METHODS: Mapping[str, Callable[[EncoderForward, Tensor, tuple[Any, ...], int], T
     ),
 }
 """The methods for files by name: functions of the forward function, its inputs, its other arguments and the
-target class, which return scores in the shape of the inputs. The kinds are those of the methods for texts."""
+target class, which return scores in the shape of the inputs. Scores have the same kinds as for texts."""
 
 
 def _draw_pixels(

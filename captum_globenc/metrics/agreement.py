@@ -83,7 +83,7 @@ def by_text(
     """Return a statistic of the selected tokens of two tensors for each text.
 
     Args:
-        statistic: function of two vectors on the CPU, those of one text.
+        statistic: function of the two vectors of one text, on the CPU.
         mask: `(B, N)`, True at the selected tokens; None for all tokens.
         **rows: two tensors `(B, N)`, by the names used in error messages.
 

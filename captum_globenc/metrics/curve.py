@@ -55,7 +55,7 @@ def removal_curve(
     Args:
         forward_func: the forward function, as in Captum's metrics.
         inputs: `(B, N)` ids or `(B, N, D)` embeddings, or a tuple of one of these.
-        attributions: scores in the shape of `inputs`, or `(B, N)`; those of embeddings are summed over D.
+        attributions: scores in the shape of `inputs`, or `(B, N)`; scores `(B, N, D)` are summed over D.
             Higher, with sign, is more important.
         counts: `(B, K)` integers, the number of tokens that each step removes; at most all are removed.
         baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`.
@@ -75,7 +75,7 @@ def removal_curve(
         max_examples_per_batch: most texts that run at once; None for all B (K + 1).
 
     Returns:
-        `(B, K + 1)`, probabilities; the first column is that of the whole text.
+        `(B, K + 1)`, probabilities; the first column is for the whole text.
 
     Raises:
         ValueError: shapes do not match, scores are not finite, or `order` or `removal` is unknown.
@@ -203,7 +203,7 @@ def _single(what: str, value: Tensor | tuple[Tensor]) -> Tensor:
 COMMON = """\
         forward_func: the forward function, as in Captum's metrics.
         inputs: `(B, N)` ids or `(B, N, D)` embeddings, or a tuple of one of these.
-        attributions: scores in the shape of `inputs`, or `(B, N)`; those of embeddings are summed over D.
+        attributions: scores in the shape of `inputs`, or `(B, N)`; scores `(B, N, D)` are summed over D.
         baselines: replacement of removed tokens: a number, or a tensor that broadcasts to `inputs`.
         additional_forward_args: further arguments of `forward_func`, after `inputs`.
         target: the index of the output, as in Captum; None for the predicted class.

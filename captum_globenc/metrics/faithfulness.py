@@ -2,8 +2,8 @@
 
 Every metric has the signature of Captum's metrics (see :func:`~captum_globenc.metrics.curve.removal_metric`)
 and returns one value per example, NaN if no token may be removed. p(x) is the probability of the target
-class, p(x - top k) that without the k most important tokens, and k(f) the fraction f of the n tokens, rounded
-up.
+class, p(x - top k) the probability without the k most important tokens, and k(f) the fraction f of the n
+tokens, rounded up.
 
 B batch, K steps, N tokens, D embedding size.
 """

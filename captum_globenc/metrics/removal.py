@@ -105,7 +105,7 @@ def outputs_without(
             mask token's id for "mask", the padding token's id or None for "delete", and None for "pad",
             because some models count positions by the padding token's id.
         additional_forward_args: further arguments of `forward_func`, after `inputs`. Tensors whose first
-            dimension is B are split by example. "delete" moves those of shape `(B, N, ...)` with their
+            dimension is B are split by example. "delete" moves tensors `(B, N, ...)` with their
             tokens, so do not pass `position_ids`; the model then counts them.
         removal: "mask" replaces tokens, "delete" closes the gap and pads at the end, "pad" sets their
             attention mask to 0.

@@ -25,7 +25,7 @@ PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
 """Names of the functions and methods that multiply matrices."""
 
 FLASH_KERNEL = 1
-"""Number of the flash kernel among those that scaled_dot_product_attention chooses from."""
+"""Number of the flash kernel among the kernels of scaled_dot_product_attention."""
 
 active_recorder: ContextVar[object | None] = ContextVar("captum_globenc_recorder", default=None)
 """The recorder of this context (usually a thread); None while nothing is recorded."""

@@ -222,7 +222,7 @@ class LayerStack:
         self._layers += 1
 
     def record(self, spec: EncoderSpec, real: Tensor | None) -> LayerRecord:
-        """Return the record of the layers; the arguments are those of :meth:`LayerParts.record`."""
+        """Return the record of the layers; see :meth:`LayerParts.record` for the arguments."""
         filled = {name: part(it, slice(0, self._layers)) for name, it in self._copies.items()}
         tensors = {name: it if name in WEIGHTS else it.flatten(0, 1) for name, it in filled.items()}
         tensors |= {name: it.unsqueeze(1) for name, it in filled.items() if name.endswith("_gain")}
@@ -232,7 +232,7 @@ class LayerStack:
 
 
 def _for_each_text(layer: LayerParts) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a layer by name; those that hold for all texts are repeated for each."""
+    """Yield the tensors of a layer by name; tensors that hold for all texts are repeated for each."""
     batch = len(layer.tensors["stream"])
     for name, it in layer.tensors.items():
         yield name, it if name in WEIGHTS or len(it) == batch else it.expand(batch, *it.shape[1:])

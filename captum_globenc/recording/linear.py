@@ -66,7 +66,7 @@ def reject_meta(modules: Iterable[nn.Module]) -> None:
             if any(it is not None and it.is_meta for it in part._parameters.values()) and not _hooks(part):
                 raise ValueError(
                     f"The weights of a {type(module).__name__} are on the meta device: not loaded yet, or "
-                    "offloaded together with those of a larger module. Load them, or offload each module by "
+                    "offloaded together with a larger module. Load them, or offload each module by "
                     "itself, as accelerate does by default."
                 )
 
@@ -160,7 +160,7 @@ def normalization(gain: Tensor | None, eps: float | None, inputs: Tensor, centre
 
 
 def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -> Tensor:
-    """Return the largest difference between a norm's output and that of its linear map, both `(B, N, D)`."""
+    """Return the largest difference between the outputs `(B, N, D)` of a norm and of its linear map."""
     expected = inputs
     with full_precision(inputs):  # autocast would compute the scale of an RMSNorm in half precision
         for linear in linearized_norm(norm, inputs, centred):

@@ -404,7 +404,7 @@ class Recorder:
             self._pass_on(stack.record(self._encoder.spec, self._real), stack.constants)
 
     def _pass_on(self, record: LayerRecord, constants: dict[str, Any]) -> None:
-        """Check a record and pass it on; `constants` are those of its parts."""
+        """Check a record and pass it on; `constants` are the constants of its parts."""
         if self._reconstruction is not None:
             self._reconstruction.measure(record, constants["dtypes"], constants["quantized"])
         self._on_layer(record)

@@ -118,7 +118,7 @@ class ResidualCheck:
                 message = (
                     f"The {number} residual connection of encoder layer {index} does not carry each token "
                     f"unscaled past the {branch}: a hook exchanges or scales tokens, or the layer is not "
-                    "built like those of its family. GlobEnc would attribute to the wrong token. Remove the "
+                    "built as in its family. GlobEnc would attribute to the wrong token. Remove the "
                     "hook, or use TransformerDeepLift, which supports it."
                 )
                 self._failure = Failure(torch.tensor(True), partial(RecordingError, message))
@@ -154,7 +154,7 @@ def carries(
     values = [it.value for it in start]
     if _leads(torch.cat(values, 1), torch.cat(list(end), 1), real, iter(sums)):
         return True
-    # Chunks run one after the other: the sums of a chunk follow those of the chunk before it.
+    # Chunks run one after the other: the sums of a chunk follow the sums of the chunk before it.
     remaining = iter(sums)
     return max(len(values), len(end)) > 1 and all(
         _leads(one, other, mask, remaining) for one, other, mask in _chunks(values, end, real)

@@ -1,8 +1,8 @@
 """Check that only the attention mixes tokens, by running the encoder again with its tokens permuted.
 
-In the second run, token i enters each layer as token `sources[i]` did in the first run, and the output of
-each attention is replaced by that of token `sources[i]`. If the rest of a layer processes each token on its
-own, as GlobEnc assumes, every value vector and every layer output is again that of token `sources[i]`.
+In the second run, token i enters each layer as token `sources[i]` did in the first run, and each attention
+output is replaced by the output for token `sources[i]`. If the rest of a layer processes each token on its
+own, as GlobEnc assumes, every value vector and every layer output again belongs to token `sources[i]`.
 `sources` is a random cycle with one token repeated, which reveals convolutions, exchanged tokens and averages
 over tokens.
 
@@ -10,7 +10,7 @@ A hook may treat some positions differently without mixing tokens, for example a
 3. So where token i differs most from token `sources[i]`, two more runs keep one of the two in its place and
 move all others: its vectors must stay the same.
 
-The check runs when the encoder, its hooks or its arguments differ from those of the last check, or when a
+The check runs when the encoder, its hooks or its arguments have changed since the last check, or when a
 text is much longer. B batch, E checked examples, N tokens, H heads, D hidden size, d head size.
 """
 
@@ -127,7 +127,7 @@ class TokenCheck:
         return self._replace(projected, moved)
 
     def compare(self, index: int, layer: RunningLayer) -> None:
-        """Compare a layer with that of the first run."""
+        """Compare a layer with the same layer in the first run."""
         if self._difference is not None:
             return
         for cause, (now, before) in enumerate(
@@ -177,7 +177,7 @@ class TokenCheck:
     def _find_difference(
         self, run_again: Callable[[], None], sources: Tensor, checked: Tensor
     ) -> _Difference | None:
-        """Run again with tokens from `sources`, and compare those that are `checked`, both `(E, N)`."""
+        """Run again with tokens from `sources`, and compare the tokens in `checked`, both `(E, N)`."""
         self._sources, self._checked, self._difference = sources, checked, None
         run_again()
         return self._difference

@@ -26,7 +26,7 @@ OF = ("words", "tokens", "sentences")
 class Explanation(Record):
     """The prediction for one text and the scores of its tokens, as returned by `captum_globenc.explain`.
 
-    The attributes are those of :class:`captum_globenc.results.record.Record`: `text`, `tokens`, `offsets`,
+    :class:`captum_globenc.results.record.Record` documents the attributes: `text`, `tokens`, `offsets`,
     `scores` by method name, `probabilities`, `target`, `model`, `versions` and so on. The default of a
     `method` argument is the first method with signed scores.
 
@@ -168,8 +168,8 @@ class Explanation(Record):
         """Return this explanation minus another: of two models, two texts, or two classes.
 
         Also written `self - other`. Explanations of one text by models with different tokenizers are aligned
-        by words. Those of different models or texts must explain the same target: pass `target` to `explain`
-        for both.
+        by words. Explanations of different models or texts must have the same target: pass `target` to
+        `explain` for both.
 
         Args:
             other: The explanation that is subtracted.
@@ -211,7 +211,7 @@ class Explanation(Record):
             method: The method; by default the first with signed scores.
             layers: Whether to draw a heat map of layers x words; requires `explain(..., layers=True)`.
             special: Whether special tokens such as [CLS] are drawn.
-            ax: The matplotlib axes; by default those of a new figure.
+            ax: The matplotlib axes; by default of a new figure.
 
         Returns:
             The axes.

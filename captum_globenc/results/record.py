@@ -204,7 +204,7 @@ class Record:
 
     @property
     def elements(self) -> tuple[str, str]:
-        """The singular and plural noun for what is scored, such as ``("token", "tokens")``."""
+        """The singular and plural noun for the scored parts, such as ``("token", "tokens")``."""
         return ("token", "tokens") if self.picture is None else PARTS[self.picture.kind]
 
     @property
@@ -223,18 +223,18 @@ class Record:
 
     @property
     def captions(self) -> dict[str, str]:
-        """By method, a description of its scores, such as ``for and against POSITIVE``."""
+        """By method, a description of its scores, such as ``supports or opposes POSITIVE``."""
         higher = "a higher value of " if self.probability is None and self.answer is None else ""
         less = "" if self.less is None else f"; {self.less}"
         captions = {
             "shares": self._shares,
             "difference": self._shares,
-            "sizes": f"share of each {self.elements[0]} in the sum of all, for or against",
+            "sizes": f"share of each {self.elements[0]} in the sum of magnitudes, without a sign",
         }
         made = {}
         for name in self.scores:
             subject, _ = self.outputs.get(name, (self.subject, 0.0))
-            signed = f"for and against {higher}{subject.strip()}"
+            signed = f"supports or opposes {higher}{subject.strip()}"
             made[name] = captions.get(self.kinds[name], signed) + less
         return made
 
@@ -251,7 +251,7 @@ class Record:
 
         The numbers are rounded such that the shown sum is correct.
         """
-        against = "" if self.against is None else f" less that of {self.against.strip()}"
+        against = "" if self.against is None else f" minus {self.against.strip()}"
         less = "" if self.less is None else f"; {self.less}"
         whose = self.elements[1] if self.answer is None else "prompt"
         made = {}
@@ -290,7 +290,7 @@ class Record:
             signed = [name for name in self.scores if self.kinds[name] in ("signed", "contributions")]
             return next(iter([*signed, *self.scores]))
         if method not in self.scores:
-            raise ValueError(f"no scores of {method!r}: there are those of {', '.join(self.scores)}")
+            raise ValueError(f"no scores of {method!r}, only of {', '.join(self.scores)}")
         return method
 
     @property
@@ -343,11 +343,10 @@ class Record:
 
     @property
     def _shares(self) -> str:
-        what = f"share of each {self.elements[0]} in what"
+        share = f"share of each {self.elements[0]} in the"
         if self.position == "mean":
-            return f"{what} all {self.elements[1]} have mixed in, on average"
-        if self.position is None and self.span is not None:
-            return f"{what} {self.part} has mixed in"
-        if self.position is None:
-            return f"{what} the head reads"
-        return f"{what} {self.tokens[self.position]} has mixed in"
+            return f"{share} mean representation of all {self.elements[1]}"
+        if self.position is None and self.span is None:
+            return f"{share} representation that the head reads"
+        read = self.part if self.position is None else self.tokens[self.position]
+        return f"{share} representation of {read}"

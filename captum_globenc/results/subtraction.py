@@ -28,9 +28,9 @@ ROUNDING = 1e-3
 def subtract(one: AnyRecord, other: Record) -> AnyRecord:
     """Return `one` minus `other`, with the scores of all methods that both have.
 
-    Explanations of the same tokens are subtracted token by token. Those of the same text, tokenized in two
-    ways, are aligned by words: neighboring words that overlap in the other tokenization become one, and all
-    special tokens become one.
+    Explanations of the same tokens are subtracted token by token. Two tokenizations of the
+    same text are aligned by words: neighboring words that overlap in the other tokenization become one, and
+    all special tokens become one.
 
     Raises:
         ValueError: The explained outputs differ for different models or texts, the tokens cannot be aligned,
@@ -141,7 +141,7 @@ def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
     if one.sources != other.sources:
         raise ValueError(
-            f"{texts[0]} and {texts[1]} have different tokens: only those of one text can be aligned"
+            f"{texts[0]} and {texts[1]} have different tokens: only explanations of one text can be aligned"
         )
     if not (one.offsets and other.offsets) or one.picture or other.picture:
         raise ValueError(

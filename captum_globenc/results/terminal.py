@@ -40,7 +40,7 @@ BLANK = "\N{OPEN BOX}"
 # Invisible characters that words may contain: they shape letters, join emoji or allow line breaks.
 _HARMLESS = "\N{SOFT HYPHEN}\u200b\u200c\u200d\u200e\u200f\u2060"
 
-# Colors fade from dark gray to violet (shares), orange (for) and blue (against). The background of the
+# Colors fade from dark gray to violet (shares), orange (supports) and blue (opposes). The background of the
 # terminal is unknown, so every token has its own. White text has a contrast above 4.5 to 1 on every shade.
 NEUTRAL, SHARES, FOR, AGAINST = (44, 44, 48), (132, 84, 204), (196, 78, 0), (0, 102, 204)
 
@@ -226,18 +226,18 @@ class Shown:
 
 
 def _ranking(record: Record) -> list[str]:
-    """Return the scores that rank the rows: those of the first signed method, for all its targets."""
+    """Return the names of the scores that rank the rows: the first signed method, for all its targets."""
     name, outputs = record.chosen(), record.outputs
     method = name.removesuffix(f": {outputs[name][0]}") if name in outputs else name
     return [it for it, (target, _) in outputs.items() if it == f"{method}: {target}"] or [name]
 
 
 def _caption(text: str, signed: bool, *, plain: bool) -> Text:
-    """Return a caption of the scores, with the words "for", "against" and "share" in their colors."""
+    """Return a caption of the scores, with the words "supports", "opposes" and "share" in their colors."""
     if signed and not plain:
-        text = text.replace("against", "against (underlined)", 1)
+        text = text.replace("opposes", "opposes (underlined)", 1)
     caption = Text(printable(text), style="dim")
-    for word, strength in {"for": 1.0, "against": -1.0}.items() if signed else [("share", 1.0)]:
+    for word, strength in {"supports": 1.0, "opposes": -1.0}.items() if signed else [("share", 1.0)]:
         found = re.compile(rf"\b{word}\b").search(caption.plain, caption.plain.index("\N{MIDDLE DOT}"))
         if found:
             caption.stylize(f"not dim {_shade(strength, signed)}", *found.span())

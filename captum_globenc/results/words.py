@@ -208,7 +208,7 @@ def score_spans(
 
     Returns:
         `(text, score)` per span, in the order of `spans`, and last of all other tokens, with the text "". The
-        sum is that of `scores`.
+        sum equals the sum of `scores`.
 
     Raises:
         ValueError: Spans overlap or are outside the texts, or there are no offsets.

@@ -87,7 +87,7 @@ def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]
 
     Args:
         config: the model's config.
-        count: the number of classes; by default that of the config.
+        count: the number of classes; by default `config.num_labels`.
 
     Example:
         >>> from transformers import BertConfig

@@ -51,7 +51,7 @@ def merge(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[st
     """Merge fine-tuned weights into a state dict.
 
     The product of `x.up` (U, R) and `x.down` (R, V), a low-rank update, is added to `x.weight` (U, V). Other
-    tensors replace those of the same name. The result is differentiable in `trained`.
+    tensors replace tensors of the same name. The result is differentiable in `trained`.
 
     Args:
         state: The pretrained weights; not modified.

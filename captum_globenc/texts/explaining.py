@@ -125,14 +125,14 @@ def explain(
             model's limit; the longer of text and pair is split. Logits are averaged over windows, scores over
             the windows that contain the token; GlobEnc's are normalized to sum to 1. Entities, answers and
             mask tokens belong to one window. By default such texts are truncated.
-        threshold: The least probability in [0, 1] of the labels of a multi-label model that are explained.
+        threshold: The minimum probability in [0, 1] of explained labels, for multi-label models.
         tell: Called with each notice, such as a method that is left out, or truncated texts. By default
             notices are warnings.
         answer: The explained answer for text generation, or one per prompt. It is tokenized separately, so it
             starts with a space if the text has one there. By default the answer that the model generates,
             greedily unless `generation` sets sampling or beams.
-        max_new_tokens: The largest number of generated tokens; by default that of the model's generation
-            config, else 64.
+        max_new_tokens: The maximum number of generated tokens; by default the value in the model's
+            generation config, else 64.
         per_token: Whether to compute the contributions to each token of the answer as well (`answer_scores`).
         passages: Passages of the prompt whose contributions `Explanation.passages()` sums: a dict from names
             to texts, a list of (name, text), or a list of texts, exactly as in the prompt; or a list of such

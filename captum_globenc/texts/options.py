@@ -47,7 +47,7 @@ Pairs = str | Sequence[str | None] | None
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `captum_globenc.explain`, with the same names; `generation` has those of `generate`.
+    """The options of `captum_globenc.explain`, with the same names; `generation` is for `model.generate`.
 
     Raises:
         ValueError: A name is unknown, `methods` is empty, or a class is contrasted with itself.

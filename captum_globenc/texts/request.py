@@ -274,7 +274,7 @@ def resolve_baseline(baseline: str, model: nn.Module, tokenizer: PreTrainedToken
     - For classifiers whose decoder reads the text again it is "pad", because they take ids only.
     - For ESM-2 (`token_dropout`) it is "zero". The model replaces embeddings of mask tokens by zeros and
       scales all others by the share of mask tokens among the ids. That scale belongs to no token, so only
-      the embeddings are replaced and the scale stays that of the text.
+      the embeddings are replaced, and the scale of the text is kept.
     """
     if baseline != "mask":
         return baseline

@@ -170,9 +170,9 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
 
     Args:
         attributions: (channels, H, W) or (1, channels, H, W), from any Captum method.
-        image: The pixels, of the same shape. Values outside of [0, 1], such as those of a normalized image,
-            are scaled to that range.
-        ax: The matplotlib axes; by default those of a new figure.
+        image: The pixels, of the same shape. Values outside of [0, 1], as in a normalized image, are scaled
+            to that range.
+        ax: The matplotlib axes; by default of a new figure.
         options: Further arguments of ``visualize_image_attr``. The defaults are
             ``method="blended_heat_map"``, and ``sign="all"`` if a score is negative, else "positive".
 

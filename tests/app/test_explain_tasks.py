@@ -1,4 +1,4 @@
-"""The command line explains whatever a model is for, and long texts in windows."""
+"""`captum-globenc explain` for models of every task, and for long texts in windows."""
 
 import json
 
@@ -37,7 +37,7 @@ def model_for(tmp_path):
         ("BertForQuestionAnswering", "is the plot good ?", {"pair": "The plot: bad!", "target": "start"}),
     ],
 )
-def test_a_model_is_loaded_for_what_its_files_say(run, model_for, kind, text, options):
+def test_a_model_is_loaded_for_the_task_in_its_config(run, model_for, kind, text, options):
     folder = model_for(kind)
     chosen = [part for name, value in options.items() for part in (f"--{name}", value)]
     out, err = run("explain", text, "--model", folder, "--json", *chosen)
@@ -51,10 +51,10 @@ def test_a_model_is_loaded_for_what_its_files_say(run, model_for, kind, text, op
         assert it.headline in out
 
 
-def test_all_classes_stand_side_by_side(run, folder):
+def test_all_classes_are_shown_side_by_side(run, folder):
     out, _ = run("explain", "good film", "--model", folder, "--target", "all", "--layers")
     for name in ("NEGATIVE", "POSITIVE"):
-        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} for and against {name}" in out
+        assert f"transformer-deep-lift: {name} \N{MIDDLE DOT} supports or opposes {name}" in out
         assert f"logit of {name}" in out
 
 

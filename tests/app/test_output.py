@@ -1,4 +1,4 @@
-"""Output that nobody takes: a full device, a pipe that was closed."""
+"""Output that cannot be written: a full device, a closed pipe."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def command(request, folder):
     return [sys.executable, "-m", "captum_globenc", *arguments]
 
 
-def test_a_full_device_is_told_in_one_line(command):
+def test_a_full_device_is_reported_in_one_line(command):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False

@@ -1,4 +1,4 @@
-"""Explanations that the command line saved, drawn again: the same, and without their model."""
+"""`captum-globenc show` draws saved explanations as before, without their model."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ def test_a_saved_file_is_drawn_again_as_it_was(run, folder, tmp_path, name):
     assert again.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
 
 
-def test_json_lines_are_what_is_saved(run, folder, tmp_path):
+def test_json_lines_equal_the_saved_file(run, folder, tmp_path):
     saved = tmp_path / "saved.jsonl.gz"
     out, _ = run("explain", *TEXTS, "--model", folder, "--json", "--save", saved)
     printed = tmp_path / "printed"
@@ -34,7 +34,7 @@ def test_json_lines_are_what_is_saved(run, folder, tmp_path):
     assert list(map(json.loads, lines)) == list(map(json.loads, out.splitlines()))
 
 
-def test_what_cannot_be_read_or_written_is_told_in_one_line(failing, run, folder, tmp_path):
+def test_unreadable_and_unwritable_files_are_reported_in_one_line(failing, run, folder, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a"}\n')
     assert failing("show", tmp_path / "none") == f"error: cannot read {tmp_path / 'none'}: {os.strerror(2)}\n"

@@ -1,4 +1,4 @@
-"""What the command shows, writes and draws is what `summarize` found."""
+"""`captum-globenc summarize` shows, writes and draws the result of `summarize`."""
 
 import csv
 
@@ -43,20 +43,20 @@ def test_a_table_and_a_figure_are_written(run, attributed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "magic"], "has no scores of magic; it has those of globenc, decompx"),
+        (["--method", "magic"], "has no scores of magic, only of globenc, decompx"),
         (["--min-count", "1000"], "no word occurs 1000 times in texts of a class: lower --min-count"),
         (["--csv", "no/such/words.csv"], "cannot write no/such/words.csv: no such folder"),
         (["--top", "0"], "top is 0: at least 1 is needed"),
     ],
 )
-def test_mistakes_are_told_in_one_line(options, message, failing, attributed):
+def test_user_errors_are_reported_in_one_line(options, message, failing, attributed):
     assert message in failing("summarize", attributed, *options)
 
 
-def test_a_figure_of_no_known_kind_is_told(run, attributed, tmp_path):
+def test_an_unknown_figure_format_is_reported(run, attributed, tmp_path):
     _, err = run("summarize", attributed, "--figure", tmp_path / "words.xyz", status=2)
     assert err.startswith(f"error: cannot write {tmp_path / 'words.xyz'}: Format 'xyz' is not supported")
 
 
-def test_a_folder_of_something_else_is_told(failing, tmp_path):
+def test_a_folder_without_attributions_is_reported(failing, tmp_path):
     assert f"{tmp_path} holds no attributions" in failing("summarize", tmp_path)

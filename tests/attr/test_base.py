@@ -1,4 +1,4 @@
-"""What Captum requires of an attribution class holds for every method."""
+"""Every method fulfills Captum's requirements for attribution classes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""GlobEnc held to Captum's contract with Captum itself: its checks, its metrics, its visualiser."""
+"""GlobEnc with Captum's own checks, metrics and visualizer."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def perturb_ids(ids):
 
 
 def test_hooks_are_removed_when_the_target_is_bad(config):
-    """What Captum's generated hook-removal tests do."""
+    """Run Captum's generated hook-removal test."""
     model, arguments = config
     before = state_of(model)
     arguments["target"] = (9999,) * 20
@@ -62,7 +62,7 @@ def test_hooks_are_removed_when_the_target_is_bad(config):
 
 @pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
 def test_a_batch_with_targets_equals_its_examples(config, target):
-    """What Captum's generated target tests do."""
+    """Run Captum's generated target test."""
     model, arguments = config
     arguments["target"] = target
     together = GlobEnc(model).attribute(**arguments)

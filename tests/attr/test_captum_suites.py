@@ -1,7 +1,7 @@
-"""The situations of Captum's own test suites, with `TransformerDeepLift` in the place of its methods.
+"""The situations of Captum's own test suites, with `TransformerDeepLift` instead of its methods.
 
 The tests marked `row` are the table in docs/captum.md. Where a result differs from Captum's by design, the
-row says why, and the expected numbers are worked out by hand in the test.
+row says why, and the test computes the expected numbers by hand.
 """
 
 import math
@@ -44,7 +44,7 @@ def of(*rows, **options):
 
 
 def attribute(model, inputs, *args, **options):
-    """Return scores, after checking that they add up and that `compute_convergence_delta` agrees."""
+    """Return scores, after checking their sum and `compute_convergence_delta`."""
     method = TransformerDeepLift(model)
     scores, delta = method.attribute(inputs, *args, return_convergence_delta=True, **options)
     again = method.attribute(inputs, *args, **options)
@@ -235,7 +235,7 @@ class TestDeepLiftClassification:
     @row(
         "deeplift_classification",
         "a softmax",
-        "an exact rule of its own, by the logarithmic mean of the probabilities: DeepLift's does not add up",
+        "an exact rule, by the logarithmic mean of the probabilities: DeepLift's sum is not exact",
     )
     def test_softmax(self):
         x, x0 = of([1.0, 2.0, 0.0]), torch.zeros(1, 3)
@@ -264,7 +264,7 @@ class TestDeepLiftClassification:
     @row(
         "deeplift_classification",
         "convolutions, max pools of one to three dimensions, near and far baselines",
-        "adds up, as Captum's test asks; a max pool shares out by the rule above",
+        "the sum is exact, as Captum's test requires; a max pool follows the rule above",
     )
     @pytest.mark.parametrize("far", [20, 600])
     @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ class TestIntegratedGradientsBasic:
     @row(
         "integrated_gradients_basic",
         "further arguments: tensors, numbers, lists",
-        "the same sums; elements are those of IntegratedGradients with many segments (`n_steps`)",
+        "the same sums; the elements equal IntegratedGradients with many segments (`n_steps`)",
     )
     @pytest.mark.parametrize(
         ("model", "arguments"),
@@ -334,7 +334,7 @@ class TestIntegratedGradientsBasic:
         assert_same(many, path, rtol=0.02, atol=0.05)
         assert_same(sum(it.sum(1) for it in scores), sum(it.sum(1) for it in many), atol=1e-4)
 
-    @row("integrated_gradients_basic", "several inputs that are added up")
+    @row("integrated_gradients_basic", "several inputs that are summed")
     def test_several_inputs(self):
         scores = attribute(basic.BasicModel6_MultiTensor(), (of([1.5, 2.0, 34.3]), of([3.0, 3.5, 23.2])))
         # The second elements, 2 and 3.5, reach 1 - relu(1 - 5.5) = 1 together.
@@ -383,7 +383,7 @@ class TestIntegratedGradientsClassification:
     @row(
         "integrated_gradients_classification",
         "sigmoid and softmax classifiers, alone and in NoiseTunnel",
-        "adds up, as Captum's test asks",
+        "the sum is exact, as Captum's test requires",
     )
     @pytest.mark.parametrize("kind", [None, "smoothgrad", "smoothgrad_sq", "vargrad"])
     @pytest.mark.parametrize("name", ["sigmoid", "softmax", "softmax in place", "batch"])
@@ -481,7 +481,7 @@ class TestGenerated:
             hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks
             assert not any(map(len, hooks))
 
-    @row("jit", "traced and scripted modules", "rejected: operations inside of them cannot be seen")
+    @row("jit", "traced and scripted modules", "rejected: their operations cannot be intercepted")
     def test_scripted(self):
         traced = torch.jit.trace(basic.BasicModel_MultiLayer(), torch.randn(4, 3))
         with pytest.raises(UnsupportedOperationError, match="scripted"):
@@ -509,7 +509,7 @@ class TestDataLoader:
 
 
 class TestMultipliers:
-    def test_those_of_a_linear_model_are_its_gradient(self):
+    def test_multipliers_of_a_linear_model_are_its_gradient(self):
         torch.manual_seed(0)
         model = basic.BasicLinearModel()
         method = TransformerDeepLift(model, multiply_by_inputs=False)

@@ -1,4 +1,4 @@
-"""DecompX held to its authors' code, to the definition by vectors, and to Captum's contract."""
+"""DecompX equals its authors' code and the definition by vectors, and fulfills Captum's contract."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_there_are_cases_of_both_families_and_of_padded_batches():
 
 @pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
 def test_a_batch_with_targets_equals_its_examples(classifier, batch, target):
-    """What Captum's generated target tests do."""
+    """Run Captum's generated target test."""
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)
     together = DecompX(forward).attribute(inputs, target, extra)
@@ -64,7 +64,7 @@ def test_a_batch_with_targets_equals_its_examples(classifier, batch, target):
 
 
 def test_hooks_are_removed_when_the_target_is_bad(classifier, batch):
-    """What Captum's generated hook-removal tests do."""
+    """Run Captum's generated hook-removal test."""
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)
     before = state_of(forward)

@@ -63,7 +63,7 @@ def config(setting):
 
 
 def test_hooks_are_removed_when_the_target_is_bad(config):
-    """What Captum's generated hook-removal tests do."""
+    """Run Captum's generated hook-removal test."""
     (algorithm,), model, arguments, *_ = parse_test_config(config)
     before = state_of(model)
     arguments["target"] = (9999,) * 20
@@ -78,7 +78,7 @@ def test_hooks_are_removed_when_the_target_is_bad(config):
 
 @pytest.mark.parametrize("target", [1, [0, 2, 1], torch.tensor([0, 2, 1]), torch.tensor([1]), (1,)])
 def test_a_batch_with_targets_equals_its_examples(config, target):
-    """What Captum's generated target tests do."""
+    """Run Captum's generated target test."""
     (algorithm,), model, arguments, *_ = parse_test_config(config)
     arguments["target"] = target
     together = algorithm(model).attribute(**arguments)
@@ -508,7 +508,7 @@ class TestCaptum:
         )
         torch.testing.assert_close(noisy, method.attribute(x, None, 1, extra), rtol=1e-3, atol=1e-4)
 
-    def test_infidelity_is_less_than_that_of_methods_that_do_not_add_up(self, setting, classifier):
+    def test_infidelity_is_lower_than_for_incomplete_methods(self, setting, classifier):
         forward, inputs, _, extra = setting
         x = classifier.bert.embeddings.word_embeddings(inputs).detach()
         errors = {}

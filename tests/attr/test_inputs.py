@@ -1,4 +1,4 @@
-"""Pixels and sound: what the scores of inputs that are not token ids mean, and which token heads read."""
+"""Pixels and sound: scores of inputs that are not token ids, and the tokens that heads read."""
 
 import doctest
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models that write in place get the scores of the same model written without; the caller's tensors stay."""
+"""Models that write in place get the scores of the same model without such writes."""
 
 import copy
 

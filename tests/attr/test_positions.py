@@ -1,4 +1,4 @@
-"""What is explained: heads of the user's own, several positions at once, and several texts an example."""
+"""The explained position: custom heads, several positions at once, several texts per example."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The sum check knows rounding: it finds what is missing, and does not fire on what is right."""
+"""The sum check finds missing parts and accepts rounding."""
 
 import warnings
 
@@ -136,7 +136,7 @@ def decoder(kind, layers=12):
 
 
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen3"])
-def test_contributions_that_only_cancel_do_not_leave_in_silence(kind):
+def test_contributions_that_cancel_raise_a_warning(kind):
     """Zero embeddings are a singular point of RMSNorm."""
     model = decoder(kind)
     embeddings = model.get_input_embeddings()

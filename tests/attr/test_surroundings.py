@@ -1,4 +1,4 @@
-"""The same scores whatever surrounds a call: inference mode, threads, copies, autocast, defaults."""
+"""The scores do not depend on inference mode, threads, copies, autocast or defaults."""
 
 import copy
 import pickle

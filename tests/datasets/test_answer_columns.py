@@ -58,7 +58,7 @@ def test_batches_run_together_and_bound_the_tokens():
 
 
 @pytest.mark.parametrize("layout", ["python", "arrow"])
-def test_a_row_with_an_error_harms_no_other(layout):
+def test_an_error_of_a_row_affects_no_other_row(layout):
     loaded = language_model("gpt2"), word_tokenizer()
     long = "the cat " * LIMIT
     rows = {
@@ -149,7 +149,7 @@ def test_globenc_explains_the_encoder_of_an_encoder_decoder(tmp_path):
         ({"answer_column": "reply"}, "it has no column reply"),
     ],
 )
-def test_options_that_do_not_apply_are_told_before_the_first_row(options, message, tmp_path):
+def test_options_that_do_not_apply_are_reported_before_the_first_row(options, message, tmp_path):
     data = write_rows(tmp_path / "asked.jsonl", {"text": PROMPTS, "answer": ANSWERS})
     layout = {"layout": options.pop("layout")} if "layout" in options else {}
     with pytest.raises(ValueError, match=message):

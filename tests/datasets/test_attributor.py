@@ -1,4 +1,4 @@
-"""A batch of rows gets what each of its texts gets alone, whatever is around it, in the rows' order."""
+"""A row of a batch gets the same results as its text alone, in the order of the rows."""
 
 import pickle
 import re
@@ -32,7 +32,7 @@ def classifier(folder):
 
 @pytest.fixture(scope="module")
 def alone(classifier):
-    """Each method as its own class gives it for one text, and the logits; what is explained is `target`."""
+    """The scores of each method's own class for one text, and the logits; `target` is explained."""
     model, tokenizer, _ = classifier
     forward = EncoderForward(model)
 
@@ -64,7 +64,7 @@ def alone(classifier):
 
 
 @pytest.mark.parametrize("method", MAIN_METHODS)
-def test_scores_and_logits_are_those_of_each_text_alone(method, folder, alone):
+def test_a_text_has_the_same_scores_and_logits_in_a_batch_and_alone(method, folder, alone):
     rows = Attributor(folder, methods=method, batch_tokens=64)({"text": TEXTS})
     for text, scores, logits in zip(TEXTS, rows[method], rows["logits"], strict=True):
         expected, outputs = alone(method, text)
@@ -72,7 +72,7 @@ def test_scores_and_logits_are_those_of_each_text_alone(method, folder, alone):
         assert logits == pytest.approx(outputs, abs=1e-5)
 
 
-def test_rows_come_back_in_their_order_with_what_they_had(folder):
+def test_rows_keep_their_order_and_columns(folder):
     rows = Attributor(folder)({"text": TEXTS, "label": list(range(24))})
     assert rows["text"] == TEXTS
     assert rows["label"] == list(range(24))
@@ -86,7 +86,7 @@ def test_rows_come_back_in_their_order_with_what_they_had(folder):
         assert sum(scores) == pytest.approx(1, abs=1e-5)
 
 
-def test_words_and_offsets_say_where_tokens_stand(folder):
+def test_words_and_offsets_locate_the_tokens(folder):
     rows = Attributor(folder)({"text": ["A GOOD unhappy film"]})
     assert rows["tokens"] == [["[CLS]", "a", "good", "un", "##happy", "film", "[SEP]"]]
     assert rows["words"] == [["A", "GOOD", "unhappy", "film"]]
@@ -94,7 +94,7 @@ def test_words_and_offsets_say_where_tokens_stand(folder):
     assert rows["offsets"] == [[[0, 0], [0, 1], [2, 6], [7, 9], [9, 14], [15, 19], [0, 0]]]
 
 
-def test_what_a_row_gets_does_not_depend_on_the_rows_around_it(folder):
+def test_the_result_of_a_row_does_not_depend_on_other_rows(folder):
     all_of_them = Attributor(folder, methods=["globenc", "decompx"])({"text": TEXTS})
     few = Attributor(folder, methods=["globenc", "decompx"], batch_tokens=1)({"text": TEXTS[5:8]})
     for method in ("globenc", "decompx"):
@@ -132,7 +132,7 @@ def test_texts_with_and_without_a_pair_run_together(folder, alone):
         ("good " * LIMIT, f"the text has {LIMIT + 2} tokens, and the model takes {LIMIT}"),
     ],
 )
-def test_a_row_that_cannot_be_explained_says_why_and_harms_no_other(text, error, folder):
+def test_an_error_of_a_row_is_reported_and_affects_no_other_row(text, error, folder):
     attribute = Attributor(folder, methods=["globenc", "decompx"], cut=False)
     rows = attribute({"text": ["a good film", text, "bad"]})
     assert rows["error"] == ["", error, ""]
@@ -142,7 +142,7 @@ def test_a_row_that_cannot_be_explained_says_why_and_harms_no_other(text, error,
     assert [rows["decompx"][0], rows["decompx"][2]] == expected["decompx"]
 
 
-def test_a_pair_that_is_no_text_is_an_error(folder):
+def test_an_invalid_pair_is_an_error_of_its_row(folder):
     assert Attributor(folder)({"text": ["a"], "pair": [7]})["error"] == [
         "the second segment is a int, not a string"
     ]
@@ -170,7 +170,7 @@ def test_an_output_that_is_not_finite_is_an_error_of_its_row(method, folder):
     assert [len(scores) for scores in rows[method]] == [3, 0]
 
 
-def test_too_little_memory_is_no_error_of_a_row(folder):
+def test_out_of_memory_is_not_an_error_of_a_row(folder):
     model, tokenizer, _ = load_classifier(folder)
 
     def full(*_):
@@ -181,12 +181,12 @@ def test_too_little_memory_is_no_error_of_a_row(folder):
         Attributor(model, tokenizer)({"text": ["good", "bad"]})
 
 
-def test_a_model_that_tells_no_class_of_a_text_is_refused(tagger, folder):
+def test_a_model_without_classes_per_text_is_rejected(tagger, folder):
     with pytest.raises(ValueError, match=re.escape("gives logits (B, C), this model gives (1, 3, 5)")):
         Attributor(tagger, load_classifier(folder).tokenizer, "decompx").check()
 
 
-def test_long_texts_are_cut_and_told(folder, alone):
+def test_long_texts_are_truncated_and_reported(folder, alone):
     long = "good " * (LIMIT - 2)
     rows = Attributor(folder)({"text": [long + "bad film", "bad"]})
     assert rows["truncated"] == [True, False]
@@ -216,20 +216,20 @@ def decoder(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["transformer-deep-lift", "integrated-gradients"])
-def test_what_stands_for_no_token_is_what_explain_takes(method, decoder):
+def test_a_decoder_has_the_baseline_of_explain(method, decoder):
     rows = Attributor(*decoder, method)({"text": TEXTS[:4]})
     assert rows["error"] == [""] * 4
     for scores, explanation in zip(rows[method], explain(TEXTS[:4], *decoder, methods=[method]), strict=True):
         assert scores == pytest.approx(explanation.scores[method], abs=1e-4)
 
 
-def test_a_model_that_a_method_does_not_know_is_refused_as_a_whole(decoder):
+def test_a_model_that_a_method_does_not_support_is_rejected_at_once(decoder):
     for method in ("globenc", "decompx"):
         with pytest.raises(ValueError, match="No supported encoder found"):
             Attributor(*decoder, method)({"text": TEXTS[:2]})
 
 
-def test_an_operation_is_proven_once(folder):
+def test_an_operation_is_checked_once(folder):
     model, tokenizer, _ = load_classifier(folder)
     attribute, passes = Attributor(model, tokenizer, "transformer-deep-lift"), []
     model.register_forward_hook(lambda *_: passes.append(1))
@@ -242,7 +242,7 @@ def test_an_operation_is_proven_once(folder):
 
 
 @pytest.mark.parametrize("target", ["negative", "1", 1])
-def test_a_class_that_is_chosen_is_explained(target, folder, alone):
+def test_the_target_is_explained(target, folder, alone):
     rows = Attributor(folder, methods="decompx", target=target)({"text": TEXTS[:3]})
     number = 0 if target == "negative" else 1
     assert rows["explained"] == [["NEGATIVE", "POSITIVE"][number]] * 3
@@ -251,7 +251,7 @@ def test_a_class_that_is_chosen_is_explained(target, folder, alone):
 
 
 @pytest.mark.parametrize("position", [-1, 1, "mean"])
-def test_globenc_explains_the_position_that_is_chosen(position, folder, classifier):
+def test_globenc_explains_the_given_position(position, folder, classifier):
     rows = Attributor(folder, position=position)({"text": TEXTS[:5]})
     method = GlobEnc(EncoderForward(classifier.model))
     for text, scores in zip(TEXTS, rows["globenc"], strict=False):
@@ -260,7 +260,7 @@ def test_globenc_explains_the_position_that_is_chosen(position, folder, classifi
         assert scores == pytest.approx(method.attribute(ids, position=where)[0].tolist(), abs=1e-5)
 
 
-def test_a_position_that_a_text_does_not_have_is_an_error_of_its_row(folder):
+def test_a_position_outside_of_a_text_is_an_error_of_its_row(folder):
     rows = Attributor(folder, position=4)({"text": ["a good film", "bad"]})
     assert rows["error"] == ["", "position 4 is out of range: the text has 3 tokens"]
 
@@ -289,31 +289,31 @@ def test_options_are_checked_before_anything_is_loaded(options, message):
         ({"windows": 22}, "windows is 22, but a window has 22 tokens of a text"),
     ],
 )
-def test_what_the_model_cannot_do_is_told_before_any_row(options, message, folder):
+def test_unsupported_options_are_reported_before_the_first_row(options, message, folder):
     with pytest.raises(ValueError, match=re.escape(message)):
         Attributor(folder, **options).check()
 
 
-def test_a_model_that_drops_at_random_is_refused(folder):
+def test_a_model_in_training_mode_is_rejected(folder):
     model, tokenizer, _ = load_classifier(folder)
     model.train()
     with pytest.raises(ValueError, match="training mode"):
         Attributor(model, tokenizer).check()
 
 
-def test_a_model_of_several_values_needs_one_to_be_chosen(tmp_path):
+def test_a_regression_of_several_values_needs_a_target(tmp_path):
     folder = str(save_classifier(tmp_path / "model", problem_type="regression"))
     with pytest.raises(ValueError, match="the model gives 2 values: choose one with target, of NEGATIVE"):
         Attributor(folder).check()
     assert Attributor(folder, target="POSITIVE")({"text": ["good"]})["explained"] == ["POSITIVE"]
 
 
-def test_a_model_that_is_not_there_is_told():
+def test_a_missing_model_is_reported():
     with pytest.raises(LoadingError, match="cannot load no/such/model"):
         Attributor("no/such/model").check()
 
 
-def test_a_column_that_is_not_there_is_told(folder):
+def test_a_missing_column_is_reported(folder):
     with pytest.raises(KeyError, match="no column 'text'"):
         Attributor(folder)({"review": ["good"]})
 
@@ -334,7 +334,7 @@ def test_dataset_map_gives_the_same_columns(folder):
             assert one == pytest.approx(other, abs=1e-5)
 
 
-def test_a_cache_knows_it_by_its_settings_and_the_weights(tmp_path):
+def test_caches_depend_on_settings_and_weights(tmp_path):
     folder = str(save_classifier(tmp_path / "model"))
     before = Hasher.hash(Attributor(folder))
     assert Hasher.hash(Attributor(folder)) == before
@@ -343,20 +343,20 @@ def test_a_cache_knows_it_by_its_settings_and_the_weights(tmp_path):
     assert Hasher.hash(Attributor(folder)) != before
 
 
-def test_what_was_loaded_by_name_is_loaded_again_where_it_is_unpickled(folder):
+def test_a_model_loaded_by_name_is_loaded_again_after_unpickling(folder):
     attribute = Attributor(folder)
     state = pickle.dumps(attribute)
     assert len(state) < 2000
     assert pickle.loads(state)({"text": TEXTS[:2]}) == attribute({"text": TEXTS[:2]})
 
 
-def test_a_model_that_was_given_goes_along(classifier):
+def test_a_model_object_is_pickled(classifier):
     attribute = Attributor(classifier.model, classifier.tokenizer)
     assert pickle.loads(pickle.dumps(attribute))({"text": TEXTS[:2]}) == attribute({"text": TEXTS[:2]})
 
 
 @pytest.mark.parametrize("kind", ["arrow", "numpy"])
-def test_tables_and_arrays_are_answered_with_tables(kind, folder):
+def test_tables_and_arrays_return_tables(kind, folder):
     attribute = Attributor(folder)
     columns = {"text": [*TEXTS[:3], None], "label": [1, 0, 1, 0]}
     batch = (
@@ -398,7 +398,7 @@ def test_the_guide_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["lists", "arrow", "numpy"])
-def test_no_rows_are_answered_with_no_rows_of_the_same_columns(kind, folder):
+def test_an_empty_batch_has_the_same_columns(kind, folder):
     batches = {
         "lists": {"text": []},
         "arrow": pa.table({"text": pa.array([], pa.string())}),

@@ -1,4 +1,4 @@
-"""Attributions of a data set are the same explanations that `explain` makes of its texts."""
+"""Attributions of a data set load as the explanations of `explain`."""
 
 from dataclasses import fields
 
@@ -45,7 +45,7 @@ def same(found, expected, within):
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-5), ("float16", 2e-3)])
-def test_they_are_what_explain_makes_of_the_texts(folder, tmp_path, paired, dtype, within):
+def test_loaded_explanations_equal_explain(folder, tmp_path, paired, dtype, within):
     texts = [*sentences(8), "the [SEP] plot", "🙂🙂 Unhappy"]
     pairs = ["a film", "good"] * 5 if paired else None
     columns = {"text": texts} | ({"pair": pairs} if paired else {})
@@ -61,7 +61,7 @@ def test_they_are_what_explain_makes_of_the_texts(folder, tmp_path, paired, dtyp
     ]
 
 
-def test_rows_in_error_are_left_out_and_windows_do_not_add_up(folder, tmp_path):
+def test_rows_with_an_error_are_skipped_and_windows_are_signed(folder, tmp_path):
     out = attributed(folder, tmp_path, {"text": ["good", None, "plot " * (LIMIT + 5)]}, windows=2)
     short, long = load_explanations(out)
     assert (short.settings.get("windows"), long.settings.get("windows")) == (None, "2")
@@ -70,7 +70,7 @@ def test_rows_in_error_are_left_out_and_windows_do_not_add_up(folder, tmp_path):
     assert sum(long.scores["globenc"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_cannot_be_had_is_refused(folder, tmp_path):
+def test_unknown_rows_and_folders_are_rejected(folder, tmp_path):
     out = attributed(folder, tmp_path, {"text": ["good", "bad"]})
     with pytest.raises(IndexError, match=r"no row 2: .* has 2"):
         load_explanations(out, [0, 2])

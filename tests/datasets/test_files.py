@@ -1,4 +1,4 @@
-"""Every command reads the same files and tables: formats, encodings, packing, columns, places of mistakes."""
+"""Every command reads the same files and tables: formats, encodings, compression, columns, errors."""
 
 import csv
 import gzip
@@ -104,7 +104,7 @@ def test_text_files_are_read_in_any_encoding_and_packing(tmp_path, name, encodin
         ("texts.json", '[{"Text": "good, but \\"red\\"", "label": 1},\n{"Text": "bad"}]'),
     ],
 )
-def test_quotes_and_delimiters_are_those_of_the_head(tmp_path, name, content, read):
+def test_delimiters_are_detected_from_the_header(tmp_path, name, content, read):
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
     good, bad = read(tmp_path / name)
     assert (good[:2], str(good[2])) == (('good, but "red"', None), "1")
@@ -212,7 +212,7 @@ def test_ids_are_whole_numbers_where_all_of_them_are(tmp_path, kind, ids, number
     ("ids", "message"),
     [(["a", ""], "line 3 has no id"), (["a", "a"], "line 2 and line 3 have the same id, a")],
 )
-def test_ids_that_tell_nothing_apart_are_refused(tmp_path, ids, message):
+def test_duplicate_ids_are_rejected(tmp_path, ids, message):
     path = written(".csv", tmp_path, {"text": ["good", "bad"], "id": ids})
     with pytest.raises(ValueError, match=message):
         read_examples(path, id_column="id")
@@ -317,7 +317,7 @@ BOTH = [
 
 @COMMANDS
 @pytest.mark.parametrize(("name", "content", "message"), BOTH)
-def test_a_mistake_is_told_with_its_line(tmp_path, name, content, message, read):
+def test_an_error_names_its_line(tmp_path, name, content, message, read):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as caught:
@@ -328,7 +328,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path, name, content, message, read)
 
 @COMMANDS
 @pytest.mark.parametrize("encoding", ["klingon", "hex"])
-def test_an_encoding_that_is_not_known_is_told(tmp_path, encoding, read):
+def test_an_unknown_encoding_is_reported(tmp_path, encoding, read):
     (tmp_path / "a.csv").write_text(table())
     with pytest.raises(ValueError, match=f"no encoding is called '{encoding}'"):
         read(tmp_path / "a.csv", encoding=encoding)
@@ -339,7 +339,7 @@ def test_an_encoding_that_is_not_known_is_told(tmp_path, encoding, read):
 
 @COMMANDS
 @pytest.mark.parametrize("kind", [".parquet", "Dataset"])
-def test_a_column_that_holds_no_texts_is_told(tmp_path, kind, read):
+def test_a_column_of_another_type_is_reported(tmp_path, kind, read):
     data = written(kind, tmp_path, {"text": [1, 2]})
     with pytest.raises(ValueError, match=r"cannot read .*: column text has the type int64, not string"):
         read(data)
@@ -367,7 +367,7 @@ def test_an_evaluation_stops_at_the_first_row_that_it_cannot_take(tmp_path, name
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet", "DataFrame", "Dataset"])
-def test_labels_in_other_columns_are_not_taken_for_none(tmp_path, kind):
+def test_labels_in_other_columns_are_not_ignored(tmp_path, kind):
     data = written(kind, tmp_path, {"text": ["a", "b"], "toxic": [0, 0], "insult": [1, 0]})
     with pytest.raises(ValueError, match="columns toxic, insult contain only 0 and 1, like one-hot labels"):
         read_examples(data)
@@ -390,7 +390,7 @@ def test_lists_of_labels_and_marks_are_read(tmp_path, kind):
 @pytest.mark.parametrize(
     "labels", [["007", "7"], ["1.0", "2.0"], ["+1", "-0"], ["NA", "null"], ["1e3", "true"]]
 )
-def test_labels_of_tables_are_what_is_written_there(tmp_path, suffix, labels):
+def test_labels_of_tables_are_unchanged(tmp_path, suffix, labels):
     columns = {"text": ["01", "01"], "text_pair": ["1.0", "1.0"], "label": labels}
     path = written(suffix, tmp_path, columns)
     examples = [("01", "1.0", it) for it in labels]

@@ -1,4 +1,4 @@
-"""Ray's workers give what this process gives: the command's engine, and Ray Data's own map_batches."""
+"""Ray's workers give the same results as one process, through the command's engine and map_batches."""
 
 import shutil
 import warnings
@@ -65,13 +65,13 @@ def test_map_batches_gives_the_rows_of_a_call(ray, folder):
         assert list(row["globenc"]) == pytest.approx(expected["globenc"][number], abs=1e-5)
 
 
-def test_more_workers_than_ray_has_are_refused(ray, folder, tmp_path):
+def test_more_workers_than_ray_has_are_rejected(ray, folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS[:2]})
     with pytest.raises(ValueError, match="Ray has 2 CPUs for 3 workers: ask for fewer"):
         attribute_files(Attributor(folder), data, tmp_path / "out", engine="ray", workers=3)
 
 
-def test_a_worker_that_fails_is_told_in_one_line(ray, tmp_path):
+def test_a_worker_that_fails_is_reported_in_one_line(ray, tmp_path):
     model = save_classifier(tmp_path / "model")
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS[:2]})
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Files become shards: no row is lost or doubled, what differs is refused, what is bad is told."""
+"""Shards hold every row once; other settings are rejected, and errors are reported."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
-def test_rows_of_every_kind_of_file_are_those_of_the_attributor(suffix, folder, tmp_path, load):
+def test_rows_of_every_file_format_equal_the_attributors(suffix, folder, tmp_path, load):
     path = write_rows(tmp_path / f"texts{suffix}", {"text": TEXTS, "label": LABELS})
     attribute = Attributor(folder, methods=["globenc", "transformer-deep-lift"])
     counts = attribute_files(attribute, path, tmp_path / "out", rows_per_shard=10)
@@ -103,7 +103,7 @@ def test_labels_are_kept_in_the_one_type_that_holds_all(labels, kept, folder, tm
         (["9" * 19, "1"], ["9" * 19, "1"]),
     ],
 )
-def test_labels_and_texts_of_tables_are_what_is_written_there(suffix, labels, kept, folder, tmp_path, load):
+def test_labels_and_texts_of_tables_are_unchanged(suffix, labels, kept, folder, tmp_path, load):
     rows = [("text", "pair", "label"), *zip(["007", "1.0"], ["NA", "00"], labels, strict=True)]
     path = tmp_path / f"texts{suffix}"
     path.write_text("".join({".csv": ",", ".tsv": "\t"}[suffix].join(row) + "\n" for row in rows))
@@ -111,7 +111,7 @@ def test_labels_and_texts_of_tables_are_what_is_written_there(suffix, labels, ke
     found = load(tmp_path / "out")
     assert found["label"][:] == kept
     assert (found["text"][:], found["pair"][:]) == (["007", "1.0"], ["NA", "00"])
-    # Written as text, the labels are those of the file.
+    # Labels are written as text, as in the file.
     assert list(map(str, found["label"][:])) == labels
 
 
@@ -151,7 +151,7 @@ def test_rows_that_cannot_be_read_are_written_with_their_error(folder, tmp_path,
     assert found["text"][:] == ["good", None, None, None, None, None]
 
 
-def test_a_row_of_csv_that_is_not_utf8_costs_itself_alone(folder, tmp_path, load):
+def test_a_row_of_csv_with_invalid_bytes_affects_no_other_row(folder, tmp_path, load):
     (tmp_path / "texts.csv").write_bytes(b"text,label\ngood,1\nb\xe4d,0\nred,1\n")
     attribute_files(Attributor(folder), tmp_path / "texts.csv", tmp_path / "out")
     found = load(tmp_path / "out")
@@ -159,7 +159,7 @@ def test_a_row_of_csv_that_is_not_utf8_costs_itself_alone(folder, tmp_path, load
     assert found["label"][:] == [1, None, 1]
 
 
-def test_rows_are_counted_by_what_became_of_them(folder, tmp_path):
+def test_rows_are_counted_by_outcome(folder, tmp_path):
     long = "good " * 40
     path = write_rows(tmp_path / "texts.jsonl", {"text": ["good", long, None, long]})
     assert attribute_files(Attributor(folder), path, tmp_path / "cut") == Counts(
@@ -173,7 +173,7 @@ def test_rows_are_counted_by_what_became_of_them(folder, tmp_path):
     )
 
 
-def test_a_run_that_stops_anywhere_goes_on_to_the_same_bytes(folder, data, tmp_path, monkeypatch):
+def test_a_run_interrupted_anywhere_resumes_to_the_same_bytes(folder, data, tmp_path, monkeypatch):
     attribute_files(Attributor(folder), data, tmp_path / "whole", rows_per_shard=4)
     out = tmp_path / "out"
     written = []
@@ -259,7 +259,7 @@ def test_a_damaged_shard_is_made_again(damage, folder, data, tmp_path):
         ({}, {"rows_per_shard": 7}, "rows_per_shard 1000, not 7"),
     ],
 )
-def test_a_folder_takes_shards_of_one_run_alone(options, others, message, folder, data, tmp_path):
+def test_a_folder_holds_shards_of_one_run(options, others, message, folder, data, tmp_path):
     attribute_files(Attributor(folder), data, tmp_path / "out")
     message = f"{tmp_path / 'out'} holds attributions with {message}: choose another folder"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -295,13 +295,13 @@ def test_a_folder_of_something_else_is_left_alone(folder, data, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_cannot_be_written_to_is_told(folder, data, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_reported(folder, data, tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(ValueError, match="cannot use .*Permission denied"):
         attribute_files(Attributor(folder), data, tmp_path / "out")
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_of_a_shard(folder, data, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_partial_shard(folder, data, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -423,7 +423,7 @@ def test_a_label_that_is_no_number_of_a_class_is_an_error_of_its_row(folder, tmp
     assert [error.partition(" is")[0] for error in found["error"][:]] == ["label inf", "", "label nan"]
 
 
-def test_the_data_is_not_where_the_attributions_go(folder, tmp_path):
+def test_an_output_folder_with_the_data_is_rejected(folder, tmp_path):
     data = write_rows(tmp_path / "texts.csv", {"text": TEXTS})
     with pytest.raises(ValueError, match="contains the data: choose another folder"):
         attribute_files(Attributor(folder), data.parent, tmp_path)
@@ -431,6 +431,6 @@ def test_the_data_is_not_where_the_attributions_go(folder, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
-def test_a_device_that_cannot_be_used_is_told(device, folder, data, tmp_path):
+def test_a_device_that_cannot_be_used_is_reported(device, folder, data, tmp_path):
     with pytest.raises(ValueError, match=f"cannot use device '{device}': "):
         attribute_files(Attributor(folder, device=device), data, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The words that weigh most are those that a plain computation finds, whatever the method and precision."""
+"""The words with the highest scores equal a plain computation, for all methods and precisions."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ def classifier(folder):
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def attributed(request, classifier, tmp_path_factory):
-    """A folder whose name has what SQL and patterns of files mark with."""
+    """A folder whose name has special characters of SQL and of file patterns."""
     place = tmp_path_factory.mktemp("texts") / f"it's [{request.param}]*"
     data = write_rows(place.parent / "texts.jsonl", {"text": [*TEXTS, None]})
     attribute = Attributor(*classifier, methods=METHODS)
@@ -50,7 +50,7 @@ def plainly(folder, method, cache):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_means_counts_and_examples_are_those_of_a_plain_computation(method, attributed, tmp_path):
+def test_means_counts_and_examples_equal_a_plain_computation(method, attributed, tmp_path):
     expected = plainly(attributed, method, tmp_path)
     weights = summarize(attributed, method, top=100, min_count=3, examples=2)
     assert {(it.label, it.word) for it in weights} == {
@@ -67,7 +67,7 @@ def test_means_counts_and_examples_are_those_of_a_plain_computation(method, attr
         assert [example.text for example in it.examples] == [TEXTS[-row] for row in rows]
 
 
-def test_words_stand_by_class_the_heaviest_first(attributed):
+def test_words_are_sorted_by_class_and_mean_score(attributed):
     weights = summarize(attributed, top=3, min_count=2)
     assert [it.label for it in weights] == ["NEGATIVE"] * 3 + ["POSITIVE"] * 3
     for number in (0, 3):
@@ -80,7 +80,7 @@ def test_words_stand_by_class_the_heaviest_first(attributed):
     ]
 
 
-def test_a_class_that_was_chosen_is_the_one_that_words_speak_for(classifier, tmp_path):
+def test_words_count_for_the_target(classifier, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS})
     attribute_files(Attributor(*classifier, METHODS, target="POSITIVE"), data, tmp_path / "out")
     assert {it.label for it in summarize(tmp_path / "out", "transformer-deep-lift")} == {"POSITIVE"}
@@ -116,26 +116,26 @@ def test_a_table_holds_the_numbers_and_the_rows(attributed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "decompx"}, "has no scores of decompx; it has those of globenc, transformer-deep-lift"),
+        ({"method": "decompx"}, "has no scores of decompx, only of globenc, transformer-deep-lift"),
         ({"top": 0}, "top is 0: at least 1 is needed"),
         ({"min_count": 0}, "min_count is 0"),
         ({"examples": -1}, "examples is -1"),
         ({"memory": "much"}, "memory is 'much': pass a size such as 500MB"),
     ],
 )
-def test_options_that_make_no_sense_are_told(options, message, attributed):
+def test_invalid_options_are_reported(options, message, attributed):
     with pytest.raises(ValueError, match=re.escape(message)):
         summarize(attributed, **options)
 
 
-def test_what_tells_no_words_is_refused(folder, tmp_path):
+def test_a_layout_without_words_is_rejected(folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": ["good"]})
     attribute_files(Attributor(folder), data, tmp_path / "out", layout="thermostat")
     with pytest.raises(ValueError, match="the layout thermostat, which has no words: write"):
         summarize(tmp_path / "out")
 
 
-def test_what_cannot_be_read_or_held_is_told(folder, tmp_path):
+def test_damaged_files_and_too_little_memory_are_reported(folder, tmp_path):
     data = write_rows(tmp_path / "texts.jsonl", {"text": TEXTS})
     attribute_files(Attributor(folder), data, tmp_path / "out", rows_per_shard=30)
     with pytest.raises(ValueError, match="cannot summarize .*: Out of Memory Error"):

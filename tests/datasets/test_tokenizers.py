@@ -1,4 +1,4 @@
-"""Tokenizers of every kind tell tokens, words and windows; one written in Python tells no offsets."""
+"""Tokens, words and windows of all kinds of tokenizers; slow tokenizers have no offsets."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_long_texts_are_windowed(tokenizer):
     assert sum(rows["globenc"][0]) == pytest.approx(1)
 
 
-def test_a_tokenizer_in_python_tells_neither_offsets_nor_two_segments(tmp_path):
+def test_a_slow_tokenizer_has_no_offsets_and_no_segments(tmp_path):
     tokenizer = goes_on(tmp_path)
     rows = Attributor(classifier(tokenizer), tokenizer, windows=2)(
         {"text": [TEXT, " ".join([TEXT] * 5)], "pair": ["the", "the"]}

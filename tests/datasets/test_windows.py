@@ -1,4 +1,4 @@
-"""Windows hold all of a document between them, and its scores are the averages of theirs."""
+"""Windows cover the whole document, and its scores are averages over the windows."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from sentences import sentences
 
 
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 6), st.integers(1, 12))
-def test_windows_hold_all_tokens_and_share_what_they_should(first, second, overlap, more):
+def test_windows_cover_all_tokens_and_share_the_overlap(first, second, overlap, more):
     segments = [None, *[0] * first, None, *[1] * second, *[None] * (second > 0)]
     limit = len(segments) - first + overlap + more
     windows = cut_windows(segments, limit, overlap)
@@ -36,7 +36,7 @@ def test_the_last_window_begins_early_enough_to_be_full():
     assert cut_windows([None, *[0] * 6, None], 6, 1) == [[0, 1, 2, 3, 4, 7], [0, 3, 4, 5, 6, 7]]
 
 
-def test_what_leaves_no_room_is_told():
+def test_too_short_windows_are_rejected():
     with pytest.raises(ValueError, match="leave 2 of 5 tokens to a window"):
         cut_windows([None, 0, 0, 0, None, 1], 5, 2)
 
@@ -46,7 +46,7 @@ def test_scores_are_averages_over_the_windows_that_hold_a_token():
     assert laid.tolist() == [2.0, 2.0, 4.0, 7.0, 2.0]
 
 
-def test_a_document_gets_the_mean_of_its_windows_worked_out_by_hand(folder):
+def test_a_document_gets_the_mean_of_its_windows(folder):
     model, tokenizer, _ = load_classifier(folder)
     forward = EncoderForward(model)
     ids = tokenizer(DOCUMENT, verbose=False)["input_ids"]
@@ -78,14 +78,14 @@ def test_a_document_gets_the_mean_of_its_windows_worked_out_by_hand(folder):
     assert " ".join(made["words"][0]) == DOCUMENT
 
 
-def test_a_second_segment_stands_in_every_window(folder):
+def test_every_window_contains_the_second_segment(folder):
     made = Attributor(folder, windows=2)({"text": [DOCUMENT], "pair": ["the plot is bad"]})
     assert made["error"] == [""]
     assert made["words"][0][-4:] == ["the", "plot", "is", "bad"]
     assert len(made["globenc"][0]) == len(made["input_ids"][0]) > 50
 
 
-def test_a_second_segment_that_leaves_no_room_is_an_error_of_its_row(folder):
+def test_a_too_long_second_segment_is_an_error_of_its_row(folder):
     made = Attributor(folder, windows=2)({"text": [DOCUMENT, "bad"], "pair": ["bad " * 30, "good"]})
     assert made["error"][0].startswith("special tokens and the second segment leave 0 of 24 tokens")
     assert made["error"][1] == ""

@@ -1,4 +1,4 @@
-"""A running demo bounds what it is sent and what it keeps, whoever sends it."""
+"""A running demo limits the size of requests and the number of kept results."""
 
 import asyncio
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def chunks(count):
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/x"])
-def test_a_body_that_is_too_large_is_refused(server, path, declared):
+def test_a_body_that_is_too_large_is_rejected(server, path, declared):
     _, address, _ = server
     body = b" " * (MOST_BYTES + 1) if declared else chunks(MOST_BYTES // (1 << 16) + 1)
     found = httpx.post(address + path, content=body, headers={"content-type": "application/json"})

@@ -1,4 +1,4 @@
-"""The web demo, as somebody sees it who types and clicks in a browser."""
+"""The web demo in a browser."""
 
 import re
 import socket
@@ -109,7 +109,7 @@ def explain_it(page):
 
 
 def tokens(page, method="globenc"):
-    """What is shown for a method, and the numbers on hover."""
+    """The shown text of a method, and its numbers on hover."""
     heading = page.get_by_role("heading", name=method, exact=True)
     spans = page.locator("#tokens .method", has=heading).locator(".tokens span")
     spans.first.wait_for()
@@ -122,7 +122,7 @@ def headline(page):
 
 
 def link(page):
-    """The link to what is shown, once it is there."""
+    """The link to the answer, once it exists."""
     box = page.locator("#link textarea, #link input")
     box.wait_for()
     page.wait_for_function("document.querySelector('#link textarea, #link input').value != ''")
@@ -233,7 +233,7 @@ def test_the_slider_goes_through_the_layers_by_keyboard_however_fast(page, addre
     assert tokens(page)[1] == per_cent(expected.scores["globenc"])
 
 
-def test_what_was_explained_stays_until_explain_is_pressed(page, address, expected):
+def test_the_answer_stays_until_explain_is_pressed(page, address, expected):
     page.goto(f"{address}?{urlencode({'text': TEXT})}")
     tokens(page)
     page.get_by_role("checkbox", name="globenc", exact=True).uncheck()
@@ -252,7 +252,7 @@ def test_what_was_explained_stays_until_explain_is_pressed(page, address, expect
     assert asked(page) == {"text": TEXT, "words": "0", "special": "0"}
 
 
-def test_the_last_text_asked_for_is_the_one_explained(page, address):
+def test_the_last_submitted_text_is_explained(page, address):
     start(page, address)
     page.get_by_label("integrated-gradients").check()
     ask(page, "a dull film " * 20)
@@ -261,7 +261,7 @@ def test_the_last_text_asked_for_is_the_one_explained(page, address):
     assert "Unfathomably" in tokens(page)[0]
 
 
-def test_who_waits_sees_their_place_and_each_can_cancel_or_leave(visit, address, expected):
+def test_waiting_visitors_see_their_position_and_can_cancel_or_leave(visit, address, expected):
     slow, waiting = visit(), visit()
     status = [it.locator("#prediction").get_by_test_id("status-tracker") for it in (slow, waiting)]
     cancels = [it.get_by_role("button", name="Cancel") for it in (slow, waiting)]
@@ -293,7 +293,7 @@ def test_who_waits_sees_their_place_and_each_can_cancel_or_leave(visit, address,
     slow.get_by_role("button", name="Explain").wait_for()
 
 
-def test_what_is_typed_is_shown_and_never_run(page, address):
+def test_typed_text_is_shown_and_never_run(page, address):
     start(page, address)
     ask(page, HOSTILE)
     names, _ = tokens(page)
@@ -304,7 +304,7 @@ def test_what_is_typed_is_shown_and_never_run(page, address):
         assert page.locator(f"{part} :is(script, b, img)").count() == 0
 
 
-def test_a_text_that_is_too_long_is_cut_and_told_of(page, address):
+def test_a_long_text_is_truncated_and_reported(page, address):
     start(page, address)
     ask(page, "wonderful acting, " * 400)
     alert = page.get_by_role("alert")
@@ -317,7 +317,7 @@ def test_a_text_that_is_too_long_is_cut_and_told_of(page, address):
     assert width <= shown
 
 
-def test_a_text_that_no_link_holds_is_said_so_and_survives_a_refresh(page, address):
+def test_a_text_too_long_for_a_link_is_reported_and_survives_a_refresh(page, address):
     text = "good " + "x" * 6_000
     page.goto(f"{address}?text=bad")
     tokens(page)
@@ -431,7 +431,7 @@ def test_a_link_alone_loads_no_model(page, address):
     assert alert.inner_text() == "Press Explain to load the model some/model."
 
 
-def test_mistakes_are_told_of_on_the_page(page, address):
+def test_user_errors_are_shown_on_the_page(page, address):
     start(page, address)
     ask(page, "")
     page.get_by_role("alert").filter(has_text="Type a text").wait_for()

@@ -40,7 +40,7 @@ def ask(classifier):
 
 @pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("special", [True, False])
-def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
+def test_the_form_selects_the_shown_parts(classifier, words, special):
     (explanation,) = explain(
         ["unhappy film"],
         classifier.model,
@@ -63,10 +63,10 @@ def test_what_is_shown_is_what_was_asked_for(classifier, words, special):
     heads = re.findall(r'scope="col">([^<]*)<', layers)
     assert heads == ["% after layer", "1", "2", "logit after layer", "0", "1", "2"]
     assert "largest share" in tokens
-    assert "against (underlined)" in tokens
+    assert "Opposes (underlined)" in tokens
 
 
-def test_a_method_that_was_not_asked_for_is_not_shown(ask):
+def test_only_the_chosen_methods_are_shown(ask):
     found = ask("good", methods=["integrated-gradients"])
     tokens, layers = shown(found)
     assert layers == ""
@@ -82,7 +82,7 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
     assert found.explanation == expected
     tokens, _ = shown(found)
     assert f'<p class="note">{expected.notes["transformer-deep-lift"]}</p>' in tokens
-    assert "less that of NEGATIVE" in tokens
+    assert "minus NEGATIVE" in tokens
     assert "explained: POSITIVE rather than NEGATIVE" in found.prediction
 
 
@@ -95,13 +95,13 @@ def test_class_contrast_and_baseline_are_passed_on_and_the_sum_is_shown(ask, cla
         ({"methods": ("magic",)}, "no method magic; known: globenc"),
     ],
 )
-def test_classes_and_names_that_are_not_known_are_told_of(ask, fields, text):
+def test_unknown_classes_and_names_are_reported(ask, fields, text):
     found = ask("good", **fields)
     assert text in found.prediction
     assert found.explanation is None
 
 
-def test_of_the_usual_methods_those_that_hold_are_shown_and_the_others_told_of(classifier):
+def test_supported_default_methods_are_shown_and_the_others_reported(classifier):
     shape = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "pad_token_id": 0}
     decoder = Classifier(GPT2ForSequenceClassification(GPT2Config(**shape)).eval(), classifier.tokenizer)
     found = answer(Form("good film"), lambda _: decoder)
@@ -115,7 +115,7 @@ def test_of_the_usual_methods_those_that_hold_are_shown_and_the_others_told_of(c
     assert refused.explanation is None
 
 
-def test_a_position_is_explained_or_said_to_be_none(ask, classifier):
+def test_a_position_is_explained_or_reported_as_invalid(ask, classifier):
     (last,) = explain(["bad film"], *classifier[:2], position=-1, layers=True)
     assert ask("bad film", position=" -1 ").explanation == last
     for position in ("first", "9"):
@@ -148,14 +148,14 @@ def test_everything_is_escaped(ask):
         (Form("good", mixing="?"), "?"),
     ],
 )
-def test_what_is_missing_is_told_of(ask, form, text):
+def test_missing_fields_are_reported(ask, form, text):
     found = ask(*form)
     assert text in found.prediction
     assert 'role="alert"' in found.prediction
     assert found.explanation is None
 
 
-def test_a_model_that_cannot_be_loaded_is_told_of():
+def test_a_model_that_cannot_be_loaded_is_reported():
     def failing(name):
         raise LoadingError(f"cannot load {name}: <i>why</i>")
 
@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_loaded_is_told_of():
     assert found.explanation is None
 
 
-def test_a_head_without_weights_and_a_cut_text_are_told_of(classifier):
+def test_missing_weights_and_truncated_texts_are_reported(classifier):
     found = answer(Form("bad " * 60), lambda _: classifier._replace(missing=("classifier.weight",)))
     assert "classifier.weight: its predictions are random" in found.prediction
     assert f"only its first {LIMIT} tokens are read, up to “… {'bad ' * 9}bad”." in found.prediction
@@ -182,7 +182,7 @@ def test_a_layer_that_is_the_last_or_beyond_is_the_last(ask, layer, shows):
 
 
 @pytest.mark.parametrize("name", ["text", "pair", "target"])
-def test_what_is_too_long_is_refused_and_not_cut_in_silence(ask, name):
+def test_too_long_fields_are_rejected_and_not_truncated(ask, name):
     found = ask(**{"text": "good", name: "x" * (LONGEST_TEXT + 1)})
     assert f"The {name} has 20,001 characters, and 20,000 are the most" in found.prediction
     assert found.explanation is None
@@ -199,7 +199,7 @@ def test_files_hold_the_explanation(ask, tmp_path):
     assert len(rows) == sum(map(len, found.scores.values()))
 
 
-def test_no_surrogate_is_a_text(ask):
+def test_lone_surrogates_are_rejected(ask):
     for form in (Form("good \ud83d"), Form("good", "\ud83d")):
         assert "not valid UTF-8" in ask(*form).prediction
 
@@ -243,7 +243,7 @@ def test_every_task_is_explained_as_explain_explains_it(model_of, kind, config, 
     assert escape(expected[shows].headline) in found.prediction
 
 
-def test_a_text_without_entities_is_said_to_have_none(model_of):
+def test_a_text_without_entities_has_a_message(model_of):
     nothing = model_of("BertForTokenClassification", id2label={0: "O", 1: "B-X"}, label2id={"O": 0, "B-X": 1})
     with torch.no_grad():
         nothing.model.classifier.bias[:] = torch.tensor([99.0, -99.0])
@@ -323,7 +323,7 @@ def test_generated_answers_are_bounded_by_the_page_and_by_the_model(writer):
     assert limit is None or "has 50 tokens, and the model takes 48: shorten it" in found.prediction
 
 
-def test_a_typed_answer_is_escaped_and_too_long_ones_are_told(writer):
+def test_a_typed_answer_is_escaped_and_too_long_ones_are_reported(writer):
     found = answer(Form("a dog", HOSTILE, against="<b>"), lambda _: writer)
     tokens, layers = shown(found)
     assert "<script" not in found.prediction + tokens + layers

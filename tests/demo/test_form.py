@@ -22,14 +22,14 @@ def test_a_link_restores_the_form(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_a_browser_kept_restores_the_form(form):
+def test_values_stored_by_the_browser_restore_the_form(form):
     kept = {name: str(value) for name, value in form._asdict().items()}
     kept |= {"methods": ",".join(form.methods)}
     kept |= {name: str(getattr(form, name)).lower() for name in ("words", "special", "windows")}
     assert Form.of(kept) == form
 
 
-def test_a_links_nonsense_is_left_out():
+def test_invalid_values_of_a_link_are_ignored():
     query = {"mixing": "N-Nothing", "methods": "magic", "words": "", "special": "", "other": "x"}
     query |= {"baseline": "os.system", "target": " ", "against": "", "layer": "9" * 99, "pair": ""}
     assert Form.of(query) == Form()

@@ -1,4 +1,4 @@
-"""The deadline of the demo: it ends any work of a model, and leaves the model and torch as they were."""
+"""The deadline of the demo stops a run, and leaves the model and torch unchanged."""
 
 import threading
 
@@ -26,7 +26,7 @@ def passes_after(monkeypatch):
 
 
 @pytest.mark.parametrize("looks", [0, 1, 10, 40, 150, 400])
-def test_wherever_it_ends_work_the_model_is_as_it_was(looks, passes_after):
+def test_the_model_is_unchanged_wherever_a_run_is_stopped(looks, passes_after):
     classifier = load_classifier()
     form = Form("Not a bad film.", methods=tuple(METHODS))
     before = state_of(classifier.model)
@@ -39,7 +39,7 @@ def test_wherever_it_ends_work_the_model_is_as_it_was(looks, passes_after):
         assert answer(form, lambda name: classifier).explanation is not None
 
 
-def test_it_counts_for_its_own_thread_alone(passes_after):
+def test_a_deadline_applies_to_its_own_thread(passes_after):
     passes_after(0)
     done = []
 
@@ -53,7 +53,7 @@ def test_it_counts_for_its_own_thread_alone(passes_after):
     assert len(done) == 1
 
 
-def test_what_it_ends_work_at_are_functions_of_torch():
+def test_the_stops_are_torch_functions():
     for name in STOPS:
         assert hasattr(torch, name) or hasattr(torch.nn.functional, name)
 
@@ -95,7 +95,7 @@ def test_a_visitor_ends_their_own_work_from_another_thread_and_the_next_has_its_
         linear()
 
 
-def test_what_waits_for_its_turn_can_be_ended_as_well():
+def test_a_waiting_request_can_be_cancelled():
     turns, said, waiting = Turns(60.0), [], threading.Event()
 
     def second():

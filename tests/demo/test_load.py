@@ -1,4 +1,4 @@
-"""Many at once: nobody's question is lost, and nobody gets another's answer."""
+"""Many clients at once: no request is lost, and each client gets its own answer."""
 
 import importlib.util
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_many_clients_at_once_get_their_own_answers(demo_load):
     assert report.answered >= 6
 
 
-def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_served(demo_load):
+def test_a_slow_answer_is_stopped_and_the_next_is_served(demo_load):
     with (
         demo_load.demo("--seconds", "1") as (address, _),
         demo_load.httpx.Client(base_url=address, timeout=60) as http,

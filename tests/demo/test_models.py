@@ -1,4 +1,4 @@
-"""The models of a demo: those that it was started with, unless its owner allows any; their examples."""
+"""The models of the demo: offered models, other models if allowed, and the examples."""
 
 from types import SimpleNamespace
 
@@ -40,7 +40,7 @@ def looked_up(monkeypatch):
 
 @pytest.mark.parametrize("offered", [(), ("here",), ("here", "there")])
 @pytest.mark.parametrize("name", ["/etc", "../secret", "somebody/large", "Here", "here/"])
-def test_others_are_refused_without_a_look(looked_up, offered, name):
+def test_models_that_are_not_offered_are_rejected_before_loading(looked_up, offered, name):
     classifiers = Classifiers(offered, any_model=False)
     with pytest.raises(LoadingError, match="only; its operator can allow others"):
         classifiers(name)
@@ -50,7 +50,7 @@ def test_others_are_refused_without_a_look(looked_up, offered, name):
     assert looked_up == []
 
 
-def test_those_that_were_offered_are_loaded_and_few_are_kept(looked_up):
+def test_offered_models_are_loaded_and_few_stay_in_memory(looked_up):
     offered = ("one", "two", "three")
     classifiers = Classifiers(offered, any_model=False)
     assert [classifiers(name) for name in ("", *offered, "three", "one")] == ["one", *offered, "three", "one"]
@@ -89,20 +89,20 @@ def test_models_are_called_by_their_last_names_where_these_differ(looked_up, mod
 
 
 @pytest.mark.parametrize("field", ["text", "pair", "model", "position"])
-def test_fields_that_are_too_long_are_not_looked_at(looked_up, field):
+def test_too_long_fields_load_no_model(looked_up, field):
     long = Form("a text")._replace(**{field: "x" * (LONGEST_TEXT + 1)})
     assert "20,000 are the most" in answer(long, Classifiers((), any_model=True)).prediction
     assert looked_up == []
 
 
-def test_any_is_loaded_where_that_is_allowed(looked_up):
+def test_any_model_is_loaded_if_allowed(looked_up):
     assert Classifiers((), any_model=True)("anything") == "anything"
     assert Classifiers((), any_model=True)("") == "the embedded one"
 
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("asked", [None, False, True])
-def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
+def test_only_a_local_address_allows_any_model(monkeypatch, host, asked):
     built = []
 
     class Page:
@@ -125,7 +125,7 @@ def test_an_address_of_this_machine_alone_allows_any(monkeypatch, host, asked):
 
 
 @pytest.mark.parametrize("models", [(), ("here",), ("here", "there")])
-def test_a_link_may_name_what_is_offered_and_nothing_that_would_have_to_be_fetched(looked_up, models):
+def test_a_link_can_name_offered_models_only(looked_up, models):
     classifiers = Classifiers(models, any_model=True)
     assert all(name in classifiers for name in ("", *models))
     assert "somebody/large" not in classifiers
@@ -134,7 +134,7 @@ def test_a_link_may_name_what_is_offered_and_nothing_that_would_have_to_be_fetch
 
 
 CLAIMS = {
-    "For and against": ("POSITIVE", "POSITIVE", {"wonderful": 1, "thin": -1}),
+    "Support and opposition": ("POSITIVE", "POSITIVE", {"wonderful": 1, "thin": -1}),
     "A good word in a bad review": ("NEGATIVE", "NEGATIVE", {"boredom": 1, "masterpiece": -1}),
     "Why not the other class?": ("NEGATIVE", "POSITIVE", {"good": 1, "terrible": -1}),
     "A negation that it gets wrong": ("NEGATIVE", "NEGATIVE", {"waste": 1}),
@@ -147,12 +147,12 @@ def classifiers():
     return Classifiers((), any_model=False)
 
 
-def test_every_example_claims_something():
+def test_every_example_has_a_known_result():
     assert EXAMPLES.keys() == CLAIMS.keys()
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_an_example_shows_what_it_is_called(classifiers, name):
+def test_an_example_has_the_result_in_its_title(classifiers, name):
     found = answer(EXAMPLES[name], classifiers).explanation
     predicted, explained, speak = CLAIMS[name]
     assert (found.prediction, found.target) == (predicted, explained)
@@ -163,13 +163,13 @@ def test_an_example_shows_what_it_is_called(classifiers, name):
     assert strongest in speak
 
 
-def test_classes_can_be_chosen_before_anything_is_asked(classifiers, tmp_path):
+def test_classes_can_be_chosen_before_the_first_explanation(classifiers, tmp_path):
     assert classifiers.classes("") == ["NEGATIVE", "POSITIVE"]
     value = save_classifier(tmp_path, num_labels=1, id2label={0: "stars"}, label2id={"stars": 0})
     assert Classifiers((str(value),), any_model=False).classes("") == []
 
 
-def test_who_cancels_and_who_leaves_end_their_own_work(monkeypatch, folder):
+def test_cancelling_and_leaving_stop_only_the_own_run(monkeypatch, folder):
     pytest.importorskip("gradio")
     ended = []
     monkeypatch.setattr(page, "Turns", lambda seconds: SimpleNamespace(end=ended.append))

@@ -1,4 +1,4 @@
-"""Decisions that differ at the baseline are rejected, or follow those of the input."""
+"""Decisions that differ at the baseline are rejected, or follow the decisions of the input."""
 
 import pytest
 import torch

@@ -41,7 +41,7 @@ class Summed(nn.Module):
 
 
 def one_at_a_time(model, ids, base):
-    """Return the effect of each token alone, and whether those of any tokens add up."""
+    """Return the effect of each token alone, and whether the effects of any tokens sum."""
     with torch.no_grad():
         start, truth, additive = model(base), torch.zeros(ids.shape).double(), True
         for example in range(len(ids)):

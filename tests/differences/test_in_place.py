@@ -1,4 +1,4 @@
-"""In-place writes: contributions equal those of the same function without them."""
+"""In-place writes: the contributions equal the same function without in-place writes."""
 
 import pytest
 import torch

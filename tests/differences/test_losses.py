@@ -78,7 +78,7 @@ def test_classes_are_the_first_or_second_dimension(shape):
 
 
 def test_classes_with_no_probability_have_no_loss():
-    """Logits of -inf, as those of forbidden tokens."""
+    """Logits of -inf, as for forbidden tokens."""
     forbidden = torch.zeros(6, dtype=torch.bool)
     forbidden[3] = True
     assert_complete(

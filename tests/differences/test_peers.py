@@ -1,4 +1,4 @@
-"""The rules of peers, held to what their papers write and prove."""
+"""The rules of other authors, compared with the equations and theorems of their papers."""
 
 import math
 

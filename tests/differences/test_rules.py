@@ -272,7 +272,7 @@ def test_scores_of_hundreds_overflow_nowhere():
 
 
 def test_a_constant_added_to_all_scores_does_not_change_a_softmax():
-    """Multipliers of shares add up to 0 and those of the logarithm of a sum to 1, as its gradients do."""
+    """Multipliers of shares sum to 0 and multipliers of the logarithm of a sum to 1, as its gradients do."""
     x, x0 = random(3, 5), random(3, 5, seed=1) + 7
     for function, total in (
         (lambda x: x.softmax(-1)[:, 0], 0.0),

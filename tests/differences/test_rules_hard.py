@@ -14,7 +14,7 @@ COUNTS = torch.tensor([[3], [7], [1], [6]])
 
 
 def compared(function, x=X, x0=X0):
-    """Check that contributions add up, and that the output is the function's own."""
+    """Check that contributions sum to the difference, and that the output is the function's own."""
     both = compare(function, [x], [x0])
     (made,) = both.contributions(both.output.sum())
     torch.testing.assert_close(made.sum(), (both.output.detach() - both.base).sum(), rtol=1e-11, atol=1e-11)

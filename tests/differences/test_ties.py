@@ -8,7 +8,7 @@ from captum_globenc.differences import compare
 
 
 def contributions(function, x, x0):
-    """Return contributions to the sum of a function, which add up for each of its elements."""
+    """Return contributions to the sum of a function, which sum to the difference for each element."""
     run = compare(function, [x], [x0])
     weights = torch.arange(1.0, run.output.numel() + 1).double().view(run.output.shape)
     (made,) = run.contributions((run.output * weights).sum())

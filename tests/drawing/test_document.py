@@ -1,4 +1,4 @@
-"""The page of explained texts: escaped, whole, and running no script but its own."""
+"""The page of explained texts: escaping, completeness, and the content security policy."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ BREAKING = HOSTILE + "<!--\u2028</SCRIPT >\"'&"
 
 def section(**options):
     parts = [Part("[CLS]", 1.0, special=True), Part("not", -0.5), Part("  "), Part("bad", 2.0)]
-    lines = [Line("deep", "logit", [parts], "for and against")]
+    lines = [Line("deep", "logit", [parts], "supports or opposes")]
     usual = {"heading": "POSITIVE (98.1%)", "label": "POSITIVE", "text": "not  bad", "lines": lines}
     return Section(**{**usual, **options})
 
@@ -50,7 +50,7 @@ def test_only_its_own_script_may_run():
     assert not [name for _, it in Page(made).elements for name in it if name.startswith("on")]
 
 
-def test_it_asks_for_nothing_else():
+def test_a_document_loads_nothing_else():
     made = document.document([section()] * 2, [{}] * 2, {})
     for tag, attributes in Page(made).elements:
         assert tag not in {"link", "img", "iframe", "object"}
@@ -81,7 +81,7 @@ def test_a_text_and_its_pair_are_paragraphs_shaded_by_the_strongest_of_both():
     assert paragraphs == [{"class": "tokens", "dir": "auto"}] * 2
 
 
-def test_what_has_to_be_known_of_a_part_is_said_on_it():
+def test_notes_of_a_part_are_shown_on_hover():
     parts = [Part("😀", 1.0, note="read as [UNK]"), Part("\x07", note="dropped"), Part(" ")]
     page = Page(document.document_part([section(lines=[Line("m", "%", [parts])])]))
     spans = [it for tag, it in page.elements if tag == "span" and "title" in it]
@@ -92,7 +92,7 @@ def test_what_has_to_be_known_of_a_part_is_said_on_it():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_contents_and_choices_are_there_where_there_is_something_to_choose(count):
+def test_contents_and_filters_are_shown_for_several_texts(count):
     made = document.document([section(), section(label="NEGATIVE")][:count], [{}] * count, {})
     page = Page(made)
     links = [it["href"] for tag, it in page.elements if tag == "a"]
@@ -130,7 +130,7 @@ def test_parts_of_a_picture_lie_on_it_and_others_beside_it():
     assert re.search(
         r'>b</span></div><p class="tokens" dir="auto"><span class="for special"[^>]*>rest</span></p>', made
     )
-    assert "against (underlined or lined)" in page.text
+    assert "Opposes (underlined or lined)" in page.text
 
 
 def test_every_text_has_its_line_of_data():

@@ -1,4 +1,4 @@
-"""What a page knows of its texts is made small, and nothing of it is lost."""
+"""The data of a page are compressed without loss."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def bits(row):
 
 
 @given(st.one_of(st.lists(FLOATS, min_size=1), st.lists(SHORT, min_size=1)))
-def test_every_number_is_what_it_was(row):
+def test_every_number_is_restored_exactly(row):
     packed = json.loads(pack([{"scores": {"a": row}, "layers": {"a": [row, row]}}])[1])
     rows = [packed["scores"]["a"], *packed["layers"]["a"]]
     assert [bits(unpacked(it, len(row))) for it in rows] == [bits(row)] * 3
@@ -40,7 +40,7 @@ def test_four_bytes_are_taken_where_they_hold_the_numbers(row, width):
     assert len(base64.b64decode(packed)) == width * len(row)
 
 
-def test_what_all_share_is_told_once_and_nothing_else_is_shared():
+def test_common_fields_are_written_once():
     objects = [
         {"same": {"a": [1]}, "other": 1, "scores": {"a": [0.5]}},
         {"same": {"a": [1]}, "other": True, "scores": {"a": [0.5]}, "more": None},

@@ -1,4 +1,4 @@
-"""Pages and their parts: all of it escaped, nothing asked for, and readable on every shade."""
+"""Pages and their parts: escaping, no external resources, contrast of all shades."""
 
 import re
 
@@ -25,7 +25,7 @@ def test_everything_in_a_page_is_escaped():
     assert Page(page).text.count(HOSTILE) == 7
 
 
-def test_a_page_asks_for_nothing_else():
+def test_a_page_loads_nothing_else():
     page = html_page([["a"]], {"GlobEnc": [[1.0]]})
     for tag, attributes in Page(page).elements:
         assert tag not in {"script", "link", "img", "iframe", "object", "form"}
@@ -54,16 +54,16 @@ def test_a_page_shows_every_method_of_every_text_with_its_numbers_on_hover():
     ("score", "unit", "signed"),
     [(0.5, None, False), (-0.5, None, True), (0.5, "logit", True), (0.5, "%", False)],
 )
-def test_the_legend_says_share_or_for_and_against(score, unit, signed):
+def test_the_legend_describes_shares_or_signed_scores(score, unit, signed):
     units = {} if unit is None else {"method": unit}
     page = Page(html_page([["a"]], {"method": [[score]]}, units=units))
     legend = page.text.partition("Shades are relative")[0]
-    assert ("against (underlined)  for" in legend) is signed
+    assert ("Opposes (underlined)  supports" in legend) is signed
     assert ("largest share" in legend) is not signed
     assert "negative" not in page.text
 
 
-def test_units_are_said_and_numbers_are_in_them():
+def test_numbers_are_shown_in_their_units():
     rows = {"globenc": [[0.125, 0.875]], "deep": [[2.5, -0.0001]], "plain": [[1.0, 2.0]]}
     shown = Page(html_page([["a", "b"]], rows, units={"globenc": "%", "deep": "logit"}))
     numbers = shown.text.partition("Numbers")[2].split()
@@ -75,7 +75,7 @@ def test_units_are_said_and_numbers_are_in_them():
     assert classes == ["share", "share", "for", "against", "share", "share"]
 
 
-def test_what_is_to_say_stands_under_each_method_of_each_text_escaped():
+def test_notes_are_escaped_and_shown_under_each_method():
     notes = {"m": [HOSTILE, ""]}
     shown = Page(html_page([["a"], ["b"]], {"m": [[1.0], [1.0]], "n": [[1.0], None]}, notes=notes))
     assert HOSTILE in shown.text
@@ -93,17 +93,17 @@ def test_what_is_to_say_stands_under_each_method_of_each_text_escaped():
         ([["a"]], {"m": [[1.0, 2.0]]}, None, "m has 2 scores for the 1 tokens of text 1"),
     ],
 )
-def test_pages_of_unequal_numbers_are_refused(tokens, methods, headings, message):
+def test_a_page_needs_scores_for_each_text(tokens, methods, headings, message):
     with pytest.raises(ValueError, match=message):
         html_page(tokens, methods, headings=headings)
 
 
-def test_notes_of_unequal_number_are_refused():
+def test_a_page_needs_a_note_for_each_text():
     with pytest.raises(ValueError, match="m has notes for 2 texts, not 1"):
         html_page([["a"]], {"m": [[1.0]]}, notes={"m": ["x", "y"]})
 
 
-def test_the_heat_map_of_signed_scores_counts_from_what_enters_the_layers():
+def test_the_heat_map_of_signed_scores_starts_at_layer_0():
     table = Page(elements.layer_map(["a", "b"], [[0.25, -1.5], [-0.5, 0.0]], "logit", first=0))
     assert table.text.split()[-5:] == ["logit", "after", "layer01", "a+0.250-0.500", "b-1.5000.000"]
     assert table.text.startswith(elements.depths_note("logit"))
@@ -126,7 +126,7 @@ def test_the_heat_map_shows_every_layer_of_every_token_escaped():
     assert HOSTILE in table.text
 
 
-def test_what_scrolls_can_be_reached_with_the_keyboard():
+def test_scrolling_parts_can_be_reached_with_the_keyboard():
     for part in (elements.layer_map(["a"], [[1.0]]), elements.number_table(["a"], {"m": [1.0]})):
         region = dict(Page(part).elements)["div"]
         assert (region["tabindex"], region["role"]) == ("0", "region")

@@ -265,7 +265,7 @@ def test_a_head_reads_the_tokens_that_it_is_said_to_pool_and_no_other(row, setti
     pooled = find_encoder(model).pooled
     tokens = batch.inputs.shape[1]
     expected = batch.real.bool() if pooled == "mean" else torch.arange(tokens) == pooled % tokens
-    # A position counted from the end may be padding: its row is zero, and GlobEnc refuses to explain it.
+    # A position counted from the end may be padding: its row is zero, and GlobEnc rejects it.
     expected = expected & batch.real.bool()
     before = forward(batch.inputs, *batch.extra)
     for token in range(tokens):

@@ -38,7 +38,7 @@ def loaded(request):
     )  # its padding is inf in double
 
 
-def test_drops_and_correlations_are_those_of_prompts_without_the_sentences(loaded):
+def test_drops_and_correlations_equal_prompts_without_the_sentences(loaded):
     evaluation = evaluate(*loaded, EXAMPLES, methods=[METHOD], metrics=ANSWER_METRICS)
     found = explain(PROMPTS, *loaded, answer=ANSWERS, methods=[METHOD])
     for row, it, sentences in zip(evaluation.rows, found, [SENTENCES, SENTENCES[1:2]], strict=True):
@@ -110,6 +110,6 @@ def test_files_have_a_column_of_answers_and_runs_are_resumed(tmp_path):
         (EXAMPLES[0], {"target": "red"}, "target is not for models that generate text"),
     ],
 )
-def test_arguments_that_do_not_apply_are_told(example, options, message):
+def test_arguments_that_do_not_apply_are_reported(example, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(language_model("gpt2"), word_tokenizer(), [example], **options)

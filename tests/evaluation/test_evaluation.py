@@ -1,4 +1,4 @@
-"""Evaluations: what they measure, that they are taken up where they stopped, and what they refuse."""
+"""Evaluations: measured values, resumed runs, and rejected arguments."""
 
 import csv
 import io
@@ -150,7 +150,7 @@ def test_the_summary_leaves_undefined_values_out(loaded, tmp_path):
 
 
 def drawn(evaluation, width=100):
-    """What a terminal shows, but for the seconds, which no two runs share."""
+    """The terminal output without the seconds, which differ between runs."""
     console = Console(width=width, record=True, file=io.StringIO())
     rows = [{**row, "seconds": 0.25} for row in evaluation.rows]
     console.print(replace(evaluation, rows=rows).table())
@@ -173,7 +173,7 @@ def test_the_table_has_whole_words_and_every_mean_however_wide_the_terminal(widt
         assert " ".join(cells).split() == [*["-1.234", "±", "0.000"] * len(DEFAULT_METRICS), "0.25"]
 
 
-def test_the_best_mean_of_a_metric_is_marked_with_its_error_and_what_it_took():
+def test_the_table_marks_the_best_means_and_shows_errors_and_times():
     found = {"globenc": [(0.5, 0.1), (0.7, 0.5)], "random": [(0.9, 0.0), (0.9, math.nan)]}
     rows = [
         {"method": method, "comprehensiveness": high, "sufficiency": low, "seconds": 0.125}
@@ -312,7 +312,7 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a" / "results.csv")
 
 
-def test_an_evaluation_of_its_own_takes_the_first_folder_that_is_free_or_its_own(loaded, tmp_path):
+def test_a_fresh_evaluation_uses_the_first_free_folder(loaded, tmp_path):
     def run(**change):
         made = evaluate(*loaded, EXAMPLES[:2], **{**QUICK, **change}, out=tmp_path / "a", fresh=True)
         return made.folder.relative_to(tmp_path).name
@@ -358,7 +358,7 @@ def test_a_folder_in_which_nothing_was_measured_is_free(loaded, tmp_path):
     assert len(results(tmp_path)) == 2 * len(QUICK["methods"])
 
 
-def test_two_evaluations_in_one_folder_at_once_are_refused(loaded, tmp_path):
+def test_two_evaluations_in_one_folder_at_once_are_rejected(loaded, tmp_path):
     def other(done, total):
         if done == 1:
             evaluate(*loaded, EXAMPLES, **QUICK, batch_size=1, out=tmp_path)
@@ -368,12 +368,12 @@ def test_two_evaluations_in_one_folder_at_once_are_refused(loaded, tmp_path):
     assert len(results(tmp_path)) == len(EXAMPLES) * len(QUICK["methods"])
 
 
-def test_a_model_that_drops_at_random_is_refused(loaded):
+def test_a_model_in_training_mode_is_rejected(loaded):
     with pytest.raises(ValueError, match="eval"):
         evaluate(loaded[0].train(), loaded[1], EXAMPLES[:1], **QUICK)
 
 
-def test_texts_too_long_for_flows_are_told_of_at_once(loaded, monkeypatch):
+def test_texts_too_long_for_flows_are_reported_at_once(loaded, monkeypatch):
     monkeypatch.setattr("captum_globenc.evaluation.run.MOST_TOKENS", 4)
     with pytest.raises(ValueError, match="N-Enc/max-flow takes texts of up to 4"):
         evaluate(*loaded, EXAMPLES, methods=["N-Enc/max-flow"], metrics=["accuracy"])
@@ -416,7 +416,7 @@ def test_methods_and_metrics_are_added_by_name(loaded, monkeypatch, tmp_path):
         del METHODS["mine"], METRICS["mine"]
 
 
-def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
+def test_captum_methods_over_embeddings_equal_methods_over_ids(loaded):
     subject = Subject(*loaded)
     batch = subject.batch(0, EXAMPLES)
     scores = attribute("integrated-gradients", batch)
@@ -430,7 +430,7 @@ def test_captum_methods_over_embeddings_are_those_over_ids(loaded):
     assert torch.allclose(scores, expected.sum(-1) * batch.mask, atol=1e-6)
 
 
-def test_the_baseline_of_a_text_is_its_own_whatever_stands_beside_it(loaded):
+def test_the_baseline_of_a_text_does_not_depend_on_the_batch(loaded):
     subject = Subject(*loaded)
     batch = subject.batch(0, EXAMPLES)
     for name in ("gradient-shap", "integrated-gradients", "deep-lift"):
@@ -478,7 +478,7 @@ def test_lime_finds_the_weights_of_an_additive_model(monkeypatch):
     assert torch.allclose(scores[1, 1:3].double(), torch.tensor([16.0, 14]).double(), rtol=0.1, atol=0.5)
 
 
-def test_a_remembering_forward_runs_each_text_once():
+def test_a_caching_forward_function_runs_each_text_once():
     rows = []
 
     def forward(ids, mask, missing):
@@ -529,19 +529,19 @@ def test_samples_are_drawn_again_alike():
         (["--seed", "x"], "--seed"),
     ],
 )
-def test_mistakes_are_told_in_one_line(failing, folder, tmp_path, options, message):
+def test_user_errors_are_reported_in_one_line(failing, folder, tmp_path, options, message):
     model = [] if "--model" in options else ["--model", folder]
     assert message in failing("evaluate", *model, "--limit", "2", "--out", tmp_path / "out", *options)
 
 
-def test_a_label_that_the_model_does_not_have_is_told_at_once(failing, folder, tmp_path):
+def test_an_unknown_label_is_reported_at_once(failing, folder, tmp_path):
     (tmp_path / "x.csv").write_text("text,label\ngood,1\nbad,neutral\n")
     line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
     assert "label 'neutral' is not a class of the model: NEGATIVE, POSITIVE" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_told_in_one_line(failing, folder, tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_in_one_line(failing, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     (tmp_path / "x.csv").write_text("text\ngood film\n")
     line = failing("evaluate", "--model", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "out")
@@ -552,7 +552,7 @@ def test_the_metrics_are_listed(run):
     assert run("evaluate", "--metrics", "list")[0].split() == list(METRICS)
 
 
-def test_an_interrupt_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
+def test_an_interrupt_prints_how_to_resume(run, folder, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 

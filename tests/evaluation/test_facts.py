@@ -1,4 +1,4 @@
-"""The model that answers from facts, and methods on its prompts: held against plain calls of the model."""
+"""The model that answers from facts, and methods on its prompts, compared with plain calls of the model."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_the_model_is_kept_with_its_tokenizer(bench, tmp_path):
     assert facts.share_right((again, tokenizer), facts.prompts(9, 2)) in [it / 9 for it in range(10)]
 
 
-def test_values_are_those_of_prompts_without_the_other_sentences(questions):
+def test_values_equal_prompts_without_the_other_sentences(questions):
     kept = torch.tensor([[True] * 4, [True, False, False, True], [False] * 4])
     found = questions.values(kept.expand(3, -1, -1))
     for prompt, values in zip(questions.prompts, found.tolist(), strict=True):
@@ -103,7 +103,7 @@ def test_values_are_those_of_prompts_without_the_other_sentences(questions):
     assert found.std() > 0.01
 
 
-def test_leaving_one_out_and_exact_differences_are_held_against_plain_calls(bench, questions):
+def test_leaving_one_out_and_exact_differences_equal_plain_calls(bench, questions):
     generation = bench("generation")
     left_out, kept = generation.leave_one_out(questions), generation.question_kept(questions)
     whole = torch.ones(3, 1, 4, dtype=torch.bool)
@@ -134,7 +134,7 @@ def test_sparse_regression_finds_the_one_sentence_that_matters(bench, questions,
         generation.Questions, "values", lambda self, kept: torch.where(kept[..., 1], 0.9, 0.1).double().log()
     )
     found = generation.regression(questions, 64)
-    # The logit of .9 less that of .1 is 4.39; Lasso takes alpha off the standardized coefficient.
+    # The logit of .9 minus the logit of .1 is 4.39; Lasso takes alpha off the standardized coefficient.
     assert (found[:, 1] - 4.39).abs().max() < 0.05
     assert not found[:, [0, 2, 3]].any()
 

@@ -1,4 +1,4 @@
-"""The leaderboard: its tables and first paragraph from numbers worked out by hand, and a part of it run."""
+"""The leaderboard: tables and first paragraph for numbers computed by hand, and a run of some parts."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from captum_globenc.evaluation import DEFAULT_METHODS, METHODS
 
 
 def outcome(bench, **rows):
-    measures = ("most less least", "marked-precision/size")
+    measures = ("most minus least", "marked-precision/size")
     values = {method: torch.tensor(it, dtype=torch.double) for method, it in rows.items()}
     return bench("leaderboard_page").Outcome(
         len(next(iter(values.values()))),
@@ -26,27 +26,27 @@ def test_a_table_has_means_errors_and_differences_text_by_text(bench):
     }
     # Deviations 1 and sqrt 2, over the roots of 3 and of 2 texts.
     assert list(bench("comparison").table(rows, ["a"], {"cost": {"globenc": "1.4"}})) == [
-        "| method | a | less integrated-gradients | b | cost |",
+        "| method | a | minus integrated-gradients | b | cost |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| globenc | 2.000 ± 0.577 | +1.000 ± 0.577 | 2.000 ± 1.000 | 1.4 |",
         "| integrated-gradients | 1.000 ± 0.000 |  | 2.000 ± 0.000 |  |",
     ]
 
 
-def test_the_first_paragraph_says_where_our_methods_lose(bench):
+def test_the_first_paragraph_states_where_our_methods_are_worse(bench):
     page = bench("leaderboard_page")
     ahead = {"globenc": [3.0, 4, 5, 4], "transformer-deep-lift": [1.0, 2, 3, 2], "lime": [1.0, 2, 3, 2.1]}
     behind = {"globenc": [1.0, 2, 3, 2], "transformer-deep-lift": [3.0, 4, 5, 4], "lime": [3.0, 4, 5.2, 4]}
     outcomes = {name: outcome(bench, **(ahead if name == "pair" else behind)) for name in page.MAIN}
-    globenc, exact = page.losses(outcomes).split("\n- `transformer-deep-lift` loses")
+    globenc, exact = page.losses(outcomes).split("\n- `transformer-deep-lift` is worse")
     # The best but itself; 0.05 is one standard error of the differences.
     assert "embedded (`lime`, by 2.050 ± 0.050)" in globenc
     assert globenc.endswith("on pair (+1.975 ± 0.025 to `lime`).")
-    assert exact.startswith(" to another method on pair (`globenc`, by 2.000 ± 0.000). ")
+    assert exact.startswith(" than another method on pair (`globenc`, by 2.000 ± 0.000). ")
     assert "embedded (-0.050 ± 0.050 to `lime`)" in exact
 
 
-def test_every_registered_method_is_compared_but_kinds_that_are_not_by_default(bench, monkeypatch):
+def test_every_registered_method_is_compared_except_extra_kinds(bench, monkeypatch):
     monkeypatch.setitem(METHODS, "of-somebody", None)
     names = bench("comparison").compared_methods()
     # W-FixedRes is among them as attention-rollout.
@@ -54,7 +54,7 @@ def test_every_registered_method_is_compared_but_kinds_that_are_not_by_default(b
     assert {"W", "N", "N-ResLN", "W/max-flow"}.isdisjoint(names)
 
 
-def test_parts_are_measured_kept_and_not_taken_for_those_of_other_code(bench, tmp_path, monkeypatch):
+def test_parts_are_saved_and_rejected_for_another_commit(bench, tmp_path, monkeypatch):
     leaderboard = bench("leaderboard")
     monkeypatch.setattr(
         "comparison.METHODS", {name: METHODS[name] for name in ("globenc", "integrated-gradients", "random")}
@@ -67,7 +67,7 @@ def test_parts_are_measured_kept_and_not_taken_for_those_of_other_code(bench, tm
     assert [it["texts"] for it in found.values()] == [4, 4, 4]
     assert set(found["pair"]["reliance"]) == {"with", "without", "decoy"}
     rows = found["pre-ln"]["rows"]["globenc"]
-    assert rows["most less least"] == [a - b for a, b in zip(rows["most"], rows["least"], strict=True)]
+    assert rows["most minus least"] == [a - b for a, b in zip(rows["most"], rows["least"], strict=True)]
     cost = found["pre-ln"]["cost"]
     assert cost["integrated-gradients"] > cost["random"] > 0
     leaderboard.begin(tmp_path, options)
@@ -98,7 +98,7 @@ def test_random_parts_are_measured_with_three_seeds(bench, monkeypatch):
 def test_some_methods_on_some_models_have_a_page_of_their_own(bench):
     page = bench("leaderboard_page")
     values = torch.tensor([0.0, 1.0])
-    measures = ["most less least", "most", "least", "completeness error", "distance to Shapley"]
+    measures = ["most minus least", "most", "least", "completeness error", "distance to Shapley"]
     methods = ["integrated-gradients", "transformer-deep-lift", "transformer-deep-lift/restore-2", "globenc"]
     rows = {method: dict.fromkeys(measures, values) for method in methods}
     made = page.Outcome(2, rows, 60, dict.fromkeys(methods, 3.0))
@@ -107,13 +107,13 @@ def test_some_methods_on_some_models_have_a_page_of_their_own(bench):
     assert "### embedded" in text
     assert "### masked" not in text
     assert "Sanity checks" not in text
-    assert "- `transformer-deep-lift/restore-2` loses to another method on none of the models." in text
+    assert "- `transformer-deep-lift/restore-2` is worse than another method on none of the models." in text
     (row,) = [line for line in lines if line.startswith("| globenc")]
     # Its scores are no parts of a logit.
     assert row.endswith("|  |  | 3.0 |")
 
 
-def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, monkeypatch):
+def test_reliance_is_measured_by_removing_planted_words(bench, monkeypatch):
     shortcuts = bench("shortcuts")
     texts = shortcuts.planted("pair", 40)
     assert [it.number for it in texts] == list(range(40))
@@ -128,9 +128,9 @@ def test_planted_words_are_cut_out_to_see_whether_a_model_relies_on_them(bench, 
     ones = sum(it.label for it in texts) / 40
     found = shortcuts.reliance(None, texts)
     assert found == pytest.approx({"with": 1, "without": 1 - ones, "decoy": 0})
-    assert "no reliance" not in shortcuts.said(found)
+    assert "does not rely" not in shortcuts.said(found)
     for changed in ({"with": 0.9}, {"decoy": 0.1}):
-        assert "no reliance" in shortcuts.said({**found, **changed})
+        assert "does not rely" in shortcuts.said({**found, **changed})
 
 
 def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
@@ -161,7 +161,9 @@ def test_up_to_a_share_of_the_tokens_is_masked_and_special_ones_stay(bench):
         (["--mask", "2"], "0 to 1"),
     ],
 )
-def test_what_ships_is_not_written_over_by_another_classifier(bench, monkeypatch, capsys, options, message):
+def test_the_shipped_weights_are_not_overwritten_by_another_classifier(
+    bench, monkeypatch, capsys, options, message
+):
     monkeypatch.setattr(sys, "argv", ["train_default.py", *options])
     with pytest.raises(SystemExit):
         bench("train_default").main()

@@ -1,4 +1,4 @@
-"""Planted shortcuts: what is planted decides, the decoy does not, and marks find their tokens."""
+"""Planted shortcuts: planted words determine the label, decoys do not, and marks find their tokens."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ def words_at(example, spans):
 
 
 @pytest.mark.parametrize("kind", SHORTCUTS)
-def test_what_is_taken_out_again_leaves_the_text(kind):
+def test_removing_planted_words_restores_the_text(kind):
     for plain, planted in zip(PLAIN, plant(PLAIN, kind), strict=True):
         words = planted.text.split()
         assert [it for it in words if it not in {*WORDS, CONTEXT, *DECOYS}] == plain.text.split()
@@ -64,7 +64,7 @@ def test_the_label_follows_from_the_words_by_the_rule_of_its_kind():
 
 
 @pytest.mark.parametrize("kind", SHORTCUTS)
-def test_labels_and_decoys_are_drawn_without_regard_to_anything(kind):
+def test_labels_and_decoys_are_independent_of_the_text(kind):
     found = plant(PLAIN, kind, share=0.75)
     planted = [it for it in found if it.marked]
     expected = 0.75 * 400 * (0.5 if kind == "context" else 1)
@@ -95,7 +95,7 @@ def test_no_shipped_sentence_holds_a_word_that_is_planted():
         (lambda: Example(0, "dull", decoys=((2, 2),)), "empty or outside"),
     ],
 )
-def test_what_cannot_be_planted_is_refused(call, message):
+def test_invalid_arguments_of_plant_are_rejected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -111,7 +111,7 @@ def test_marks_find_every_token_of_a_word_and_nothing_that_was_cut_off(folder):
     assert batch.decoys.nonzero().tolist() == [[0, 1]]
 
 
-def test_a_tokenizer_that_does_not_tell_where_tokens_lie_is_refused(folder, monkeypatch):
+def test_a_tokenizer_without_offsets_is_rejected(folder, monkeypatch):
     model, tokenizer = load_classifier(folder)[:2]
     monkeypatch.setattr("transformers.BatchEncoding.is_fast", False)
     with pytest.raises(ValueError, match="fast"):
@@ -150,7 +150,7 @@ def test_marks_are_read_from_files(tmp_path, ending):
         ("[[0.5, 2]]", "line 2: .*not a list of spans"),
     ],
 )
-def test_marks_that_are_no_spans_are_refused_with_their_line(tmp_path, spans, message):
+def test_invalid_spans_are_rejected_with_their_line(tmp_path, spans, message):
     path = write_rows(tmp_path / "marked.csv", {"text": ["a dull film"], "marked_spans": [spans]})
     with pytest.raises(ValueError, match=message):
         read_examples(path)

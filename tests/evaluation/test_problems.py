@@ -1,4 +1,4 @@
-"""Evaluations of models of one label, of several and of a value; of a chosen class; at a chosen position."""
+"""Evaluations of single-label, multi-label and regression models; targets and positions."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def loaded(folder, problem, names=NAMES):
 
 
 def outputs(model, tokenizer, text, gone=()):
-    """What the model says of a text by itself, (C,), some places masked."""
+    """The model's output for one text, (C,), with some tokens masked."""
     batch = tokenizer(text, return_tensors="pt")
     batch["input_ids"][0, list(gone)] = tokenizer.mask_token_id
     with torch.no_grad():
@@ -53,7 +53,7 @@ def outputs(model, tokenizer, text, gone=()):
 
 
 def removed(model, tokenizer, text, scores):
-    """What the model says without the top of the tokens, for each fraction, token by token."""
+    """The model's output without the top tokens, for each fraction."""
     places = range(1, len(tokenizer(text)["input_ids"]) - 1)
     ranked = sorted(places, key=lambda place: -scores[place])
     return [
@@ -82,7 +82,7 @@ def ablated(model, tokenizer, text, target):
 
 @pytest.mark.parametrize("target", [None, 0, "RED"])
 @pytest.mark.parametrize("problem", [SINGLE, MULTI, VALUE])
-def test_the_class_that_is_chosen_is_explained_and_measured(tmp_path, problem, target):
+def test_the_target_is_explained_and_measured(tmp_path, problem, target):
     model, tokenizer = loaded(tmp_path, problem)
     examples = [Example(number, text) for number, text in enumerate(TEXTS)]
     options = {"methods": ["feature-ablation"], "metrics": ["comprehensiveness"], "target": target}
@@ -110,7 +110,7 @@ def test_the_class_that_is_chosen_is_explained_and_measured(tmp_path, problem, t
 
 
 @pytest.mark.parametrize("target", ["blue", 3, -1])
-def test_a_class_that_the_model_has_not_is_refused_at_once(tmp_path, target):
+def test_an_unknown_class_is_rejected_at_once(tmp_path, target):
     with pytest.raises(ValueError, match=f"target {target!r} is not a class of the model: bad, good, red"):
         evaluate(*loaded(tmp_path, SINGLE), [Example(0, TEXTS[0])], target=target, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -139,7 +139,7 @@ def test_every_method_and_metric_takes_a_regression(tmp_path):
 
 @pytest.mark.parametrize("target", [None, "bad", "good", "red"])
 @pytest.mark.parametrize("labels", [None, [], ["red"], ["bad", "good"]])
-def test_of_several_labels_it_is_right_to_find_the_explained_one_where_it_holds(tmp_path, labels, target):
+def test_multi_label_accuracy_compares_the_explained_label(tmp_path, labels, target):
     model, tokenizer = loaded(tmp_path, MULTI)
     examples = [Example(number, text, labels) for number, text in enumerate(TEXTS)]
     rows = evaluate(
@@ -215,7 +215,7 @@ def test_one_label_is_taken_as_it_is_and_as_a_list(problem, single):
         (VALUE, [1.0], "is not a number"),
     ],
 )
-def test_labels_that_do_not_fit_the_problem_are_refused(problem, label, message):
+def test_labels_that_do_not_fit_the_problem_are_rejected(problem, label, message):
     with pytest.raises(ValueError, match=message):
         classes_of(label, NAMES, problem)
 
@@ -226,7 +226,7 @@ def test_indices_are_told_from_one_hot_rows():
     assert classes_of(["0", "1"], ["0", "1"], MULTI) == (0, 1)
 
 
-def test_a_number_that_is_no_index_names_no_class():
+def test_a_number_that_is_no_index_is_rejected_as_a_label():
     assert classes_of("1.0", ["bad", "good"], "single_label_classification") == (1,)
     with pytest.raises(ValueError, match="'01' is not a class of the model: bad, good"):
         classes_of("01", ["bad", "good"], "single_label_classification")
@@ -243,7 +243,7 @@ def test_true_and_false_are_classes(tmp_path, folder, written):
     assert [row["label"] for row in evaluation.rows] == ["POSITIVE", "NEGATIVE"]
 
 
-def test_a_label_that_the_model_has_not_is_told_with_its_line(tmp_path, folder):
+def test_an_unknown_label_is_reported_with_its_line(tmp_path, folder):
     (tmp_path / "a.csv").write_text("text,label\na film,POSITIVE\na plot,MIXED\n")
     model, tokenizer, _ = load_classifier(folder)
     examples = read_examples(tmp_path / "a.csv")
@@ -310,7 +310,7 @@ def seeded(build):
 
 @pytest.mark.parametrize("position", [1, -2, "mean"])
 @pytest.mark.parametrize("family", [*UNPOOLED, *POOLED])
-def test_globenc_explains_the_position_that_is_chosen(tokenizer, family, position):
+def test_globenc_explains_the_given_position(tokenizer, family, position):
     model = seeded({**UNPOOLED, **POOLED}[family])
     examples = [Example(number, text) for number, text in enumerate(TEXTS)]
     rows = evaluate(
@@ -349,7 +349,7 @@ def test_a_model_whose_head_reads_no_one_token_needs_a_position(tokenizer, famil
         ([0], r"position is \[0\]"),
     ],
 )
-def test_a_position_that_is_none_is_refused_at_once(tmp_path, position, message):
+def test_an_invalid_position_is_rejected_at_once(tmp_path, position, message):
     examples = [Example(number, text) for number, text in enumerate(TEXTS)]
     with pytest.raises(ValueError, match=message):
         evaluate(*loaded(tmp_path, SINGLE), examples, position=position, out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Sanity checks: what they measure, on methods that are right by construction and on ones that are wrong."""
+"""Sanity checks, on methods that are correct by construction and on wrong ones."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def pre_layer_norm():
 
 
 class BagOfWords(PreTrainedModel):
-    """Logits are sums over tokens: what each token adds is known. The mask's embedding is 0."""
+    """Logits are sums over tokens with known terms. The mask's embedding is 0."""
 
     config_class = BertConfig
 
@@ -66,7 +66,7 @@ class BagOfWords(PreTrainedModel):
 
 @pytest.fixture
 def bag(loaded):
-    """A subject over a bag of words, its batch, and what each token adds to the class that is explained."""
+    """A subject over a bag of words, its batch, and the term of each token in the explained logit."""
     model = randomize(BagOfWords(BertConfig(**{**SMALL, "vocab_size": len(VOCABULARY)})).double())
     with torch.no_grad():
         model.embeddings.weight[VOCABULARY["[MASK]"]] = 0
@@ -81,7 +81,7 @@ def bag(loaded):
 
 
 @pytest.mark.parametrize("method", [*COMPLETE, "feature-ablation", "gradient-shap", "input-x-gradient"])
-def test_what_adds_up_agrees_with_the_weights_of_a_bag_of_words(bag, method):
+def test_complete_methods_find_the_weights_of_a_bag_of_words(bag, method):
     subject, batch, truth = bag
     scores = attribute(method, batch)
     assert torch.allclose(scores.double(), truth, atol=1e-6)
@@ -114,11 +114,11 @@ def test_metrics_tell_the_truth_from_its_reverse_and_from_chance(bag, monkeypatc
     assert measured["marked-rank"][0].tolist() == [1, 1, 1]
     assert measured["marked-rank"][2].tolist() == batch.mask.sum(dim=1).tolist()
     assert measured["completeness-error"][0].max() < 1e-9
-    # The reverse adds up to the negative: it misses the difference by twice its size.
+    # The reverse sums to the negative: it misses the difference by twice its size.
     assert torch.allclose(measured["completeness-error"][2], 2 * truth.sum(dim=1).abs())
 
 
-def test_every_parameter_is_drawn_anew_once_and_the_model_is_left_alone(loaded):
+def test_every_parameter_is_randomized_once_in_a_copy(loaded):
     model, _ = loaded
     state, values = state_of(model), {name: it.clone() for name, it in model.named_parameters()}
     before, parts = values, {}
@@ -137,7 +137,7 @@ def test_every_parameter_is_drawn_anew_once_and_the_model_is_left_alone(loaded):
     assert all(torch.equal(it, values[name]) for name, it in model.named_parameters())
 
 
-def test_scores_that_do_not_look_at_a_part_stay_and_others_change(loaded, monkeypatch):
+def test_only_scores_that_depend_on_a_randomized_part_change(loaded, monkeypatch):
     def by_sign(parameter):
         def scores(request):
             return request.inputs * request.of.model.get_parameter(parameter).detach().flatten()[0].sign()
@@ -164,7 +164,7 @@ def test_scores_that_do_not_look_at_a_part_stay_and_others_change(loaded, monkey
     assert all(values["random"].tolist() == pytest.approx([1, 1, 1]) for values in found.values())
 
 
-def test_scores_of_methods_change_when_all_is_drawn_anew(loaded):
+def test_scores_change_when_all_weights_are_randomized(loaded):
     # Without the first text, whose four words may well stay in their order.
     checks = SanityChecks(*loaded, TEXTS[1:], ["globenc", "transformer-deep-lift"])
     *_, (_, found) = checks.randomization()
@@ -197,7 +197,7 @@ def test_gains_go_into_the_next_matrix_and_the_function_stays():
     assert len(plain) == 2 * SMALL["num_hidden_layers"]
 
 
-def test_what_adds_up_does_not_care_where_gains_stand(loaded):
+def test_complete_methods_do_not_change_with_folded_gains(loaded):
     model, tokenizer = pre_layer_norm(), loaded[1]
     batch = tokenizer([it.text for it in TEXTS], padding=True, return_tensors="pt")
     checks = SanityChecks(model, tokenizer, TEXTS, [*COMPLETE, "saliency", "globenc", "decompx"])
@@ -206,14 +206,14 @@ def test_what_adds_up_does_not_care_where_gains_stand(loaded):
     assert {name for name, change in found.items() if change > 1e-5} == {"globenc", "decompx"}
 
 
-def test_a_model_whose_norms_go_into_the_residual_stream_is_refused(loaded):
+def test_norms_that_feed_the_residual_stream_cannot_be_folded(loaded):
     state = {name: it.clone() for name, it in loaded[0].state_dict().items()}
     with pytest.raises(ValueError, match="no LayerNorm"):
         with_folded_gains(loaded[0], loaded[1]("the plot", return_tensors="pt"))
     assert all(torch.equal(it, state[name]) for name, it in loaded[0].state_dict().items())
 
 
-def test_models_that_do_not_compute_the_same_are_refused(loaded):
+def test_models_with_different_outputs_are_rejected(loaded):
     *_, (_, other) = redrawn(loaded[0])
     with pytest.raises(ValueError, match="outputs differ"):
         SanityChecks(*loaded, TEXTS, ["random"]).invariance(other)
@@ -233,7 +233,7 @@ def test_a_token_without_effect_gets_nothing_and_changes_nothing(loaded, monkeyp
     assert state_of(model) == state
 
 
-def test_heads_that_cannot_be_told_apart_are_refused():
+def test_heads_without_separate_projections_are_rejected():
     model = BertForSequenceClassification(BertConfig(**SMALL))
     for layer in model.bert.encoder.layer:
         layer.attention.self.key = nn.Sequential(layer.attention.self.key, nn.Linear(24, 24))

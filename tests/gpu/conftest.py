@@ -1,4 +1,4 @@
-"""The device under test. A CPU stands in for it, with the tile budget of an accelerator."""
+"""The device under test. A CPU can take its place, with the tile budget of an accelerator."""
 
 from contextlib import nullcontext
 

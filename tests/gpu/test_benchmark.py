@@ -1,4 +1,4 @@
-"""The benchmark for a GPU, run on a CPU: what it measures, what it leaves out and why, and its table."""
+"""The benchmark for a GPU, run on a CPU: measurements, omitted cases, and the table."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""The numbers on a device are those of the CPU: proofs and methods of every family, precisions, streams."""
+"""The numbers on a device equal the CPU's: proofs and methods of every family, precisions, streams."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

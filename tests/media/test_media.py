@@ -1,4 +1,4 @@
-"""Images and sounds from files are explained as plain calls of the methods explain what a model takes."""
+"""Explanations of images and sounds from files equal plain calls of the methods."""
 
 import base64
 import io
@@ -87,7 +87,7 @@ def sound(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kind", "target"), [("image", None), ("image", "bird"), ("sound", None)])
-def test_a_file_is_explained_as_what_its_processor_makes_of_it(request, kind, target):
+def test_a_file_is_explained_through_its_processor(request, kind, target):
     path = request.getfixturevalue("picture" if kind == "image" else "sound")
     folder = request.getfixturevalue("vision" if kind == "image" else "hearing")
     model, processor, missing = load_media_model(str(folder), kind)
@@ -120,7 +120,7 @@ def test_a_file_is_explained_as_what_its_processor_makes_of_it(request, kind, ta
         else:
             sums = scores.reshape(50, 32).sum(1)
         assert found.scores[name][: len(sums)] == pytest.approx(sums.tolist(), abs=1e-9)
-    # GlobEnc's shares sum to 1, those of [CLS] among them, which no pixel feeds.
+    # GlobEnc's shares sum to 1, including the share of [CLS], which no pixel feeds.
     assert sum(found.scores["globenc"]) == pytest.approx(1)
     if kind == "image":
         assert found.tokens[6:8] + found.tokens[16:] == [
@@ -145,7 +145,7 @@ def opened(found):
     return image
 
 
-def test_a_picture_is_what_the_model_took_as_it_looked(vision, tmp_path):
+def test_the_picture_shows_the_pixels_before_normalization(vision, tmp_path):
     halves = np.zeros((32, 32, 3), dtype="uint8")
     halves[:, 16:] = (200, 100, 50)
     path = tmp_path / "halves.png"
@@ -158,7 +158,7 @@ def test_a_picture_is_what_the_model_took_as_it_looked(vision, tmp_path):
     assert np.abs(drawn - halves).mean() < 5  # JPEG
 
 
-def test_the_course_of_a_sound_is_as_high_as_its_samples(hearing, tmp_path):
+def test_the_waveform_has_the_range_of_the_samples(hearing, tmp_path):
     samples = np.zeros((1600, 1), dtype=int)
     samples[400] = 9000
     samples[800] = -4500
@@ -181,7 +181,7 @@ def drawn(figure):
     return [np.asarray(it.get_array()) for ax in figure.axes for it in ax.collections]
 
 
-def test_a_figure_draws_what_was_saved_as_what_was_explained(tmp_path, vision, picture):
+def test_a_figure_of_a_saved_explanation_is_the_same(tmp_path, vision, picture):
     found = explain_file(picture, *load_media_model(str(vision), "image")[:2])
     found.save(tmp_path / "x.jsonl")
     (again,) = Explanations.load(tmp_path / "x.jsonl")
@@ -194,7 +194,7 @@ def test_a_figure_draws_what_was_saved_as_what_was_explained(tmp_path, vision, p
         draw_media(Explanation(**{**vars(found), "picture": None}))
 
 
-def test_features_of_a_sound_are_drawn_and_told_by_frames(sound):
+def test_sound_features_are_drawn_and_named_by_frames(sound):
     config = ASTConfig(
         patch_size=8, num_mel_bins=16, max_length=40, frequency_stride=8, time_stride=8, **SIZES
     )
@@ -267,7 +267,7 @@ def test_parts_of_sound_features_are_frames_however_few_there_are(tmp_path, make
     assert ("globenc" in found.scores) == (make is not bert_of_sound)
 
 
-def test_frames_are_told_by_the_number_of_bins_where_the_extractor_is_not_known():
+def test_the_time_axis_of_an_unknown_extractor_follows_from_the_number_of_bins():
     class Config:
         model_type, num_mel_bins = "mine", 8
 
@@ -294,7 +294,7 @@ def test_channels_are_averaged_and_whole_numbers_scaled(tmp_path, width):
     assert read.tolist() == [0, 0.25, -1]
 
 
-def test_what_is_no_image_or_sound_is_told(tmp_path, vision, hearing):
+def test_invalid_image_and_sound_files_are_reported(tmp_path, vision, hearing):
     (tmp_path / "x.wav").write_bytes(b"RIFF")
     with pytest.raises(ValueError, match=r"is not a WAV file of integers \(PCM\): ffmpeg -i FILE -ar 16000"):
         read_sound(tmp_path / "x.wav", RATE)
@@ -318,12 +318,12 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         assert err.splitlines() == [f"wrote {it}" for it in (drawn, saved, page)]
         assert lines[0] == f"{path}: {found.headline}"
         part = "square" if kind == "image" else "stretch"
-        assert f"globenc · share of each {part} in what the head reads" in lines
+        assert f"globenc · share of each {part} in the representation that the head reads" in lines
         strongest = [line for line in lines if re.match(r"  (row|\d)", line) and "other" not in line]
         assert [re.split(" {2,}", line)[1] for line in strongest] == [name for name, _ in found.top(10)]
         assert Image.open(drawn).size > (200, 200)
         assert Explanations.load(saved) == Explanations([found])
-        # What was saved is shown again, and without its model, as texts are.
+        # Saved explanations are shown again without their model, as for texts.
         assert run("show", saved) == (out, "")
         again = tmp_path / "again.html"
         run("show", saved, "--html", again)
@@ -332,7 +332,7 @@ def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture
         assert Explanation.from_dict(json.loads(out)) == found.by("globenc")
 
 
-def test_options_that_do_not_go_with_files_are_told(run, failing, tmp_path, vision, picture, sound):
+def test_options_that_do_not_apply_to_files_are_reported(run, failing, tmp_path, vision, picture, sound):
     assert "pass an image classifier as --model" in failing("explain", "--image", picture)
     assert "--image and --audio accept only" in failing("explain", "a text", "--image", picture)
     assert "--image and --audio accept only" in failing("explain", "--image", picture, "--baseline", "pad")

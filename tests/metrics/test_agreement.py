@@ -1,4 +1,4 @@
-"""Agreement and plausibility: cases worked out by hand, and what chance gives."""
+"""Agreement and plausibility: cases computed by hand, and random scores."""
 
 import math
 import sys

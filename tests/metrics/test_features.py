@@ -1,4 +1,4 @@
-"""The drop without the top k features, and the linear datamodeling score, by hand and by definition."""
+"""The drop without the top k features and the linear datamodeling score, compared with their definitions."""
 
 import math
 
@@ -89,6 +89,6 @@ def test_given_subsets_replace_random_ones():
         (top_k_drop, {"feature_mask": torch.zeros(2, 4)}, r"feature_mask is \(2, 4\) for inputs \(2, 5\)"),
     ],
 )
-def test_bad_arguments_are_told(metric, options, message):
+def test_bad_arguments_are_reported(metric, options, message):
     with pytest.raises(ValueError, match=message):
         metric(forward, IDS, SCORES, 0, **options)

@@ -1,4 +1,4 @@
-"""Metrics of known truth: cases worked out by hand, and right and wrong methods."""
+"""Metrics of known truth: cases computed by hand, and right and wrong methods."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Faithfulness and perturbation metrics: cases worked out by hand, and models whose best order is known."""
+"""Faithfulness and perturbation metrics: cases computed by hand, and models with a known best order."""
 
 import math
 

@@ -10,7 +10,7 @@ from captum_globenc.metrics import shapley_distance, shapley_values
 
 
 def by_orders(value, count):
-    """The mean of what each feature adds, over all orders."""
+    """The mean contribution of each feature over all orders."""
     total = torch.zeros(count, dtype=torch.double)
     orders = list(permutations(range(count)))
     for order in orders:

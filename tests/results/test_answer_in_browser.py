@@ -38,7 +38,7 @@ GENERATED = explanation(
 
 
 def looks(page):
-    """How each word of the prompt is shaded: for or against, and how strongly."""
+    """How each word of the prompt is shaded: its class (for or against) and its strength."""
     found = page.locator(".shaded :is(.for, .against)").evaluate_all(
         "them => them.map(it => [it.className.split(' ')[0], Number(it.style.getPropertyValue('--s'))])"
     )
@@ -79,7 +79,7 @@ def test_the_keyboard_goes_through_the_answer(show):
     assert page.locator('.answer button[tabindex="0"]').count() == 1
 
 
-def test_hovering_tells_the_score_of_the_selected_token(show):
+def test_hover_shows_the_score_for_the_selected_token(show):
     page = show(Explanations([GENERATED]))
     page.locator(".answer button").nth(0).click()
     page.locator(".shaded").get_by_text("red").hover()
@@ -101,7 +101,7 @@ def cells(table):
     }
 
 
-def test_the_heat_map_shows_what_each_word_says_of_each_answer_token(show):
+def test_the_heat_map_shows_each_word_for_each_answer_token(show):
     other = replace(GENERATED, prediction="green")
     page = show(Explanations([GENERATED, other]))
     assert not page.get_by_role("combobox", name="Class").is_visible()
@@ -157,7 +157,7 @@ def test_long_prompts_have_a_row_for_each_of_their_strongest_sentences(show, wid
         Explanations([long_prompt(120)]), viewport={"width": width, "height": 844}, color_scheme=scheme
     )
     table = page.locator("table.squares")
-    # The names of the rows are in the order of the text; all 120 add up to the score of the answer.
+    # The names of the rows are in the order of the text; all 120 sum to the score of the answer.
     names = table.locator("th[scope=row]").all_inner_texts()
     assert [name.partition(" ")[0] for name in names] == [f"Fact{number}" for number in range(20, 120)]
     assert all(len(name) <= 70 for name in names)
@@ -191,7 +191,7 @@ def test_passages_are_ranked_with_bars_and_the_rest_of_the_prompt_is_last(show):
     assert page.get_by_role("heading", name="passages, by other").is_visible()
 
 
-def test_a_picture_holds_the_answer_and_the_bars(show):
+def test_an_exported_picture_holds_the_answer_and_the_bars(show):
     page = show(Explanations([replace(GENERATED, passage_spans=[("page", Span(4, 7))])]))
     _, content = downloaded(page, "SVG", page.get_by_role("article"))
     made = ET.fromstring(content)

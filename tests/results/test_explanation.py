@@ -1,4 +1,4 @@
-"""What is done with an explanation: sums are kept, and what does not fit is told."""
+"""Operations on explanations keep sums, and reject inconsistent arguments."""
 
 import copy
 import json
@@ -92,7 +92,7 @@ def test_words_and_sentences_read_as_in_the_text():
     assert found.sentences() == [("Unhappy?", -3.25), ("Not bad.", 4.125), ("Good", 2.0), ("", 0.3125)]
 
 
-def test_spans_share_tokens_out_and_the_rest_comes_last():
+def test_spans_partition_the_tokens_and_the_rest_comes_last():
     found = explanation()
     assert found.spans([(9, 16), (0, 7)]) == [("Not bad", 4.0), ("Unhappy", -3.5), ("", 2.6875)]
     assert found.spans([(0, 4)], segment=1)[0] == ("Good", 2.0)
@@ -133,7 +133,7 @@ def test_sentences_end_at_their_marks_and_at_the_ends_of_lines(text, sentences):
     assert [text[it.start : it.stop] for it in sentence_spans(text)] == sentences
 
 
-def test_the_top_is_by_size_whether_for_or_against():
+def test_top_ranks_by_magnitude():
     found = explanation()
     assert found.top(2) == found.top(2, of="words") == [("Unhappy", -3.5), ("Not", 3.0)]
     assert found.top(3, of="tokens") == [("not", 3.0), ("##happy", -2.0), ("good", 2.0)]
@@ -164,7 +164,7 @@ def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
     [
         (
             lambda it: it.words("lime"),
-            "no scores of 'lime': there are those of globenc, transformer-deep-lift",
+            "no scores of 'lime', only of globenc, transformer-deep-lift",
         ),
         (lambda it: it.words(reduce="least"), "reduce is 'least': one of sum, mean, max"),
         (lambda it: it.top(0), "k is 0: at least 1"),
@@ -185,12 +185,12 @@ def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
         (lambda _: explanation(position=10), "a position or a word is outside the 10 tokens"),
     ],
 )
-def test_what_does_not_fit_is_told(ask, message):
+def test_inconsistent_fields_are_rejected(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(explanation())
 
 
-def test_the_difference_of_two_classes_adds_up_to_the_difference_of_both():
+def test_the_difference_of_two_classes_sums_to_the_difference_of_the_logits():
     one = explanation()
     halved = {name: [score / 2 for score in row] for name, row in one.scores.items()}
     other = explanation(target="NEGATIVE", scores=halved, explained=-1.0)
@@ -217,7 +217,7 @@ def test_the_difference_of_models_and_texts_says_which():
     assert set(made.scores[SIGNED]) == {0.0}
 
 
-def test_a_difference_of_other_tokens_or_other_methods_is_refused():
+def test_a_difference_of_other_tokens_or_methods_is_rejected():
     one = explanation()
     other = explanation(text="Another", tokens=["x", *one.tokens[1:]])
     with pytest.raises(ValueError, match=r"'Unhappy\? Not bad\.' and 'Another' have different tokens"):
@@ -260,10 +260,10 @@ def test_one_of_several_classes_is_shown_alone(capsys):
     alone = both.by(name)
     assert (dict(alone.scores), dict(alone.outputs)) == ({name: [-1.0] * 10}, {name: ("NEGATIVE", -1.0)})
     alone.show(top=1)
-    assert "for and against NEGATIVE" in capsys.readouterr().out
+    assert "supports or opposes NEGATIVE" in capsys.readouterr().out
 
 
-def test_what_is_printed_of_it_is_short():
+def test_the_repr_is_short():
     found = explanation(text="word " * 100)
     cut = ("word " * 8)[:39]
     assert repr(found) == (
@@ -275,7 +275,7 @@ def test_what_is_printed_of_it_is_short():
     assert repr(Explanations()) == "<Explanations of 0 texts>"
 
 
-def test_texts_are_told_from_what_is_explained_of_them():
+def test_texts_and_explanations_are_counted_separately():
     def entity(start, stop, text=TEXT, kind="BertForTokenClassification", **options):
         return explanation(text=text, span=Span(start, stop), model={"class": kind}, **options)
 
@@ -293,7 +293,7 @@ def test_texts_are_told_from_what_is_explained_of_them():
         assert repr(Explanations(found)) == f"<Explanations of {said} {methods}>"
 
 
-def test_a_truncated_text_is_told_wherever_it_is_named():
+def test_every_headline_reports_a_truncated_text():
     found = explanation(truncated=True)
     assert found.headline == "POSITIVE (75.0%), text truncated"
     assert "POSITIVE (75.0%), text truncated" in repr(found)
@@ -302,7 +302,7 @@ def test_a_truncated_text_is_told_wherever_it_is_named():
     assert (explanation() - found).headline.endswith(", text truncated")
 
 
-def test_names_that_are_guessed_are_there_or_name_the_right_ones(capsys):
+def test_guessed_attributes_exist_or_the_error_suggests_one(capsys):
     found = explanation()
     assert found.label == found.prediction == "POSITIVE"
     found.show(top=2, special=False)
@@ -362,7 +362,7 @@ def test_the_difference_of_two_models_names_both():
     assert made.probabilities == {}
     assert "model one minus two" in repr(made)
     assert "one minus two (Bert minus Roberta)" in made.to_html()
-    assert made.captions[SIGNED] == "for and against POSITIVE; one minus two"
+    assert made.captions[SIGNED] == "supports or opposes POSITIVE; one minus two"
     nameless = explanation(model={}) - explanation(model={}, settings={"baseline": "pad"})
     assert nameless.headline == "POSITIVE: this minus another explanation"
     baselines = [explanation(settings={"mixing": "N-Enc", "baseline": it}) for it in ("mask", "zero")]
@@ -411,12 +411,12 @@ def test_other_tokens_of_one_text_are_aligned_by_words():
     assert made.sums[SIGNED].endswith("= 0.00 logit of POSITIVE; one minus two")
 
 
-def test_what_cannot_be_aligned_is_refused():
+def test_explanations_that_cannot_be_aligned_are_rejected():
     one = explanation()
     tokens = ["x", *one.tokens[1:]]
     with pytest.raises(ValueError, match="cannot be aligned by words: explain with fast tokenizers"):
         one - explanation(tokens=tokens, offsets=[])
-    with pytest.raises(ValueError, match="different tokens: only those of one text can be aligned"):
+    with pytest.raises(ValueError, match="different tokens: only explanations of one text can be aligned"):
         one - explanation(tokens=tokens, pair="Bad")
 
 
@@ -449,7 +449,7 @@ def test_a_table_has_a_row_for_each_token_and_method():
         assert rows["score"].sum() == pytest.approx(math.fsum(found[number].scores[method]))
 
 
-def test_without_pandas_it_is_told_what_to_install(monkeypatch):
+def test_without_pandas_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pip install "\.\[pandas\]"'):
         explanation().to_pandas()
@@ -492,7 +492,7 @@ def test_without_scores_nothing_can_be_chosen():
 def test_a_headline_has_single_spaces_where_answers_start_with_one():
     it = explanation(target=" big", against=" small")
     assert it.headline.endswith("explained: big rather than small")
-    assert it.captions[SIGNED] == "for and against big rather than small"
+    assert it.captions[SIGNED] == "supports or opposes big rather than small"
     assert "  " not in it.notes[SIGNED]
     difference = explanation(target=" big") - explanation(target=" small")
     assert difference.headline == "big minus small"

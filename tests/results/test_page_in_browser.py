@@ -1,4 +1,4 @@
-"""The page, as somebody reads it who hovers, taps, types and clicks in a browser."""
+"""The page of explanations in a browser: hover, touch, keyboard, search."""
 
 import csv
 import io
@@ -78,7 +78,7 @@ NUMBERS = [
 """Of the word Unhappy, which is two tokens."""
 
 
-def test_hover_tells_the_numbers_of_all_methods_and_layers(show):
+def test_hover_shows_the_numbers_of_all_methods_and_layers(show):
     page = show(DEEP)
     tip = page.get_by_role("tooltip")
     piece(page, "Unhappy").hover()
@@ -151,7 +151,7 @@ def test_tab_goes_past_the_list_of_contents(show):
     assert page.evaluate("document.activeElement.closest('article') !== null")
 
 
-def test_a_tap_tells_the_numbers_too(show):
+def test_a_tap_shows_the_numbers(show):
     page = show(DEEP, **PHONE)
     piece(page, "Unhappy").tap()
     panel = page.get_by_role("dialog")
@@ -163,7 +163,7 @@ def test_a_tap_tells_the_numbers_too(show):
     assert panel.is_hidden()
 
 
-def test_a_click_tells_where_a_word_came_from(show):
+def test_a_click_shows_the_origin_of_a_word(show):
     page = show(DEEP)
     panel = page.get_by_role("dialog")
     piece(page, "Unhappy").click()
@@ -188,12 +188,12 @@ def test_a_click_tells_where_a_word_came_from(show):
     piece(page, "Good").click()
     assert "characters 0 to 4 of the second text" in panel.inner_text()
     piece(page, "[CLS]").click()
-    assert "the tokenizer put it there" in panel.inner_text()
+    assert "the tokenizer added it" in panel.inner_text()
     assert page.locator(".opened").all_inner_texts() == ["[CLS]", "[CLS]"]
 
 
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
-def test_what_is_asked_for_stays_in_sight(show, options):
+def test_a_selected_word_stays_visible(show, options):
     page = show(plain("a fine film " * 120 + "end"), **options)
     for place in (2, 5, 9, 13, 200, 350):
         word = page.locator(".shaded .for").nth(place)
@@ -258,7 +258,7 @@ def test_each_match_counts_once_however_many_methods_show_it(show):
     assert said.inner_text() == "match 1 of 2"
 
 
-def test_what_is_said_of_a_search_goes_away(show):
+def test_the_message_of_a_search_disappears(show):
     page = show(MANY)
     page.clock.install()
     search, said = page.get_by_role("searchbox"), page.locator("#said")
@@ -289,7 +289,7 @@ def test_a_search_without_a_match_says_so(show):
         assert page.locator("article:visible").count() == len(page.locator("article").all())
 
 
-def test_layers_say_what_a_row_is_and_why_words_end_at_0(show):
+def test_layers_explain_their_rows_and_why_words_end_at_0(show):
     # As a head that reads [CLS] alone leaves it: all other words end at exactly 0.
     rows = explanation().scores[SIGNED]
     layers = {SHARES: [[0.1] * 10] * 2, SIGNED: [rows, rows, [sum(rows), *[0.0] * 9]]}
@@ -327,7 +327,7 @@ def test_texts_are_ordered_and_filtered_by_class(show):
     assert page.url.endswith("#text-2")
 
 
-def test_methods_and_special_tokens_are_left_out_as_asked(show):
+def test_methods_and_special_tokens_can_be_hidden(show):
     page = show(DEEP)
     page.get_by_label(SHARES).uncheck()
     assert page.get_by_role("heading", level=3).all_inner_texts() == [SIGNED]
@@ -360,7 +360,7 @@ def test_layers_and_numbers_are_tables(show):
     assert len(numbers) == 1 + len(DEEP.tokens)
 
 
-def test_numbers_are_those_of_the_explanation_to_the_digits_shown(show):
+def test_numbers_equal_the_explanation_to_the_shown_digits(show):
     draw = np.random.default_rng(0)
     # Of four bytes and of eight, as the page holds them.
     short, long = draw.normal(size=(2, 3, 10))
@@ -389,7 +389,7 @@ def downloaded(page, name, area):
     return waited.value.suggested_filename, waited.value.path().read_bytes()
 
 
-def test_json_is_read_again_and_a_table_is_that_of_pandas(show, tmp_path):
+def test_exported_json_loads_and_the_csv_equals_pandas(show, tmp_path):
     found = Explanations([DEEP, plain('a "quoted", </script>\u2028 word', less="x")])
     page = show(found)
     tools = page.get_by_role("search")
@@ -406,7 +406,7 @@ def test_json_is_read_again_and_a_table_is_that_of_pandas(show, tmp_path):
         assert row == {key: str(value) for key, value in other.items()}
 
 
-def test_what_is_downloaded_is_what_is_shown(show):
+def test_downloads_hold_the_shown_texts(show):
     page = show(MANY)
     page.get_by_role("searchbox").fill("Dull")
     _, content = downloaded(page, "JSON", page.get_by_role("search"))
@@ -416,7 +416,7 @@ def test_what_is_downloaded_is_what_is_shown(show):
     assert json.loads(content)["text"] == "Dull and long"
 
 
-def test_pictures_show_what_is_seen(show):
+def test_exported_pictures_equal_the_page(show):
     page = show(plain(f"{HOSTILE} \x01dull"), color_scheme="dark")
     article = page.get_by_role("article")
     name, content = downloaded(page, "SVG", article)
@@ -452,7 +452,7 @@ def test_a_copy_is_shaded_text_and_a_table(show):
 
 @pytest.fixture(scope="module")
 def document():
-    """A text of 10,000 words: the 5,000th speaks against, the 9,000th for, all others hardly."""
+    """A text of 10,000 words: the 5,000th opposes, the 9,000th supports, all others hardly contribute."""
     words = [f"word{place}" for place in range(10_000)]
     scores = [0.001 * (1 + place % 7) for place in range(10_000)]
     scores[5_000], scores[9_000] = -4.0, 2.0
@@ -510,7 +510,7 @@ def test_the_map_leads_to_any_place_of_a_document(show, document):
     page.get_by_text("The 500 strongest of 10,000").wait_for()
 
 
-def test_paper_has_the_texts_and_the_tables_that_are_open(show):
+def test_a_printed_page_has_the_texts_and_the_open_tables(show):
     page = show(Explanations([plain(" ".join(map(str, range(200)))), DEEP]))
     page.get_by_text("Numbers", exact=True).first.click()
     table = page.get_by_role("region", name="Numbers")
@@ -528,7 +528,7 @@ def test_paper_has_the_texts_and_the_tables_that_are_open(show):
     assert page.locator(".tokens:visible").count() == 1 + 4
 
 
-def test_what_is_hostile_never_runs(show):
+def test_hostile_texts_never_run(show):
     image = "<img src=x onerror=\"document.title='run'\">"
     words = [
         "</script><script>document.title='run'</script>",
@@ -563,7 +563,7 @@ def test_without_javascript_texts_and_numbers_are_there(show):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_and_can_be_read(show, width, scheme):
+def test_the_page_fits_the_screen_and_is_legible(show, width, scheme):
     found = Explanations([DEEP, *MANY, plain("x" * 3_000), plain("an " * 500 + "end")])
     page = show(found, viewport={"width": width, "height": 844}, color_scheme=scheme)
     for summary in page.get_by_text("Numbers", exact=True).all():
@@ -574,7 +574,7 @@ def test_it_fits_and_can_be_read(show, width, scheme):
         assert contrast(*element.evaluate(COLOURS)) > 4.5
 
 
-def test_a_picture_of_a_word_that_is_broken_over_lines_has_all_its_letters(show):
+def test_an_exported_word_over_two_lines_has_all_its_letters(show):
     page = show(plain("x" * 300), viewport={"width": 390, "height": 844})
     _, content = downloaded(page, "SVG", page.get_by_role("article"))
     letters = [it for it in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text") if it.text == "x"]

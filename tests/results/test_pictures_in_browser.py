@@ -1,4 +1,4 @@
-"""Images and sounds on the page, as somebody sees, points at, walks through and saves them."""
+"""Images and sounds on the page, in a browser: display, pointer, keyboard, export."""
 
 import base64
 import io
@@ -83,7 +83,7 @@ def test_every_square_lies_on_its_part_of_the_image(show):
     assert page.locator(".special").all_inner_texts() == ["[of no square]"] * 2
 
 
-def test_squares_are_pointed_at_and_walked_through(show):
+def test_squares_react_to_pointer_and_keyboard(show):
     page = show(image())
     tip = page.get_by_role("tooltip")
     squares(page).nth(1).hover()

@@ -1,4 +1,4 @@
-"""The page and the notebook's view of explanations: the texts as they were written, and all that is known."""
+"""The page and the notebook view of explanations: original texts and all data."""
 
 import base64
 import json
@@ -62,7 +62,7 @@ def unpacked(made):
     return made
 
 
-def test_the_data_of_the_page_are_what_is_saved():
+def test_the_data_of_the_page_equal_the_saved_file():
     found = Explanations(
         [
             explanation(layers=LAYERS, answer_scores={SIGNED: [[0.25] * 10, [1e299] * 10]}),
@@ -93,7 +93,7 @@ def test_text_and_pair_are_shown_as_they_were_written_by_every_method(draw):
     assert len(shades) == 2 * 9
 
 
-def test_the_head_says_what_holds_for_all():
+def test_the_head_lists_the_common_facts():
     one = explanation(settings={"mixing": "N-Enc"}, versions={"torch": "2.9"})
     other = explanation(prediction="NEGATIVE", position="mean", model={"class": "Electra"})
     page = Page(Explanations([one, one, other]).to_html())
@@ -110,13 +110,13 @@ def test_the_head_says_what_holds_for_all():
         assert said in facts
 
 
-def test_the_likeliest_classes_are_said():
+def test_the_most_likely_classes_are_listed():
     many = {f"c{number}": share for number, share in enumerate([0.1, 0.4, 0.2, 0.05, 0.15, 0.1])}
     page = Page(explanation(probabilities=many).to_html())
     assert "c1 40.0%, c2 20.0%, c4 15.0%, c0 10.0% and 2 more" in page.text
 
 
-def test_no_texts_make_a_page_as_well():
+def test_a_page_without_texts():
     assert Page(Explanations().to_html()).text.count("Token attributions") == 2
 
 

@@ -1,4 +1,4 @@
-"""Explanations that are saved come back as they were; what is no file of them is refused by its line."""
+"""Saved explanations load unchanged; invalid lines are rejected by number."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ FOUND = Explanations(
 
 
 @pytest.mark.parametrize("name", ["saved.jsonl", "saved.jsonl.gz"])
-def test_what_is_saved_comes_back_equal(tmp_path, name):
+def test_saved_explanations_load_equal(tmp_path, name):
     path = tmp_path / name
     FOUND.save(path)
     assert Explanations.load(path) == FOUND
@@ -61,14 +61,14 @@ def test_a_line_holds_one_explanation(tmp_path):
 
 
 @given(st.lists(st.floats(-1e299, 1e299), min_size=10, max_size=10))
-def test_every_float_comes_back_as_it_was(tmp_path_factory, row):
+def test_every_float_is_restored_exactly(tmp_path_factory, row):
     path = tmp_path_factory.mktemp("floats") / "x"
     Explanations([explanation(scores={SIGNED: row})]).save(path)
     (found,) = Explanations.load(path)
     assert [value.hex() for value in found.scores[SIGNED]] == [value.hex() for value in row]
 
 
-def test_numbers_that_another_writer_gave_without_a_point_are_floats_again():
+def test_integers_of_other_json_writers_become_floats():
     found = explanation(layers={SIGNED: [[2.0] * 10]}, outputs={SIGNED: ("POSITIVE", 3.0)}, value=4.0)
     made = json.loads(json.dumps(found.to_dict()).replace(".0,", ",").replace(".0]", "]"))
     again = Explanation.from_dict(made)
@@ -135,7 +135,7 @@ def answered(ids):
         (changed(picture=drawn(source="data:image/svg+xml;base64,iVBORw0KGgo=")), "is the data URL of"),
     ],
 )
-def test_what_is_no_explanation_is_refused_by_its_line(tmp_path, line, message):
+def test_an_invalid_line_is_rejected_by_its_number(tmp_path, line, message):
     path = tmp_path / "file"
     path.write_text(f"{changed()}\n\n{line}\n")
     with pytest.raises(ValueError, match=message) as caught:
@@ -154,7 +154,7 @@ def test_what_is_no_explanation_is_refused_by_its_line(tmp_path, line, message):
         ("e", b"\xff\xfe"),
     ],
 )
-def test_what_is_packed_otherwise_is_refused(tmp_path, name, content):
+def test_other_compression_is_rejected(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: .*: not a file of explanations"):
         Explanations.load(tmp_path / name)
@@ -174,7 +174,7 @@ def test_a_saved_file_is_read_without_torch(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-def test_a_line_nested_deeper_than_python_reads_is_refused(tmp_path):
+def test_a_too_deeply_nested_line_is_rejected(tmp_path):
     (tmp_path / "x").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="x, line 1: not valid JSON"):
         Explanations.load(tmp_path / "x")

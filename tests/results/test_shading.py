@@ -1,4 +1,4 @@
-"""What is shaded is the text as it was written, whatever the tokenizer makes of it."""
+"""The shaded text is the original text, for all tokenizers."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ TEXTS = {
 
 
 def record(tokenizer, text, pair=None, **options):
-    """What an explanation knows of a text, without a model."""
+    """The record of a text, without a model."""
     pairs = None if pair is None else [pair]
     batch = tokenizer([text], pairs, **options)
     (words,) = find_words(batch, tokenizer, [text], pairs)
@@ -67,7 +67,7 @@ def test_pieces_join_to_the_text_and_hold_every_token_once(kind, text, of):
 
 
 @given(st.text(max_size=20), st.sampled_from(list(MADE)), st.sampled_from(["words", "tokens"]))
-def test_they_do_so_for_any_text(text, kind, of):
+def test_pieces_join_to_any_text(text, kind, of):
     check(record(MADE[kind], text), of)
 
 
@@ -85,7 +85,7 @@ def test_a_word_is_a_piece_and_so_is_a_token_on_request():
 
 
 @pytest.mark.parametrize("text", ["😀😀😀", "x" * 3000])
-def test_what_the_vocabulary_has_not_is_shown_as_it_was_written_with_a_note(text):
+def test_unknown_words_are_shown_as_written_with_a_note(text):
     (pieces,) = record(wordpiece(), f"the {text} fox").pieces()
     assert shown(pieces)[1:6] == [("the", (1,)), (" ", ()), (text, (2,)), (" ", ()), ("fox", (3,))]
     assert [it.unknown for it in pieces] == [it.text == text for it in pieces]
@@ -111,7 +111,7 @@ def test_each_text_of_a_pair_has_its_own_pieces_and_the_special_tokens_behind_it
     assert [it.text for it in second] == ["fox", "</s>"]
 
 
-def test_the_second_of_two_texts_that_are_encoded_apart_begins_as_the_first_does():
+def test_a_separately_encoded_second_text_starts_with_its_special_tokens():
     texts = ["[CLS]", "a", "[SEP]", "[CLS]", "query:", "b", "[SEP]"]
     units = [Word(text, (token,), len(text) > 1) for token, text in enumerate(texts)]
     places = [None, Span(0, 1), None, None, None, Span(0, 1, 1), None]
@@ -121,7 +121,7 @@ def test_the_second_of_two_texts_that_are_encoded_apart_begins_as_the_first_does
     assert [it.tokens for it in [*first, *second]] == [(token,) for token in range(7)]
 
 
-def test_what_is_cut_off_and_what_is_dropped_is_said():
+def test_truncated_and_dropped_text_has_a_note():
     (pieces,) = record(wordpiece(), "the fox the fox", truncation=True, max_length=4).pieces()
     assert [it.text for it in pieces] == ["<s>", "the", " ", "fox", " the fox", "</s>"]
     assert [it.note for it in pieces] == ["", "", "", "", CUT, ""]
@@ -130,7 +130,7 @@ def test_what_is_cut_off_and_what_is_dropped_is_said():
     assert [it.note for it in pieces] == ["", "", UNREAD, "", ""]
 
 
-def test_a_tokenizer_that_tells_no_offsets_shows_what_was_read(tmp_path):
+def test_without_offsets_the_decoded_tokens_are_shown(tmp_path):
     tokenizer = goes_on(tmp_path)
     first, second = record(tokenizer, "unhappy x the", "fox").pieces()
     assert [it.text for it in first if it.tokens] == ["<s>", "unhappy", "<unk>", "the", "</s>", "</s>"]
@@ -146,14 +146,14 @@ def test_offsets_that_overlap_or_go_back_still_give_the_text():
     assert shown(pieces) == [("abcdef", (0, 1, 2, 3)), ("g", ())]
 
 
-def test_tokens_that_stand_nowhere_are_a_part_of_the_next_piece_of_their_text():
+def test_tokens_without_characters_belong_to_the_next_piece():
     units = [Word("", (0,), False), Word("a", (1,), False), Word("", (2,), False), Word("|", (3,), True)]
     places = [None, Span(0, 1), None, None]
     assert shown(cut_into_pieces(["a"], units, places)[0]) == [("a", (0, 1, 2)), ("|", (3,))]
     assert shown(cut_into_pieces([""], units[:1], [None])[0]) == [("", (0,))]
 
 
-def test_what_is_cut_off_at_the_beginning_is_said_there():
+def test_text_truncated_at_the_beginning_has_a_note_there():
     tokenizer = wordpiece()
     tokenizer.truncation_side = "left"
     (pieces,) = record(tokenizer, "the fox, the fox", truncation=True, max_length=4).pieces()

@@ -1,4 +1,4 @@
-"""What a terminal shows of an explanation: shades, captions, numbers in their units."""
+"""The terminal view of an explanation: shades, captions, numbers in their units."""
 
 import io
 import re
@@ -50,7 +50,7 @@ def shown(found, *, terminal_=None, **options):
 
 
 def numbers(found, **options):
-    """The lines of what is shown, cut at spaces, without bars."""
+    """The shown lines, split at spaces, without bars."""
     return [line.translate(BARS).split() for line in shown(found, **options).splitlines()]
 
 
@@ -60,7 +60,7 @@ def shade(strength, signed):
 
 
 @pytest.mark.parametrize(("sign", "signed"), [(1, True), (-1, True), (1, False)])
-def test_shades_grow_from_grey_without_a_step_and_can_be_read(sign, signed):
+def test_shades_grow_smoothly_from_gray_and_are_legible(sign, signed):
     shades = [shade(sign * step, signed)[1] for step in STEPS]
     assert shades[0] == bytes(terminal.NEUTRAL)
     distances = [sum(abs(a - b) for a, b in zip(it, shades[0], strict=True)) for it in shades]
@@ -73,17 +73,17 @@ def test_shades_grow_from_grey_without_a_step_and_can_be_read(sign, signed):
         assert contrast(text, background) > 4.5
 
 
-def test_for_against_and_shares_have_hues_of_their_own():
+def test_support_opposition_and_shares_have_different_hues():
     assert len({shade(1.0, True)[1], shade(-1.0, True)[1], shade(1.0, False)[1]}) == 3
 
 
-def test_every_method_says_what_its_scores_are_and_what_they_add_up_to():
+def test_every_method_has_a_caption_and_the_sum_of_its_scores():
     lines = shown(explanation()).splitlines()
     assert lines[:6] == [
         "POSITIVE (98.1%)",
-        "globenc · share of each token in what [CLS] has mixed in",
+        "globenc · share of each token in the representation of [CLS]",
         "[CLS] not bad",
-        "transformer-deep-lift · for and against POSITIVE",
+        "transformer-deep-lift · supports or opposes POSITIVE",
         "[CLS] not bad",
         "0.80 baseline + 4.10 tokens = 4.90 logit of POSITIVE",
     ]
@@ -97,15 +97,15 @@ def test_each_column_has_one_unit():
     assert ["2", "bad", "37.5", "-1.000"] in lines
 
 
-def test_what_speaks_against_is_told_without_colours_too():
+def test_opposing_words_are_marked_without_colors():
     styled = shown(explanation(), terminal_={"force_terminal": True, "no_color": True})
-    assert "transformer-deep-lift · for and against (underlined) POSITIVE" in re.sub(
+    assert "transformer-deep-lift · supports or opposes (underlined) POSITIVE" in re.sub(
         r"\x1b\[.*?m", "", styled
     )
-    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["against", "bad"]
+    assert re.findall(r"\x1b\[4m(.*?)\x1b", styled) == ["opposes", "bad"]
 
 
-def test_layers_of_signed_scores_are_logits_and_begin_with_what_enters_the_first():
+def test_layers_of_signed_scores_are_logits_and_start_at_layer_0():
     layers = {
         "globenc": [[0.5, 0.25, 0.25], [0.125, 0.5, 0.375]],
         "transformer-deep-lift": [[0.0, 5.1, -1.0], [0.2, 4.9, -1.0], [4.1, 0.0, 0.0]],
@@ -138,7 +138,7 @@ def test_many_signed_layers_stay_within_the_screen():
         (0.001, -0.001, "0.00 baseline + 0.00 tokens = 0.00"),
     ],
 )
-def test_a_sum_adds_up_as_it_is_shown(explained, tokens, said):
+def test_shown_sums_are_correct_as_rounded(explained, tokens, said):
     found = explanation(explained=explained, scores={"transformer-deep-lift": [tokens, 0.0, 0.0]})
     assert found.sums == {"transformer-deep-lift": f"{said} logit of POSITIVE"}
 
@@ -151,7 +151,7 @@ def test_the_text_is_shown_as_it_was_written_and_a_pair_in_a_line_of_its_own():
     assert hidden.count("Unhappy? Not bad.") == hidden.count("Good") == 2
 
 
-def test_words_add_up_their_tokens_and_tokens_have_their_ids():
+def test_words_sum_their_tokens_and_tokens_have_ids():
     assert ["Unhappy", "25.0", "-3.500"] in numbers(pair())
     lines = numbers(pair(ids=[*range(100, 110)]), of="tokens")
     assert ["#", "id", "token", "globenc,", "%", "transformer-deep-lift,", "logit"] in lines
@@ -161,7 +161,7 @@ def test_words_add_up_their_tokens_and_tokens_have_their_ids():
 
 @pytest.mark.parametrize("of", ["words", "tokens"])
 @pytest.mark.parametrize("options", [{"special": False}, {"top": 2}, {"top": 1, "special": False}])
-def test_columns_add_up_whatever_is_left_out(of, options):
+def test_columns_keep_their_sum_when_rows_are_hidden(of, options):
     found = pair()
     lines = numbers(found, of=of, **options)
     start = next(index for index, line in enumerate(lines) if "globenc," in line) + 2
@@ -174,13 +174,13 @@ def test_columns_add_up_whatever_is_left_out(of, options):
     assert "top" not in options or strongest in rows[0]
 
 
-def test_bars_are_as_long_as_scores_are_strong():
+def test_the_length_of_a_bar_is_the_strength_of_the_score():
     lines = shown(explanation()).splitlines()
     bars = [re.findall("[█▏▎▍▌▋▊▉]+", line) for line in lines if re.match(r" +\d  ", line)]
     assert bars == [["██"], ["█" * 8, "█" * 21], ["██████", "████▏"]]
 
 
-def test_a_terminal_of_letters_alone_gets_bars_of_them():
+def test_an_ascii_terminal_gets_ascii_bars():
     file = io.TextIOWrapper(io.BytesIO(), "ascii", "replace")
     Console(file=file, width=80).print(terminal.Shown(explanation()))
     file.flush()
@@ -199,7 +199,7 @@ def test_several_texts_are_numbered_and_one_is_not():
     ]  # fmt: skip
 
 
-def test_what_the_model_does_not_read_as_it_is_written_is_said():
+def test_text_that_the_model_does_not_read_has_a_note():
     text = "\U0001f600\U0001f600 not\x1b[31m bad" + " and so on" * 9
     found = explanation(
         text=text,
@@ -228,12 +228,12 @@ def squares(columns, rows, **options):
     )
 
 
-def test_an_image_is_shaded_square_by_square_and_told_by_its_strongest():
+def test_an_image_is_shaded_by_square_and_lists_the_strongest():
     scores = {"globenc": [0.125] * 8, SIGNED: [0.0, 1.0, -2.0, 0.0, 0.0, 0.0, 0.5, 0.0]}
     found = squares(4, 2, scores=scores)
     lines = numbers(found, top=2)
     assert lines[0] == ["cat.png:", "POSITIVE", "(98.1%)"]
-    assert lines[1] == ["globenc", "·", "share", "of", "each", "square", "in", "what", "the", "head", "reads"]
+    assert " ".join(lines[1]) == "globenc · share of each square in the representation that the head reads"
     assert ["square", "globenc,", "%", f"{SIGNED},", "logit"] in lines
     assert [line for line in lines if line[:1] == ["row"] or "other" in line] == [
         ["row", "1,", "column", "3", "12.5", "-2.000"],
@@ -251,7 +251,7 @@ def test_an_image_is_shaded_square_by_square_and_told_by_its_strongest():
     assert [colour for row in grid for colour, _ in row] == expected
 
 
-def test_the_ten_strongest_squares_are_told_unless_more_are_asked_for():
+def test_the_ten_strongest_squares_are_listed_by_default():
     found = squares(4, 4, scores={SIGNED: [float(place) for place in range(16)]})
     rows = [
         [line for line in numbers(found, **options) if line[:1] == ["row"]] for options in ({}, {"top": 16})
@@ -271,17 +271,17 @@ LETTERS = ["\u0645\u06cc\u200c\u062e", "👩\u200d🚀", "面白い\u3000本", "
 
 
 @pytest.mark.parametrize("text", LETTERS)
-def test_what_joins_and_parts_letters_is_left_in_words(text):
+def test_invisible_joining_characters_stay_in_words(text):
     assert printable(text) == text
 
 
 @pytest.mark.parametrize("char", "\x1b\n\t\x07\u202e\u2066\u2028\ufdd0\ue000")
-def test_what_would_steer_a_terminal_is_replaced(char):
+def test_control_characters_are_replaced(char):
     assert printable(f"a{char}b") == "a\ufffdb"
     assert printable(f"a{char}b", char) == f"a{char}b"
 
 
-def test_the_strongest_of_classes_side_by_side_are_those_of_any_class():
+def test_classes_side_by_side_are_ranked_by_any_class():
     scores = {"globenc": [0.9, 0.05, 0.05], "lift: good": [0.0, 3.0, 1.0], "lift: bad": [0.0, -1.0, 4.0]}
     kinds = {"globenc": "shares", "lift: good": "contributions", "lift: bad": "contributions"}
     outputs = {"lift: good": ("good", 1.0), "lift: bad": ("bad", 2.0)}
@@ -291,7 +291,7 @@ def test_the_strongest_of_classes_side_by_side_are_those_of_any_class():
     assert rows[:3] == [["2", "bad"], ["1", "not"], ["1", "other"]]
 
 
-def test_columns_of_many_methods_go_on_in_another_table_instead_of_being_cut():
+def test_columns_of_many_methods_continue_in_another_table():
     names = ("globenc", "integrated-gradients", "decompx", "lime", "feature-ablation")
     kinds = {"globenc": "shares", **dict.fromkeys(names[1:], "contributions")}
     found = explanation(scores={name: [0.125, 0.5, -1.0] for name in names}, kinds=kinds)

@@ -104,11 +104,11 @@ def test_merge_adds_pairs_replaces_the_rest_and_leaves_its_input() -> None:
 
 
 @pytest.mark.parametrize("half", ["up", "down"])
-def test_merge_refuses_half_a_pair(half: str) -> None:
+def test_merge_rejects_half_a_pair(half: str) -> None:
     with pytest.raises(KeyError):
         merge({"a.weight": torch.ones(1, 1)}, {f"a.{half}": torch.ones(1, 1)})
 
 
-def test_merge_refuses_an_update_without_its_weight() -> None:
+def test_merge_rejects_an_update_without_its_weight() -> None:
     with pytest.raises(KeyError):
         merge({}, {"a.up": torch.ones(1, 1), "a.down": torch.ones(1, 1)})

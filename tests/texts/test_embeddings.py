@@ -1,4 +1,4 @@
-"""What a model looks up can be replaced while it reads the ids: the same as if it had read others."""
+"""Word embeddings can be replaced while the model reads the ids, as if it had read other words."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_every_text_family_reads_other_words_in_the_same_places(family):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_models_beyond_the_families_do_so_too(name):
+def test_other_models_read_other_words_in_the_same_places(name):
     model = READERS[name].make()
     ids, others = READERS[name].inputs()
     forward = EncoderForward(model, ())
@@ -43,7 +43,7 @@ def test_models_beyond_the_families_do_so_too(name):
     torch.testing.assert_close(over(over.embed(others), ids), forward(others), rtol=0, atol=1e-12)
 
 
-def test_a_decoder_that_reads_the_text_again_is_refused_and_left_as_it_was():
+def test_a_decoder_that_reads_the_text_again_is_rejected_and_left_as_it_was():
     model = OUTSIDERS["bart, decoder"].make()
     ids, others = OUTSIDERS["bart, decoder"].inputs()
     forward = EncoderForward(model, ())
@@ -54,7 +54,7 @@ def test_a_decoder_that_reads_the_text_again_is_refused_and_left_as_it_was():
     assert torch.equal(forward(ids), before)
 
 
-def test_embeddings_that_are_never_looked_up_are_told_of(folder):
+def test_embeddings_that_are_never_looked_up_are_reported(folder):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     over = OnEmbeddings(lambda ids: torch.zeros(1, 2), model)
@@ -66,7 +66,7 @@ def test_embeddings_that_are_never_looked_up_are_told_of(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_mean_is_that_of_what_the_layer_returns(monkeypatch, dtype):
+def test_the_mean_averages_the_outputs_of_the_layer(monkeypatch, dtype):
     """Gemma's layer scales what it looks up; the table is averaged in parts, and not in half precision."""
     monkeypatch.setattr(embeddings, "TABLE_ROWS_AT_ONCE", 7)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

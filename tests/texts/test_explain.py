@@ -63,7 +63,7 @@ def test_the_prediction_is_the_models(classifier):
 
 
 @pytest.mark.parametrize("pair", [None, "A 😀 Script", ["Zebra", "BAD plot"]])
-def test_words_are_spelt_as_in_the_texts(pair, classifier):
+def test_words_are_spelled_as_in_the_texts(pair, classifier):
     texts = ["The  PLOT is 😀", "Unhappy, but"]
     pairs = ["", ""] if pair is None else [pair] * 2 if isinstance(pair, str) else pair
     for explanation, *sources in zip(explain(texts, *classifier, pair=pair), texts, pairs, strict=True):
@@ -96,7 +96,7 @@ def test_a_position_counts_within_every_text(classifier, position):
 
 
 @pytest.mark.parametrize("position", [3, -4])
-def test_a_position_outside_of_one_text_is_refused(classifier, position):
+def test_a_position_outside_of_one_text_is_rejected(classifier, position):
     with pytest.raises(ValueError, match=f"position {position} is out of range: 'good' has 3 tokens, 0 to 2"):
         explain(TEXTS, *classifier, position=position)
 
@@ -134,7 +134,7 @@ def test_a_multi_label_model_has_independent_probabilities(tmp_path):
     assert explanation.probability == pytest.approx(torch.tensor(explanation.value).sigmoid().item())
 
 
-def test_a_text_longer_than_the_model_takes_is_cut_with_a_warning_that_names_windows(classifier, recwarn):
+def test_a_long_text_is_truncated_with_a_warning_that_names_windows(classifier, recwarn):
     with pytest.warns(UserWarning, match=rf"truncated at {LIMIT} tokens.*windows=16") as warned:
         long, short = explain(["bad " * 60, "good"], *classifier)
     assert [it.filename for it in warned] == [__file__]  # where explain was called
@@ -194,26 +194,26 @@ def test_no_texts_have_no_explanations(classifier):
         ({"target": 1, "against": "POSITIVE"}, "POSITIVE is contrasted with itself"),
     ],
 )
-def test_names_that_are_not_known_are_refused(classifier, options, message):
+def test_names_that_are_not_known_are_rejected(classifier, options, message):
     with pytest.raises(ValueError, match=message):
         explain(TEXTS, *classifier, **options)
 
 
-def test_a_model_without_a_task_is_refused(folder, classifier):
+def test_a_model_without_a_task_is_rejected(folder, classifier):
     with pytest.raises(ValueError, match="BertModel returned no tensor 'logits'"):
         explain(TEXTS[:1], BertModel.from_pretrained(folder), classifier[1])
     with pytest.raises(ValueError, match="the attention of this BertLMHeadModel is not causal"):
         explain(TEXTS[:1], AutoModelForCausalLM.from_pretrained(folder), classifier[1])
 
 
-def test_an_output_that_is_not_finite_is_refused(classifier):
+def test_an_output_that_is_not_finite_is_rejected(classifier):
     model, tokenizer = classifier
     nn.init.constant_(model.classifier.bias, torch.nan)
     with pytest.raises(ValueError, match="NaN or infinite"):
         explain(TEXTS, model, tokenizer)
 
 
-def test_what_was_not_asked_for_is_not_in_the_json(classifier):
+def test_fields_that_were_not_computed_are_not_in_the_json(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier)
     always = [
         "format", "text", "prediction", "probability", "value", "probabilities", "target", "against",
@@ -243,14 +243,14 @@ def test_each_text_has_a_pair_of_its_own(folder):
         (["a", "b"], ["c", None], ValueError, "1 of 2 texts have a pair"),
     ],
 )
-def test_texts_and_pairs_that_do_not_fit_are_told(folder, texts, pair, error, message):
+def test_mismatched_texts_and_pairs_are_reported(folder, texts, pair, error, message):
     model, tokenizer, _ = load_classifier(folder)
     with pytest.raises(error, match=message):
         explain(texts, model, tokenizer, pair=pair)
 
 
 @pytest.mark.parametrize("pair", [None, "A 😀 Script, unhappy"])
-def test_offsets_say_where_each_token_stands(classifier, pair):
+def test_offsets_locate_each_token(classifier, pair):
     texts = ["The  PLOT is 😀 unhappy .", "Bad"]
     for explanation in explain(texts, *classifier, pair=pair):
         assert len(explanation.offsets) == len(explanation.tokens)
@@ -263,7 +263,7 @@ def test_offsets_say_where_each_token_stands(classifier, pair):
         assert given == ({0} if pair is None else {0, 1})
 
 
-def test_an_explanation_says_what_made_it(classifier, folder):
+def test_an_explanation_records_model_settings_and_versions(classifier, folder):
     (explanation,) = explain(TEXTS[:1], *classifier, mixing="N", baseline="pad", position=1)
     assert explanation.model == {"name": folder, "class": "BertForSequenceClassification"}
     assert explanation.settings == {"mixing": "N", "baseline": "pad"}
@@ -284,7 +284,7 @@ def test_a_pipeline_is_explained_as_its_model_and_tokenizer_are(classifier, fold
         explain(TEXTS, pipe, AutoTokenizer.from_pretrained(folder))
 
 
-def test_what_is_no_model_and_no_pipeline_is_told(classifier, folder):
+def test_an_object_that_is_no_model_is_reported(classifier, folder):
     with pytest.raises(TypeError, match=r"no tokenizer: pass explain\(texts, model, tokenizer\)"):
         explain(TEXTS, classifier[0])
     with pytest.raises(TypeError, match="model is a str: pass a model and its tokenizer, or a"):
@@ -304,7 +304,7 @@ def test_texts_come_from_whatever_holds_strings(classifier):
         explain(TEXTS[:2], *classifier, pair=pandas.Series(["good", float("nan")]))
 
 
-def test_a_text_of_no_tokens_is_told(classifier):
+def test_a_text_without_tokens_is_reported(classifier):
     model, _ = classifier
     tokenizer = byte_level()
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()

@@ -1,4 +1,4 @@
-"""Models are loaded for the task that their files name, and others are rejected."""
+"""Models are loaded for the task in their files; unsupported tasks are rejected."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Texts longer than the model takes, explained in windows that are laid together over the text."""
+"""Texts longer than the model's limit are explained in windows, whose scores are merged."""
 
 from itertools import pairwise
 
@@ -57,14 +57,14 @@ def test_a_document_is_explained_as_in_a_data_set(folder, batch):
         assert "".join(text for text, _ in it.words(special=False)) == it.text.replace(" ", "")
 
 
-def test_each_depth_of_a_document_is_laid_together(folder):
+def test_each_depth_of_a_document_is_merged_over_windows(folder):
     (it,) = explain([DOCUMENT], *load(folder), windows=OVERLAP, layers=True)
     assert it.layers["globenc"][-1] == pytest.approx(it.scores["globenc"])
     assert it.layers[SIGNED][0] == pytest.approx(it.scores[SIGNED], abs=1e-6)
     assert all(sum(row) == pytest.approx(1) for row in it.layers["globenc"])
 
 
-def test_the_longer_segment_is_cut(folder):
+def test_the_longer_segment_is_split(folder):
     model, tokenizer = load(folder)
     encoded = encode(["the plot ?"], [DOCUMENT], model, tokenizer, OVERLAP)
     ids = tokenizer("the plot ?", DOCUMENT, verbose=False)["input_ids"]
@@ -81,7 +81,7 @@ def test_the_longer_segment_is_cut(folder):
     ]  # fmt: skip
 
 
-def test_what_windows_cannot_do_is_refused(folder):
+def test_options_that_windows_do_not_support_are_rejected(folder):
     model, tokenizer = load(folder)
     with pytest.raises(ValueError, match="windows have no position in common"):
         explain([DOCUMENT], model, tokenizer, windows=OVERLAP, position=2)
@@ -119,7 +119,7 @@ def test_an_entity_is_explained_by_the_window_that_it_is_found_in(folder):
     assert len(which) == len(windows)
 
 
-def test_an_answer_is_the_likeliest_of_all_windows(folder):
+def test_an_answer_is_the_most_likely_of_all_windows(folder):
     model, tokenizer = load(folder, AutoModelForQuestionAnswering)
     (found,) = explain(["the plot ?"], model, tokenizer, pair=[DOCUMENT], windows=OVERLAP, methods=[SIGNED])
     spans = found.offsets
@@ -141,7 +141,7 @@ def test_an_answer_is_the_likeliest_of_all_windows(folder):
     assert len(chances) > 2
 
 
-def test_a_mask_is_filled_in_where_most_is_around_it(folder):
+def test_a_mask_token_is_predicted_by_the_window_with_the_most_context(folder):
     model, tokenizer = load(folder, AutoModelForMaskedLM)
     words = DOCUMENT.split()
     words[21] = "[MASK]"

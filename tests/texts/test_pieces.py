@@ -21,7 +21,7 @@ def test_tokens_read_without_their_marks(make, tokens, expected):
     assert readable_tokens(tokens, make()) == expected
 
 
-def test_a_piece_whose_word_goes_on_reads_without_its_mark(tmp_path):
+def test_a_continued_piece_reads_without_its_mark(tmp_path):
     assert readable_tokens(["un@@", "happy", "@@", "<s>"], goes_on(tmp_path)) == ["un", "happy", "@@", "<s>"]
 
 
@@ -55,5 +55,5 @@ def test_the_mark_that_most_tokens_have_counts():
         ("今", "", False),
     ],
 )
-def test_where_scripts_without_spaces_are_cut(before, after, cut):
+def test_scripts_without_spaces_are_split(before, after, cut):
     assert splits_unspaced(before, after) is cut

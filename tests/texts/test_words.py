@@ -63,7 +63,7 @@ def test_a_batch_that_has_lost_its_word_ids_has_the_same_words(kind):
         (sentencepiece, ["the", "fox,", "b't"]),
     ],
 )
-def test_what_a_word_is_the_tokenizer_says(make, expected):
+def test_the_tokenizer_defines_the_words(make, expected):
     (words,) = find_words(make()(["the fox, b't"]), make())
     assert texts(words) == expected
 
@@ -130,12 +130,12 @@ def test_sums_keep_the_total(tokenizer):
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [("sum", -0.25), ("mean", -0.125), ("max", -0.5)])
-def test_a_word_scores_as_asked(reduce, expected):
+def test_a_word_is_reduced_as_given(reduce, expected):
     words = [Word("b", (2,), False), Word("a", (0, 1), False)]
     assert merge_scores([0.25, -0.5, 3.0], words, reduce) == [3.0, expected]
 
 
-def test_an_unknown_way_to_score_is_refused():
+def test_an_unknown_reduction_is_rejected():
     with pytest.raises(ValueError, match="median.*one of sum, mean, max"):
         merge_scores([1.0], [Word("a", (0,), False)], "median")
     assert list(REDUCTIONS) == ["sum", "mean", "max"]
@@ -146,7 +146,7 @@ SPELT = "The  FOX, café U.S. <b> 😀 zebra's"
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_words_read_as_they_are_spelt_in_the_text(kind, side):
+def test_words_are_spelled_as_in_the_text(kind, side):
     tokenizer = TOKENIZERS[kind]()
     spelt = "the   fox" if kind == "word-end" else SPELT  # that one drops what it does not know
     given = [spelt, "fox"], ["the  fox", "the"]
@@ -171,7 +171,7 @@ def test_words_given_one_by_one_read_as_given(make, side):
         assert texts(words) == [*sources[0], *sources[1]]
 
 
-def test_given_words_are_known_by_their_offsets_where_nobody_says_so():
+def test_pre_split_words_are_recognized_by_their_offsets():
     tokenizer = wordpiece()
     (words,) = find_words(tokenizer([["the", "b't", "fox,"]], is_split_into_words=True), tokenizer)
     assert texts(words) == ["the", "b't", "fox,"]
@@ -188,7 +188,7 @@ def test_a_character_that_makes_several_words_reads_as_itself(source):
     assert texts(words)[-1] == source.split()[-1]
 
 
-def test_given_words_that_were_cut_off_are_missing_and_no_others():
+def test_only_truncated_pre_split_words_are_missing():
     tokenizer = wordpiece()
     given = [["the", "unhappy", "fox"]]
     batch = tokenizer(given, is_split_into_words=True, truncation=True, max_length=5)
@@ -196,14 +196,14 @@ def test_given_words_that_were_cut_off_are_missing_and_no_others():
     assert [(word.text, len(word.tokens)) for word in words[1:-1]] == [("the", 1), ("unhappy", 2)]
 
 
-def test_pieces_that_say_that_their_word_goes_on(tmp_path):
+def test_pieces_with_a_continuation_mark(tmp_path):
     tokenizer = goes_on(tmp_path)
     batch = tokenizer(["the unhappy fox", "the"], padding=True, return_tensors="pt")
     assert [texts(words) for words in find_words(batch, tokenizer)] == [["the", "unhappy", "fox"], ["the"]]
 
 
 @pytest.mark.parametrize("pairs", [None, [["zebra"], ["the", "fox,"]]])
-def test_words_given_to_a_tokenizer_that_tells_nothing_of_them(pairs, tmp_path):
+def test_pre_split_words_without_word_ids(pairs, tmp_path):
     tokenizer = goes_on(tmp_path)
     given = [["The", "unhappy", "今日は", "fox", "zebra"], ["the"]]
     batch = tokenizer(given, pairs, is_split_into_words=True, padding=True, return_tensors="pt")
@@ -236,13 +236,13 @@ def test_a_character_in_bytes_is_not_cut_in_a_language_without_spaces():
 
 
 @pytest.mark.parametrize("texts", ["the fox", ["the", "fox"], [["the", "fox"], ["the"]]])
-def test_texts_that_are_not_those_of_the_batch_are_refused(texts):
+def test_texts_of_another_batch_are_rejected(texts):
     tokenizer = wordpiece()
     with pytest.raises(ValueError, match="texts: (one string|2) for a batch of 1"):
         find_words(tokenizer(["the fox"]), tokenizer, texts)
 
 
-def test_given_words_that_do_not_fit_the_batch_are_refused():
+def test_given_words_that_do_not_fit_the_batch_are_rejected():
     tokenizer = wordpiece()
     batch = tokenizer([["the", "fox", "the"]], is_split_into_words=True)
     with pytest.raises(ValueError, match="pass lists of words"):

@@ -1,4 +1,4 @@
-"""Bars stand for words as they are given, a panel a class."""
+"""`plot_words` draws the given words as bars, with one panel per class."""
 
 import pytest
 
@@ -15,11 +15,11 @@ def test_every_class_has_a_panel_with_its_words_from_above():
     assert panels[0].yaxis_inverted()
 
 
-def test_words_for_and_against_have_colours_of_their_own():
+def test_supporting_and_opposing_words_have_different_colors():
     one, other = plot_words(WORDS).axes[0].patches
     assert one.get_facecolor() != other.get_facecolor()
 
 
-def test_nothing_to_draw_is_told():
+def test_an_empty_figure_is_rejected():
     with pytest.raises(ValueError, match="there are no words to draw"):
         plot_words({})

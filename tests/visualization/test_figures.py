@@ -93,7 +93,7 @@ def test_the_mixing_matrix_has_receivers_from_top_to_bottom():
     assert top > ax.transData.transform((0, len(TOKENS) - 1))[1]
 
 
-def test_negative_scores_are_coloured_around_zero():
+def test_negative_scores_are_colored_around_zero():
     image = plot_layers([[1.0, -3.0]], ["a", "b"], relative=False).images[0]
     assert image.get_clim() == (-3, 3)
     assert image.get_cmap().name != plot_layers([[1.0, 3.0]], ["a", "b"]).images[0].get_cmap().name
@@ -125,7 +125,7 @@ def test_bars_hold_every_methods_scores_next_to_each_other(relative):
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
 @pytest.mark.parametrize("tokens", [TOKENS, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("own", [True, False])
-def test_names_never_overlap(draw, tokens, own):
+def test_token_labels_never_overlap(draw, tokens, own):
     ax = None if own else Figure(figsize=(6, 4)).subplots()
     ax = draw(tokens, ax=ax)
     assert_legible(ax.xaxis)
@@ -134,13 +134,13 @@ def test_names_never_overlap(draw, tokens, own):
 
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
-def test_a_figure_of_its_own_names_all_the_tokens_of_a_sentence(draw):
+def test_a_new_figure_labels_all_the_tokens_of_a_sentence(draw):
     tokens = [f"token{number}" for number in range(60)]
     drawn, _ = labels(draw(tokens).xaxis)
     assert [label.get_text() for label in drawn] == tokens
 
 
-def test_zooming_in_names_the_tokens_that_were_left_out():
+def test_zooming_in_labels_more_tokens():
     ax = plot_layers(scores(4, len(LONG)), LONG, ax=Figure(figsize=(6, 4)).subplots())
     before, _ = labels(ax.xaxis)
     ax.set_xlim(99.5, 109.5)
@@ -171,7 +171,7 @@ def test_axes_in_axes_out(draw):
     assert pyplot.get_fignums() == []
 
 
-def test_without_a_colour_bar_nothing_is_added_to_the_figure():
+def test_without_a_color_bar_nothing_is_added_to_the_figure():
     figure = Figure()
     plot_layers(scores(2, 3), ["a", "b", "c"], ax=figure.subplots(), colorbar=False)
     assert len(figure.axes) == 1
@@ -196,7 +196,7 @@ def test_bars_can_be_told_from_the_background(background):
         (lambda: plot_comparison({"m": [float("nan")]}, ["a"]), "NaN"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(draw, message):
+def test_values_that_cannot_be_drawn_are_rejected(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
     assert pyplot.get_fignums() == []
@@ -257,7 +257,7 @@ def test_signed_scores_of_an_image_show_both_signs():
     np.testing.assert_allclose(np.asarray(ax.images[1].get_array())[[0, 3], [0, 3]], [1, -1])
 
 
-def test_an_image_of_one_colour_is_drawn():
+def test_an_image_of_one_color_is_drawn():
     ax = visualize_image(torch.rand(3, 4, 4), torch.full((3, 4, 4), -1.0), ax=Figure().subplots())
     assert np.isfinite(np.asarray(ax.images[0].get_array(), dtype=float)).all()
 
@@ -282,6 +282,6 @@ def test_names_of_methods_have_room_over_a_short_text():
         (torch.zeros(3, 4, 4), torch.ones(3, 4, 4), "all scores are 0"),
     ],
 )
-def test_an_image_that_does_not_fit_is_refused(attributions, image, message):
+def test_an_image_that_does_not_fit_is_rejected(attributions, image, message):
     with pytest.raises(ValueError, match=message):
         visualize_image(attributions, image)

@@ -71,14 +71,14 @@ def test_a_font_that_has_the_characters_draws_them(draw, install):
     assert "天" in {label.get_text() for axis in figure.axes for label in axis.get_xticklabels()}
 
 
-def test_what_no_font_has_is_said_once_for_a_figure(draw):
+def test_one_warning_names_characters_without_a_font(draw):
     with pytest.warns(UserWarning, match="no installed font has 天 .*🦊") as caught:
         draw(["天", "気", "天🦊", "fox"]).figure.canvas.draw()
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
 
-def test_what_no_font_has_is_drawn_as_a_mark():
+def test_characters_without_a_font_are_replaced():
     with pytest.warns(UserWarning, match="no installed font has 🦊: drawn"):
         assert drawable(["a🦊b", "fox"]) == (["a�b", "fox"], rcParams["font.family"])
 
@@ -90,7 +90,7 @@ def test_a_selector_of_variants_is_no_character_of_its_own():
     assert text == "\N{HEAVY BLACK HEART}"
 
 
-def test_as_few_fonts_as_have_all(install):
+def test_as_few_fonts_as_possible_are_used(install):
     install("Globenc A", "天")
     install("Globenc B", "天気")
     install("Globenc C", "🦊")

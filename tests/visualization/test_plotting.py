@@ -43,13 +43,13 @@ def test_the_heat_map_has_a_row_for_each_depth_by_its_number(found, method, firs
     assert labels[-1] == "2"
 
 
-def test_it_is_drawn_where_it_is_asked_to_be(found):
+def test_given_axes_are_used(found):
     figure, ax = plt.subplots()
     assert found.plot(ax=ax) is plot_explanation(found, ax=ax) is ax
     assert plt.get_fignums() == [figure.number]
 
 
-def test_what_is_not_there_is_told(found, folder):
+def test_missing_scores_are_reported(found, folder):
     with pytest.raises(ValueError, match="no scores of 'lime'"):
         found.plot("lime")
     model, tokenizer, _ = load_classifier(folder)

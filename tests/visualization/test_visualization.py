@@ -47,12 +47,12 @@ def test_attributions_of_embeddings_are_summed(batch, tokenizer):
     )
 
 
-def test_attributions_that_do_not_fit_the_batch_are_refused(batch, tokenizer):
+def test_attributions_that_do_not_fit_the_batch_are_rejected(batch, tokenizer):
     with pytest.raises(ValueError, match=r"\(2, 4\) do not fit"):
         token_scores(batch, tokenizer, torch.ones(2, 4))
 
 
-def test_attributions_that_are_not_finite_are_refused(batch, tokenizer):
+def test_attributions_that_are_not_finite_are_rejected(batch, tokenizer):
     attributions = torch.ones(batch["input_ids"].shape)
     attributions[0, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
@@ -60,7 +60,7 @@ def test_attributions_that_are_not_finite_are_refused(batch, tokenizer):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_special_tokens_and_pieces_of_words_go_where_that_is_asked(tokenizer, side):
+def test_special_tokens_and_word_pieces_can_be_removed(tokenizer, side):
     batch = tokenizer(
         ["unhappy but good", "bad"], ["film", "a"], padding=True, padding_side=side, return_tensors="pt"
     )
@@ -88,7 +88,7 @@ def test_records_are_scaled_by_the_largest_magnitude_of_their_text(batch, tokeni
         assert len(record.raw_input_ids) == len(real)
 
 
-def test_records_hold_the_prediction_and_what_was_attributed(batch, tokenizer):
+def test_records_hold_the_prediction_and_the_explained_class(batch, tokenizer):
     records = visualization_records(
         batch,
         tokenizer,
@@ -152,7 +152,7 @@ def test_classes_may_be_tensors_and_need_a_name(batch, tokenizer):
         )
 
 
-def test_records_show_words_without_special_tokens_where_that_is_asked(tokenizer):
+def test_records_can_show_words_without_special_tokens(tokenizer):
     batch = tokenizer(["unhappy <b>"], return_tensors="pt")
     (record,) = visualization_records(
         batch,
@@ -176,7 +176,7 @@ def test_records_show_words_without_special_tokens_where_that_is_asked(tokenizer
         ({"logits": torch.zeros(2)}, r"logits must be \(B, C\)"),
     ],
 )
-def test_records_of_unequal_numbers_are_refused(batch, tokenizer, wrong, message):
+def test_arguments_of_different_sizes_are_rejected(batch, tokenizer, wrong, message):
     arguments = {"logits": torch.zeros(2, 2), **wrong}
     with pytest.raises(ValueError, match=message):
         visualization_records(batch, tokenizer, torch.ones(batch["input_ids"].shape), **arguments)

@@ -69,7 +69,7 @@ const depthsOf = (record, method) => record.layers?.[method.name] ?? [];
 /** Return the selected answer token of an article, if there is one. */
 const selected = new Map();
 
-/** Return the scores that shade a method: those for the selected answer token, or for the whole answer. */
+/** Return the scores that shade a method: for the selected answer token, or for the whole answer. */
 function shownScores(article, name) {
   const record = recordOf(article);
   return record.answer_scores?.[name]?.[selected.get(article)] ?? record.scores[name];

@@ -55,8 +55,8 @@ function closePanel() {
 function stands(record, tokens) {
   const places = tokens.map((token) => record.offsets[token]).filter(Boolean);
   if (!places.length) {
-    const why = record.offsets.length ? "It stands nowhere in the text: the tokenizer put it there." :
-      "The tokenizer does not tell where in the text it stands.";
+    const why = record.offsets.length ? "It is not part of the text: the tokenizer added it." :
+      "The tokenizer gives no character offsets.";
     return make("p", {}, why);
   }
   const segment = places[0][2];

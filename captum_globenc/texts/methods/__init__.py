@@ -220,7 +220,7 @@ def run_methods(
 
     Args:
         request: The texts and the explained outputs.
-        methods: Names from `METHODS`; by default those of `DEFAULT_METHODS` that support the model.
+        methods: Names from `METHODS`; by default all of `DEFAULT_METHODS` that support the model.
         layers: Whether to compute the scores of every layer as well.
         notices: Notices are added to it, such as a method that is left out.
 

@@ -61,7 +61,7 @@ def fullgrad_plus(forward: Any, inputs: Tensor, extra: Sequence[Any], target: An
     """LibraGrad, Mehri et al. 2025 (arXiv 2411.16760): FullGrad+ (section 2.1) with balanced gradients (3.5).
 
     Sums over layers the gradient times the layer's input, and the gradient times each bias that it adds. The
-    balanced gradients are those of the frozen network.
+    balanced gradients are the gradients of the frozen network.
 
     Args:
         forward: a forward function with an attribute `model`.

@@ -75,9 +75,9 @@ TASKS: tuple[Task, ...] = (
 
 
 SUPPORTED = (
-    "models for a task are, ...ForSequenceClassification, ...ForTokenClassification, "
-    "...ForQuestionAnswering, ...ForMaskedLM, ...ForCausalLM, ...ForConditionalGeneration, and those of "
-    "sentence-transformers (docs/tasks.md)."
+    "supported are ...ForSequenceClassification, ...ForTokenClassification, ...ForQuestionAnswering, "
+    "...ForMaskedLM, ...ForCausalLM, ...ForConditionalGeneration, and models of sentence-transformers "
+    "(docs/tasks.md)."
 )
 """The supported models, for error messages."""
 

@@ -358,7 +358,7 @@ class Embedded:
 
     Raises:
         ValueError: The model truncates embeddings, its similarity is neither the cosine nor the dot product,
-            it has no transformer for the texts, it reads other ids than those of its tokenizer, or the texts
+            it has no transformer for the texts, it reads other ids than its tokenizer returns, or the texts
             cannot be tokenized.
     """
 

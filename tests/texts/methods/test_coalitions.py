@@ -1,4 +1,4 @@
-"""Methods that run coalitions of tokens: KernelSHAP and first-last, against values known by other means."""
+"""Methods that run coalitions of tokens: KernelSHAP and first-last, compared with known values."""
 
 from itertools import combinations
 from math import factorial

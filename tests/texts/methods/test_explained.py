@@ -1,4 +1,4 @@
-"""Methods that an evaluation compares explain texts, too, and give the same numbers there."""
+"""The methods of evaluations give the same numbers in `explain`."""
 
 import math
 
@@ -49,11 +49,11 @@ def test_every_method_gives_the_numbers_of_an_evaluation(loaded):
             assert torch.allclose(scores, expected, atol=1e-6), name
 
 
-def test_what_has_no_sign_is_shown_as_shares(loaded):
+def test_unsigned_scores_are_shown_as_shares(loaded):
     (it, _) = explain(TEXTS, *loaded, methods=["saliency", "W/max-flow", "lime"])
     assert [it.kinds[name] for name in ("saliency", "W/max-flow", "lime")] == ["sizes", "sizes", "signed"]
     assert it.units["saliency"] == "%"
-    assert it.captions["saliency"] == "share of each token in the sum of all, for or against"
+    assert it.captions["saliency"] == "share of each token in the sum of magnitudes, without a sign"
     assert it.difference(it).kinds["saliency"] == "difference"
 
 
@@ -77,7 +77,7 @@ def test_a_contrast_is_the_difference_of_two_classes(loaded, name):
 
 @pytest.mark.parametrize("baseline", ["mean", "zero", "pad"])
 def test_ablation_replaces_words_by_the_baseline(loaded, baseline):
-    """By hand: the logit without a word, whose embedding is that of the baseline."""
+    """Computed by hand: the logit when a word has the embedding of the baseline."""
     model, tokenizer = loaded
     name = "feature-ablation"
     (it,) = explain(TEXTS[:1], model, tokenizer, methods=[name], target="NEGATIVE", baseline=baseline)
@@ -131,7 +131,7 @@ def test_padding_changes_nothing_of_a_text_beside_a_longer_one(decoder, mask_tok
 @pytest.mark.parametrize("text", [TEXTS[0], "the zebra is bad"])
 @pytest.mark.parametrize("pad_token", ["[PAD]", None])
 def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_token):
-    """By hand: the model's answer at its last token where words, unknown ones too, have the mean."""
+    """Computed by hand: the output at the last token when all words have the mean embedding."""
     model, tokenizer = decoder
     tokenizer.mask_token, tokenizer.pad_token = None, pad_token
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would add types of tokens
@@ -154,7 +154,7 @@ def test_without_a_mask_token_words_are_replaced_by_the_mean(decoder, text, pad_
     assert METRICS["completeness-error"].measure(subject, batch, scores).item() < 1e-3
 
 
-def test_a_decoder_that_knows_no_padding_takes_texts_one_by_one(folder):
+def test_a_decoder_without_a_padding_token_runs_texts_one_by_one(folder):
     torch.manual_seed(0)
     model, tokenizer = gpt2().eval().double(), load_classifier(folder).tokenizer
     tokenizer.pad_token = None

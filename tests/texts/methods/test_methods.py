@@ -79,9 +79,7 @@ def asked(values, target, against):
     [(None, None), ("POSITIVE", None), (0, None), ("negative", "POSITIVE"), ("POSITIVE", 0)],
 )
 @pytest.mark.parametrize("pair", [None, "great film"])
-def test_signed_scores_add_up_to_what_plain_calls_of_the_model_give(
-    classifier, baseline, target, against, pair
-):
+def test_signed_scores_sum_to_the_difference_of_plain_calls(classifier, baseline, target, against, pair):
     options = {"target": target, "against": against, "baseline": baseline, "pair": pair}
     for explanation in explain(TEXTS, *classifier, methods=SIGNED, **options):
         values = logits(*classifier, explanation.text, pair=pair)
@@ -103,7 +101,7 @@ def test_signed_scores_add_up_to_what_plain_calls_of_the_model_give(
         assert [exact[i] for i in kept] == [integrated[i] for i in kept] == [0] * len(kept)
 
 
-def test_a_class_held_against_another_is_the_difference_of_both(classifier):
+def test_a_contrast_class_gives_the_difference_of_both(classifier):
     names = ["transformer-deep-lift", "decompx"]
     both = explain(TEXTS, *classifier, target="POSITIVE", against="NEGATIVE", methods=names)
     one = explain(TEXTS, *classifier, target="POSITIVE", methods=names)
@@ -114,7 +112,7 @@ def test_a_class_held_against_another_is_the_difference_of_both(classifier):
             assert whole.scores[name] == pytest.approx(expected, abs=1e-9)
 
 
-def test_integrated_gradients_are_those_of_a_sum_written_out(classifier):
+def test_integrated_gradients_equal_the_sum_written_out(classifier):
     model, tokenizer = classifier
     (explanation,) = explain(TEXTS[:1], model, tokenizer, methods=["integrated-gradients"], target=1)
     batch = tokenizer(TEXTS[0], return_tensors="pt")
@@ -136,7 +134,7 @@ def test_integrated_gradients_are_those_of_a_sum_written_out(classifier):
     assert explanation.scores["integrated-gradients"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_scores_add_up_to_is_said(classifier):
+def test_sums_of_contributions_are_stated(classifier):
     for explanation in explain(TEXTS, *classifier, target="NEGATIVE", methods=MAIN_METHODS):
         (said,) = explanation.sums.values()
         assert list(explanation.sums) == ["transformer-deep-lift"]
@@ -148,26 +146,26 @@ def test_what_scores_add_up_to_is_said(classifier):
         assert float(tokens) * (-1 if sign == "-" else 1) == pytest.approx(change, abs=0.006)
         assert float(right) == pytest.approx(explanation.explained, abs=0.006)
     (held,) = explain(TEXTS[:1], *classifier, target="NEGATIVE", against="POSITIVE")
-    assert held.sums["transformer-deep-lift"].endswith(" logit of NEGATIVE less that of POSITIVE")
+    assert held.sums["transformer-deep-lift"].endswith(" logit of NEGATIVE minus POSITIVE")
 
 
-def test_headline_and_captions_say_what_is_explained(classifier):
+def test_headline_and_captions_name_the_explained_output(classifier):
     (plain,) = explain(TEXTS[:1], *classifier)
     other = NAMES[1 - NAMES.index(plain.prediction)]
     assert plain.headline == f"{plain.prediction} ({plain.probability:.1%})"
     assert plain.captions == {
-        "globenc": "share of each token in what [CLS] has mixed in",
-        "transformer-deep-lift": f"for and against {plain.prediction}",
+        "globenc": "share of each token in the representation of [CLS]",
+        "transformer-deep-lift": f"supports or opposes {plain.prediction}",
     }
     assert plain.units == {"globenc": "%", "transformer-deep-lift": "logit"}
     (chosen,) = explain(TEXTS[:1], *classifier, target=other.lower(), position="mean")
     assert chosen.headline == f"{plain.headline}, explained: {other}"
-    assert chosen.captions["globenc"] == "share of each token in what all tokens have mixed in, on average"
+    assert chosen.captions["globenc"] == "share of each token in the mean representation of all tokens"
     (held,) = explain(TEXTS[:1], *classifier, against=other, position=-2)
     assert held.headline == f"{plain.headline}, explained: {plain.prediction} rather than {other}"
     assert held.captions == {
-        "globenc": "share of each token in what bad has mixed in",
-        "transformer-deep-lift": f"for and against {plain.prediction} rather than {other}",
+        "globenc": "share of each token in the representation of bad",
+        "transformer-deep-lift": f"supports or opposes {plain.prediction} rather than {other}",
     }
     (shares,) = explain(TEXTS[:1], *classifier, target=other, methods=["globenc"])
     assert shares.headline == plain.headline
@@ -182,7 +180,7 @@ def test_probabilities_are_those_of_all_classes(classifier):
         assert explanation.probability == explanation.probabilities[explanation.prediction]
 
 
-def test_every_depth_of_exact_differences_adds_up_to_the_same(classifier):
+def test_exact_differences_have_the_same_sum_at_every_depth(classifier):
     for explanation in explain(TEXTS, *classifier, layers=True, target="POSITIVE", baseline="zero"):
         rows, scores = (
             explanation.layers["transformer-deep-lift"],
@@ -222,7 +220,7 @@ def test_the_json_holds_all_of_it(classifier):
     assert read["sums"] == explanation.sums
 
 
-def test_nothing_that_knows_classes_runs_where_globenc_alone_is_asked_for(classifier, monkeypatch):
+def test_globenc_alone_runs_no_method_with_a_class(classifier, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
@@ -231,7 +229,7 @@ def test_nothing_that_knows_classes_runs_where_globenc_alone_is_asked_for(classi
     assert list(explanation.scores) == list(explanation.layers) == ["globenc"]
 
 
-def test_a_prediction_is_not_held_against_itself(classifier):
+def test_a_prediction_cannot_be_contrasted_with_itself(classifier):
     (explanation,) = explain(TEXTS[:1], *classifier)
     with pytest.raises(ValueError, match="is the predicted class of 'the plot is bad'.*choose a target"):
         explain(TEXTS[:1], *classifier, against=explanation.prediction)
@@ -250,7 +248,7 @@ def test_a_prediction_is_not_held_against_itself(classifier):
         },
     ],
 )
-def test_a_value_is_not_held_against_another(tmp_path, config):
+def test_a_regression_has_no_contrast_class(tmp_path, config):
     folder = save_classifier(tmp_path, **config)
     loaded = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with pytest.raises(ValueError, match="there is no contrast class"):
@@ -260,7 +258,7 @@ def test_a_value_is_not_held_against_another(tmp_path, config):
         assert explanation.probabilities == {}
         assert explanation.sums["transformer-deep-lift"].endswith(f" tokens = {explanation.value:.2f} value")
         assert explanation.captions["transformer-deep-lift"] == (
-            f"for and against a higher value of {explanation.prediction}"
+            f"supports or opposes a higher value of {explanation.prediction}"
         )
         assert explanation.units["transformer-deep-lift"] == "value"
 
@@ -279,7 +277,7 @@ def test_a_special_token_that_somebody_typed_is_a_word(classifier):
         assert row[0] == row[4] == 0
 
 
-def test_without_a_padding_token_the_baseline_pad_is_refused(classifier):
+def test_without_a_padding_token_the_baseline_pad_is_rejected(classifier):
     model, tokenizer = classifier
     tokenizer.pad_token = None
     for name in SIGNED:
@@ -304,7 +302,9 @@ def llama(**config):
 @pytest.mark.parametrize("pad", [0, None])
 @pytest.mark.parametrize("baseline", ["mask", "mean", "zero", "pad"])
 @pytest.mark.parametrize("mask_token", ["[MASK]", None])
-def test_what_globenc_refuses_has_exact_differences(tokenizer, make, precision, pad, baseline, mask_token):
+def test_a_model_that_globenc_rejects_has_exact_differences(
+    tokenizer, make, precision, pad, baseline, mask_token
+):
     torch.manual_seed(0)
     model = make(pad_token_id=pad).eval().double()
     tokenizer.mask_token = mask_token
@@ -400,7 +400,7 @@ def test_integrated_gradients_hold_for_decoders(tokenizer, pad):
         assert sum(explanation.scores["integrated-gradients"]) == pytest.approx(ends[0] - ends[1], abs=0.05)
 
 
-def test_a_decoder_that_reads_the_text_again_is_told_what_holds(tokenizer):
+def test_a_decoder_that_reads_the_text_again_has_no_globenc_and_no_layers(tokenizer):
     torch.manual_seed(0)
     shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 24}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -437,7 +437,7 @@ def test_an_operation_without_a_rule_leaves_globenc(classifier):
         explain(TEXTS, model, tokenizer, methods=["transformer-deep-lift"])
 
 
-def test_what_globenc_cannot_see_leaves_exact_differences(classifier):
+def test_without_recorded_attention_exact_differences_remain(classifier):
     model, tokenizer = classifier
     # Whatever is written into the stream behind its back, exact differences see as any other operation.
     attention = model.bert.encoder.layer[1].attention.output.dense
@@ -449,7 +449,7 @@ def test_what_globenc_cannot_see_leaves_exact_differences(classifier):
         explain(TEXTS, model, tokenizer, methods=["globenc"])
 
 
-def test_where_no_method_holds_both_reasons_are_given(tokenizer):
+def test_if_no_method_supports_the_model_both_reasons_are_given(tokenizer):
     model = gpt2(pad_token_id=0).eval()
     model.transformer.h[0].mlp.act = Ruleless()
     with pytest.raises(ValueError, match="globenc: No supported .*; transformer-deep-lift: .*no rule"):

@@ -1,4 +1,4 @@
-"""Peers' methods, each held to its definition written out in plain torch and numpy, on BERT and beyond."""
+"""Peers' methods, compared with their definitions in plain torch and numpy, on BERT and others."""
 
 import math
 
@@ -151,7 +151,7 @@ def test_gim_is_its_definition(one, temperature):
 
 @pytest.mark.parametrize("label", ["bert", "roberta-prelayernorm", "modernbert", "vit", "dinov2"])
 def test_balanced_gradients_are_complete(label):
-    """Mehri et al. 2025, definition 1 and corollary 3: inputs and all biases add up to the output."""
+    """Mehri et al. 2025, definition 1 and corollary 3: inputs and all biases sum to the output."""
     family = OF[label]
     model = family.make(kind=family.classifier)
     batch = family.batch("right")
@@ -266,7 +266,7 @@ def test_images_are_scored(label, method):
     assert scores.isfinite().all()
 
 
-def test_what_they_refuse():
+def test_unsupported_models_are_rejected():
     model = OUTSIDERS["gpt2"].make()
     forward, (ids, _) = EncoderForward(model, ()), OUTSIDERS["gpt2"].inputs()
     for method in ("libragrad", "alti", "value-zeroing"):

@@ -75,7 +75,7 @@ def test_contributions_sum_to_the_difference_of_log_probabilities(family):
         assert explanation.answer.log_probabilities == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_share_of_decisions_that_differ_at_the_baseline_is_told():
+def test_the_share_of_decisions_that_differ_at_the_baseline_is_reported():
     model, tokenizer, told = language_model("mixtral"), word_tokenizer(), []
     del model.model.layers[1]
     (it,) = explain(PROMPTS[:1], model, tokenizer, answer=ANSWER, layers=False, tell=told.append)
@@ -162,7 +162,7 @@ def test_a_padded_batch_gives_what_single_prompts_give(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_generated_is_what_generate_returns_before_and_after(family):
+def test_generated_answers_equal_generate_before_and_after(family):
     model, tokenizer = language_model(family), word_tokenizer()
     config, generation = model.config.to_dict(), copy.deepcopy(model.generation_config.to_dict())
     names = set(vars(model))
@@ -211,7 +211,7 @@ def test_against_explains_the_difference_of_two_answers(family):
         assert it.explained == pytest.approx(f.item(), abs=1e-4)
         assert math.fsum(it.scores[METHOD]) == pytest.approx((f - base).item(), abs=1e-4)
         assert it.against == other
-        assert it.sums[METHOD].endswith(f"log-probability of the answer less that of {other}")
+        assert it.sums[METHOD].endswith(f"log-probability of the answer minus {other}")
 
 
 def test_a_model_without_padding_takes_prompts_one_by_one():
@@ -293,7 +293,7 @@ def test_chats_of_different_lengths_run_together(chatting):
         ("{{ messages[0]['content'] | upper }}", "changes their text: pass the prompt as a string"),
     ],
 )
-def test_a_template_that_is_missing_or_fails_is_told(chatting, template, message):
+def test_a_template_that_is_missing_or_fails_is_reported(chatting, template, message):
     model, tokenizer = chatting
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=message):
@@ -411,12 +411,12 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
         ([("a", "b")], {}, ValueError, "a prompt has no second segment"),
     ],
 )  # fmt: skip
-def test_bad_input_is_told(prompts, options, error, message):
+def test_bad_input_is_reported(prompts, options, error, message):
     with pytest.raises(error, match=message):
         quiet(prompts, language_model("gpt2"), word_tokenizer(), **options)
 
 
-def test_an_answer_that_ends_at_once_is_told():
+def test_an_answer_that_ends_at_once_is_reported():
     model, tokenizer = language_model("gpt2"), word_tokenizer()
     model.generation_config.suppress_tokens = [it for it in range(len(tokenizer)) if it != 2]
     with pytest.raises(ValueError, match="the model ends it at once"):
@@ -431,7 +431,7 @@ def test_options_of_generation_are_for_models_that_generate():
             explain(["x"], *load_default(), **options)
 
 
-def test_an_encoder_loaded_as_a_decoder_is_told():
+def test_an_encoder_loaded_as_a_decoder_is_reported():
     config = hf.BertConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
@@ -491,7 +491,7 @@ def test_sums_and_captions_name_the_prompt_and_the_answer():
         "log-probability of the answer"
     )
     assert explanation.headline == f"'{ANSWER}' (log-probability {whole:.2f})"
-    assert explanation.captions[METHOD] == f"for and against {ANSWER}"
+    assert explanation.captions[METHOD] == f"supports or opposes {ANSWER}"
     assert explanation.units[METHOD] == "nats"
 
 

@@ -1,4 +1,4 @@
-"""Objects of sentence-transformers are explained as they are: the numbers are those of their own calls."""
+"""Objects of sentence-transformers are explained directly, compared with plain calls."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_long_texts_are_truncated_with_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_each_text_adds_up_to_what_its_words_add_to_the_similarity(tmp_path, similarity):
+def test_contributions_of_each_text_sum_to_the_change_of_the_similarity(tmp_path, similarity):
     model = tiny(tmp_path)
     model.similarity_fn_name = similarity
     texts, others = ["a good film", "the plot is bad but great"], ["great script !", "a unhappy plot"]
@@ -75,7 +75,7 @@ def test_each_text_adds_up_to_what_its_words_add_to_the_similarity(tmp_path, sim
         assert (it.kinds[SIGNED], it.sums) == ("signed", {})
 
 
-def test_shares_are_of_what_both_embeddings_are_made_of(model):
+def test_shares_cover_both_embeddings(model):
     (it,) = explain(TEXTS[:1], model, pair=OTHERS[:1], layers=True)
     assert list(it.scores) == ["globenc", SIGNED]
     expected = []
@@ -89,7 +89,7 @@ def test_shares_are_of_what_both_embeddings_are_made_of(model):
     assert it.layers[SIGNED][0] == pytest.approx(it.scores[SIGNED], abs=1e-5)
 
 
-def test_words_of_both_texts_are_as_they_are_spelt(model):
+def test_words_of_both_texts_are_shown_as_written(model):
     found = explain(TEXTS, model, pair=OTHERS, methods=[SIGNED])
     for it, *sources in zip(found, TEXTS, OTHERS, strict=True):
         words = [word for word in it.groups if not word.special]
@@ -102,7 +102,7 @@ def test_words_of_both_texts_are_as_they_are_spelt(model):
     assert {part[0] for part in found[0].top(4, of="words")} & {"cat", "kitten"}
 
 
-def test_the_matrix_adds_up_over_the_tokens_of_each_text(model):
+def test_the_matrix_sums_over_the_tokens_of_each_text(model):
     matrix = similarity_matrix(TEXTS[0], OTHERS[0], model)
     (it,) = explain(TEXTS[:1], model, pair=OTHERS[:1], methods=[SIGNED])
     assert matrix.tokens + matrix.others == it.tokens
@@ -130,7 +130,7 @@ def test_matrix_and_scores_have_the_same_baseline(tmp_path, mask_token):
     assert matrix.scores.sum(0).tolist() == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
 
 
-def test_what_is_no_mean_has_no_matrix(tmp_path, model):
+def test_a_model_without_mean_pooling_has_no_matrix(tmp_path, model):
     first = tiny(tmp_path, pooling_mode="cls")
     with pytest.raises(ValueError, match="not the means of the token vectors"):
         similarity_matrix("a film", "the plot", first)
@@ -141,7 +141,7 @@ def test_what_is_no_mean_has_no_matrix(tmp_path, model):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_an_embedding_by_itself_is_what_globenc_says_it_is_made_of(tmp_path, pooling):
+def test_a_single_embedding_is_explained_by_globenc(tmp_path, pooling):
     model = tiny(tmp_path, pooling_mode=pooling)
     texts = ["a good film", "the plot is bad but great"]
     told = []
@@ -163,14 +163,14 @@ def test_an_embedding_by_itself_is_what_globenc_says_it_is_made_of(tmp_path, poo
         assert {span.segment for span in it.offsets if span} == {0}
 
 
-def test_an_embedding_of_no_mean_takes_a_position(tmp_path):
+def test_an_embedding_without_mean_pooling_needs_a_position(tmp_path):
     model = tiny(tmp_path, pooling_mode="max")
     model.similarity_fn_name = "euclidean"  # which nothing is compared by
     with pytest.raises(ValueError, match=r"pass position=\.\.\."):
         explain(["a good film"], model, methods=["globenc"])
     (it,) = explain(["a good film"], model, methods=["globenc"], position=-1)
     assert it.position == 4
-    assert it.captions["globenc"] == "share of each token in what [SEP] has mixed in"
+    assert it.captions["globenc"] == "share of each token in the representation of [SEP]"
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,12 @@ def test_an_embedding_of_no_mean_takes_a_position(tmp_path):
         ({"pair": OTHERS, "windows": 3}, "windows does not apply"),
     ],
 )
-def test_what_does_not_go_with_a_similarity_is_refused(model, options, message):
+def test_options_that_do_not_apply_to_a_similarity_are_rejected(model, options, message):
     with pytest.raises(ValueError, match=message):
         explain(TEXTS, model, **options)
 
 
-def test_what_changes_texts_or_embeddings_is_refused(tmp_path):
+def test_models_that_change_texts_or_embeddings_are_rejected(tmp_path):
     model = tiny(tmp_path)
     model.similarity_fn_name = "euclidean"
     with pytest.raises(ValueError, match="similarity is 'euclidean': only cosine and dot are supported"):
@@ -279,7 +279,7 @@ def test_a_query_and_a_document_are_encoded_as_for_retrieval(tmp_path, make, sim
             places = [place for place, span in enumerate(it.offsets) if span and span.segment == side]
             summed = sum(it.scores[SIGNED][place] for place in places)
             assert summed == pytest.approx(it.value - base, abs=2e-5)
-        # The prompt is special: it scores nothing, and words are those of the texts alone.
+        # The prompt is special: its scores are 0, and only the texts have words.
         words = [word for word in it.groups if not word.special]
         assert [word.text for word in words] == [*QUERIES[index].split(), *DOCUMENTS[index].split()]
         for word in words:
@@ -323,7 +323,7 @@ def test_the_matrix_of_a_retriever_is_of_a_query_and_a_document(tmp_path):
     assert matrix.scores.sum(0).tolist() == pytest.approx(it.scores[SIGNED][: len(matrix.tokens)], abs=1e-5)
 
 
-def test_tokens_that_the_model_does_not_read_are_refused(tmp_path, monkeypatch):
+def test_tokens_that_the_model_does_not_read_are_rejected(tmp_path, monkeypatch):
     model = prompted(tmp_path)
     preprocess = Transformer.preprocess
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Each task explains what the library's own objects predict, compared with plain calls of the model."""
+"""Each task explains the predictions of the library's own objects, compared with plain calls."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def filler(of):
 
 
 def compared(model, tokenizer, explanation, value):
-    """What a value of the model's output differs by from that of the text all masked, by plain calls."""
+    """Return an output of the model minus its value for the fully masked text, by plain calls."""
     batch = tokenizer(explanation.text, explanation.pair, return_tensors="pt")
     ids = batch.pop("input_ids")
     special = torch.tensor(
@@ -71,7 +71,7 @@ def compared(model, tokenizer, explanation, value):
 # Classes side by side, and several labels
 
 
-def test_classes_side_by_side_are_those_that_are_explained_one_by_one(of, tmp_path):
+def test_classes_side_by_side_equal_single_explanations(of, tmp_path):
     classifier = of(AutoModelForSequenceClassification, ["bad", "fair", "good"])
     methods = ["globenc", SIGNED, "decompx"]
     found = explain(TEXTS, *classifier, methods=methods, target="all", layers=True)
@@ -99,7 +99,7 @@ def test_classes_side_by_side_are_those_that_are_explained_one_by_one(of, tmp_pa
     assert two.difference(two).outputs[f"{SIGNED}: bad"] == ("bad", 0)
 
 
-def test_classes_that_are_called_alike_or_not_at_all_are_told_apart(of):
+def test_classes_with_equal_or_missing_names_are_distinguished(of):
     model, tokenizer = of(AutoModelForSequenceClassification, ["a", "b", "c", "d", "e"])
     plain = explain(TEXTS, model, tokenizer, methods=[SIGNED], target="all")
     model.config.id2label = {0: "Good", 1: "", 2: "bad", 3: "good", 4: "bad"}
@@ -151,7 +151,7 @@ def test_each_label_that_is_likely_is_explained(of):
         ({"windows": True}, "windows is True"),
     ],
 )
-def test_options_that_say_nothing_are_refused(of, options, message):
+def test_empty_options_are_rejected(of, options, message):
     with pytest.raises(ValueError, match=message):
         explain(TEXTS, *of(AutoModelForSequenceClassification), **options)
 
@@ -160,7 +160,7 @@ def test_options_that_say_nothing_are_refused(of, options, message):
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max", "none", None])
-def test_entities_are_those_of_the_pipeline(tagger, strategy):
+def test_entities_equal_the_pipelines(tagger, strategy):
     model, tokenizer = tagger
     pipe = pipeline(
         "token-classification",
@@ -186,7 +186,7 @@ def test_entities_are_those_of_the_pipeline(tagger, strategy):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_entities_and_answers_stand_where_any_tokenizer_says(name):
+def test_spans_of_entities_and_answers_do_not_depend_on_the_tokenizer(name):
     tokenizer, text = TOKENIZERS[name](), "the fox, café  the unhappy fox"
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -218,7 +218,7 @@ def entity_tokens(explanation):
 @pytest.mark.parametrize(
     ("target", "against"), [(None, None), ("PER", None), ("I-ORG", "O"), (0, "per"), ("4", None)]
 )
-def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, tmp_path, target, against):
+def test_contributions_to_an_entity_sum_to_its_mean_logit(tagger, tmp_path, target, against):
     model, tokenizer = tagger
     found = explain(TEXTS, model, tokenizer, methods=[SIGNED], target=target, against=against)
     assert len(found) > 2
@@ -236,7 +236,7 @@ def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, tmp_pat
                 labels = [LABELS.index(group)] if group in LABELS else [
                     label for label, name in enumerate(LABELS) if name.endswith(f"-{group.upper()}")
                 ]  # fmt: skip
-                # Which label of the group is that of the text as it is, not of its baseline.
+                # The label of the group is selected on the text, not on its baseline.
                 return logits[range(len(tokens)), [labels[int(row[labels].argmax())] for row in real]]
 
             value = best(it.target).mean()
@@ -246,7 +246,7 @@ def test_what_speaks_for_an_entity_adds_up_to_its_tokens_outputs(tagger, tmp_pat
         assert sum(it.scores[SIGNED]) == pytest.approx(compared(model, tokenizer, it, mean), abs=1e-6)
 
 
-def test_globenc_tells_what_the_tokens_of_an_entity_have_mixed_in(tagger):
+def test_globenc_explains_the_tokens_of_an_entity(tagger):
     model, tokenizer = tagger
     found = explain(TEXTS, model, tokenizer, methods=["globenc"], layers=True)
     assert {len(entity_tokens(it)) for it in found} >= {1, 2}
@@ -258,12 +258,12 @@ def test_globenc_tells_what_the_tokens_of_an_entity_have_mixed_in(tagger):
         assert it.layers["globenc"][-1] == pytest.approx(it.scores["globenc"])
         assert it.position == (tokens[0] if len(tokens) == 1 else None)
         whose = it.tokens[tokens[0]] if len(tokens) == 1 else it.part
-        assert it.captions["globenc"] == f"share of each token in what {whose} has mixed in"
+        assert it.captions["globenc"] == f"share of each token in the representation of {whose}"
     (mean,) = explain(["a"], model, tokenizer, methods=["globenc"], position="mean")[:1]
     assert mean.position == "mean"
 
 
-def test_a_text_without_entities_is_told(tagger):
+def test_a_text_without_entities_is_reported(tagger):
     model, tokenizer = tagger
     pipe = pipeline(
         "ner", model=model, tokenizer=tokenizer, device="cpu", aggregation_strategy="simple",
@@ -316,7 +316,7 @@ def reference_answer(model, tokenizer, question, context, longest=15):
 
 
 @pytest.mark.parametrize("target", [None, "start", "end"])
-def test_an_answer_is_the_pipelines_and_its_ends_add_up(answerer, target):
+def test_an_answer_equals_the_pipelines_and_its_ends_are_summed(answerer, target):
     model, tokenizer = answerer
     texts = [QUESTION, "the plot ?"]
     contexts = [CONTEXT[:52], "unhappy, but not bad"]
@@ -362,7 +362,7 @@ def test_the_context_of_a_question_is_its_pair(answerer):
         ({"pair": CONTEXT[:20], "against": "start"}, "an answer has no contrast class"),
     ],
 )
-def test_what_is_no_question_is_refused(answerer, options, message):
+def test_a_question_without_context_is_rejected(answerer, options, message):
     with pytest.raises(ValueError, match=message):
         explain([QUESTION], *answerer, **options)
 
@@ -372,7 +372,7 @@ def test_what_is_no_question_is_refused(answerer, options, message):
 MASKED = ["The [MASK] is BAD, [MASK] film", "[MASK]"]
 
 
-def test_masked_words_are_those_of_the_pipeline(filler):
+def test_masked_words_equal_the_pipelines(filler):
     model, tokenizer = filler
     pipe = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
     found = explain(MASKED, pipe, methods=["globenc", SIGNED])
@@ -415,7 +415,7 @@ def test_a_mask_stays_where_other_words_go(filler, baseline):
             assert [scores[place] for place in masks] == [0] * len(masks)
 
 
-def test_of_masked_words_that_read_alike_the_likeliest_is_told():
+def test_of_equal_masked_words_the_most_likely_is_shown():
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     torch.manual_seed(0)
