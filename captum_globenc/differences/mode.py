@@ -200,16 +200,17 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
-        if any(self._step(leaf) is not None for leaf in leaves((args, kwargs))):
+        given = list(leaves((args, kwargs)))
+        if any(self._step(leaf) is not None for leaf in given):
             output = self._by_steps(func, args, kwargs)
             if output is not NotImplemented:
                 return output
-        for leaf in leaves((args, kwargs)):
+        for leaf in given:
             if hasattr(leaf, DIFFERS):
                 raise _decision_differs(getattr(leaf, DIFFERS))
-        if not any(map(self.depends, leaves((args, kwargs)))):
+        if not any(map(self.depends, given)):
             return func(*args, **kwargs)
-        if self._at_input and any(map(self._may_be_altered, leaves((args, kwargs)))):
+        if self._at_input and any(map(self._may_be_altered, given)):
             unwrap = partial(self._unwrapped, in_place=changes_in_place(func))
             args, kwargs = replaced((args, kwargs), unwrap)
         if func in COMPARISONS and len(args) == 2 and self._route is None and not self._alone:
