@@ -15,7 +15,7 @@ from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, at_le
 
 LOG2_E = math.log2(math.e)
 
-HIDDEN_BELOW = 1e3
+HIDDEN_BELOW = 5e3
 """An entry of an additive mask this far below the largest of its row hides its source."""
 
 
