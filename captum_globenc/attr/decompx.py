@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from captum_globenc.attr.arguments import MaskWatch, selected
 from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.proof import OutputCheck, run_plainly
-from captum_globenc.attr.recomputing import Recompute, checked, recomputation
+from captum_globenc.attr.recomputing import Recompute, checked, is_empty, recomputation
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (
     TargetType,
@@ -32,7 +33,7 @@ from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
 from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
-from captum_globenc.recording.linear import loaded
+from captum_globenc.recording.linear import linear_map
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -274,6 +275,11 @@ class _FirstLayer:
             self._runs += 1
 
         def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            if not all(is_empty(it) for it in (*args, *kwargs.values()) if isinstance(it, Cache)):
+                raise ValueError(
+                    f"{type(layer).__name__} attends to keys of a cache or of prefix tuning, which belong to "
+                    "no token, and cannot be scored."
+                )
             self._streams.append(Snapshot.of(layer_input(args, kwargs)))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
@@ -299,11 +305,11 @@ class _FirstLayer:
             )
         of_stream, of_values = run.multipliers(output, [stream, value])
         scores = (of_stream * stream.value).sum(-1)
-        with loaded(self._values):
-            bias = getattr(self._values, "bias", None)
+        # Adapters such as IA3 change the bias of the map that they wrap.
+        with torch.no_grad():
+            _, bias = linear_map(self._values, stream.value.shape[-1], of_values.dtype)
         if bias is None:
             return scores
-        bias = bias.detach().to(of_values.dtype)
         if self._fused:
             bias = torch.cat([torch.zeros_like(bias[: 2 * len(bias) // 3]), bias[2 * len(bias) // 3 :]])
         return scores + (of_values * bias).sum(-1)

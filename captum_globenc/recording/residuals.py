@@ -47,7 +47,7 @@ Residual = tuple[Sequence[VersionedTensor], Sequence[Tensor]]
 
 
 class StreamCheck:
-    """Check that each layer, or the norm after the last, reads what the previous layer wrote, for all tokens."""
+    """Check that each layer, or the norm after the last one, reads what the previous layer wrote."""
 
     def __init__(self) -> None:
         self._wrong: list[Tensor] = []
