@@ -5,6 +5,7 @@ B batch, C classes, N tokens, D embedding size.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -232,6 +233,8 @@ class _FirstLayer:
         self._streams: list[Snapshot] = []
         self._masks: list[Any] = []
         self._values_seen: list[Snapshot] = []
+        self._has_hooks = bool(self._values._forward_hooks)
+        self._before_hooks: list[Snapshot] = []
 
     def check(self) -> None:
         """Check that the encoder ran once.
@@ -269,6 +272,7 @@ class _FirstLayer:
         self._streams.clear()
         self._masks.clear()
         self._values_seen.clear()
+        self._before_hooks.clear()
         self._runs = 0
 
         def count(*_: Any) -> None:
@@ -283,14 +287,17 @@ class _FirstLayer:
             self._streams.append(Snapshot.of(layer_input(args, kwargs)))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
-        def leave(_: nn.Module, args: Any, output: Any) -> None:
-            self._values_seen.append(Snapshot.of(output))
+        def leave(seen: list[Snapshot], _: nn.Module, args: Any, output: Any) -> None:
+            seen.append(Snapshot.of(output))
 
         with ExitStack() as handles:
+            if self._has_hooks:
+                hook = in_this_thread(partial(leave, self._before_hooks))
+                handles.enter_context(self._values.register_forward_hook(hook, prepend=True))
             for handle in (
                 self._stack.register_forward_pre_hook(in_this_thread(count)),
                 self._layer.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True),
-                self._values.register_forward_hook(in_this_thread(leave)),
+                self._values.register_forward_hook(in_this_thread(partial(leave, self._values_seen))),
             ):
                 handles.enter_context(handle)
             yield
@@ -310,6 +317,11 @@ class _FirstLayer:
             _, bias = linear_map(self._values, stream.value.shape[-1], of_values.dtype)
         if bias is None:
             return scores
+        if self._has_hooks and not torch.equal(self._before_hooks[0].value, value.value):
+            raise ValueError(
+                "A hook changes the value vectors of the first layer, so the share of their bias is unknown: "
+                "remove the hook, or use TransformerDeepLift, which supports it."
+            )
         if self._fused:
             bias = torch.cat([torch.zeros_like(bias[: 2 * len(bias) // 3]), bias[2 * len(bias) // 3 :]])
         return scores + (of_values * bias).sum(-1)

@@ -27,7 +27,7 @@ SLACK = {torch.float64: 1e3, torch.float32: 4.0}
 """Factor on the first-order estimate of rounding; large in float64, where rules round as well."""
 
 LOWERED = {"high": 2**-9, "medium": 2**-6}
-"""Accepted error of a sum in float32, relative to the sum of absolute terms, for torch's lower matmul precisions.
+"""Accepted error of a sum in float32, relative to the sum of absolute terms, for lower matmul precisions.
 
 Four steps (eps) of TF32 and bfloat16, to which matrix products then round their factors.
 """
