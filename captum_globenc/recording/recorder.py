@@ -295,7 +295,9 @@ class Recorder:
     def _leave_layer(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
             self._layer.output = layer_output(output)
-            self._layer.written = self._written = VersionedTensor(self._layer.output)
+            self._layer.written = VersionedTensor(self._layer.output)
+            if self._rerun is None:
+                self._written = self._layer.written
 
     def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
