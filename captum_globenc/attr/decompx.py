@@ -322,6 +322,7 @@ class _FirstLayer:
                 "A hook changes the value vectors of the first layer, so the share of their bias is unknown: "
                 "remove the hook, or use TransformerDeepLift, which supports it."
             )
+        bias = bias.detach()
         if self._fused:
             bias = torch.cat([torch.zeros_like(bias[: 2 * len(bias) // 3]), bias[2 * len(bias) // 3 :]])
         return scores + (of_values * bias).sum(-1)
