@@ -1,11 +1,12 @@
 """EncoderForward, a forward function for every Captum method; Contrast, the difference of two classes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 PIPELINES = {"CrossEncoder": "scores", "SentenceTransformer": "sentence_embedding"}
 """Default output of the objects of sentence-transformers, which take and return a dictionary."""
@@ -143,7 +144,7 @@ class EncoderForward(Wrapper):
         """Return the names of tensors of a batch that the model reads, but that are not passed to it."""
         if self._takes_features:
             return []
-        read = signature(self.model.forward).parameters.keys() - passed
+        read = signature(self._inner.forward).parameters.keys() - passed
         return [
             name
             for name, value in batch.items()
@@ -191,7 +192,14 @@ class EncoderForward(Wrapper):
         model: Any = self.model
         if self._takes_features:
             model = model.transformers_model
-        return str(getattr(model, "main_input_name", "input_ids"))
+        return str(getattr(model, "main_input_name", getattr(self._inner, "main_input_name", "input_ids")))
+
+    @property
+    def _inner(self) -> nn.Module:
+        """The module that names the arguments: the model inside of a wrapper that passes on any argument."""
+        kinds = {it.kind for it in signature(self.model.forward).parameters.values()}
+        inside = (it for it in self.model.modules() if isinstance(it, PreTrainedModel))
+        return next(inside, self.model) if Parameter.VAR_KEYWORD in kinds else self.model
 
     def _input_name(self, inputs: Tensor) -> str:
         """Return the name of the model's argument for `inputs`; floats for token ids are embeddings."""

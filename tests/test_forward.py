@@ -2,14 +2,22 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    DistilBertConfig,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers import DistilBertForSequenceClassification as DistilBert
 
 from captum_globenc import EncoderForward, GlobEnc
 from checkpoints import save_classifier
-from models import SMALL, randomize
+from models import SMALL, SMALL_VIT, randomize
 
 
 def test_ids_and_embeddings_give_what_the_model_gives(classifier, batch):
@@ -142,3 +150,36 @@ def test_arguments_that_the_model_reads_cannot_be_dropped(classifier, batch):
     with pytest.raises(ValueError, match="attention_mask"):
         EncoderForward(classifier, ()).arguments(batch)
     assert EncoderForward(classifier, ()).arguments(whole)[1] == ()
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "adapter": lambda model: get_peft_model(model, LoraConfig(target_modules=["query", "q_proj"])).eval(),
+    "adapter of a task": lambda model: get_peft_model(
+        model, LoraConfig(target_modules=["query", "q_proj"], task_type="SEQ_CLS")
+    ).eval(),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_names_the_arguments_of_its_model(name, classifier, batch):
+    wrapped = WRAPPERS[name](classifier)
+    typed = {**batch, "token_type_ids": torch.ones_like(batch["input_ids"])}
+    with pytest.raises(ValueError, match=r"reads \['token_type_ids'\]"):
+        EncoderForward(wrapped, ("attention_mask",)).arguments(typed)
+    inputs, extra = EncoderForward(wrapped).arguments(typed)
+    with torch.no_grad():
+        found, expected = EncoderForward(wrapped)(inputs, *extra), classifier(**typed).logits
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_takes_the_main_input_of_its_model(name):
+    config = ViTConfig(**SMALL_VIT)
+    pixels = torch.randn(2, 3, 8, 8)
+    model = ViTForImageClassification(config).eval()
+    with torch.no_grad():
+        expected = model(pixels).logits
+        found = EncoderForward(WRAPPERS[name](model))(pixels)
+    torch.testing.assert_close(found, expected)

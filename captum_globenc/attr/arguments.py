@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from captum_globenc.captum_api import TargetType, format_inputs, select_targets
+from captum_globenc.differences.call import plain
 from captum_globenc.encoders.search import submodules
 from captum_globenc.forward import check_batched
 from captum_globenc.recording.hooks import bound_arguments, hidden_from_copies, in_this_thread
@@ -33,7 +34,7 @@ def as_tensors(inputs: Any, *, ids_of_texts: bool = False) -> tuple[Tensor, ...]
 
     Raises:
         AssertionError: an input is not a tensor. Captum raises the same type.
-        ValueError: token ids have no batch dimension.
+        ValueError: an input is empty, or token ids have no batch dimension.
     """
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     wrong = next((it for it in given if not isinstance(it, Tensor)), None)
@@ -43,7 +44,10 @@ def as_tensors(inputs: Any, *, ids_of_texts: bool = False) -> tuple[Tensor, ...]
             'tokenizer\'s batch (return_tensors="pt"): inputs, extra = forward.arguments(batch) with '
             "forward = EncoderForward(model), then .attribute(inputs, ..., additional_forward_args=extra)."
         )
-    tensors = format_inputs(inputs)
+    tensors = tuple(map(plain, format_inputs(inputs)))
+    empty = next((tuple(it.shape) for it in tensors if not it.numel()), None)
+    if empty is not None:
+        raise ValueError(f"inputs of shape {empty} are empty: pass at least one example of one token")
     if ids_of_texts:
         for tensor in tensors:
             check_batched(tensor)
@@ -95,7 +99,7 @@ def _baseline(baseline: Any, tensor: Tensor) -> Tensor:
     else:
         dtype = tensor.dtype if tensor.is_floating_point() else None
         baseline = torch.tensor(baseline, dtype=dtype, device=tensor.device)
-    baseline = baseline.detach().to(tensor.device)
+    baseline = plain(baseline.detach()).to(tensor.device)
     ids_as_floats = baseline.is_floating_point() and not tensor.is_floating_point()
     if ids_as_floats and not torch.equal(baseline, baseline.trunc()):
         raise ValueError(

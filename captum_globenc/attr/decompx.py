@@ -5,15 +5,17 @@ B batch, C classes, N tokens, D embedding size.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from captum_globenc.attr.arguments import MaskWatch, selected
 from captum_globenc.attr.base import EncoderAttribution, logged
 from captum_globenc.attr.proof import OutputCheck, run_plainly
-from captum_globenc.attr.recomputing import Recompute, checked, recomputation
+from captum_globenc.attr.recomputing import Recompute, checked, is_empty, recomputation
 from captum_globenc.attr.run import grid_on, single_tensor
 from captum_globenc.captum_api import (
     TargetType,
@@ -32,7 +34,7 @@ from captum_globenc.encoders.tokens import Grid, spread
 from captum_globenc.recording.attention import observable_attention
 from captum_globenc.recording.dropout import warn_of_dropout
 from captum_globenc.recording.hooks import bound_arguments, in_this_thread, layer_input
-from captum_globenc.recording.linear import loaded
+from captum_globenc.recording.linear import linear_map
 
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 """Names of the linear map to the value vectors."""
@@ -231,6 +233,8 @@ class _FirstLayer:
         self._streams: list[Snapshot] = []
         self._masks: list[Any] = []
         self._values_seen: list[Snapshot] = []
+        self._has_hooks = bool(self._values._forward_hooks)
+        self._before_hooks: list[Snapshot] = []
 
     def check(self) -> None:
         """Check that the encoder ran once.
@@ -268,23 +272,32 @@ class _FirstLayer:
         self._streams.clear()
         self._masks.clear()
         self._values_seen.clear()
+        self._before_hooks.clear()
         self._runs = 0
 
         def count(*_: Any) -> None:
             self._runs += 1
 
         def enter(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            if not all(is_empty(it) for it in (*args, *kwargs.values()) if isinstance(it, Cache)):
+                raise ValueError(
+                    f"{type(layer).__name__} attends to keys of a cache or of prefix tuning, which belong to "
+                    "no token, and cannot be scored."
+                )
             self._streams.append(Snapshot.of(layer_input(args, kwargs)))
             self._masks.append(bound_arguments(layer, args, kwargs).arguments.get("attention_mask"))
 
-        def leave(_: nn.Module, args: Any, output: Any) -> None:
-            self._values_seen.append(Snapshot.of(output))
+        def leave(seen: list[Snapshot], _: nn.Module, args: Any, output: Any) -> None:
+            seen.append(Snapshot.of(output))
 
         with ExitStack() as handles:
+            if self._has_hooks:
+                hook = in_this_thread(partial(leave, self._before_hooks))
+                handles.enter_context(self._values.register_forward_hook(hook, prepend=True))
             for handle in (
                 self._stack.register_forward_pre_hook(in_this_thread(count)),
                 self._layer.register_forward_pre_hook(in_this_thread(enter), with_kwargs=True),
-                self._values.register_forward_hook(in_this_thread(leave)),
+                self._values.register_forward_hook(in_this_thread(partial(leave, self._values_seen))),
             ):
                 handles.enter_context(handle)
             yield
@@ -299,11 +312,17 @@ class _FirstLayer:
             )
         of_stream, of_values = run.multipliers(output, [stream, value])
         scores = (of_stream * stream.value).sum(-1)
-        with loaded(self._values):
-            bias = getattr(self._values, "bias", None)
+        # Adapters such as IA3 change the bias of the map that they wrap.
+        with torch.no_grad():
+            _, bias = linear_map(self._values, stream.value.shape[-1], of_values.dtype)
         if bias is None:
             return scores
-        bias = bias.detach().to(of_values.dtype)
+        if self._has_hooks and not torch.equal(self._before_hooks[0].value, value.value):
+            raise ValueError(
+                "A hook changes the value vectors of the first layer, so the share of their bias is unknown: "
+                "remove the hook, or use TransformerDeepLift, which supports it."
+            )
+        bias = bias.detach()
         if self._fused:
             bias = torch.cat([torch.zeros_like(bias[: 2 * len(bias) // 3]), bias[2 * len(bias) // 3 :]])
         return scores + (of_values * bias).sum(-1)

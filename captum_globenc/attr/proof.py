@@ -26,6 +26,12 @@ QUICK = {torch.float64: 1e-10, torch.float32: 1e-5}
 SLACK = {torch.float64: 1e3, torch.float32: 4.0}
 """Factor on the first-order estimate of rounding; large in float64, where rules round as well."""
 
+LOWERED = {"high": 2**-9, "medium": 2**-6}
+"""Accepted error of a sum in float32, relative to the sum of absolute terms, for lower matmul precisions.
+
+Four steps (eps) of TF32 and bfloat16, to which matrix products then round their factors.
+"""
+
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 0.25}
 """Accepted difference between the recorded model's output and its own, relative to the largest output."""
 
@@ -210,6 +216,8 @@ def _judge(example: int, scored: Scored, sums: tuple[float, float], eps: float) 
         if size <= 1e-6 * rounding / torch.finfo(scored.lowest).eps:
             return  # the output does not depend on the inputs: contributions are rounding errors
         bound = SLACK[scored.lowest] * rounding + 4 * resolution
+        if scored.lowest is torch.float32:
+            bound += LOWERED.get(torch.get_float32_matmul_precision(), 0.0) * size
         found = (
             f"The contributions of example {example} sum to {total:.6g}, but its output differs from the "
             f"baseline's by {output - base:.6g}"

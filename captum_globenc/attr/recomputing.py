@@ -103,7 +103,7 @@ def _without_cache(name: str, args: Any, kwargs: Any, unused: set[tuple[str, Cac
     caches = [it for it in (*args, *kwargs.values()) if isinstance(it, Cache)]
     if not caches:
         return args, kwargs
-    if not all(_is_empty(it) and (name, it) not in unused for it in caches):
+    if not all(is_empty(it) and (name, it) not in unused for it in caches):
         raise UnsupportedOperationError(
             f"{name} reads a cache that holds keys and values of earlier tokens, so it cannot be recomputed: "
             "pass recompute=False, or run the model without past_key_values."
@@ -117,11 +117,11 @@ def _without_cache(name: str, args: Any, kwargs: Any, unused: set[tuple[str, Cac
     return args, kwargs
 
 
-def _is_empty(cache: Cache) -> bool:
+def is_empty(cache: Cache) -> bool:
     """Whether a cache holds no keys, values or states."""
     parts = [getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache")]
     if isinstance(parts[0], Cache):
-        return all(part is None or _is_empty(part) for part in parts)
+        return all(part is None or is_empty(part) for part in parts)
     held = [it for layer in getattr(cache, "layers", [cache]) for it in leaves(list(vars(layer).values()))]
     if not any(isinstance(it, torch.Tensor) and it.numel() for it in held):
         return True

@@ -15,7 +15,7 @@ from captum_globenc.decomposition.workspace import WHOLE, Tile, Workspace, at_le
 
 LOG2_E = math.log2(math.e)
 
-HIDDEN_BELOW = 1e3
+HIDDEN_BELOW = 5e3
 """An entry of an additive mask this far below the largest of its row hides its source."""
 
 
@@ -170,7 +170,8 @@ def _not_hidden(scores: Tensor) -> Tensor:
         return scores
     lowest = torch.finfo(scores.dtype).min
     scores = scores.to(at_least_float32(scores.dtype))
-    return (scores > lowest / 2) & (scores > scores.amax(dim=-1, keepdim=True) - HIDDEN_BELOW)
+    # NaN hides nothing: a layer that is not finite raises an error.
+    return ~((scores <= lowest / 2) | (scores <= scores.amax(dim=-1, keepdim=True) - HIDDEN_BELOW))
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,18 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
     return type(tree)(items) if type(tree).__module__ == "torch.return_types" else tuple(items)
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor of a subclass that only adds methods or attributes as a plain tensor.
+
+    Torch makes views of all results of such a subclass, and models must not write to these in place.
+    """
+    adds_only = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return tensor.as_subclass(Tensor) if adds_only and type(tensor) is not Tensor else tensor
+
+
 def copied(tree: Any) -> Any:
-    """Return nested lists, tuples and dictionaries with copies of their tensors, without a graph."""
-    return replaced(tree, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+    """Return nested lists, tuples and dictionaries with plain copies of their tensors, without a graph."""
+    return replaced(tree, lambda leaf: plain(leaf.detach()).clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def differentiable(leaf: Any) -> Any:

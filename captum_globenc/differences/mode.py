@@ -67,8 +67,10 @@ DIFFERS = "_captum_globenc_differs"
 STEP = "_captum_globenc_step"
 PART = "_captum_globenc_part"
 HALF = (torch.float16, torch.bfloat16)
-OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook")
-"""Functions that register hooks on gradients; a comparison has none, so these do nothing."""
+OBSERVERS = functions("register_hook retain_grad register_post_accumulate_grad_hook") | {
+    Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+}
+"""Functions that only concern gradients, such as their hooks; a comparison has none, so these do nothing."""
 ROUTING = functions("topk sort")
 """Functions that return elements of their argument, and their indices."""
 BIASED = functions("linear conv1d conv2d conv3d")
@@ -121,6 +123,7 @@ class DifferenceMode(TorchFunctionMode):
             value = value.to(self._precision)
         elif not fresh:
             value = value.clone()
+        self._note_precision(value)
         positions = None if index is None else index.positions
         if self._record is not None:
             kept = value.detach()  # never modified, because the model gets a copy
@@ -497,6 +500,12 @@ class DifferenceMode(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 self._protect(leaf)
 
+    def _note_precision(self, tensor: Tensor) -> None:
+        """Record the dtype of a tensor if its precision is the lowest so far."""
+        real = tensor.dtype.to_real()
+        if torch.finfo(real).eps > torch.finfo(self._trace.lowest).eps:
+            self._trace.lowest = real
+
     def _tag_output(self, output: Any, whole: bool = False) -> Any:
         """Tag all floating-point tensors of an output as depending on the input.
 
@@ -508,9 +517,7 @@ class DifferenceMode(TorchFunctionMode):
             if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
                 continue
             self._tagged(leaf)
-            real = leaf.dtype.to_real()
-            if torch.finfo(real).eps > torch.finfo(self._trace.lowest).eps:
-                self._trace.lowest = real
+            self._note_precision(leaf)
             if not self._at_input:
                 continue
             if whole and own_function(leaf.grad_fn):

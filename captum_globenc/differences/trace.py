@@ -392,6 +392,8 @@ class Node(torch.autograd.Function):
         applied: AppliedRule = ctx.applied
         if applied.once:
             del ctx.applied
+        if all(it is None for it in grads):  # the outputs only reach constants
+            return None, None, *(None for _ in applied.pairs)
         return None, None, *applied.multipliers(*grads)
 
 

@@ -127,6 +127,8 @@ def find_encoder(model: nn.Module, spec: EncoderSpec | None = None) -> Encoder:
     head = _head(models, stack)
     row = _head_row(head, spec)
     layers = tuple(_resolve_layers(stack, spec))
+    if not layers:
+        raise UnsupportedModelError(f"The {type(stack).__name__} has no layers to decompose.")
     final_norm = _resolve_final_norm(stack, head, row, spec)
     return Encoder(spec, stack, layers, final_norm, head, _pooled(model, stack, row, spec))
 

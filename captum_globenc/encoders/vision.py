@@ -31,12 +31,15 @@ def patch_grid(config: Any, special: int) -> Grid:
 def _beit(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
     """Return BEiT's spec for a config, which may omit the layer scale and move the final norm.
 
-    With mean pooling, the final norm reads the mean of the patches, not each of them.
+    With mean pooling, the final norm reads the mean of the patches, not each of them. Without, a head that
+    has a norm of its own applies it after the final norm of the stack.
     """
     config: Any = stack.config
     pooler: Any = stack.pooler
+    heads = {name: it for name, it in spec.heads.items() if it.final_norm is None or config.use_mean_pooling}
     return replace(
         spec,
+        heads=heads,
         layer_scale=spec.layer_scale if config.layer_scale_init_value > 0 else "",
         final_norm="pooler.layernorm" if getattr(pooler, "layernorm", None) is not None else "layernorm",
     )

@@ -172,9 +172,10 @@ def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -
 
 
 class NormCheck:
-    """Check that norms return what their family's norms do, for one token of each example.
+    """Check that norms return what their family's norms do.
 
-    Only norms that are not plainly torch's own, or that have hooks, are checked.
+    Only norms that are not plainly torch's own, or that have hooks, are checked: those with hooks, which may
+    exchange tokens, for all tokens, the others for one token of each example.
 
     Args:
         norms: the norms of the encoder.
@@ -187,10 +188,12 @@ class NormCheck:
         self.norms: Sequence[nn.Module] = [
             norm for norm in {id(it): it for it in norms}.values() if _may_differ(norm, centred)
         ]
+        self._hooked = [norm for norm in self.norms if _has_hooks(norm)]
 
     def measure(self, norm: nn.Module, args: Any, output: Tensor) -> None:
         """Measure one of :attr:`norms`; its forward hook."""
-        seen, returned = (it[:, :1] if it.ndim == 3 else it for it in (args[0], output))
+        tokens = slice(None if norm in self._hooked else 1)
+        seen, returned = (it[:, tokens] if it.ndim == 3 else it for it in (args[0], output))
         inputs = seen.to(at_least_float32(seen.dtype))
         # Models of every dtype may compute their norms in float32.
         tolerance = max(TOLERANCE.get(it, 0.0) for it in (torch.float32, seen.dtype, returned.dtype))
@@ -210,5 +213,9 @@ class NormCheck:
 def _may_differ(norm: nn.Module, centred: bool) -> bool:
     """Whether a norm may return something else than torch's own."""
     expected = nn.LayerNorm if centred else nn.RMSNorm
-    hooked = norm._forward_hooks or torch_module._global_forward_hooks or "forward" in vars(norm)
-    return not isinstance(norm, nn.Identity) and (type(norm) is not expected or bool(hooked))
+    return not isinstance(norm, nn.Identity) and (type(norm) is not expected or _has_hooks(norm))
+
+
+def _has_hooks(norm: nn.Module) -> bool:
+    """Whether something else than a norm's class decides what it returns."""
+    return bool(norm._forward_hooks or torch_module._global_forward_hooks or "forward" in vars(norm))

@@ -125,7 +125,8 @@ class Recorder:
         self._mode = LayerMode()
         self._mask: Any = None
         self._real: Tensor | None = None
-        self._final_norm_input: Tensor | None = None
+        self._written: VersionedTensor | None = None  # output of the last layer that returned
+        self._final_norm_inputs: list[Tensor] = []
         self._stack: LayerStack | None = None
         # ALBERT runs one layer several times.
         configured = getattr(getattr(encoder.stack, "config", None), "num_hidden_layers", None)
@@ -140,6 +141,7 @@ class Recorder:
         self._norms = NormCheck(norms if check else (), encoder.spec.centred)
         self._residuals = ResidualCheck() if check else None
         self._streams = StreamCheck() if check and self._whole_layers else None
+        self._final_stream = StreamCheck() if check and self._whole_layers else None
         # The check that runs the encoder again.
         self._check_tokens = check and check_tokens
         self._fingerprint: Fingerprint = []
@@ -154,7 +156,9 @@ class Recorder:
             ValueError: something is not finite.
             RecordingError: a check failed, or the encoder did not run.
         """
-        checks = (self._finite, self._reconstruction, self._norms, self._residuals, self._streams)
+        # A backbone may apply its norm to the outputs of several layers.
+        final = self._final_stream if len(self._final_norm_inputs) == 1 else None
+        checks = (self._finite, self._reconstruction, self._norms, self._residuals, self._streams, final)
         if self._finite.layers:
             raise_first_failure(it for it in checks if it is not None)
         if self._error is not None:
@@ -275,7 +279,8 @@ class Recorder:
         self._mask = bound_arguments(module, args, kwargs).arguments.get("attention_mask")
 
     def _leave_stack(self) -> None:
-        self._finish_layer(next_norm=self._encoder.final_norm, norm_input=self._final_norm_input)
+        norm_input = self._final_norm_inputs[-1] if self._final_norm_inputs else None
+        self._finish_layer(next_norm=self._encoder.final_norm, norm_input=norm_input)
 
     def _enter_layer(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any) -> Any:
         stream = layer_input(args, kwargs)
@@ -290,6 +295,8 @@ class Recorder:
         if self._layer is not None:
             self._layer.output = layer_output(output)
             self._layer.written = VersionedTensor(self._layer.output)
+            if self._rerun is None:
+                self._written = self._layer.written
 
     def _see_returned(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._layer is not None:
@@ -323,7 +330,12 @@ class Recorder:
             self._layer.second_start.append(VersionedTensor(output))
 
     def _see_final_norm_input(self, module: nn.Module, args: Any) -> None:
-        self._final_norm_input = args[0]
+        if self._rerun is not None:
+            return
+        self._final_norm_inputs.append(args[0])
+        # A norm of pooled tokens reads `(B, D)`.
+        if self._final_stream is not None and self._written is not None and args[0].ndim == 3:
+            self._final_stream.measure(self._written, args[0], self._real)
 
     def _finish_layer(
         self, next_norm: nn.Module, next_input: Tensor | None = None, norm_input: Tensor | None = None

@@ -47,7 +47,7 @@ Residual = tuple[Sequence[VersionedTensor], Sequence[Tensor]]
 
 
 class StreamCheck:
-    """Check that each layer reads what the previous layer wrote, for all tokens."""
+    """Check that each layer, or the norm after the last one, reads what the previous layer wrote."""
 
     def __init__(self) -> None:
         self._wrong: list[Tensor] = []
@@ -76,9 +76,9 @@ class StreamCheck:
     def failures(self) -> Iterable[Failure]:
         """Return one failure per comparison."""
         error = RecordingError(
-            "A layer of the encoder does not read what the previous layer wrote: something acts in between, "
-            "such as a hook of your own that patches activations, which rollout cannot follow. Remove it, or "
-            "use TransformerDeepLift, which supports it."
+            "A layer of the encoder, or the norm after the last one, does not read what the previous layer "
+            "wrote: something acts in between, such as a hook of your own that patches activations, which "
+            "rollout cannot follow. Remove it, or use TransformerDeepLift, which supports it."
         )
         return [Failure(flag, lambda: error) for flag in self._wrong]
 

@@ -7,8 +7,9 @@ own, as GlobEnc assumes, every value vector and every layer output again belongs
 over tokens.
 
 A hook may treat some positions differently without mixing tokens, for example add a steering vector to token
-3. So where token i differs most from token `sources[i]`, two more runs keep one of the two in its place and
-move all others: its vectors must stay the same.
+3. So if a token differs from token `sources[i]`, more runs keep half of the tokens in their places and move
+the others: the vectors of the first half must stay the same. The halves are those of each binary digit of the
+tokens' numbers, so of any two tokens each is kept in a run in which the other is moved: 2 log2(E N) runs.
 
 The check runs when the encoder, its hooks or its arguments have changed since the last check, or when a
 text is much longer. B batch, E checked examples, N tokens, H heads, D hidden size, d head size.
@@ -58,7 +59,6 @@ class _Difference(NamedTuple):
 
     layer: int
     cause: int
-    excess: Tensor  # `(E, N)`, differences in units of the tolerance
 
 
 class TokenCheck:
@@ -136,9 +136,9 @@ class TokenCheck:
             expected = self._move(before)
             error = (now - expected).abs().amax(-1)
             bound = self._tolerance(now.dtype) * self._size(expected)
-            excess = (error / bound).where(error > 0, 0).nan_to_num(torch.inf).cpu().where(self._checked, 0)
-            if bool((excess > 1).any()):
-                self._difference = _Difference(index, cause, excess)
+            wrong = ~(error <= bound).cpu() & self._checked  # also True for NaN
+            if bool(wrong.any()):
+                self._difference = _Difference(index, cause)
                 return
 
     def run(self, run_again: Callable[[], None]) -> None:
@@ -154,25 +154,25 @@ class TokenCheck:
         tokens = self.tokens
         if tokens < 2:
             return
-        positions = torch.arange(self._real.shape[1])
         # With few tokens, the one that the cycle leaves out may be the one that matters: run twice.
         for repeated in range(2 if tokens < FEW_TOKENS else 1):
             found = self._find_difference(run_again, self._cycle(repeated), self._real)
-            if found is not None:
+            if found:
                 break
         else:
             return
-        example, worst = divmod(int(found.excess.argmax()), len(positions))
-        for kept in (worst, int(self._sources[example, worst])):
-            fixed = torch.zeros_like(self._real)
-            fixed[example, kept] = True
-            sources = torch.where(fixed, positions, self._cycle())
-            confirmed = self._find_difference(run_again, sources, fixed)
-            if confirmed is not None:
-                raise RecordingError(
-                    f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would attribute "
-                    "to the wrong token. Remove it, or use TransformerDeepLift, which supports it."
-                )
+        numbers = torch.arange(self._real.numel()).view_as(self._real)
+        for digit in range((self._real.numel() - 1).bit_length()):
+            ones = (numbers >> digit & 1).bool()
+            for fixed in (self._real & ones, self._real & ~ones):
+                sources = torch.where(fixed, torch.arange(self._real.shape[1]), self._cycle())
+                confirmed = self._find_difference(run_again, sources, fixed)
+                if confirmed:
+                    raise RecordingError(
+                        f"In encoder layer {confirmed.layer}, {CAUSES[confirmed.cause]}. GlobEnc would "
+                        "attribute to the wrong token. Remove it, or use TransformerDeepLift, which supports "
+                        "it."
+                    )
 
     def _find_difference(
         self, run_again: Callable[[], None], sources: Tensor, checked: Tensor

@@ -220,3 +220,22 @@ def test_pooling_by_a_query_that_is_learnt(classifier, batch):
         for function in (fused, written_out)
     )
     torch.testing.assert_close(one, other)
+
+
+def test_a_hook_that_changes_the_value_vectors_is_rejected(classifier, batch):
+    forward = EncoderForward(classifier)
+    inputs, extra = forward.arguments(batch)
+    expected = DecompX(forward).attribute(inputs, 1, extra)
+    values = [layer.attention.self.value for layer in classifier.bert.encoder.layer]
+    values[0].register_forward_hook(lambda module, args, output: output.clone())
+    handle = values[1].register_forward_hook(lambda module, args, output: output * 1.0)
+    assert torch.equal(DecompX(forward).attribute(inputs, 1, extra), expected)
+    handle.remove()
+    for change in (lambda output: output * 2, lambda output: output.mul_(2)):
+        handle = values[0].register_forward_hook(lambda module, args, output, change=change: change(output))
+        before = state_of(classifier)
+        with pytest.raises(ValueError, match="changes the value vectors of the first layer"):
+            DecompX(forward).attribute(inputs, 1, extra)
+        assert state_of(classifier) == before
+        handle.remove()
+    assert torch.equal(DecompX(forward).attribute(inputs, 1, extra), expected)

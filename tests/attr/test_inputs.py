@@ -410,15 +410,18 @@ def test_a_head_that_passes_the_norm_by_reads_the_last_layer_without():
     assert last_layer(model, SQUARES.inputs).after_layer == ()
 
 
-def test_a_head_with_a_norm_of_its_own_reads_the_last_layer_through_that():
-    family = FAMILY["beit"]
+@pytest.mark.parametrize("label", ["beit", "beit, class token"])
+def test_a_head_with_a_norm_of_its_own_reads_the_last_layer_through_the_first_norm(label):
+    family = FAMILY[label]
     model, images = family.make(kind=hf.BeitForMaskedImageModeling), family.batch("none").inputs
+    norm = model.layernorm if label == "beit" else model.beit.layernorm
     calls = []
-    handle = model.layernorm.register_forward_hook(lambda module, *call: calls.append((call[0][0], call[1])))
+    handle = norm.register_forward_hook(lambda module, *call: calls.append((call[0][0], call[1])))
     (reading,) = last_layer(model, images).after_layer
     handle.remove()
+    GlobEnc(EncoderForward(model, ())).attribute(images, position=1)
     ((given, output),) = calls
-    linear = reading.linear(given) * reading.scale[:, :, None] + model.layernorm.bias
+    linear = reading.linear(given) * reading.scale[:, :, None] + norm.bias
     torch.testing.assert_close(linear, output, rtol=1e-10, atol=1e-12)
 
 

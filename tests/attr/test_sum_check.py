@@ -1,6 +1,7 @@
 """The sum check finds missing parts and accepts rounding."""
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from captum_globenc import EncoderForward, TransformerDeepLift
 from captum_globenc.differences import LINEAR, compare
 from captum_globenc.differences.rules import EXACT, Row
 from captum_globenc.errors import PrecisionWarning, ReconstructionError
+from families import FAMILIES, VOCABULARY, Weighted
 
 
 class Price(nn.Module):
@@ -257,3 +259,24 @@ def test_esm_as_published_names_the_baselines_that_work():
     scores = TransformerDeepLift(forward).attribute(ids, base, 0, (mask,))
     change = (forward(ids, mask) - forward(base, mask))[0, 0].detach()
     torch.testing.assert_close(scores.sum(), change, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_lower_precisions_of_matrix_products_are_rounding(precision, broken):
+    """T5 computes its norms in float32, so no run in float64 helps; a part that is missing still shows."""
+    family = next(it for it in FAMILIES if it.label == "t5")
+    model, data = family.make().float(), family.batch("right")
+    forward = Weighted(model, family.arguments)
+    others = torch.where(data.real, VOCABULARY - 1, data.inputs)
+
+    def function(inputs, mask):
+        missing = inputs.float().pow(2).sum(1) * mask.sum(1) if broken else 0
+        return forward(inputs, mask) + missing
+
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with pytest.raises(ReconstructionError) if broken else nullcontext():
+            TransformerDeepLift(function, model).attribute(data.inputs, others, None, data.extra)
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from transformers import MPNetConfig, MPNetForSequenceClassification
 
 from captum_globenc import DecompX, EncoderForward, GlobEnc, TransformerDeepLift
 from captum_globenc.differences.run import uncompiled
@@ -74,6 +75,37 @@ def test_another_default_device(kind, classifier, given, expected):
     finally:
         torch.set_default_device(None)
     assert torch.equal(found, expected)
+
+
+class Named(torch.Tensor):
+    """A tensor of another name, as some libraries use them."""
+
+
+def test_tensors_of_a_subclass(kind, given):
+    """MPNet writes in place into what it computes from them."""
+    settings = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 8}
+    config = MPNetConfig(vocab_size=60, **settings)
+    model = MPNetForSequenceClassification(config).eval()
+    method = kind(EncoderForward(model, ("attention_mask",)))
+    inputs, (mask, *_) = given
+    expected = scores(method, inputs, (mask,))
+    found = scores(method, inputs.as_subclass(Named), (mask.as_subclass(Named),))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 9), (3, 0)])
+def test_inputs_without_elements_are_rejected(kind, classifier, shape):
+    inputs = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match="are empty: pass at least one"):
+        scores(kind(EncoderForward(classifier)), inputs, None)
+
+
+def test_embeddings_of_a_lower_precision_than_the_model(kind, classifier, given):
+    inputs, extra = given
+    embedded = classifier.bert.embeddings.word_embeddings(inputs).detach().float()
+    method = kind(EncoderForward(classifier))
+    expected = scores(method, embedded.double(), extra)
+    torch.testing.assert_close(scores(method, embedded, extra).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_hooks_that_only_look(kind, classifier, given, expected):

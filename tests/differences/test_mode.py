@@ -75,6 +75,32 @@ def test_where_nothing_depends_on_the_input_anything_goes():
     torch.testing.assert_close(total, (both.output - both.base).sum().detach())
 
 
+@pytest.mark.parametrize(
+    "change", [lambda x: x / 2, lambda x: x**2, torch.tanh, lambda x: x.exp(), lambda x: x * x, torch.square]
+)
+def test_a_value_that_only_reaches_constants_has_no_multiplier(change):
+    """In a frozen network, the softmax is a constant."""
+
+    def function(x):
+        return (x * change(x).softmax(-1)).sum(-1)
+
+    run = freeze(function, [X])
+    (multiplier,) = run.multipliers(run.output.sum(), [run.sources[0].leaf])
+    torch.testing.assert_close(multiplier, change(X).softmax(-1))
+
+
+def test_flags_of_gradients_do_not_matter():
+    """Models that read sound set them in training mode."""
+
+    def function(x):
+        x = x[:, None] * 2
+        x.requires_grad = True
+        return x.sum()
+
+    both = compare(function, [X], [X0])
+    torch.testing.assert_close(both.contributions(both.output)[0], 2 * (X - X0))
+
+
 def test_a_rule_can_be_added(monkeypatch):
     monkeypatch.delitem(EXACT, torch.special.i0e, raising=False)
     with pytest.raises(ValueError, match="has no rule"):

@@ -154,6 +154,13 @@ def test_a_decoder_is_rejected_as_one():
         find_encoder(model)
 
 
+def test_an_encoder_without_layers_is_rejected():
+    model = family("bert").make()
+    del model.encoder.layer[:]
+    with pytest.raises(ValueError, match="BertModel has no layers"):
+        find_encoder(model)
+
+
 def test_a_model_without_transformers_is_rejected():
     with pytest.raises(ValueError, match=r"in Linear: it holds no Hugging Face model"):
         find_encoder(nn.Linear(2, 2))

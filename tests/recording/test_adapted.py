@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_globenc import EncoderForward, GlobEnc, reconstruction_error
+from captum_globenc import DecompX, EncoderForward, GlobEnc, reconstruction_error
 from captum_globenc.encoders import find_encoder
 from captum_globenc.proofs.checks import layer_error
 from captum_globenc.recording.linear import linear_map, linearized_norm
@@ -45,6 +45,36 @@ def test_lora_gives_the_numbers_of_the_merged_model(targets):
     torch.testing.assert_close(found, mixtures(adapted.merge_and_unload()), rtol=1e-10, atol=1e-10)
 
 
+ADAPTERS = {
+    "IA3": peft.IA3Config(
+        target_modules=["query", "value", "dense"], feedforward_modules=["dense"], init_ia3_weights=False
+    ),
+    "AdaLoRA": peft.AdaLoraConfig(
+        init_r=2, target_r=1, total_step=10, target_modules=["query", "value"], init_lora_weights=False
+    ),
+    "DoRA": peft.LoraConfig(r=2, use_dora=True, target_modules=["value", "dense"], init_lora_weights=False),
+    "LoHa": peft.LoHaConfig(r=2, target_modules=["query", "value"], init_weights=False),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("method", [DecompX, GlobEnc])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_give_the_scores_of_the_merged_model(name, method):
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(ROW.make(), ADAPTERS[name]).double().eval()
+
+    def explained(model):
+        forward = ROW.forward(model)
+        method_ = method(lambda *args: forward(*args)[:, 0], model)
+        return method_.attribute(BATCH.inputs, 1, BATCH.extra, **where)
+
+    where = {"position": 0} if method is GlobEnc else {}
+    found = explained(adapted)
+    assert not torch.allclose(found, explained(ROW.make()), rtol=0.01)
+    torch.testing.assert_close(found, explained(adapted.merge_and_unload()), rtol=1e-9, atol=1e-10)
+
+
 @pytest.fixture(scope="module")
 def quantized():
     """BERT with all its linear maps quantized to 8 bits, its inputs to them in each pass."""
@@ -73,6 +103,15 @@ def test_adapters_that_cannot_be_read_are_rejected(classifier, batch, config, me
     inputs, extra = forward.arguments(batch)
     with pytest.raises(ValueError, match=message):
         GlobEnc(forward).attribute(inputs, 1, extra)
+
+
+def test_decompx_rejects_prefix_tuning(classifier, batch):
+    config = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    forward = EncoderForward(peft.get_peft_model(classifier, config).eval())
+    inputs, extra = forward.arguments(batch)
+    for arguments in (extra, (None,)):
+        with pytest.raises(ValueError, match="prefix tuning"):
+            DecompX(forward).attribute(inputs, 1, arguments)
 
 
 def test_a_quantized_projection_gives_its_dequantized_matrix(quantized):

@@ -1,9 +1,14 @@
 """Replaced norms: accepted if they compute the same as the family's, rejected otherwise."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
+from captum_globenc import GlobEnc
+from captum_globenc.encoders import find_encoder
+from families import FAMILIES
 from models import attribute
 
 
@@ -62,3 +67,28 @@ def test_a_hook_that_changes_a_norms_output_raises(classifier, batch, path, ever
             attribute(classifier, batch)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.label)
+@pytest.mark.parametrize("role", ["norm1", "norm2", "final_norm"])
+def test_a_hook_that_exchanges_tokens_behind_a_norm_of_the_last_layer_raises(family, role):
+    model, data = family.make(), family.batch(family.sides[0] if family.sides else "none")
+    encoder = find_encoder(model)
+    norm = encoder.final_norm if role == "final_norm" else getattr(encoder.layers[-1], role)
+    globenc = GlobEnc(family.forward(model))
+    globenc.attribute(data.inputs, None, data.extra, position=0)
+
+    def hook(module, args, output):
+        if output.ndim == 2 or output.shape[1] == 1:  # of pooled tokens, or in chunks of one token
+            return None
+        changed.append(True)
+        return output[:, [0, 2, 1, *range(3, output.shape[1])]]
+
+    changed = []
+    handle = norm.register_forward_hook(hook)
+    forward = family.forward(model)
+    forward(data.inputs, *data.extra)
+    with pytest.raises(RuntimeError) if changed else nullcontext():
+        globenc.attribute(data.inputs, None, data.extra, position=0)
+    handle.remove()
+    globenc.attribute(data.inputs, None, data.extra, position=0)

@@ -244,6 +244,28 @@ def test_a_custom_four_dimensional_mask_is_understood(classifier, batch):
         assert (found[batch["attention_mask"] == 0] == 0).all()
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_scores_far_apart_hide_no_token(attention):
+    config = BertConfig(**SMALL, attn_implementation=attention)
+    model = randomize(BertForSequenceClassification(config)).double()
+    query = model.bert.encoder.layer[0].attention.self.query
+    with torch.no_grad():
+        query.weight.zero_()
+        query.bias.mul_(4000)  # scores differ by up to 3000, so all tokens attend to one
+    model(torch.arange(5, 14)[None])
+    matrices = GlobEnc(model).mixing_matrices(torch.arange(5, 14)[None])
+    assert (matrices[0, 0].diagonal() > 0).all()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_layer_without_finite_numbers_raises_for_every_token(attention):
+    model = randomize(BertForSequenceClassification(BertConfig(**SMALL, attn_implementation=attention)))
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN or infinity in encoder layer 0"):
+        GlobEnc(model).mixing_matrices(torch.arange(5, 14)[None])
+
+
 def test_the_decomposition_of_each_layer_sums_to_its_output(classifier, batch):
     forward = EncoderForward(classifier)
     inputs, extra = forward.arguments(batch)

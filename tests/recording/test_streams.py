@@ -1,12 +1,18 @@
 """Hooks that change the residual stream between two layers raise; copies do not."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from captum_globenc import GlobEnc
 from captum_globenc.encoders import find_encoder
+from families import FAMILIES
 from models import SMALL_VIT, attribute, randomize
+
+POOL_FIRST = ("beit", "clip_vision_model")
+"""Families whose final norm reads pooled tokens."""
 
 
 def exchanged(hidden):
@@ -58,6 +64,30 @@ def test_a_pre_norm_encoder_is_watched_as_well(layer):
         globenc.attribute(pixels)
     handle.remove()
     assert torch.equal(globenc.attribute(pixels), expected)
+
+
+FINAL_NORMS = [it for it in FAMILIES if not isinstance(find_encoder(it.make()).final_norm, torch.nn.Identity)]
+
+
+@pytest.mark.parametrize("family", FINAL_NORMS, ids=lambda it: it.label)
+def test_a_hook_that_changes_what_the_final_norm_reads_raises(family):
+    model, data = family.make(), family.batch(family.sides[0] if family.sides else "none")
+    globenc = GlobEnc(family.forward(model))
+    expected = globenc.attribute(data.inputs, None, data.extra, position=0)
+    pooled = []
+
+    def hook(module, args):
+        if args[0].ndim == 2:  # the norm of a head that pools first
+            pooled.append(True)
+            return None
+        return (exchanged(args[0]),)
+
+    handle = find_encoder(model).final_norm.register_forward_pre_hook(hook)
+    with nullcontext() if family.label in POOL_FIRST else pytest.raises(RuntimeError, match="after the last"):
+        globenc.attribute(data.inputs, None, data.extra, position=0)
+    assert bool(pooled) == (family.label in POOL_FIRST)
+    handle.remove()
+    assert torch.equal(globenc.attribute(data.inputs, None, data.extra, position=0), expected)
 
 
 def test_copies_and_changes_of_padding_do_not_raise(classifier, batch):

@@ -484,6 +484,32 @@ def test_an_exchange_of_any_two_tokens_shows(number):
         case.attribute()
 
 
+@pytest.mark.parametrize("steered", [0, 3, 9])
+def test_an_exchange_shows_next_to_a_larger_change_of_one_position(case, steered):
+    if case.order == "pre-LN":
+        case.inputs = case.inputs[:1]
+
+    def hook(module, args, output):
+        output = exchanged(output.clone())
+        output[:, steered] += 100
+        return output
+
+    case.first_linear.register_forward_hook(hook)
+    with pytest.raises(RecordingError, match="feed-forward network mixes"):
+        case.attribute()
+
+
+def test_an_exchange_shows_next_to_texts_without_one():
+    """A text that is too short for the exchange only reads its padding."""
+    case = Case("post-LN")
+    mask = torch.ones_like(case.inputs)
+    mask[1, 3:] = 0
+    case.first_linear.register_forward_hook(lambda module, args, output: exchanged(output))
+    globenc = GlobEnc(lambda x, mask: case.model(x, attention_mask=mask).logits, case.model)
+    with pytest.raises(RecordingError, match="feed-forward network mixes"):
+        globenc.attribute(case.inputs, additional_forward_args=mask)
+
+
 def test_nothing_is_kept_alive_or_left_on_copies(case):
     case.attribute()
     for copied in (copy.deepcopy(case.model), pickle.loads(pickle.dumps(case.model))):
