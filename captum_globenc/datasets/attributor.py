@@ -63,11 +63,11 @@ class Settings:
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        Options(self.methods, windows=self.windows)
+        options = Options(self.methods, self.position, target=self.target, windows=self.windows)
+        for name in ("position", "target", "windows"):  # as Python's numbers
+            object.__setattr__(self, name, getattr(options, name))
         if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
             raise ValueError("pass a tokenizer with a model object, and none with the name of a model")
-        if not (self.position is None or self.position == "mean" or _is_whole(self.position)):
-            raise ValueError(f"position is {self.position!r}: pass an integer, 'mean' or None")
         if self.windows is not None and isinstance(self.position, int):
             raise ValueError("windows have no position in common: leave one of the two out")
         tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
