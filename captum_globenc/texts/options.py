@@ -26,6 +26,8 @@ __all__ = [
     "Pairs",
     "Target",
     "Texts",
+    "as_list",
+    "as_string",
     "parse_position",
     "pooled_token",
     "resolve_position",
@@ -74,6 +76,9 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("methods", "position", "target", "against", "windows", "threshold"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
+        # Lists stay lists for `generate`.
+        numbers = {name: it.tolist() if hasattr(it, "tolist") else it for name, it in self.generation.items()}
+        object.__setattr__(self, "generation", numbers)
         methods, target, against, windows = self.methods, self.target, self.against, self.windows
         if methods is not None and not (isinstance(methods, tuple) and methods):
             raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
@@ -144,23 +149,23 @@ def texts_and_pairs(
         if pair is not None:
             raise ValueError("context is an alias of pair: leave one of the two out")
         pair = context
-    entries = _entries(texts)
+    entries = as_list(texts)
     if any(isinstance(it, list | tuple) for it in entries):
         if pair is not None:
             raise ValueError(f"texts contain pairs already, (text, pair) each: leave {name} out")
         return _split(entries)
-    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else _entries(pair, name)
+    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else as_list(pair, name)
     if len(pairs) != len(entries):
         raise ValueError(
             f"there are {len(pairs)} pairs for {len(entries)} texts: pass one for each, or a string"
         )
     return (
-        [_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
-        [it if it is None else _string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
+        [as_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
+        [it if it is None else as_string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
     )
 
 
-def _entries(texts: Any, name: str = "texts") -> list[Any]:
+def as_list(texts: Any, name: str = "texts") -> list[Any]:
     """Return the entries of `texts` as a list; reject a string, a mapping, a table and a non-iterable."""
     texts = texts.tolist() if hasattr(texts, "tolist") else texts
     if isinstance(texts, str):
@@ -184,19 +189,31 @@ def _split(entries: Sequence[Any]) -> tuple[list[str], list[str | None]]:
     for number, entry in enumerate(entries):
         name = f"texts[{number}]"
         if not isinstance(entry, list | tuple):
-            texts.append(_string(entry, name))
+            texts.append(as_string(entry, name))
             pairs.append(None)
             continue
         if len(entry) != 2:
             raise ValueError(f"{name} has {len(entry)} entries: pass a string, or two strings (text, pair)")
-        text, pair = (_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
+        text, pair = (as_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
         texts.append(text)
         pairs.append(pair)
     return texts, pairs
 
 
-def _string(entry: Any, name: str) -> str:
+def as_string(entry: Any, name: str) -> str:
+    """Return an entry if it is a string of valid Unicode.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It has a lone surrogate.
+    """
     if isinstance(entry, str):
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} is not valid UTF-8: it has the surrogate {entry[error.start]!r} at {error.start}"
+            ) from None
         return entry
     if entry is None or type(entry).__name__ in MISSING or (isinstance(entry, float) and entry != entry):
         raise TypeError(f"{name} is {entry}, not a string: leave missing texts out")
