@@ -58,7 +58,7 @@ class Example:
         for name in ("text", "pair", "answer"):
             if (value := getattr(self, name)) is not None:
                 as_string(value, name)
-        label = self.label
+        label: Any = self.label
         object.__setattr__(self, "label", label.tolist() if hasattr(label, "tolist") else label)
         for start, end in (*self.marked, *self.decoys):
             if not 0 <= start < end <= len(self.text):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.extras import installed_version
 
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
     return {package: installed_version(package) for package in PACKAGES}
 
 
-def config_text(config: PretrainedConfig) -> bytes:
+def config_text(config: PretrainedConfig | GenerationConfig) -> bytes:
     """Return a config as bytes, without its name, version of transformers and dtype."""
     excluded = ("_name_or_path", "transformers_version", "dtype")
     kept = {name: repr(value) for name, value in config.to_dict().items() if name not in excluded}
