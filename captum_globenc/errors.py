@@ -120,7 +120,7 @@ def check_names(
         Traceback (most recent call last):
         ValueError: no method Glob_Enc; known: globenc, decompx; did you mean globenc?
     """
-    wrong = [str(name) for name in names if name not in known]
+    wrong = [str(name) for name in names if not (isinstance(name, str) and name in known)]
     if names and not wrong:
         return
     spelled = {name.lower(): name for name in known}

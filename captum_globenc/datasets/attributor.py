@@ -63,11 +63,11 @@ class Settings:
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        Options(self.methods, windows=self.windows)
+        options = Options(self.methods, self.position, target=self.target, windows=self.windows)
+        for name in ("position", "target", "windows"):  # as Python's numbers
+            object.__setattr__(self, name, getattr(options, name))
         if isinstance(self.model, PreTrainedModel) != (self.tokenizer is not None):
             raise ValueError("pass a tokenizer with a model object, and none with the name of a model")
-        if not (self.position is None or self.position == "mean" or _is_whole(self.position)):
-            raise ValueError(f"position is {self.position!r}: pass an integer, 'mean' or None")
         if self.windows is not None and isinstance(self.position, int):
             raise ValueError("windows have no position in common: leave one of the two out")
         tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
@@ -222,9 +222,12 @@ class Attributor:
 
         Raises:
             KeyError: the batch has no column of texts, or none of answers that is called `answer_column`.
+            TypeError: the batch is one row, or a list of rows.
             ValueError: see :meth:`check`.
             LoadingError: the model cannot be loaded.
         """
+        if isinstance(batch, list | tuple):
+            raise TypeError("the rows are a list: pass a dict of columns, such as {'text': [...]}")
         if hasattr(batch, "column_names") and hasattr(batch, "to_pylist"):
             from captum_globenc.datasets.layout import extend_table
 
@@ -241,6 +244,10 @@ class Attributor:
         if text_column not in columns:
             known = ", ".join(columns) or "none"
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
+        if isinstance(columns[text_column], str):
+            raise TypeError(
+                "the rows are one row: pass a batch of rows, such as map(attributor, batched=True)"
+            )
         names = (pair_column, *(USUAL["pair"] if pair_column in USUAL["pair"] else ()))
         pairs = next((columns[name] for name in names if name and name in columns), None)
         answers, answer_column = None, self.settings.answer_column
@@ -275,6 +282,9 @@ class Attributor:
             LoadingError: the model cannot be loaded.
         """
         self._check_answers(answers is not None)
+        for what, column in (("pairs", pairs), ("answers", answers)):
+            if column is not None and len(column) != len(texts):
+                raise ValueError(f"there are {len(column)} {what} for {len(texts)} texts: pass one for each")
         rows = self._ready.rows(texts, pairs, answers, done)
         return {name: [values.get(name, EMPTY.get(name, list)()) for values in rows] for name in self.columns}
 

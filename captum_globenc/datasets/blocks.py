@@ -144,5 +144,6 @@ def _typed(value: Any, kind: str) -> Any:
     if value is None or value == "":
         return None
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, default=str)
+        as_json = isinstance(value, bool | int | float | list | dict)
+        return json.dumps(value, default=str) if as_json else str(value)  # a date, say
     return int(value) if kind == "int64" else float(value)

@@ -345,6 +345,8 @@ def _json_array(file: TextIO, wanted: Wanted) -> Iterator[Row]:
             raise ValueError(f"line {line} begins an object that is followed by neither , nor ]")
         if text[at] == ",":
             at = _past_space(text, at + 1)
+    if rest := text[at + 1 :].strip():
+        raise ValueError(f"the array is followed by {rest[:20]!r}")
 
 
 def _past_space(text: str, at: int) -> int:
@@ -370,6 +372,8 @@ def _objects(read: Callable[[TextIO, Wanted], Iterator[Row]], file: TextIO, want
         names |= dict.fromkeys(row.cells)
         found |= row.values.keys()
         yield row
+    if row is not None and row.problem and not names:  # no row can be read
+        raise ValueError(f"{row.place} {row.problem}{row.hint}")
     if row is not None:
         _checked(found, names, wanted)
 

@@ -16,7 +16,13 @@ from captum_globenc.datasets.layout import DTYPES, LAYOUTS, Plan
 from captum_globenc.datasets.shards import Counts, Shards
 from captum_globenc.texts.classes import ACTIVATIONS, problem_of
 from captum_globenc.texts.options import pooled_token
-from captum_globenc.texts.provenance import versions, weights_digest
+from captum_globenc.texts.provenance import (
+    config_text,
+    digest,
+    tokenizer_digest,
+    versions,
+    weights_digest,
+)
 from captum_globenc.texts.request import resolve_baseline
 
 __all__ = ["attribute_files"]
@@ -116,6 +122,8 @@ def attribute_files(
     generated: dict[str, Any] = {}
     if plan.generates:
         generated["max_new_tokens"] = settings.max_new_tokens
+        if not survey.answers:
+            generated["generation"] = digest([config_text(model.generation_config)])
         generated["baseline"] = resolve_baseline("mask", model, attributor.tokenizer)
     about = {
         "model": {
@@ -126,6 +134,7 @@ def attribute_files(
             "pooled": pooled,
             "unknown": attributor.tokenizer.unk_token_id,
             "weights": weights_digest(model),
+            "tokenizer": tokenizer_digest(attributor.tokenizer),
             "device": model.device.type,
         },
         "versions": versions(),

@@ -17,6 +17,8 @@ DIGESTS = {
     "tokens": "of texts that were tokenized otherwise",
     "config": "of a model with another config",
     "weights": "of a model with other weights",
+    "tokenizer": "of another tokenizer",
+    "generation": "of a model with another generation config",
 }
 """Descriptions of settings that are digests, for messages."""
 

@@ -3,6 +3,7 @@
 This module does not depend on a web framework. All returned texts are escaped.
 """
 
+import traceback
 from collections.abc import Callable, Mapping
 from html import escape
 from os import PathLike
@@ -136,6 +137,9 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
     Args:
         form: The form.
         classifiers: Function that returns the model of a name, which may be "", or raises `LoadingError`.
+
+    Raises:
+        TimeoutError: The run was cancelled, or exceeded its time limit.
     """
     error_message = _invalid(form)
     if error_message:
@@ -159,6 +163,11 @@ def answer(form: Form, classifiers: Callable[[str], Classifier]) -> Answer:
         )
     except (CaptumGlobencError, ValueError) as error:
         return Answer((str(error),))
+    except TimeoutError:
+        raise
+    except Exception as error:  # the model's code may raise anything; the page must not keep an older answer
+        traceback.print_exc()
+        return Answer((f"The model failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}",))
     if missing:
         notes.append(f"The model lacks {', '.join(missing)}: its predictions are random.")
     if any(it.truncated for it in found):

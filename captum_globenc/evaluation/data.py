@@ -10,6 +10,7 @@ from typing import Any
 
 from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
 from captum_globenc.texts.classes import MULTI, VALUE, Name, class_of
+from captum_globenc.texts.options import as_string
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; the README beside them names their source."""
@@ -41,7 +42,7 @@ class Example:
         answer: the answer that is explained, if the text is a prompt.
 
     Raises:
-        ValueError: a span is not inside the text.
+        ValueError: a span is not inside the text, or a text is not valid Unicode.
     """
 
     number: int | str
@@ -54,6 +55,11 @@ class Example:
     answer: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("text", "pair", "answer"):
+            if (value := getattr(self, name)) is not None:
+                as_string(value, name)
+        label: Any = self.label
+        object.__setattr__(self, "label", label.tolist() if hasattr(label, "tolist") else label)
         for start, end in (*self.marked, *self.decoys):
             if not 0 <= start < end <= len(self.text):
                 raise ValueError(
@@ -171,7 +177,6 @@ def _example(row: Row, wanted: Mapping[str, str], number: int) -> Example:
     answer = answer if isinstance(answer, str) and answer else None
     label = _label(row.values.get("label"), row.place)
     try:
-        (text + (pair or "")).encode()  # raises for a lone surrogate
         marked, decoys = (read_spans(row.values.get(role)) for role in MARKS)
         return Example(number, text, label, pair or None, row.number, marked, decoys, answer)
     except ValueError as error:

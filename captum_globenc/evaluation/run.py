@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.model import as_loaded_model
-from captum_globenc.texts.options import resolve_position
+from captum_globenc.texts.options import Options, resolve_position
 from captum_globenc.texts.provenance import config_text, content, digest, versions
 from captum_globenc.texts.tasks import task_of
 
@@ -80,7 +80,7 @@ def evaluate(
     seed: int = 0,
     target: str | int | None = None,
     position: int | Literal["mean"] | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     fresh: bool = False,
     progress: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
@@ -139,25 +139,37 @@ def evaluate(
     """
     generates = task_of(model).generates
     usual = (ANSWER_METHODS, ANSWER_METRICS) if generates else (DEFAULT_METHODS, DEFAULT_METRICS)
+    for what, given in (("methods", methods), ("metrics", metrics)):
+        if isinstance(given, str):
+            raise ValueError(f"{what} is {given!r}: pass a list of names")
     methods = tuple(dict.fromkeys(usual[0] if methods is None else methods))
     metrics = tuple(dict.fromkeys(usual[1] if metrics is None else metrics))
     removal = ("delete" if generates else "mask") if removal is None else removal
     check_names("method", methods, METHODS)
     check_names("metric", metrics, METRICS)
     check_names("removal", [removal], REMOVALS)
+    options = Options(position=position, target=target)
+    position, target = options.position, options.single
+    examples = list(examples) if isinstance(examples, Iterator) else examples
     if not isinstance(examples, list | tuple):
         examples = read_examples(examples)
     if not examples:
         raise ValueError("there are no texts to evaluate on")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: at least 1")
+    if wrong := [it for it in examples if not isinstance(it, Example)]:
+        raise TypeError(
+            f"examples has a {type(wrong[0]).__name__}: pass a list of Example(number, text, label)"
+        )
+    if not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}: pass an integer of at least 1")
+    if not hasattr(seed, "__index__"):
+        raise ValueError(f"seed is {seed!r}: pass an integer")
+    batch_size, seed = int(batch_size), int(seed)  # from NumPy, say; the settings are saved as JSON
+    out = None if out is None else Path(out)
     if generates:
         _check_answers(examples, metrics, removal, target)
         batch_size = batch_size if as_loaded_model(model, tokenizer).pads else 1
     else:
         find_encoder(model)
-    if not (position is None or position == "mean" or isinstance(position, int)):
-        raise ValueError(f"position is {position!r}: pass an integer, 'mean' or None")
     subject = (
         AnswerSubject(model, tokenizer, "pad", seed, None, position)
         if generates

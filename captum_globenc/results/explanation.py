@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,10 +93,14 @@ class Explanation(Record):
             `(text, score)` per span, and of the rest, whose text is "". Sums do not change.
 
         Raises:
-            ValueError: There are no scores of `method`, spans overlap or are outside the text, or there are
-                no character offsets.
+            ValueError: There are no scores of `method`, spans overlap, are outside the text or are not pairs
+                of integers, or there are no character offsets.
         """
-        return self._of_spans([Span(start, stop, segment) for start, stop in spans], method)
+        try:
+            found = [Span(index(start), index(stop), segment) for start, stop in spans]
+        except (TypeError, ValueError):
+            raise ValueError(f"spans is {spans!r}: pass a list of (start, stop), in characters") from None
+        return self._of_spans(found, method)
 
     def passages(self, method: str | None = None) -> Parts:
         """Return the scores of the passages of a prompt, by name, and last of the rest.
@@ -134,8 +139,8 @@ class Explanation(Record):
         Raises:
             ValueError: `k` is less than 1, `of` is unknown, or there are no scores of `method`.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}: at least 1")
+        if not hasattr(k, "__index__") or k < 1:
+            raise ValueError(f"k is {k!r}: pass an integer of at least 1")
         if of not in OF:
             raise ValueError(f"of is {of!r}: one of {', '.join(OF)}")
         if of == "tokens":

@@ -95,11 +95,14 @@ def class_names(config: PretrainedConfig, count: int | None = None) -> list[str]
         ['bad', 'good', '2']
         >>> class_names(BertConfig(id2label={0: "bad", 1: "bad"}), 2)
         ['bad (0)', 'bad (1)']
+        >>> class_names(BertConfig(id2label={0: "a", 1: "a", 2: "a (0)"}))
+        ['a (0) (0)', 'a (1)', 'a (0) (2)']
     """
     known = cast("Mapping[int, str]", config.id2label or {})
     names = [str(known.get(index, "")) or str(index) for index in range(count or config.num_labels or 0)]
-    counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    while len(counts := Counter(names)) < len(names):  # again if a class has such a name already
+        names = [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    return names
 
 
 def probabilities(logits: Tensor, config: PretrainedConfig) -> Tensor | None:

@@ -6,7 +6,7 @@ Shapes: B texts, R rows (texts, or windows of texts), A explained outputs, N tok
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, compress, groupby
@@ -188,6 +188,7 @@ def explain(
     )
     notices: dict[str, None] = {}
     if generates:
+        texts = list(texts) if isinstance(texts, Iterator) else texts  # read twice with `against`
         options = check_generation(
             loaded,
             options,

@@ -26,6 +26,8 @@ __all__ = [
     "Pairs",
     "Target",
     "Texts",
+    "as_list",
+    "as_string",
     "parse_position",
     "pooled_token",
     "resolve_position",
@@ -34,6 +36,9 @@ __all__ = [
 
 ALL = "all"
 """The target for all classes, side by side."""
+
+MISSING = ("NAType", "NaTType")
+"""The types of missing values of pandas, which may not be compared."""
 
 Target = str | int | Sequence[str | int]
 """The explained output by name or index, or a list of them."""
@@ -49,8 +54,11 @@ Pairs = str | Sequence[str | None] | None
 class Options:
     """The options of `captum_globenc.explain`, with the same names; `generation` is for `model.generate`.
 
+    Numbers and arrays of NumPy, torch and pandas become numbers and tuples of Python.
+
     Raises:
-        ValueError: A name is unknown, `methods` is empty, or a class is contrasted with itself.
+        ValueError: A name is unknown, `methods` is empty, a class is contrasted with itself, or a value has
+            another type.
     """
 
     methods: Sequence[str] | None = None
@@ -66,22 +74,31 @@ class Options:
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("methods", "position", "target", "against", "windows", "threshold"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        # Lists stay lists for `generate`.
+        numbers = {name: it.tolist() if hasattr(it, "tolist") else it for name, it in self.generation.items()}
+        object.__setattr__(self, "generation", numbers)
         methods, target, against, windows = self.methods, self.target, self.against, self.windows
-        if isinstance(methods, str) or (methods is not None and not methods):
+        if methods is not None and not (isinstance(methods, tuple) and methods):
             raise ValueError(f"methods is {methods!r}: a list of one or more of {', '.join(METHODS)}")
         if methods is not None:
             check_names("method", methods, METHODS)
         check_names("mixing", [self.mixing], MIXINGS)
         check_names("baseline", [self.baseline], BASELINES)
-        if target is not None and not isinstance(target, str | int) and not target:
+        if target == ():
             raise ValueError("target is an empty list: choose one class or more")
-        if against is not None and (target == ALL or isinstance(target, list | tuple)):
+        if target is not None and not isinstance(target, str | int | tuple):
+            raise ValueError(f"target is {target!r}: pass the name or index of a class, or a list of these")
+        if against is not None and (target == ALL or isinstance(target, tuple)):
             raise ValueError("several classes cannot have a contrast class: choose one target")
         if None not in (target, against) and str(target).lower() == str(against).lower():
             raise ValueError(f"{against} is contrasted with itself: choose two classes")
-        if windows is not None and (not isinstance(windows, int) or isinstance(windows, bool) or windows < 0):
+        if windows is not None and not (_is_whole(windows) and windows >= 0):
             raise ValueError(f"windows is {windows!r}: pass the number of tokens that they share, 0 or more")
-        if not 0 <= self.threshold <= 1:
+        if not (self.position in (None, "mean") or _is_whole(self.position)):
+            raise ValueError(f"position is {self.position!r}: pass an integer, 'mean' or None")
+        if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= 1):
             raise ValueError(f"threshold is {self.threshold!r}: pass a probability, 0 to 1")
 
     @property
@@ -96,6 +113,16 @@ class Options:
         raise ValueError(
             "only the classes of a sequence classifier are shown side by side: choose one target"
         )
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or an array of NumPy, torch or pandas as Python numbers, and lists as tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def texts_and_pairs(
@@ -122,35 +149,36 @@ def texts_and_pairs(
         if pair is not None:
             raise ValueError("context is an alias of pair: leave one of the two out")
         pair = context
-    entries = _entries(texts)
+    entries = as_list(texts)
     if any(isinstance(it, list | tuple) for it in entries):
         if pair is not None:
             raise ValueError(f"texts contain pairs already, (text, pair) each: leave {name} out")
         return _split(entries)
-    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else list(pair)
+    pairs = [pair] * len(entries) if pair is None or isinstance(pair, str) else as_list(pair, name)
     if len(pairs) != len(entries):
         raise ValueError(
             f"there are {len(pairs)} pairs for {len(entries)} texts: pass one for each, or a string"
         )
     return (
-        [_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
-        [it if it is None else _string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
+        [as_string(it, f"texts[{number}]") for number, it in enumerate(entries)],
+        [it if it is None else as_string(it, f"{name}[{number}]") for number, it in enumerate(pairs)],
     )
 
 
-def _entries(texts: Any) -> list[Any]:
+def as_list(texts: Any, name: str = "texts") -> list[Any]:
     """Return the entries of `texts` as a list; reject a string, a mapping, a table and a non-iterable."""
+    texts = texts.tolist() if hasattr(texts, "tolist") else texts
     if isinstance(texts, str):
-        raise TypeError(f"texts is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
+        raise TypeError(f"{name} is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
     named = list(getattr(texts, "columns", texts if isinstance(texts, Mapping) else ()))
     if named or isinstance(texts, Mapping):
         column = named[0] if named else "text"
         raise TypeError(
-            f"texts is a {type(texts).__name__}: pass a list of texts, such as a column, texts[{column!r}]"
+            f"{name} is a {type(texts).__name__}: pass a list of texts, such as a column, {name}[{column!r}]"
         )
     if texts is None or not isinstance(texts, Iterable):
         what = "None" if texts is None else f"a {type(texts).__name__}"
-        raise TypeError(f"texts is {what}: pass a list of texts")
+        raise TypeError(f"{name} is {what}: pass a list of texts")
     return list(texts)
 
 
@@ -161,21 +189,33 @@ def _split(entries: Sequence[Any]) -> tuple[list[str], list[str | None]]:
     for number, entry in enumerate(entries):
         name = f"texts[{number}]"
         if not isinstance(entry, list | tuple):
-            texts.append(_string(entry, name))
+            texts.append(as_string(entry, name))
             pairs.append(None)
             continue
         if len(entry) != 2:
             raise ValueError(f"{name} has {len(entry)} entries: pass a string, or two strings (text, pair)")
-        text, pair = (_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
+        text, pair = (as_string(it, f"{name}[{index}]") for index, it in enumerate(entry))
         texts.append(text)
         pairs.append(pair)
     return texts, pairs
 
 
-def _string(entry: Any, name: str) -> str:
+def as_string(entry: Any, name: str) -> str:
+    """Return an entry if it is a string of valid Unicode.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It has a lone surrogate.
+    """
     if isinstance(entry, str):
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} is not valid UTF-8: it has the surrogate {entry[error.start]!r} at {error.start}"
+            ) from None
         return entry
-    if entry is None or entry != entry:
+    if entry is None or type(entry).__name__ in MISSING or (isinstance(entry, float) and entry != entry):
         raise TypeError(f"{name} is {entry}, not a string: leave missing texts out")
     hint = ": pass its texts, and second segments as pair" if isinstance(entry, Mapping) else ""
     shown = shorten(repr(entry), 60, placeholder="...")

@@ -131,5 +131,8 @@ def word_start_rule(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str], 
 
 def _marks_continuations(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether "@@" marks pieces whose word continues, as in subword-nmt."""
-    joined: str = tokenizer.convert_tokens_to_string(["a@@", "a"])
+    try:
+        joined: str = tokenizer.convert_tokens_to_string(["a@@", "a"])
+    except TypeError:  # ByT5's tokens are single bytes
+        return False
     return joined == "aa"

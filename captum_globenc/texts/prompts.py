@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from captum_globenc.results.record import Span
-from captum_globenc.texts.options import texts_and_pairs
+from captum_globenc.texts.options import as_list, as_string, texts_and_pairs
 
 __all__ = ["Passages", "Prompt", "is_chat", "read_prompts"]
 
@@ -75,6 +75,7 @@ def read_prompts(
         ValueError: There is no chat template or it fails, the numbers of answers and prompts differ, only
             some prompts have an answer, or a passage is not in its prompt.
     """
+    prompts = list(prompts) if isinstance(prompts, Iterator) else prompts
     if is_chat(prompts):
         raise TypeError("a list of messages is one prompt: pass a list of prompts, [messages]")
     if not isinstance(prompts, str) and any(map(is_chat, prompts)):
@@ -86,15 +87,12 @@ def read_prompts(
         if any(it is not None for it in pairs):
             raise ValueError("a prompt has no second segment: pass strings, and the answers as answer=")
         made = [Prompt(it) for it in texts]
-    if not isinstance(answer, str | Sequence | None):
-        raise TypeError(f"{name} is a {type(answer).__name__}: pass a string, or one for each prompt")
-    answers = [answer] * len(made) if answer is None or isinstance(answer, str) else list(answer)
+    answers = [answer] * len(made) if answer is None or isinstance(answer, str) else as_list(answer, name)
     if len(answers) != len(made):
         raise ValueError(
             f"{name} has {len(answers)} entries for {len(made)} prompts: pass one for each, or a string"
         )
-    if wrong := [it for it in answers if it is not None and not isinstance(it, str)]:
-        raise TypeError(f"{name} contains a {type(wrong[0]).__name__}, not a string")
+    answers = [it if it is None else as_string(it, f"{name}[{place}]") for place, it in enumerate(answers)]
     if len({it is None for it in answers}) > 1:
         raise ValueError(f"{name} is None for some prompts: explain those in a call without it")
     each = _passages_of_each(passages, len(made))
@@ -180,11 +178,8 @@ def _passages_of_each(passages: Passages | None, count: int) -> list[list[tuple[
         return [[] for _ in range(count)]
     if isinstance(passages, str):
         raise TypeError("passages is one string: pass a list of passages, or a dict of names and passages")
-    if (
-        not isinstance(passages, Mapping)
-        and passages
-        and all(isinstance(it, Mapping | list) for it in passages)
-    ):
+    passages = passages if isinstance(passages, Mapping) else as_list(passages, "passages")
+    if passages and isinstance(passages, list) and all(isinstance(it, Mapping | list) for it in passages):
         if len(passages) != count:
             raise ValueError(
                 f"passages has {len(passages)} entries for {count} prompts: pass one list or dict for each"

@@ -1,19 +1,28 @@
-"""Digests of weights and files, and package versions, which identify a run."""
+"""Digests of weights, tokenizers and files, and package versions, which identify a run."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from captum_globenc.extras import installed_version
 
-__all__ = ["config_text", "content", "digest", "file_digest", "versions", "weights_digest"]
+__all__ = [
+    "config_text",
+    "content",
+    "digest",
+    "file_digest",
+    "tokenizer_digest",
+    "versions",
+    "weights_digest",
+]
 
 PACKAGES = ("captum_globenc", "captum", "torch", "transformers")
 DIGEST_LENGTH = 16
@@ -39,6 +48,18 @@ def weights_digest(model: PreTrainedModel) -> str:
     return digest(parts())
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of the settings of a tokenizer that decide on the tokens of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules: Any = (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()))
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        rules |= dict.fromkeys(("truncation", "padding"))  # those of the last call
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    limits = (tokenizer.truncation_side, tokenizer.model_max_length)
+    return digest([repr((rules, special, limits)).encode()])
+
+
 def file_digest(path: Path) -> str:
     """Return a digest of a file's content, read in pieces."""
     with path.open("rb") as file:
@@ -55,7 +76,7 @@ def versions() -> dict[str, str]:
     return {package: installed_version(package) for package in PACKAGES}
 
 
-def config_text(config: PretrainedConfig) -> bytes:
+def config_text(config: PretrainedConfig | GenerationConfig) -> bytes:
     """Return a config as bytes, without its name, version of transformers and dtype."""
     excluded = ("_name_or_path", "transformers_version", "dtype")
     kept = {name: repr(value) for name, value in config.to_dict().items() if name not in excluded}

@@ -66,9 +66,9 @@ def cut_windows(segments: Sequence[int | None], limit: int, overlap: int) -> lis
     around = sorted(set(range(count)) - set(inside))
     room = limit - len(around)
     if room <= overlap:
-        other = "second" if segment == 0 else "first"
+        other = f" and the {'first' if segment else 'second'} segment" if 1 in segments else ""
         raise ValueError(
-            f"special tokens and the {other} segment leave {max(room, 0)} of {limit} tokens to a window, too "
+            f"special tokens{other} leave {max(room, 0)} of {limit} tokens to a window, too "
             f"few for neighboring windows that share {overlap}"
         )
     windows = 1 + math.ceil((len(inside) - room) / (room - overlap))

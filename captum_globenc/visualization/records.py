@@ -57,7 +57,7 @@ def visualization_records(
     attributions: Tensor,
     logits: Tensor,
     *,
-    class_names: Mapping[int, str] | None = None,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
     true_classes: Sequence[int | float] | Tensor | None = None,
     targets: Sequence[int] | Tensor | None = None,
     problem_type: str | None = None,
@@ -95,7 +95,7 @@ def visualization_records(
         B ``captum.attr.visualization.VisualizationDataRecord``.
 
     Raises:
-        ValueError: The sizes of the arguments differ, or the attributions contain NaN or infinity.
+        ValueError: The sizes of the arguments differ, or the attributions or logits contain NaN or infinity.
 
     Example::
 
@@ -114,12 +114,12 @@ def visualization_records(
 
     regression = problem_type == "regression" or logits.shape[-1] == 1
 
+    known = class_names if isinstance(class_names, Mapping | None) else dict(enumerate(class_names))
+
     def class_name(index: int) -> str:
-        if class_names is not None and index not in class_names:
-            raise ValueError(
-                f"class {index} has no name in class_names, only {', '.join(map(str, class_names))}"
-            )
-        return escape(str(index if class_names is None else class_names[index]))
+        if known is not None and index not in known:
+            raise ValueError(f"class {index} has no name in class_names, only {', '.join(map(str, known))}")
+        return escape(str(index if known is None else known[index]))
 
     def true_name(label: Any) -> str:
         if label is None:
@@ -131,6 +131,8 @@ def visualization_records(
     )
     if logits.dim() != 2:
         raise ValueError(f"logits must be (B, C), not of shape {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError("logits contain NaN or infinity")
     predicted = logits.argmax(-1).tolist()
     probabilities = logits.detach().float()
     if problem_type == "multi_label_classification":

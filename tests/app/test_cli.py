@@ -304,7 +304,7 @@ def test_missing_weights_are_reported(run, folder, tmp_path):
         (["explain", "good", "--position", "3"], "'good' has 3 tokens, 0 to 2"),
         (["explain", "good", "--position", "-4"], "'good' has 3 tokens, 0 to 2"),
         (["explain", "  "], "a text is empty"),
-        (["explain", "caf\udce9"], "a text is not valid UTF-8"),
+        (["explain", "caf\udce9"], "texts[0] is not valid UTF-8"),
         (["explain", "good", "--html", "no/such/folder/x.html"], "no such folder"),
         (["explain", "good", "--html", "."], "directory"),
         (["explain", "good", "--frobnicate"], "--frobnicate"),

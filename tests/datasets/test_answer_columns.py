@@ -102,6 +102,15 @@ def test_files_become_shards_and_explanations_and_are_resumed(loaded, tmp_path):
         attribute_files(generating, data, tmp_path / "out", **options)
 
 
+def test_a_folder_takes_no_answers_of_another_generation_config(tmp_path):
+    loaded = language_model("gpt2"), word_tokenizer()
+    data = write_rows(tmp_path / "asked.jsonl", {"text": PROMPTS})
+    attribute_files(Attributor(*loaded, max_new_tokens=2), data, tmp_path / "out")
+    loaded[0].generation_config.repetition_penalty = 2.0
+    with pytest.raises(ValueError, match="holds attributions of a model with another generation config"):
+        attribute_files(Attributor(*loaded, max_new_tokens=2), data, tmp_path / "out")
+
+
 def test_a_worker_of_ray_gets_the_answers(tmp_path):
     attribute = Attributor(language_model("gpt2"), word_tokenizer())
     data = write_rows(tmp_path / "asked.jsonl", {"text": PROMPTS, "answer": ANSWERS})

@@ -260,6 +260,22 @@ def test_globenc_explains_the_given_position(position, folder, classifier):
         assert scores == pytest.approx(method.attribute(ids, position=where)[0].tolist(), abs=1e-5)
 
 
+def test_rows_of_another_form_are_rejected(folder):
+    attribute = Attributor(folder)
+    with pytest.raises(TypeError, match="the rows are one row: pass a batch of rows"):
+        attribute({"text": "good"})
+    with pytest.raises(TypeError, match="the rows are a list: pass a dict of columns"):
+        attribute([{"text": "good"}])
+    with pytest.raises(ValueError, match="there are 1 pairs for 2 texts"):
+        attribute({"text": ["good", "bad"], "pair": ["a"]})
+
+
+def test_numbers_of_numpy_are_those_of_python(folder):
+    rows, number = {"text": ["a good film", "bad"]}, np.int64
+    expected = Attributor(folder, position=-1, target=0)(rows)
+    assert Attributor(folder, position=number(-1), target=number(0))(rows) == expected
+
+
 def test_a_position_outside_of_a_text_is_an_error_of_its_row(folder):
     rows = Attributor(folder, position=4)({"text": ["a good film", "bad"]})
     assert rows["error"] == ["", "position 4 is out of range: the text has 3 tokens"]

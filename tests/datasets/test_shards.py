@@ -266,6 +266,17 @@ def test_a_folder_holds_shards_of_one_run(options, others, message, folder, data
         attribute_files(Attributor(folder, **options), data, tmp_path / "out", **others)
 
 
+def test_a_folder_takes_no_shards_of_another_tokenizer(folder, data, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    attribute_files(Attributor(str(model)), data, tmp_path / "out")
+    moved = shutil.move(model, tmp_path / "moved")
+    attribute_files(Attributor(str(moved)), data, tmp_path / "out")
+    path = moved / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+    with pytest.raises(ValueError, match="holds attributions of another tokenizer: choose another folder"):
+        attribute_files(Attributor(str(moved)), data, tmp_path / "out")
+
+
 def test_a_folder_takes_no_shards_of_other_texts_or_weights(folder, data, tmp_path):
     model = str(shutil.copytree(folder, tmp_path / "model"))
     attribute_files(Attributor(model), data, tmp_path / "out")

@@ -164,6 +164,22 @@ def test_a_model_that_cannot_be_loaded_is_reported():
     assert found.explanation is None
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a <b>\nc"), IndexError("out of range"), KeyError("x")])
+def test_a_model_that_fails_is_reported(classifier, error):
+    def fail(*_):
+        raise error
+
+    hook = classifier.model.classifier.register_forward_hook(fail)
+    try:
+        found = answer(Form("good"), lambda _: classifier)
+    finally:
+        hook.remove()
+    assert f"The model failed: {type(error).__name__}: " in found.prediction
+    assert "<b>" not in found.prediction
+    assert found.explanation is None
+    assert answer(Form("good"), lambda _: classifier).explanation is not None
+
+
 def test_missing_weights_and_truncated_texts_are_reported(classifier):
     found = answer(Form("bad " * 60), lambda _: classifier._replace(missing=("classifier.weight",)))
     assert "classifier.weight: its predictions are random" in found.prediction

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy
 import pytest
 import torch
 from captum.attr import FeatureAblation
@@ -346,7 +347,8 @@ def test_a_model_whose_head_reads_no_one_token_needs_a_position(tokenizer, famil
         (6, "position 6 is out of range: 'the plot is bad' has 6 tokens"),
         (-7, "position -7 is out of range"),
         ("cls", "position is 'cls': pass an integer, 'mean'"),
-        ([0], r"position is \[0\]"),
+        ([0], r"position is \(0,\)"),
+        (True, "position is True"),
     ],
 )
 def test_an_invalid_position_is_rejected_at_once(tmp_path, position, message):
@@ -354,6 +356,46 @@ def test_an_invalid_position_is_rejected_at_once(tmp_path, position, message):
     with pytest.raises(ValueError, match=message):
         evaluate(*loaded(tmp_path, SINGLE), examples, position=position, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"methods": "random"}, ValueError, "methods is 'random': pass a list of names"),
+        ({"metrics": "accuracy"}, ValueError, "metrics is 'accuracy': pass a list of names"),
+        ({"batch_size": 1.5}, ValueError, "batch_size is 1.5: pass an integer of at least 1"),
+        ({"seed": "x"}, ValueError, "seed is 'x': pass an integer"),
+        ({"examples": TEXTS}, TypeError, "examples has a str: pass a list of Example"),
+        ({"examples": [(TEXTS[0], 1)]}, TypeError, "examples has a tuple: pass a list of Example"),
+    ],
+)
+def test_arguments_of_other_types_are_rejected(tmp_path, options, error, message):
+    usual = {"examples": [Example(0, TEXTS[0])], "methods": ["random"], "metrics": ["accuracy"]}
+    with pytest.raises(error, match=message):
+        evaluate(*loaded(tmp_path, SINGLE), **{**usual, **options})
+
+
+def test_numbers_of_numpy_and_torch_are_those_of_python(tmp_path):
+    model, tokenizer = loaded(tmp_path, SINGLE)
+    usual = {"methods": ["globenc"], "metrics": ["comprehensiveness", "accuracy"]}
+    expected = evaluate(
+        model, tokenizer, [Example(it, TEXTS[it], 1) for it in range(2)],
+        **usual, batch_size=2, seed=3, target=1, position=-1,
+    )  # fmt: skip
+    for number in (numpy.int64, torch.tensor):
+        found = evaluate(
+            model, tokenizer, (Example(it, TEXTS[it], number(1)) for it in range(2)),
+            **usual, batch_size=numpy.int64(2), seed=numpy.int64(3), target=number(1), position=number(-1),
+            out=str(tmp_path / number.__name__),
+        )  # fmt: skip
+        assert [{**row, "seconds": 0} for row in found.rows] == [
+            {**row, "seconds": 0} for row in expected.rows
+        ]
+
+
+def test_a_text_of_an_example_is_valid_unicode():
+    with pytest.raises(ValueError, match="pair is not valid UTF-8"):
+        Example(0, "good", 1, "\ud800")
 
 
 def test_the_command_takes_a_class_and_a_position(run, failing, folder, tmp_path):

@@ -1,5 +1,6 @@
 import json
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -17,7 +18,7 @@ from transformers import (
 
 from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.decomposition.mixing import MIXINGS
-from captum_globenc.texts import explain, load_classifier
+from captum_globenc.texts import Explanation, explain, load_classifier
 from captum_globenc.texts.tokenizing import token_limit
 from checkpoints import LIMIT, save_classifier
 from vocabularies import byte_level
@@ -297,11 +298,49 @@ def test_texts_come_from_whatever_holds_strings(classifier):
     column = pandas.Series(TEXTS, index=[7, 3, 5])
     for texts in (column, column.to_numpy(), tuple(TEXTS), (text for text in TEXTS)):
         assert explain(texts, *classifier, methods=["globenc"]) == expected
-    for texts, entry in ((["good", None], "None"), (pandas.Series(["good", 1.5]), r"1.5 \(float\)")):
+    for texts, entry in (
+        (["good", None], "None"),
+        (pandas.Series(["good", 1.5]), r"1.5 \(float\)"),
+        (pandas.Series(["good", None], dtype="string"), "<NA>"),
+        (["good", numpy.array(["a", "b"])], r"array\(.*\) \(ndarray\)"),
+        (["good", torch.ones(2)], r"tensor\(.*\) \(Tensor\)"),
+    ):
         with pytest.raises(TypeError, match=rf"texts\[1\] is {entry}, not a string"):
             explain(texts, *classifier)
     with pytest.raises(TypeError, match=r"pair\[1\] is nan, not a string"):
         explain(TEXTS[:2], *classifier, pair=pandas.Series(["good", float("nan")]))
+    with pytest.raises(TypeError, match=r"pair is a DataFrame: pass a list of texts.*pair\['a'\]"):
+        explain(TEXTS[:2], *classifier, pair=pandas.DataFrame({"a": ["x", "y"], "b": ["x", "y"]}))
+    pairs = explain(numpy.array([["good", "bad"], ["a", "b"]]), *classifier, methods=["globenc"])
+    assert pairs == explain([("good", "bad"), ("a", "b")], *classifier, methods=["globenc"])
+
+
+@pytest.mark.parametrize("number", [numpy.int64, torch.tensor, numpy.array])
+def test_numbers_of_numpy_and_torch_are_those_of_python(classifier, number):
+    for name in ("position", "target", "windows"):
+        for value in (0, 1, -1):
+            if name == "position" or value >= 0:
+                found = explain(TEXTS, *classifier, **{name: number(value)})
+                assert found == explain(TEXTS, *classifier, **{name: value})
+                assert Explanation.from_dict(json.loads(json.dumps(found[0].to_dict()))) == found[0]
+    several = explain(TEXTS[:1], *classifier, target=number([0, 1]) if number is not numpy.int64 else [0, 1])
+    assert several == explain(TEXTS[:1], *classifier, target=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position": [0, 1, 2]}, r"position is \(0, 1, 2\): pass an integer, 'mean' or None"),
+        ({"position": True}, "position is True: pass an integer"),
+        ({"target": 1.0}, "target is 1.0: pass the name or index of a class"),
+        ({"threshold": "0.5"}, "threshold is '0.5': pass a probability"),
+        ({"methods": 3}, "methods is 3: a list of one or more"),
+        ({"mixing": ["N-Enc"]}, r"no mixing \['N-Enc'\]; known"),
+    ],
+)
+def test_options_of_other_types_are_rejected(classifier, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(TEXTS, *classifier, **options)
 
 
 def test_a_text_without_tokens_is_reported(classifier):

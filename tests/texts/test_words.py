@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from tokenizers import normalizers
+from transformers import ByT5Tokenizer
 
 from captum_globenc.texts.words import REDUCTIONS, Word, find_words, merge_scores
 from vocabularies import TOKENIZERS, byte_level, goes_on, sentencepiece, word_end, wordpiece
@@ -233,6 +234,14 @@ def test_a_character_in_bytes_is_not_cut_in_a_language_without_spaces():
     for given in (batch, dict(batch)):
         (words,) = find_words(given, tokenizer)
         assert texts(words) == ["今", "日", "は", "fox"]
+
+
+def test_a_tokenizer_of_bytes_has_words():
+    tokenizer = ByT5Tokenizer()
+    batch = tokenizer(["the f\u00e9"])
+    (words,) = find_words(batch, tokenizer, ["the f\u00e9"])
+    assert [token for word in words for token in word.tokens] == [*range(len(batch["input_ids"][0]))]
+    assert texts(words)[:3] == ["t", "h", "e"]
 
 
 @pytest.mark.parametrize("texts", ["the fox", ["the", "fox"], [["the", "fox"], ["the"]]])

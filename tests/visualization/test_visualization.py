@@ -146,6 +146,12 @@ def test_classes_may_be_tensors_and_need_a_name(batch, tokenizer):
         visualization_records(batch, tokenizer, scores, logits, **options), logits.argmax(-1), strict=True
     ):
         assert (record.attr_class, record.true_class) == (names[int(target)], names[1 - int(target)])
+    named = visualization_records(
+        batch, tokenizer, scores, logits, **{**options, "class_names": [*names.values()]}
+    )
+    assert [it.pred_class for it in named] == [names[int(it)] for it in logits.argmax(-1)]
+    with pytest.raises(ValueError, match="logits contain NaN or infinity"):
+        visualization_records(batch, tokenizer, scores, logits * torch.nan)
     with pytest.raises(ValueError, match="class 7 has no name"):
         visualization_records(
             batch, tokenizer, scores, logits, class_names=names, true_classes=[7] * len(scores)

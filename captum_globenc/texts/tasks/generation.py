@@ -157,7 +157,7 @@ def check_generation(
         raise ValueError("per_token has a row for each token of one answer: leave it or against out")
     tokens = generation.get("max_new_tokens", 1)
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-        raise ValueError(f"max_new_tokens is {tokens!r}: at least 1")
+        raise ValueError(f"max_new_tokens is {tokens!r}: pass an integer of at least 1")
     if generation.get("do_sample") and generation.get("seed") is None:
         raise ValueError("do_sample=True draws another answer in every call: pass a seed as well, seed=0")
     methods = DEFAULT_METHODS if options.methods is None else options.methods

@@ -4,6 +4,8 @@ import copy
 import json
 import math
 
+import numpy
+import pandas
 import pytest
 import torch
 import transformers as hf
@@ -392,12 +394,14 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
         ([""], {"answer": "red"}, ValueError, "has no tokens"),
         (["a", "the"], {"answer": ["red"]}, ValueError, "answer has 1 entries for 2 prompts"),
         (["a", "the"], {"answer": ["red", None]}, ValueError, "answer is None for some prompts"),
-        (["a"], {"answer": [3]}, TypeError, "answer contains a int, not a string"),
-        (["a"], {"answer": 3}, TypeError, "answer is a int: pass a string"),
+        (["a"], {"answer": [3]}, TypeError, r"answer\[0\] is 3 \(int\), not a string"),
+        (["a"], {"answer": 3}, TypeError, "answer is a int: pass a list"),
+        (["a"], {"answer": "\ud800"}, ValueError, r"answer\[0\] is not valid UTF-8"),
         (["a"], {"answer": "red", "against": "red"}, ValueError, "against is the answer that is"),
         (["a"], {"answer": "red", "against": "a", "per_token": True}, ValueError, "leave it or against out"),
         (["a"], {"answer": "red", "max_new_tokens": 3}, ValueError, "answer was passed, so nothing"),
-        (["a"], {"max_new_tokens": 0}, ValueError, "max_new_tokens is 0: at least 1"),
+        (["a"], {"max_new_tokens": 0}, ValueError, "max_new_tokens is 0: pass an integer"),
+        (["a"], {"max_new_tokens": 1.5}, ValueError, "max_new_tokens is 1.5: pass an integer"),
         (["a"], {"num_bean": 3}, TypeError, "unexpected keyword argument 'num_bean'"),
         (["a"], {"target": "red"}, ValueError, "target is not for models that generate text"),
         (["a"], {"pair": "red"}, ValueError, "pair is not for models that generate text"),
@@ -414,6 +418,19 @@ def test_sampling_needs_a_seed_and_leaves_the_random_state():
 def test_bad_input_is_reported(prompts, options, error, message):
     with pytest.raises(error, match=message):
         quiet(prompts, language_model("gpt2"), word_tokenizer(), **options)
+
+
+@pytest.mark.parametrize("held", [tuple, iter, pandas.Series, numpy.array])
+def test_prompts_and_answers_come_from_whatever_holds_strings(held):
+    prompts, answers, others = ["the dog", "a dog ran"], ["sat", "on"], ["red", "blue"]
+    loaded = language_model("gpt2"), word_tokenizer()
+    for options in ({"answer": answers}, {"answer": answers, "against": others}, {"passages": ["dog"]}):
+        found = quiet(held(prompts), *loaded, **{name: held(value) for name, value in options.items()})
+        assert found == quiet(prompts, *loaded, **options)
+        assert len(found) == 2
+    assert quiet(held(prompts), *loaded, max_new_tokens=numpy.int64(2)) == quiet(
+        prompts, *loaded, max_new_tokens=2
+    )
 
 
 def test_an_answer_that_ends_at_once_is_reported():
