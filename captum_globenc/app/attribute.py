@@ -67,6 +67,8 @@ def attribute_data(
     methods: Annotated[
         list[str] | None,
         typer.Option(
+            "--method",
+            "--methods",
             metavar="NAME,...",
             help="Methods; all selects every one, list shows them. By default globenc, and "
             "transformer-deep-lift for language models.",

@@ -61,6 +61,8 @@ def evaluate_texts(
     methods: Annotated[
         list[str] | None,
         typer.Option(
+            "--method",
+            "--methods",
             metavar="NAME,...",
             help="Methods to compare; all selects every one, list shows them.",
             autocompletion=completing(METHODS),

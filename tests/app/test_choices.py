@@ -120,7 +120,9 @@ def test_every_name_can_be_listed(run):
     for command in (
         ("explain", "good", "--method"),
         ("evaluate", "--methods"),
+        ("evaluate", "--method"),
         ("attribute", "--data", "x.csv", "--out", "y", "--methods"),
+        ("attribute", "--data", "x.csv", "--out", "y", "--method"),
     ):
         lines = run(*command, "list")[0].splitlines()
         rows = [line.split() for line in lines if line.startswith("  ")]
