@@ -43,7 +43,7 @@ def test_every_task_has_a_name_of_its_own():
     "head", ["BertForMultipleChoice", "BertForNextSentencePrediction", "BertForPreTraining"]
 )
 def test_a_head_for_another_task_is_rejected_and_not_replaced_by_a_random_one(head, tmp_path):
-    with pytest.raises(LoadingError, match=f"{head} is for a task that is not explained: models for a task"):
+    with pytest.raises(LoadingError, match=f"{head} is for a task that is not explained: supported are"):
         load_model(save(tmp_path, head))
 
 
