@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -242,8 +243,9 @@ class DifferenceMode(TorchFunctionMode):
         target = args[0] if args else None
         rule = row.rule
         by_torch = isinstance(rule, str) or func in QUADRATIC_FUNCTIONS
-        # The gradient of an added bias costs and keeps nothing.
-        bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if func in BIASED else None
+        # The gradient of an added bias costs and keeps nothing. Quantized weights are of other types.
+        plain = func in BIASED and len(args) > 2 and type(args[1]) in (Tensor, Parameter)
+        bias = args[2] if plain else None
         prepare = partial(
             self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input, bias=bias
         )

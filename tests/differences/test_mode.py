@@ -278,13 +278,14 @@ def test_a_look_up_by_other_numbers_is_not_a_source():
 
 
 class Detached(nn.Parameter):
-    """A weight whose products have no gradient, as those with quantized activations."""
+    """A weight whose products have no gradient for activations, as if these were quantized."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         with torch._C.DisableTorchFunctionSubclass():
-            output = func(*args, **(kwargs or {}))
-            return output.detach() if func is nn.functional.linear else output
+            if func is nn.functional.linear:
+                args = (args[0].detach(), *args[1:])
+            return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
