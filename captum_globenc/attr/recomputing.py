@@ -57,8 +57,9 @@ def recomputation(
         return None
     layers = stacks(model)
     return Recomputation(
-        partial(_intercepted, model, layers, layers[0] if keep_first and recompute is True else None),
-        partial(observable_attention, model, recorder),
+        partial(
+            _intercepted, model, layers, layers[0] if keep_first and recompute is True else None, recorder
+        ),
         len(layers),
         fits if recompute == "auto" else None,
     )
@@ -66,7 +67,7 @@ def recomputation(
 
 @contextmanager
 def _intercepted(
-    model: nn.Module, layers: list[nn.Module], kept: nn.Module | None, run: RunLayer
+    model: nn.Module, layers: list[nn.Module], kept: nn.Module | None, recorder: object, run: RunLayer
 ) -> Iterator[None]:
     """Call `run` in place of the forward functions of layers, in this thread."""
     thread = threading.get_ident()
@@ -77,7 +78,12 @@ def _intercepted(
         if threading.get_ident() != thread:
             return forward(*args, **kwargs)
         args, kwargs = _without_cache(name, args, kwargs, unused)
-        return forward(*args, **kwargs) if layer is kept else run(name, forward, args, kwargs)
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            with observable_attention(layer, recorder):  # also when the layer runs again
+                return forward(*args, **kwargs)
+
+        return forward(*args, **kwargs) if layer is kept else run(name, observed, args, kwargs)
 
     with ExitStack() as contexts:
         contexts.enter_context(lock_of(model))

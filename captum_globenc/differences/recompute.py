@@ -44,7 +44,6 @@ class Recomputation:
     Attributes:
         intercepted: returns a context in which layers are run by a :data:`RunLayer` instead of their own
             forward function.
-        surroundings: returns the context that a layer needs when it runs again.
         count: the number of layers.
         fits: whether a number of bytes fits on a device; the first layer is then measured, and all are
             recomputed only if they would not fit. None recomputes always.
@@ -52,7 +51,6 @@ class Recomputation:
     """
 
     intercepted: Callable[[RunLayer], AbstractContextManager[Any]]
-    surroundings: Callable[[], AbstractContextManager[Any]]
     count: int
     fits: Callable[[int, torch.device], bool] | None = None
     chosen: bool | None = None
@@ -115,7 +113,6 @@ class _LayerCall:
         name: the name of the layer.
         forward: its forward function.
         given: its arguments and keyword arguments, with slots for arguments that depend on the input.
-        layers: how layers are found.
         trace: the trace of the run.
         run: the run.
         compare: runs the layer again at both points.
@@ -128,7 +125,6 @@ class _LayerCall:
     name: str
     forward: Callable[..., Any]
     given: Any
-    layers: Recomputation
     trace: Trace
     run: _Run
     compare: Compare
@@ -187,7 +183,6 @@ class _LayerCall:
             return mode.of(self.run).inside(self.name, self.trace.protect, start)
 
         with ExitStack() as stack:
-            stack.enter_context(self.layers.surroundings())
             stack.enter_context(self.numbers.again())
             for device, dtype, enabled in self._autocast:
                 stack.enter_context(torch.autocast(device, dtype, enabled))
@@ -319,7 +314,7 @@ class _Layered(DifferenceMode):
             with torch.inference_mode(False), torch.set_grad_enabled(graph):
                 self._suspended = True
                 try:
-                    return self._recomputed(layers, name, forward, args, kwargs)
+                    return self._recomputed(name, forward, args, kwargs)
                 finally:
                     self._suspended = False
         if not (first and keeps and layers.chosen is None):
@@ -332,9 +327,7 @@ class _Layered(DifferenceMode):
         layers.chosen = not layers.fits(KEPT_RUNS * size * (layers.count - 1), device)
         return output
 
-    def _recomputed(
-        self, layers: Recomputation, name: str, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def _recomputed(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a layer without keeping what its operations read."""
         dependents = [leaf for leaf in _leaves((args, kwargs)) if self.depends(leaf)]
         if not dependents:
@@ -345,7 +338,7 @@ class _Layered(DifferenceMode):
         if self._at_input and any(map(self._may_be_altered, dependents)):
             dependents = [self._unwrapped(it) for it in dependents]
         call = _LayerCall(
-            name, forward, given, layers, self._trace, self._token.run, self._comparing(), self._route,
+            name, forward, given, self._trace, self._token.run, self._comparing(), self._route,
             RandomNumbers(dependents),
         )  # fmt: skip
         mode = copy(self).of(self._token.run).inside(name, self._protect, self._route)
