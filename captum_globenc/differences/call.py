@@ -1,7 +1,7 @@
 """A call of a torch function in both runs, at the input and at the baseline, and the form of its rule."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -121,16 +121,17 @@ class bound:  # noqa: N801
         return self._rule(*given.args, **given.kwargs)
 
 
-def leaves(tree: Any) -> Iterator[Any]:
-    """Iterate over the leaves of nested lists, tuples and dictionaries, in order."""
-    if isinstance(tree, NESTED):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            if isinstance(item, NESTED):
-                yield from leaves(item)
-            else:
-                yield item
-    else:
-        yield tree
+def leaves(tree: Any) -> list[Any]:
+    """Return the leaves of nested lists, tuples and dictionaries, in order."""
+    if not isinstance(tree, NESTED):
+        return [tree]
+    found = []
+    for item in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(item, NESTED):
+            found += leaves(item)
+        else:
+            found.append(item)
+    return found
 
 
 def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:

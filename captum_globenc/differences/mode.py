@@ -204,7 +204,7 @@ class DifferenceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OBSERVERS:
             return RemovableHandle(OrderedDict())
-        given = list(leaves((args, kwargs)))
+        given = leaves((args, kwargs))
         if any(self._step(leaf) is not None for leaf in given):
             output = self._by_steps(func, args, kwargs)
             if output is not NotImplemented:
@@ -470,7 +470,7 @@ class DifferenceMode(TorchFunctionMode):
             return output
         if self._route is not None:
             return self._route.decided(output)
-        found = list(leaves(output))
+        found = leaves(output)
         if self._record is not None:
             self._record.calls.append(RecordedCall(func, [], copied(found)))
         if not self._at_input:
@@ -505,7 +505,7 @@ class DifferenceMode(TorchFunctionMode):
     def _note_precision(self, tensor: Tensor) -> None:
         """Record the dtype of a tensor if its precision is the lowest so far."""
         real = tensor.dtype.to_real()
-        if torch.finfo(real).eps > torch.finfo(self._trace.lowest).eps:
+        if real != self._trace.lowest and torch.finfo(real).eps > torch.finfo(self._trace.lowest).eps:
             self._trace.lowest = real
 
     def _tag_output(self, output: Any, whole: bool = False) -> Any:

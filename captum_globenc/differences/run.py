@@ -75,7 +75,7 @@ class Comparison:
             One tensor for each source, in its shape; None for zeros.
         """
         at = [source.leaf for source in self.sources]
-        return _pulled(list(leaves(self.output)), at, multipliers, keep=False)
+        return _pulled(leaves(self.output), at, multipliers, keep=False)
 
     def contributions(self, output: Tensor) -> list[Tensor]:
         """Return the contributions of every source, in its shape; they sum to the output's difference."""
