@@ -242,8 +242,10 @@ class DifferenceMode(TorchFunctionMode):
         target = args[0] if args else None
         rule = row.rule
         by_torch = isinstance(rule, str) or func in QUADRATIC_FUNCTIONS
-        # The gradient of an added bias costs and keeps nothing.
-        bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if func in BIASED else None
+        # The gradient of an added bias costs and keeps nothing. With a subclass of tensors it may be the only
+        # gradient of the result, which `_linear` rejects.
+        plain = func in BIASED and all(type(it) in (Tensor, torch.nn.Parameter) for it in args[:3])
+        bias = args[2] if plain and len(args) > 2 else None
         prepare = partial(
             self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input, bias=bias
         )
