@@ -118,7 +118,8 @@ class Options:
 def _plain(value: Any) -> Any:
     """Return a number or an array of NumPy, torch or pandas as Python numbers, and lists as tuples."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    return tuple(map(_plain, value)) if is_list else value
 
 
 def _is_whole(value: object) -> bool:
