@@ -144,7 +144,8 @@ class EncoderForward(Wrapper):
         """Return the names of tensors of a batch that the model reads, but that are not passed to it."""
         if self._takes_features:
             return []
-        read = {name for it in (self.model, self._inner) for name in signature(it.forward).parameters} - passed
+        named = (signature(it.forward).parameters for it in (self.model, self._inner))
+        read = set().union(*named) - passed
         return [
             name
             for name, value in batch.items()

@@ -174,8 +174,8 @@ def norm_error(norm: nn.Module, inputs: Tensor, output: Tensor, centred: bool) -
 class NormCheck:
     """Check that norms return what their family's norms do.
 
-    Only norms that are not plainly torch's own, or that have hooks, are checked: those with hooks, which may
-    exchange tokens, for all tokens, the others for one token of each example.
+    Norms with hooks, which may exchange tokens, are checked at all tokens. Other norms that are not plainly
+    torch's own are checked at one token of each example.
 
     Args:
         norms: the norms of the encoder.

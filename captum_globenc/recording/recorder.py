@@ -450,7 +450,7 @@ class LayerMode(TorchFunctionMode):
         super().__init__()
         self._residuals = residuals
         self.attention: AttentionWatcher | None = None
-        """Runs them while the attention runs."""
+        """Runs the functions in the attention; None outside of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""

@@ -60,7 +60,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         rules: Any = (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), flags)
     else:
         rules = json.loads(backend.to_str())
-        rules |= dict.fromkeys(("truncation", "padding"))  # those of the last call
+        rules |= dict.fromkeys(("truncation", "padding"))  # of the last call
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     limits = (tokenizer.truncation_side, tokenizer.model_max_length)
     return digest([repr((rules, special, limits)).encode()])
