@@ -239,7 +239,7 @@ def _norm_errors(encoder: Encoder) -> Iterator[list[float]]:
     errors: list[float] = []
 
     def measure(norm: nn.Module, args: Any, output: Tensor) -> None:
-        error = norm_error(norm, args[0], output, encoder.spec.centred)
+        error = norm_error(norm, args[0], output, encoder.spec.centred).max()
         errors.append(float(error / output.abs().max()))
 
     norms = {id(n): n for layer in encoder.layers for n in (layer.norm1, layer.norm2)}

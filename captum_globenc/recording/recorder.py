@@ -399,6 +399,7 @@ class Recorder:
     def _find_padding(self, layer: RunningLayer) -> None:
         if layer.attention is not None:
             self._real = real_tokens(layer.attention, self._mask, layer.stream.shape[:2])
+            self._norms.real = self._real
 
     def _collect(self, layer: LayerParts) -> None:
         """Add a layer to the stack, or pass on its record if no other layer fits beside it."""
