@@ -193,7 +193,8 @@ class EncoderForward(Wrapper):
         model: Any = self.model
         if self._takes_features:
             model = model.transformers_model
-        return str(getattr(model, "main_input_name", getattr(self._inner, "main_input_name", "input_ids")))
+        named = model if hasattr(model, "main_input_name") else self._inner
+        return str(getattr(named, "main_input_name", "input_ids"))
 
     @property
     def _inner(self) -> nn.Module:
