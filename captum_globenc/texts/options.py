@@ -89,7 +89,7 @@ class Options:
         check_names("baseline", [self.baseline], BASELINES)
         if target == ():
             raise ValueError("target is an empty list: choose one class or more")
-        if target is not None and not isinstance(target, str | int | tuple):
+        if target is not None and not (isinstance(target, str | tuple) or is_whole(target)):
             raise ValueError(f"target is {target!r}: pass the name or index of a class, or a list of these")
         if against is not None and (target == ALL or isinstance(target, tuple)):
             raise ValueError("several classes cannot have a contrast class: choose one target")

@@ -333,6 +333,7 @@ def test_numbers_of_numpy_and_torch_are_those_of_python(classifier, number):
     [
         ({"position": [0, 1, 2]}, r"position is \(0, 1, 2\): pass an integer, 'mean' or None"),
         ({"position": True}, "position is True: pass an integer"),
+        ({"target": numpy.bool_(True)}, "target is True: pass the name or index of a class"),
         ({"target": 1.0}, "target is 1.0: pass the name or index of a class"),
         ({"threshold": "0.5"}, "threshold is '0.5': pass a probability"),
         ({"methods": 3}, "methods is 3: a list of one or more"),
