@@ -144,7 +144,8 @@ class EncoderForward(Wrapper):
         """Return the names of tensors of a batch that the model reads, but that are not passed to it."""
         if self._takes_features:
             return []
-        read = signature(self._inner.forward).parameters.keys() - passed
+        named = (signature(it.forward).parameters for it in (self.model, self._inner))
+        read = set().union(*named) - passed
         return [
             name
             for name, value in batch.items()
@@ -192,7 +193,8 @@ class EncoderForward(Wrapper):
         model: Any = self.model
         if self._takes_features:
             model = model.transformers_model
-        return str(getattr(model, "main_input_name", getattr(self._inner, "main_input_name", "input_ids")))
+        named = model if hasattr(model, "main_input_name") else self._inner
+        return str(getattr(named, "main_input_name", "input_ids"))
 
     @property
     def _inner(self) -> nn.Module:

@@ -174,6 +174,23 @@ def test_a_wrapper_names_the_arguments_of_its_model(name, classifier, batch):
     torch.testing.assert_close(found, expected)
 
 
+class WithShift(nn.Module):
+    """Adds a number of its own argument to the outputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, shift=None, **arguments):
+        return self.model(input_ids, **arguments)
+
+
+def test_a_wrapper_has_arguments_of_its_own(classifier, batch):
+    forward = EncoderForward(WithShift(classifier))
+    with pytest.raises(ValueError, match=r"reads \['position_ids', 'shift'\]"):
+        forward.arguments({**batch, "position_ids": batch["input_ids"], "shift": torch.ones(3)})
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_takes_the_main_input_of_its_model(name):
     config = ViTConfig(**SMALL_VIT)

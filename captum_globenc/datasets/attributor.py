@@ -22,7 +22,7 @@ from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import class_names, class_of
 from captum_globenc.texts.loading import load_classifier_or_generator
 from captum_globenc.texts.model import as_loaded_model
-from captum_globenc.texts.options import Options
+from captum_globenc.texts.options import Options, is_whole
 from captum_globenc.texts.provenance import weights_digest
 from captum_globenc.texts.tasks import check_task, task_of
 
@@ -72,7 +72,7 @@ class Settings:
             raise ValueError("windows have no position in common: leave one of the two out")
         tokens = 1 if self.max_new_tokens is None else self.max_new_tokens
         for name, number in (("batch_tokens", self.batch_tokens), ("max_new_tokens", tokens)):
-            if not _is_whole(number) or number < 1:
+            if not is_whole(number) or number < 1:
                 raise ValueError(f"{name} is {number!r}: pass an integer of at least 1")
 
 
@@ -227,7 +227,7 @@ class Attributor:
             LoadingError: the model cannot be loaded.
         """
         if isinstance(batch, list | tuple):
-            raise TypeError("the rows are a list: pass a dict of columns, such as {'text': [...]}")
+            raise TypeError("the batch is a list: pass a dict of columns, such as {'text': [...]}")
         if hasattr(batch, "column_names") and hasattr(batch, "to_pylist"):
             from captum_globenc.datasets.layout import extend_table
 
@@ -245,9 +245,7 @@ class Attributor:
             known = ", ".join(columns) or "none"
             raise KeyError(f"the rows have no column {text_column!r} (text_column); they have {known}")
         if isinstance(columns[text_column], str):
-            raise TypeError(
-                "the rows are one row: pass a batch of rows, such as map(attributor, batched=True)"
-            )
+            raise TypeError("the batch is one row: pass several rows, such as map(attributor, batched=True)")
         names = (pair_column, *(USUAL["pair"] if pair_column in USUAL["pair"] else ()))
         pairs = next((columns[name] for name in names if name and name in columns), None)
         answers, answer_column = None, self.settings.answer_column
@@ -380,7 +378,3 @@ def _placed(model: PreTrainedModel, device: str | None) -> PreTrainedModel:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"cannot use device {device!r}: {reason}") from error
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -79,11 +79,12 @@ class VectorNorms:
         parts = (torch.split(values, chunks, 1), *(torch.split(it, chunks) for it in (residuals, gram)))
         for value, residual, entries in zip(*parts, strict=True):
             u = workspace.take("u", (count, len(residual), size), like=like)
-            torch.bmm(value, by_head, out=part(u, slice(0, heads)).view(len(by_head), -1, size))
+            vectors = part(u, slice(0, heads))
+            torch.bmm(value, by_head, out=vectors.view(len(by_head), -1, size))
             if with_residual:
                 self._normalize(residual, u[heads])
             if of_vectors:
-                self._normalize(u[:heads], u[:heads])
+                self._normalize(vectors, vectors)
             torch.bmm(u.transpose(0, 1), u.permute(1, 2, 0), out=entries)
         return gram.view(batch, tokens, count, count)
 

@@ -172,7 +172,7 @@ def _pairwise_distance(
 def _native_layer_norm(
     depends: Depends, input: Tensor, normalized_shape: Sequence[int], weight: Any, bias: Any, eps: float
 ) -> Any:
-    """Its statistics, too."""
+    """The mean and the inverse standard deviation are outputs, too."""
     dims = tuple(range(-len(normalized_shape), 0))
     inverse = (input.var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
     normed = torch.nn.functional.layer_norm(input, normalized_shape, weight, bias, eps)

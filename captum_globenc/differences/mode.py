@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -243,9 +242,10 @@ class DifferenceMode(TorchFunctionMode):
         target = args[0] if args else None
         rule = row.rule
         by_torch = isinstance(rule, str) or func in QUADRATIC_FUNCTIONS
-        # The gradient of an added bias costs and keeps nothing. Quantized weights are of other types.
-        plain = func in BIASED and len(args) > 2 and type(args[1]) in (Tensor, Parameter)
-        bias = args[2] if plain else None
+        # The gradient of an added bias costs and keeps nothing. With a subclass of tensors it may be the only
+        # gradient of the result, which `_linear` rejects.
+        plain = func in BIASED and all(type(it) in (Tensor, torch.nn.Parameter) for it in args[:3])
+        bias = args[2] if plain and len(args) > 2 else None
         prepare = partial(
             self._prepared, cast_to=func in CASTS, detach=by_torch and self._at_input, bias=bias
         )

@@ -198,6 +198,7 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> Backward:
     """C r, with c the centered input and r = (mean of c^2 + eps)^-1/2.
 
@@ -228,6 +229,7 @@ def _layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the output, and the mean and the inverse deviation, from one kernel."""
     output, *statistics = torch.native_layer_norm(input, normalized_shape, weight, bias, eps)

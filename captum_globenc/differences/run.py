@@ -153,7 +153,7 @@ def freeze(
     Args:
         function: takes as many tensors as there are inputs.
         inputs: floating-point tensors, or ids by which the function looks up embeddings.
-        rules: the rules; by default for the frozen network (DecompX).
+        rules: the rules; by default the frozen network's (DecompX).
         mode: makes the mode of the run, as `Recomputation.frozen_mode` does.
 
     Raises:

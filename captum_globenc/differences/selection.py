@@ -1,7 +1,7 @@
 """Rules of maxima, minima, max pooling and topk; equal elements get equal shares.
 
 Maxima of two use max(u, w) = (u + w + |u - w|) / 2 and the secant of the absolute value. For more elements, u
-is the mean of the elements that are largest at the input, w of the elements that are largest at the baseline:
+is the mean of the largest elements at the input, and w the mean of the largest elements at the baseline:
 the maximum is max(u, w) in both runs.
 """
 

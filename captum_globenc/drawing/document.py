@@ -327,7 +327,7 @@ def _sections(
 
 
 def _answer(answer: Sequence[tuple[str, float]]) -> str:
-    """Return HTML of the tokens of an answer; the script makes tokens with scores buttons."""
+    """Return HTML of the tokens of an answer; the script turns tokens with scores into buttons."""
     if not answer:
         return ""
     tokens = " ".join(

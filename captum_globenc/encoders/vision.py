@@ -31,8 +31,8 @@ def patch_grid(config: Any, special: int) -> Grid:
 def _beit(spec: EncoderSpec, stack: nn.Module) -> EncoderSpec:
     """Return BEiT's spec for a config, which may omit the layer scale and move the final norm.
 
-    With mean pooling, the final norm reads the mean of the patches, not each of them. Without, a head that
-    has a norm of its own applies it after the final norm of the stack.
+    With mean pooling, the final norm reads the mean of the patches, not each of them. Without
+    mean pooling, a head that has a norm of its own applies it after the final norm of the stack.
     """
     config: Any = stack.config
     pooler: Any = stack.pooler

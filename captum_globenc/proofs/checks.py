@@ -106,7 +106,7 @@ def check_encoder(
         tolerance = max(1e-6, 1e3 * torch.finfo(own.dtype).eps)
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
     if not failures:
-        try:  # also run the checks of every pass, such as of residual connections and mixed tokens
+        try:  # also run the checks of every pass, such as for residual connections and mixed tokens
             record(
                 lambda: run_forward(forward, inputs, extra), encoder, lambda layer: None, check_tokens=True
             )
@@ -239,7 +239,7 @@ def _norm_errors(encoder: Encoder) -> Iterator[list[float]]:
     errors: list[float] = []
 
     def measure(norm: nn.Module, args: Any, output: Tensor) -> None:
-        error = norm_error(norm, args[0], output, encoder.spec.centred)
+        error = norm_error(norm, args[0], output, encoder.spec.centred).max()
         errors.append(float(error / output.abs().max()))
 
     norms = {id(n): n for layer in encoder.layers for n in (layer.norm1, layer.norm2)}

@@ -333,6 +333,8 @@ class Recorder:
         if self._rerun is not None:
             return
         self._final_norm_inputs.append(args[0])
+        if self._layer is not None and self._index == 0:  # the only layer is not finished yet
+            self._find_padding(self._layer)
         # A norm of pooled tokens reads `(B, D)`.
         if self._final_stream is not None and self._written is not None and args[0].ndim == 3:
             self._final_stream.measure(self._written, args[0], self._real)
@@ -364,7 +366,7 @@ class Recorder:
             )
         if self._index == 0:
             shape, device = layer.stream.shape[:2], layer.stream.device
-            self._real = real_tokens(layer.attention, self._mask, shape)
+            self._find_padding(layer)
             if self._check:
                 self._tokens = self._new_token_check(shape[1])
                 self._reconstruction = ReconstructionCheck(
@@ -393,6 +395,11 @@ class Recorder:
             if next_input is None:
                 self._pass_on_stack()
         self._index += 1
+
+    def _find_padding(self, layer: RunningLayer) -> None:
+        if layer.attention is not None:
+            self._real = real_tokens(layer.attention, self._mask, layer.stream.shape[:2])
+            self._norms.real = self._real
 
     def _collect(self, layer: LayerParts) -> None:
         """Add a layer to the stack, or pass on its record if no other layer fits beside it."""
@@ -444,7 +451,7 @@ class LayerMode(TorchFunctionMode):
         super().__init__()
         self._residuals = residuals
         self.attention: AttentionWatcher | None = None
-        """Runs them while the attention runs."""
+        """Runs the functions in the attention; None outside of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch."""

@@ -8,8 +8,9 @@ over tokens.
 
 A hook may treat some positions differently without mixing tokens, for example add a steering vector to token
 3. So if a token differs from token `sources[i]`, more runs keep half of the tokens in their places and move
-the others: the vectors of the first half must stay the same. The halves are those of each binary digit of the
-tokens' numbers, so of any two tokens each is kept in a run in which the other is moved: 2 log2(E N) runs.
+the others: the vectors of the kept half must stay the same. Each binary digit of the tokens' numbers gives
+two halves, 2 log2(E N) runs in all. For any two tokens, one of these runs keeps the first and moves the
+second.
 
 The check runs when the encoder, its hooks or its arguments have changed since the last check, or when a
 text is much longer. B batch, E checked examples, N tokens, H heads, D hidden size, d head size.

@@ -216,7 +216,7 @@ class Explanation(Record):
             method: The method; by default the first with signed scores.
             layers: Whether to draw a heat map of layers x words; requires `explain(..., layers=True)`.
             special: Whether special tokens such as [CLS] are drawn.
-            ax: The matplotlib axes; by default of a new figure.
+            ax: The matplotlib axes; by default a new figure's.
 
         Returns:
             The axes.

@@ -28,6 +28,7 @@ __all__ = [
     "Texts",
     "as_list",
     "as_string",
+    "is_whole",
     "parse_position",
     "pooled_token",
     "resolve_position",
@@ -88,15 +89,15 @@ class Options:
         check_names("baseline", [self.baseline], BASELINES)
         if target == ():
             raise ValueError("target is an empty list: choose one class or more")
-        if target is not None and not isinstance(target, str | int | tuple):
+        if target is not None and not (isinstance(target, str | tuple) or is_whole(target)):
             raise ValueError(f"target is {target!r}: pass the name or index of a class, or a list of these")
         if against is not None and (target == ALL or isinstance(target, tuple)):
             raise ValueError("several classes cannot have a contrast class: choose one target")
         if None not in (target, against) and str(target).lower() == str(against).lower():
             raise ValueError(f"{against} is contrasted with itself: choose two classes")
-        if windows is not None and not (_is_whole(windows) and windows >= 0):
+        if windows is not None and not (is_whole(windows) and windows >= 0):
             raise ValueError(f"windows is {windows!r}: pass the number of tokens that they share, 0 or more")
-        if not (self.position in (None, "mean") or _is_whole(self.position)):
+        if not (self.position in (None, "mean") or is_whole(self.position)):
             raise ValueError(f"position is {self.position!r}: pass an integer, 'mean' or None")
         if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= 1):
             raise ValueError(f"threshold is {self.threshold!r}: pass a probability, 0 to 1")
@@ -118,10 +119,12 @@ class Options:
 def _plain(value: Any) -> Any:
     """Return a number or an array of NumPy, torch or pandas as Python numbers, and lists as tuples."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    return tuple(map(_plain, value)) if is_list else value
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Return whether a value is an integer, and not a truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from inspect import signature
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,14 @@ def weights_digest(model: PreTrainedModel) -> str:
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a digest of the settings of a tokenizer that decide on the tokens of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules: Any = (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()))
-    if backend is not None:
+    if backend is None:
+        own = signature(type(tokenizer).__init__).parameters
+        given = sorted(tokenizer.init_kwargs.items(), key=itemgetter(0))
+        flags = [(name, it) for name, it in given if name in own and isinstance(it, bool)]
+        rules: Any = (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), flags)
+    else:
         rules = json.loads(backend.to_str())
-        rules |= dict.fromkeys(("truncation", "padding"))  # those of the last call
+        rules |= dict.fromkeys(("truncation", "padding"))  # of the last call
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     limits = (tokenizer.truncation_side, tokenizer.model_max_length)
     return digest([repr((rules, special, limits)).encode()])

@@ -69,7 +69,7 @@ def plot_layers(
         layers: (L, N), one text of `GlobEnc.attribute_layers`, or (L + 1, N), one text of
             `TransformerDeepLift.attribute_layers`.
         tokens: N tokens or words (see `token_scores`).
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
         relative: Whether to divide the scores of each layer by their largest magnitude. Otherwise the token's
             own score in the first layers hides all others.
         colorbar: Whether to draw a color bar.
@@ -109,7 +109,7 @@ def plot_mixing(
     Args:
         mixing: (N, N), [receiver, source], one layer and text of `GlobEnc.mixing_matrices`.
         tokens: N tokens.
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
         colorbar: Whether to draw a color bar.
 
     Returns:
@@ -148,7 +148,7 @@ def plot_comparison(
     Args:
         methods: By method, N scores.
         tokens: N tokens or words (see `token_scores`).
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
         relative: Whether to divide the scores of each method by their largest magnitude, because methods
             differ in scale.
 
@@ -314,7 +314,7 @@ def plot_explanation(
         method: The method; by default the first with signed scores.
         layers: Whether to draw a heat map of layers x words instead of bars.
         special: Whether special tokens such as [CLS] are drawn.
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
 
     Returns:
         The axes, titled with the headline and the method.
@@ -369,7 +369,7 @@ def plot_pairs(
         scores: (M, N), for example from `similarity_matrix`.
         tokens: N tokens of the first text.
         others: M tokens of the second text.
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
         colorbar: Whether to draw a color bar.
 
     Returns:

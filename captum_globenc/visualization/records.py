@@ -174,7 +174,7 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
         attributions: (channels, H, W) or (1, channels, H, W), from any Captum method.
         image: The pixels, of the same shape. Values outside of [0, 1], as in a normalized image, are scaled
             to that range.
-        ax: The matplotlib axes; by default of a new figure.
+        ax: The matplotlib axes; by default a new figure's.
         options: Further arguments of ``visualize_image_attr``. The defaults are
             ``method="blended_heat_map"``, and ``sign="all"`` if a score is negative, else "positive".
 

@@ -262,9 +262,9 @@ def test_globenc_explains_the_given_position(position, folder, classifier):
 
 def test_rows_of_another_form_are_rejected(folder):
     attribute = Attributor(folder)
-    with pytest.raises(TypeError, match="the rows are one row: pass a batch of rows"):
+    with pytest.raises(TypeError, match="the batch is one row: pass several rows"):
         attribute({"text": "good"})
-    with pytest.raises(TypeError, match="the rows are a list: pass a dict of columns"):
+    with pytest.raises(TypeError, match="the batch is a list: pass a dict of columns"):
         attribute([{"text": "good"}])
     with pytest.raises(ValueError, match="there are 1 pairs for 2 texts"):
         attribute({"text": ["good", "bad"], "pair": ["a"]})

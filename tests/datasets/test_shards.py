@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import ProphetNetTokenizer
 
 from captum_globenc.datasets import (
     Attributor,
@@ -23,6 +24,7 @@ from captum_globenc.datasets import (
 from captum_globenc.datasets import run as runs
 from captum_globenc.datasets.shards import read_about
 from captum_globenc.texts import load_classifier
+from captum_globenc.texts.provenance import tokenizer_digest
 from checkpoints import LIMIT, save_classifier
 from sentences import sentences, write_rows
 
@@ -275,6 +277,16 @@ def test_a_folder_takes_no_shards_of_another_tokenizer(folder, data, tmp_path):
     path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
     with pytest.raises(ValueError, match="holds attributions of another tokenizer: choose another folder"):
         attribute_files(Attributor(str(moved)), data, tmp_path / "out")
+
+
+def test_settings_of_a_tokenizer_in_python_count(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[SEP]", "[MASK]", "[X_SEP]", "a", "A"]))
+    made = [ProphetNetTokenizer(path, do_lower_case=lower) for lower in (False, True, True)]
+    made[2].name_or_path = "moved"
+    made[2](["a", "a A"], padding=True)
+    cased, lower, again = map(tokenizer_digest, made)
+    assert cased != lower == again
 
 
 def test_a_folder_takes_no_shards_of_other_texts_or_weights(folder, data, tmp_path):

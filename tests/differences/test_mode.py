@@ -288,12 +288,14 @@ class Detached(nn.Parameter):
             return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize(
     "run", [lambda model: compare(model, [X[:, :3]], [X0[:, :3]]), lambda model: freeze(model, [X[:, :3]])]
 )
-def test_a_linear_function_without_a_gradient_is_rejected(run):
+def test_a_linear_function_without_a_gradient_is_rejected(run, trained):
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
     model[2].weight = Detached(model[2].weight.detach(), requires_grad=False)
+    model[2].bias.requires_grad = trained
     with pytest.raises(ValueError, match="linear has no gradient with these arguments"):
         run(model)
 

@@ -286,6 +286,7 @@ def test_a_constant_added_to_all_scores_does_not_change_a_softmax():
 
 NORM_CASES = {
     "layer norm": lambda x: F.layer_norm(x, (6,), CONSTANT[0], CONSTANT[1]),
+    "with a flag": lambda x: torch.layer_norm(x, (6,), CONSTANT[0], None, 1e-5, True),
     "its kernel": lambda x: torch.native_layer_norm(x, (6,), CONSTANT[0], None, 1e-5)[0],
     "of two dimensions": lambda x: F.layer_norm(x, normalized_shape=(4, 6), eps=1e-12),
     "rms norm": lambda x: F.rms_norm(x, (6,), CONSTANT[0]) + F.rms_norm(x, (6,), eps=0.1),

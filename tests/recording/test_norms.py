@@ -69,6 +69,19 @@ def test_a_hook_that_changes_a_norms_output_raises(classifier, batch, path, ever
         handle.remove()
 
 
+@pytest.mark.parametrize("path", NORMS)
+def test_a_hook_behind_a_norm_may_change_padding(classifier, batch, path):
+    expected = attribute(classifier, batch)
+    mask = batch["attention_mask"].bool()[..., None]
+    norm = classifier.get_submodule(path)
+    handle = norm.register_forward_hook(lambda module, args, output: output.where(mask, 1e4))
+    torch.testing.assert_close(attribute(classifier, batch), expected)
+    handle.remove()
+    norm.register_forward_hook(lambda module, args, output: (1.001 * output).where(mask, 1e4))
+    with pytest.raises(RuntimeError, match="does not return what the norms of its family do"):
+        attribute(classifier, batch)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.label)
 @pytest.mark.parametrize("role", ["norm1", "norm2", "final_norm"])
 def test_a_hook_that_exchanges_tokens_behind_a_norm_of_the_last_layer_raises(family, role):

@@ -4,9 +4,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
-from captum_globenc import GlobEnc
+from captum_globenc import EncoderForward, GlobEnc
 from captum_globenc.encoders import find_encoder
 from families import FAMILIES
 from models import SMALL_VIT, attribute, randomize
@@ -50,6 +55,19 @@ def test_a_hook_that_changes_a_layers_input_raises(classifier, batch, change):
     classifier.bert.encoder.layer[1].register_forward_pre_hook(hook)
     with pytest.raises(RuntimeError, match="does not read what the previous layer wrote"):
         attribute(classifier, batch)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_changes_of_padding_before_the_final_norm_do_not_raise(layers):
+    size = {"vocab_size": 40, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    model = ModernBertForSequenceClassification(ModernBertConfig(num_hidden_layers=layers, **size, **ends))
+    ids, mask = torch.arange(5, 23).view(2, 9), torch.ones(2, 9).long()
+    mask[0, 6:] = 0
+    globenc = GlobEnc(EncoderForward(model.eval(), ["attention_mask"]))
+    expected = globenc.attribute(ids, 1, (mask,))
+    model.model.final_norm.register_forward_pre_hook(lambda module, args: (args[0] * mask[..., None],))
+    torch.testing.assert_close(globenc.attribute(ids, 1, (mask,)), expected)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

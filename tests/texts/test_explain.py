@@ -323,8 +323,9 @@ def test_numbers_of_numpy_and_torch_are_those_of_python(classifier, number):
                 found = explain(TEXTS, *classifier, **{name: number(value)})
                 assert found == explain(TEXTS, *classifier, **{name: value})
                 assert Explanation.from_dict(json.loads(json.dumps(found[0].to_dict()))) == found[0]
-    several = explain(TEXTS[:1], *classifier, target=number([0, 1]) if number is not numpy.int64 else [0, 1])
-    assert several == explain(TEXTS[:1], *classifier, target=[0, 1])
+    expected = explain(TEXTS[:1], *classifier, target=[0, 1])
+    for several in (numpy.array([0, 1]), torch.tensor([0, 1]), [number(0), number(1)]):
+        assert explain(TEXTS[:1], *classifier, target=several) == expected
 
 
 @pytest.mark.parametrize(
@@ -332,6 +333,7 @@ def test_numbers_of_numpy_and_torch_are_those_of_python(classifier, number):
     [
         ({"position": [0, 1, 2]}, r"position is \(0, 1, 2\): pass an integer, 'mean' or None"),
         ({"position": True}, "position is True: pass an integer"),
+        ({"target": numpy.bool_(True)}, "target is True: pass the name or index of a class"),
         ({"target": 1.0}, "target is 1.0: pass the name or index of a class"),
         ({"threshold": "0.5"}, "threshold is '0.5': pass a probability"),
         ({"methods": 3}, "methods is 3: a list of one or more"),

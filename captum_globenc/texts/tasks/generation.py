@@ -22,7 +22,7 @@ from captum_globenc.results.record import Answer
 from captum_globenc.texts.methods import DEFAULT_METHODS, METHODS
 from captum_globenc.texts.methods.ours import deep_lift_outputs
 from captum_globenc.texts.model import LoadedModel
-from captum_globenc.texts.options import Options
+from captum_globenc.texts.options import Options, is_whole
 from captum_globenc.texts.outputs import ExplainedOutput, OutputWeights, Predictions
 from captum_globenc.texts.pieces import readable_tokens
 from captum_globenc.texts.prompts import Prompt
@@ -156,7 +156,7 @@ def check_generation(
     if options.per_token and contrasted:
         raise ValueError("per_token has a row for each token of one answer: leave it or against out")
     tokens = generation.get("max_new_tokens", 1)
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+    if not is_whole(tokens) or tokens < 1:
         raise ValueError(f"max_new_tokens is {tokens!r}: pass an integer of at least 1")
     if generation.get("do_sample") and generation.get("seed") is None:
         raise ValueError("do_sample=True draws another answer in every call: pass a seed as well, seed=0")
