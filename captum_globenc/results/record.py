@@ -74,8 +74,8 @@ class Record:
         model: "name", the path or name of the model, and "class".
         settings: The settings that the scores depend on: "mixing" of GlobEnc, "baseline".
         versions: The versions of the packages, by name.
-        truncated: Whether the text was truncated to the model's limit; `explain(..., windows=N)` explains
-            such texts as a whole.
+        truncated: Whether the text or sound was truncated to the model's limit; `explain(..., windows=N)`
+            explains such texts as a whole.
         less: For a difference, its operands, such as "model-a minus model-b"; else None.
         ids: The ids of the N tokens; empty if unknown, as in files of earlier versions.
         unknown: The positions of unknown tokens, such as [UNK].
@@ -169,8 +169,8 @@ class Record:
 
         The headline of a difference is ``POSITIVE: model-a minus model-b``.
         """
-        truncated = ", text truncated" if self.truncated else ""
-        return f"{self._short_headline}{truncated}"
+        kind = "text" if self.picture is None else self.picture.kind
+        return f"{self._short_headline}, {kind} truncated" if self.truncated else self._short_headline
 
     @property
     def _short_headline(self) -> str:
