@@ -186,6 +186,8 @@ class Explanation(Record):
         Raises:
             ValueError: The targets differ, the tokens cannot be aligned, or there is no common method.
         """
+        if not isinstance(other, Explanation):
+            raise TypeError(f"other is a {type(other).__name__}: pass an explanation")
         return subtract(self, other)
 
     def __sub__(self, other: Explanation) -> Explanation:

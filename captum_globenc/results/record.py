@@ -90,8 +90,8 @@ class Record:
         passage_spans: The name and the character span of each passage of the prompt.
 
     Raises:
-        ValueError: The number of scores, offsets or ids is not N; a position or a word is outside of the
-            tokens; passages overlap or are outside of the prompt; answer tokens have no scores; the words are
+        ValueError: The number of scores, offsets or ids is not N; a score is NaN or infinite; a position or a
+            word is outside of the tokens; a token is in two words; passages overlap or are outside of the prompt; answer tokens have no scores; the words are
             not the parts of the picture; or a kind is missing or unknown.
     """
 
@@ -132,10 +132,15 @@ class Record:
         for what, name, row in rows:
             if len(row) != len(self.tokens):
                 raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"{what} of {name} contain NaN or infinity")
         for what, given in (("offsets", self.offsets), ("ids", self.ids)):
             if given and len(given) != len(self.tokens):
                 raise ValueError(f"{len(given)} {what} for {len(self.tokens)} tokens")
-        places = [*self.unknown, *(token for word in self.groups for token in word.tokens)]
+        places = [token for word in self.groups for token in word.tokens]
+        if len(set(places)) < len(places):
+            raise ValueError("a token is in two words")
+        places += self.unknown
         places += [self.position] if isinstance(self.position, int) else []
         if not all(0 <= place < len(self.tokens) for place in places):
             raise ValueError(f"a position or a word is outside the {len(self.tokens)} tokens")
@@ -195,7 +200,7 @@ class Record:
     def _less_names_subjects(self) -> bool:
         """Whether `less` names the explained classes, or there are several."""
         less, subject = self.less or "", self.subject.strip()
-        return bool(self.outputs) or less.startswith((f"{subject} minus ", f"{subject}, "))
+        return bool(self.outputs) or less.lstrip("(").startswith((f"{subject} minus ", f"{subject}, "))
 
     @property
     def heading(self) -> str:
