@@ -112,7 +112,7 @@ def explain_file(
             f"processor is {processor!r}: pass the image processor or feature extractor of the model"
         )
     rate = getattr(processor, "sampling_rate", None)
-    given = read_image(path) if rate is None else read_sound(path, rate)
+    given: Any = read_image(path) if rate is None else read_sound(path, rate)
     process = partial(processor, return_tensors="pt", **({} if rate is None else {"sampling_rate": rate}))
     try:
         batch = process(given)

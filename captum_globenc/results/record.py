@@ -91,8 +91,9 @@ class Record:
 
     Raises:
         ValueError: The number of scores, offsets or ids is not N; a score is NaN or infinite; a position or a
-            word is outside of the tokens; a token is in two words; passages overlap or are outside of the prompt; answer tokens have no scores; the words are
-            not the parts of the picture; or a kind is missing or unknown.
+            word is outside of the tokens; a token is in two words; passages overlap or are outside of the
+            prompt; answer tokens have no scores; the words are not the parts of the picture; or a kind is
+            missing or unknown.
     """
 
     text: str
