@@ -113,6 +113,8 @@ def explain_file(
         )
     rate = getattr(processor, "sampling_rate", None)
     given: Any = read_image(path) if rate is None else read_sound(path, rate)
+    if rate is None and getattr(model.config, "num_channels", None) == 1:
+        given = given.convert("L")
     process = partial(processor, return_tensors="pt", **({} if rate is None else {"sampling_rate": rate}))
     try:
         batch = process(given)

@@ -339,6 +339,20 @@ def test_an_incomplete_sound_is_an_error_unless_it_was_streamed(tmp_path, channe
         assert read_sound(path, RATE).tolist() == whole[:frames].tolist()
 
 
+def test_a_model_of_one_channel_reads_levels_of_gray(picture):
+    config = ViTConfig(image_size=32, patch_size=8, num_channels=1, **SIZES)
+    model = randomize(ViTForImageClassification(config)).double()
+    options = {"image_mean": [0.5], "image_std": [0.5], "size": {"height": 32, "width": 32}}
+    found = explain_file(picture, model, ViTImageProcessor(**options))
+    levels = np.asarray(Image.open(picture).convert("L").resize((32, 32), Image.Resampling.BILINEAR))
+    pixels = torch.tensor(levels[None, None] / 127.5 - 1)
+    with torch.no_grad():
+        difference = (model(pixels).logits - model(0 * pixels).logits)[0]
+    target = int(model.config.label2id[found.target])
+    assert sum(found.scores[SIGNED]) == pytest.approx(difference[target].item(), abs=1e-5)
+    assert np.abs(np.asarray(opened(found)).astype(int) - levels).mean() < 5  # JPEG
+
+
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bits_a_pixel_become_8(tmp_path, ending):
     levels = np.arange(0, 65536, 64, dtype="uint16").reshape(32, 32)
