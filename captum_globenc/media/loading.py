@@ -72,7 +72,7 @@ def read_image(path: str | PathLike[str]) -> Any:
         A `PIL.Image.Image`, rotated by its EXIF orientation; the first image of an animation.
 
     Raises:
-        ValueError: the file is not an image, or has pixels of 32 bits.
+        ValueError: the file is not an image, has pixels of 32 bits, or more pixels than Pillow allows.
         OSError: the file cannot be read.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError  # imported on demand, as matplotlib is
@@ -88,6 +88,8 @@ def read_image(path: str | PathLike[str]) -> Any:
                     f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 or 16"
                 )
             return turned.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image that Pillow reads") from error
 

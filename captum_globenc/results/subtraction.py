@@ -140,11 +140,15 @@ def _operands(one: Record, other: Record) -> str:
 def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
     """Return both records with the same W words as tokens, and all special tokens as one last token."""
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
+    if one.picture or other.picture:
+        raise ValueError(
+            f"{texts[0]} and {texts[1]} have different parts: explain with parts of the same size"
+        )
     if one.sources != other.sources:
         raise ValueError(
             f"{texts[0]} and {texts[1]} have different tokens: only explanations of one text can be aligned"
         )
-    if not (one.offsets and other.offsets) or one.picture or other.picture:
+    if not (one.offsets and other.offsets):
         raise ValueError(
             f"the tokens of {texts[0]} differ and cannot be aligned by words: explain with fast tokenizers, "
             "which give character offsets"

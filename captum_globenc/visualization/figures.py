@@ -457,7 +457,8 @@ def draw_media(explanation: Record) -> Figure:
     pixels = Image.open(io.BytesIO(content))
     count, image = len(explanation.scores) + 1, picture.kind == "image"
     figure = Figure(figsize=(3.2 * count, 3.6) if image else (8, 1.8 * count), layout="constrained")
-    first, *others = figure.subplots(1, count) if image else figure.subplots(count, 1)
+    rows, columns = (1, count) if image else (count, 1)
+    first, *others = figure.subplots(rows, columns, squeeze=False).flatten()
     right, lower = ([0, *accumulate(sizes)] for sizes in (picture.widths, picture.heights))
     for ax in (first, *others):
         shown = np.asarray((pixels if ax is first else pixels.convert("LA")).convert("RGBA"))

@@ -197,6 +197,19 @@ def test_a_figure_of_a_saved_explanation_is_the_same(tmp_path, vision, picture):
         draw_media(Explanation(**{**vars(found), "picture": None}))
 
 
+def test_pictures_of_other_parts_and_of_no_method(vision, picture):
+    found = explain_file(picture, *load_media_model(str(vision), "image")[:2], methods=["globenc"])
+    config = ViTConfig(image_size=48, patch_size=8, **SIZES)
+    processor = ViTImageProcessor(size={"height": 48, "width": 48})
+    larger = explain_file(picture, ViTForImageClassification(config).eval(), processor, methods=["globenc"])
+    with pytest.raises(ValueError, match="have different parts: explain with parts of the same size"):
+        _ = found - larger
+    for ask in (found.sentences, lambda: found.spans([(0, 2)])):
+        with pytest.raises(ValueError, match=r"the image .*cat.png has no characters: use words\(\) or top"):
+            ask()
+    assert len(draw_media(found.by()).axes) == 1
+
+
 def test_sound_features_are_drawn_and_named_by_frames(sound):
     config = ASTConfig(
         patch_size=8, num_mel_bins=16, max_length=40, frequency_stride=8, time_stride=8, **SIZES
@@ -423,7 +436,7 @@ def test_a_processor_may_contain_a_feature_extractor(hearing, sound):
     assert explain_file(sound, model, both) == explain_file(sound, model, extractor)
 
 
-def test_what_cannot_be_explained_is_an_error_that_names_it(vision, hearing, picture, sound, tmp_path):
+def test_what_cannot_be_explained_is_an_error_that_names_it(vision, hearing, picture, tmp_path, monkeypatch):
     model, processor, _ = load_media_model(str(vision), "image")
     for given in (np.zeros((32, 32, 3)), Image.new("RGB", (32, 32)), [picture], b"x.png"):
         with pytest.raises(TypeError, match=f"path is a {type(given).__name__}: pass the name of one"):
@@ -438,6 +451,9 @@ def test_what_cannot_be_explained_is_an_error_that_names_it(vision, hearing, pic
         model.classifier.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits of the model for .* contain NaN"):
         explain_file(picture, model, processor)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"cat.png is too large: Image size \(3000 pixels\)"):
+        read_image(picture)
     listener, extractor, _ = load_media_model(str(hearing), "sound")
     with pytest.raises(ValueError, match=r"cannot classify .*short.wav, 5 samples: .*[Kk]ernel"):
         explain_file(save_sound(tmp_path / "short.wav", np.ones((5, 1))), listener, extractor)
