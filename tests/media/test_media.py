@@ -507,6 +507,8 @@ def test_options_that_do_not_apply_to_files_are_reported(run, failing, tmp_path,
     assert list(json.loads(out)["scores"]) == [SIGNED, "globenc"]
     assert run(*asked, "--method", "list")[0].split() == ["globenc", SIGNED]
     assert "Format 'xyz' is not supported" in run(*asked, "--picture", tmp_path / "a.xyz", status=2)[1]
+    run(*asked, "--picture", tmp_path / "drawn")  # PNG, in the file of that name
+    assert Image.open(tmp_path / "drawn").format == "PNG"
     for options in (["--mixing", "W"], ["--layers"], ["--position", 1], ["--windows", 4]):
         assert "--image and --audio accept only" in failing(*asked, *options)
     nowhere = (*asked[:-1], tmp_path / "none")
