@@ -373,6 +373,8 @@ def _explain_files(
         if picture is not None:  # there is only one file
             from captum_globenc.visualization import draw_media
 
-            write(picture, lambda path: draw_media(explanation).savefig(path))  # noqa: B023
+            # With a format, matplotlib adds no ending to the name.
+            kind = picture.suffix[1:] or "png"
+            write(picture, lambda path: draw_media(explanation).savefig(path, format=kind))  # noqa: B023
             wrote(picture)
         yield explanation

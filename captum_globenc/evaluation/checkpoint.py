@@ -5,11 +5,10 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captum_globenc.datasets.files import WHOLE
 from captum_globenc.datasets.store import check_settings, read_settings, replace
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
@@ -28,7 +27,7 @@ class Checkpoint:
         folder: the folder; None keeps the rows in memory only.
         settings: everything that the rows depend on. A folder holds rows of one set of settings.
         metrics: names of the metric columns.
-        batch_sizes: number of rows of each finished batch.
+        batches: the ids of the examples of each batch. A finished batch has a row per example and method.
 
     Raises:
         ValueError: the folder cannot be used, or holds results of other settings.
@@ -39,16 +38,15 @@ class Checkpoint:
         folder: Path | None,
         settings: Mapping[str, Any],
         metrics: Sequence[str],
-        batch_sizes: Sequence[int],
+        batches: Sequence[Sequence[int | str]],
     ) -> None:
         self.rows: list[Row] = []
         self._read: dict[str, Callable[[str], Any]] = {
             BATCH: int,
-            EXAMPLE: lambda text: int(text) if WHOLE.fullmatch(text) else text,
-            **dict.fromkeys(TEXTS, str),
+            **dict.fromkeys((EXAMPLE, *TEXTS), str),
             **dict.fromkeys((*metrics, SECONDS), float),
         }
-        self._sizes, self._methods = batch_sizes, len(settings["methods"])
+        self._batches, self._methods = batches, settings["methods"]
         self._path = None if folder is None else folder / RESULTS
         self._written = 0
         if folder is not None:
@@ -99,24 +97,30 @@ class Checkpoint:
 
     def _load(self, path: Path, known: bool) -> None:
         """Load the finished batches, and remove the rows of an unfinished one."""
-        text = path.read_text(encoding="utf-8", errors="replace") if known else ""
-        ended = text[: text.rfind("\n") + 1]  # without an incomplete last line
-        found = []
-        for row in csv.DictReader(io.StringIO(ended)):
-            try:
-                found.append({name: read(row[name]) for name, read in self._read.items()})
-            except (KeyError, TypeError, ValueError):
-                break
-        count = Counter(row[BATCH] for row in found)
-        # If a text lacks the row of a method, that row is damaged.
-        texts = Counter((row[BATCH], row[EXAMPLE]) for row in found)
-        damaged = {batch for (batch, _), rows in texts.items() if rows % self._methods}
-        done = {batch for batch, size in enumerate(self._sizes) if count[batch] == size} - damaged
-        self.rows = _same_type([row for row in found if row[BATCH] in done])
+        # Decode bytes, because text mode would change line ends within ids and labels.
+        text = path.read_bytes().decode(errors="replace") if known else ""
+        found = list(self._parsed(text[: text.rfind("\n") + 1]))  # without an incomplete last line
+        ids = {str(name): name for batch in self._batches for name in batch}
+        count = Counter((row[BATCH], row[EXAMPLE], row[METHOD]) for row in found)
+        self.rows = []
+        for batch, names in enumerate(self._batches):
+            rows = [{**row, EXAMPLE: ids.get(row[EXAMPLE])} for row in found if row[BATCH] == batch]
+            wanted = Counter((batch, str(name), method) for name in names for method in self._methods)
+            if len(rows) == wanted.total() and wanted <= count:
+                self.rows += rows
+        self.rows = _same_type(self.rows)
         whole = ",".join(self._read) + "\n" + self._lines(self.rows)
         if whole != text:
             replace(path, whole)
         self._written = len(whole.encode())
+
+    def _parsed(self, text: str) -> Iterator[Row]:
+        """Yield the rows of a CSV file up to the first damaged one."""
+        try:
+            for row in csv.DictReader(io.StringIO(text)):
+                yield {name: read(row[name]) for name, read in self._read.items()}
+        except (KeyError, TypeError, ValueError, csv.Error):
+            return
 
     def _lines(self, rows: Sequence[Row]) -> str:
         file = io.StringIO()

@@ -198,6 +198,9 @@ def evaluate(
     order = sorted(range(len(examples)), key=lambda place: -len(ids[place]))
     ordered = [examples[place] for place in order]
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    # Methods and metrics read these ids as well.
+    special = [getattr(tokenizer, f"{it}_id") for it in ("mask_token", "pad_token")]
+    special += [tokenizer.padding_side, *sorted(tokenizer.all_special_ids)]
     settings = {
         "methods": methods,
         "metrics": metrics,
@@ -208,7 +211,7 @@ def evaluate(
         "position": position,
         "texts": len(examples),
         "data": digest([repr([replace(example, line=None) for example in examples]).encode()]),
-        "tokens": digest([repr(ids).encode()]),
+        "tokens": digest([repr((ids, special)).encode()]),
         "model": type(model).__name__,
         "config": digest([config_text(model.config)]),
         "weights": digest(map(content, model.state_dict().values())),
@@ -217,7 +220,7 @@ def evaluate(
     saved = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if out is not None and fresh:
         out = free_folder(out, saved)
-    checkpoint = Checkpoint(out, saved, metrics, [len(batch) * len(methods) for batch in batches])
+    checkpoint = Checkpoint(out, saved, metrics, [[it.number for it in batch] for batch in batches])
     done = 0
     for index, chosen in enumerate(batches):
         if not checkpoint.has(index):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from os import PathLike, fspath
@@ -22,12 +23,14 @@ from transformers import PreTrainedModel
 from captum_globenc.attr.deep_lift import TransformerDeepLift
 from captum_globenc.attr.globenc import GlobEnc
 from captum_globenc.drawing.picture import PARTS, Picture
+from captum_globenc.encoders.vision import patch_grid
 from captum_globenc.errors import check_names
 from captum_globenc.forward import EncoderForward
 from captum_globenc.media.loading import read_image, read_sound
 from captum_globenc.results.explanation import Explanation
 from captum_globenc.results.words import Word
 from captum_globenc.texts.classes import class_names, class_of, probabilities
+from captum_globenc.texts.loading import in_one_line
 from captum_globenc.texts.methods import METHODS as OF_TEXTS
 from captum_globenc.texts.methods import run_each
 from captum_globenc.texts.provenance import versions
@@ -91,29 +94,49 @@ def explain_file(
         0, a gray image or silence.
 
     Raises:
-        ValueError: the file has another format, a name is unknown, the model does not return finite logits
-            (B, C), or a chosen method, or every method, does not support the model.
+        ValueError: the file has another format or does not fit the model, a name is unknown, the model does
+            not return finite logits (B, C), or a chosen method, or every method, does not support the model.
+        TypeError: `path` is not a file name, or `processor` is not callable.
         OSError: the file cannot be read.
     """
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"path is a {type(path).__name__}: pass the name of one image or sound file")
+    if isinstance(methods, str):
+        raise ValueError(f"methods is {methods!r}: pass a list of names")
     if methods is not None:
         check_names("method", methods, METHODS)
+    for part in ("image_processor", "feature_extractor"):  # a processor that also has a tokenizer
+        processor = getattr(processor, part, processor)
+    if not callable(processor):
+        raise TypeError(
+            f"processor is {processor!r}: pass the image processor or feature extractor of the model"
+        )
     rate = getattr(processor, "sampling_rate", None)
-    if rate is None:
-        batch = processor(read_image(path), return_tensors="pt")
-    else:
-        batch = processor(read_sound(path, rate), sampling_rate=rate, return_tensors="pt")
-    # Some feature extractors pad frames and return a mask.
-    masked = "attention_mask" in batch and "attention_mask" in signature(model.forward).parameters
-    forward = EncoderForward(model, ("attention_mask",) if masked else ())
-    inputs, extra = forward.arguments(batch)
-    inputs = inputs.to(model.device, next(model.parameters()).dtype)
-    extra = tuple(it.to(model.device) for it in extra)
+    given: Any = read_image(path) if rate is None else read_sound(path, rate)
+    if rate is None and getattr(model.config, "num_channels", None) == 1:
+        given = given.convert("L")
+    process = partial(processor, return_tensors="pt", **({} if rate is None else {"sampling_rate": rate}))
+    try:
+        batch = process(given)
+        # Some feature extractors pad frames and return a mask.
+        masked = "attention_mask" in batch and "attention_mask" in signature(model.forward).parameters
+        forward = EncoderForward(model, ("attention_mask",) if masked else ())
+        inputs, extra = forward.arguments(batch)
+        inputs = inputs.to(model.device, next(model.parameters()).dtype)
+        extra = tuple(it.to(model.device) for it in extra)
+        if not bool(inputs.isfinite().all()):
+            raise ValueError("the processor returns NaN or infinity")
+        with torch.no_grad():
+            logits = forward(inputs, *extra)
+    except (RuntimeError, ValueError) as error:  # of the model or its processor
+        size = f"{given.width} x {given.height} pixels" if rate is None else f"{len(given)} samples"
+        raise ValueError(f"cannot classify {path}, {size}: {in_one_line(error)}") from error
     time = -1 if rate is None or inputs.dim() == 2 else _time_axis(inputs[0], model, processor)
-    with torch.no_grad():
-        logits = forward(inputs, *extra)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    if logits.dim() != 2 or not bool(logits.isfinite().all()):
-        raise ValueError(f"a classifier gives finite logits (B, C), this model gives {tuple(logits.shape)}")
+    if logits.dim() != 2:
+        raise ValueError(f"a classifier gives logits (B, C), this model gives {tuple(logits.shape)}")
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"the logits of the model for {path} contain NaN or infinity")
     labels = class_names(model.config, logits.shape[1])
     best = int(logits.argmax())
     chosen = best if target is None else class_of(target, labels, "target")
@@ -122,6 +145,9 @@ def explain_file(
     found = run_each(
         lambda name: METHODS[name](forward, inputs, extra, chosen).detach().cpu(), methods, METHODS, notices
     )
+    truncated = rate is not None and _is_truncated(given, batch, process, rate)
+    if truncated:
+        notices[f"{path} is longer than the model reads: its end is not explained"] = None
     if tell is not None:
         for message in notices:
             tell(message)
@@ -150,8 +176,19 @@ def explain_file(
         model={"name": str(model.config.name_or_path or ""), "class": type(model).__name__},
         settings={"mixing": "N-Enc", "baseline": "zero"},
         versions=versions(),
+        truncated=truncated,
         picture=picture,
     )
+
+
+def _is_truncated(
+    samples: NDArray[np.float32], batch: Mapping[str, Tensor], process: Callable[..., Any], rate: int
+) -> bool:
+    """Return whether the features of a sound stay the same with noise in its last 25 ms, a frame."""
+    end = min(len(samples), rate // 40)
+    noise = np.random.default_rng(0).uniform(-1, 1, end).astype(samples.dtype)
+    other = process(np.concatenate([samples[: len(samples) - end], noise]))
+    return all(torch.equal(batch[name], other[name]) for name in batch)
 
 
 def _time_axis(features: Tensor, model: PreTrainedModel, processor: Any) -> int:
@@ -177,10 +214,11 @@ def _parts(inputs: Tensor, model: PreTrainedModel, processor: Any) -> tuple[Pict
     """Return the picture of pixels `(3, H, W)`, samples `(T,)` or features `(F, T)`, and its parts' names."""
     values = inputs.cpu().double().numpy()
     if values.ndim == 3:
-        side = getattr(model.config, "patch_size", None)
-        heights, widths = (
-            _cut(size, side if isinstance(side, int) else PATCH_SIZE) for size in values.shape[1:]
-        )
+        configs = (model.config, getattr(model.config, "vision_config", None))
+        patched = next((it for it in configs if getattr(it, "patch_size", None)), None)
+        axes = () if patched is None else patch_grid(patched, 0).axes
+        sides = [axis.stride for axis in axes] or [PATCH_SIZE] * 2
+        heights, widths = map(_cut, values.shape[1:], sides)
         names = [
             f"row {row}, column {column}"
             for row in range(1, len(heights) + 1)
@@ -238,12 +276,13 @@ def _draw_pixels(
 ) -> str:
     """Return a JPEG as a data URL: pixels `(C, H, W)` as they were before the processor normalized them.
 
-    Without a mean and a standard deviation of each channel, the pixels are rescaled to their range.
+    If they are then outside of [0, 1], they are rescaled to that range.
     """
     channels = pixels.astype(np.float64)
     if mean is not None and std is not None:
         channels = channels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))
-    else:
+    # The tolerance is a rounding error of float32.
+    if channels.min() < -0.01 or channels.max() > 1.01:
         channels = _rescaled(channels)
     levels = _levels(channels.transpose(1, 2, 0))
     image = _image(levels[..., 0] if len(pixels) == 1 else levels)

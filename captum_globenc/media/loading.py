@@ -30,6 +30,10 @@ FULL_SCALE = {1: 128.0, 2: 32768.0, 4: 2147483648.0}
 """The full scale of samples, by bytes per sample."""
 
 
+STREAMED = 0x7FFF0000
+"""The least size of the samples, in bytes, that programs write if they do not know the size."""
+
+
 class MediaModel(NamedTuple):
     """A classifier in eval mode, its processor, and the names of weights that its files lack."""
 
@@ -65,17 +69,27 @@ def read_image(path: str | PathLike[str]) -> Any:
         path: a file in any format that Pillow reads.
 
     Returns:
-        A `PIL.Image.Image`, rotated by its EXIF orientation.
+        A `PIL.Image.Image`, rotated by its EXIF orientation; the first image of an animation.
 
     Raises:
-        ValueError: the file is not an image.
+        ValueError: the file is not an image, has pixels of 32 bits, or more pixels than Pillow allows.
         OSError: the file cannot be read.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError  # imported on demand, as matplotlib is
 
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            turned = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
+                # Pillow clips 16 bits to 8.
+                turned = Image.fromarray((np.asarray(turned) >> 8).astype("u1"))
+            elif image.mode in ("I", "F"):
+                raise ValueError(
+                    f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 or 16"
+                )
+            return turned.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image that Pillow reads") from error
 
@@ -91,23 +105,26 @@ def read_sound(path: str | PathLike[str], rate: int) -> NDArray[np.float32]:
         Samples `(T,)` in [-1, 1].
 
     Raises:
-        ValueError: the file is not such a WAV file, is empty, or has another sampling rate.
+        ValueError: the file is not such a WAV file, is empty or incomplete, or has another sampling rate.
         OSError: the file cannot be read.
     """
+    convert = f"ffmpeg -i {path} -ar {rate} OUT.wav"
     try:
         with wave.open(str(path), "rb") as sound:
             channels, width, found, count = sound.getparams()[:4]
             content = sound.readframes(count)
     except (wave.Error, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a WAV file of integers (PCM): ffmpeg -i FILE -ar {rate} {path}"
-        ) from error
+        raise ValueError(f"{path} is not a WAV file of integers (PCM): {convert}") from error
     if found != rate:
-        raise ValueError(
-            f"{path} has {found} samples a second, and the model takes {rate}: ffmpeg -i FILE -ar {rate} OUT"
-        )
-    if width not in FULL_SCALE or not content:
-        raise ValueError(f"{path} has no samples of 1, 2 or 4 bytes")
+        raise ValueError(f"{path} has {found} samples a second, and the model takes {rate}: {convert}")
+    if width not in FULL_SCALE:
+        raise ValueError(f"{path} has samples of {width} bytes, not of 1, 2 or 4: {convert}")
+    size = width * channels
+    if len(content) < count * size < STREAMED:
+        raise ValueError(f"{path} is incomplete: it has {len(content) // size} of {count} samples")
+    content = content[: len(content) // size * size]
+    if not content:
+        raise ValueError(f"{path} has no samples")
     # Samples of one byte are unsigned.
     samples = np.frombuffer(content, dtype="u1" if width == 1 else f"<i{width}").astype(np.float64)
     samples = (samples - (128 if width == 1 else 0)) / FULL_SCALE[width]

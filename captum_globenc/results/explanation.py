@@ -122,6 +122,8 @@ class Explanation(Record):
 
     def _of_spans(self, spans: Sequence[Span], method: str | None) -> Parts:
         """Return the scores of spans of the text or its pair, and last of the rest."""
+        if self.picture is not None:
+            raise ValueError(f"the {self.picture.kind} {self.text} has no characters: use words() or top()")
         return Parts(score_spans(self.sources, self.offsets, self.scores[self.chosen(method)], spans))
 
     def top(self, k: int = 5, method: str | None = None, *, of: str = "words", special: bool = True) -> Parts:
@@ -186,6 +188,8 @@ class Explanation(Record):
         Raises:
             ValueError: The targets differ, the tokens cannot be aligned, or there is no common method.
         """
+        if not isinstance(other, Explanation):
+            raise TypeError(f"other is a {type(other).__name__}: pass an explanation")
         return subtract(self, other)
 
     def __sub__(self, other: Explanation) -> Explanation:

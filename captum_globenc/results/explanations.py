@@ -44,7 +44,11 @@ class Explanations(Sequence[Explanation]):
     """
 
     def __init__(self, explanations: Iterable[Explanation] = ()) -> None:
+        if not isinstance(explanations, Iterable):
+            raise TypeError(f"explanations is a {type(explanations).__name__}: pass a list of explanations")
         self._all = tuple(explanations)
+        if wrong := [type(it).__name__ for it in self._all if not isinstance(it, Explanation)]:
+            raise TypeError(f"explanations has a {wrong[0]}: pass a list of explanations")
 
     def __len__(self) -> int:
         return len(self._all)
@@ -62,7 +66,7 @@ class Explanations(Sequence[Explanation]):
     __hash__ = None  # type: ignore[assignment]  # the explanations hold mutable lists
 
     def __add__(self, other: Iterable[Explanation]) -> Explanations:
-        return Explanations([*self, *other])
+        return Explanations([*self, *Explanations(other)])
 
     def __repr__(self) -> str:
         methods = dict.fromkeys(name for it in self for name in it.scores)
@@ -123,7 +127,7 @@ class Explanations(Sequence[Explanation]):
         Raises:
             ValueError: The numbers differ, or two cannot be subtracted, see `Explanation.difference`.
         """
-        others = list(others)
+        others = Explanations(others)
         if len(others) != len(self):
             raise ValueError(f"{len(self)} explanations minus {len(others)}: there have to be as many")
         return Explanations(one.difference(other) for one, other in zip(self, others, strict=True))

@@ -74,8 +74,8 @@ class Record:
         model: "name", the path or name of the model, and "class".
         settings: The settings that the scores depend on: "mixing" of GlobEnc, "baseline".
         versions: The versions of the packages, by name.
-        truncated: Whether the text was truncated to the model's limit; `explain(..., windows=N)` explains
-            such texts as a whole.
+        truncated: Whether the text or sound was truncated to the model's limit; `explain(..., windows=N)`
+            explains such texts as a whole.
         less: For a difference, its operands, such as "model-a minus model-b"; else None.
         ids: The ids of the N tokens; empty if unknown, as in files of earlier versions.
         unknown: The positions of unknown tokens, such as [UNK].
@@ -90,9 +90,10 @@ class Record:
         passage_spans: The name and the character span of each passage of the prompt.
 
     Raises:
-        ValueError: The number of scores, offsets or ids is not N; a position or a word is outside of the
-            tokens; passages overlap or are outside of the prompt; answer tokens have no scores; the words are
-            not the parts of the picture; or a kind is missing or unknown.
+        ValueError: The number of scores, offsets or ids is not N; a score is NaN or infinite; a position or a
+            word is outside of the tokens; a token is in two words; passages overlap or are outside of the
+            prompt; answer tokens have no scores; the words are not the parts of the picture; or a kind is
+            missing or unknown.
     """
 
     text: str
@@ -132,10 +133,15 @@ class Record:
         for what, name, row in rows:
             if len(row) != len(self.tokens):
                 raise ValueError(f"{what} of {name}: {len(row)} for {len(self.tokens)} tokens")
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"{what} of {name} contain NaN or infinity")
         for what, given in (("offsets", self.offsets), ("ids", self.ids)):
             if given and len(given) != len(self.tokens):
                 raise ValueError(f"{len(given)} {what} for {len(self.tokens)} tokens")
-        places = [*self.unknown, *(token for word in self.groups for token in word.tokens)]
+        places = [token for word in self.groups for token in word.tokens]
+        if len(set(places)) < len(places):
+            raise ValueError("a token is in two words")
+        places += self.unknown
         places += [self.position] if isinstance(self.position, int) else []
         if not all(0 <= place < len(self.tokens) for place in places):
             raise ValueError(f"a position or a word is outside the {len(self.tokens)} tokens")
@@ -169,8 +175,8 @@ class Record:
 
         The headline of a difference is ``POSITIVE: model-a minus model-b``.
         """
-        truncated = ", text truncated" if self.truncated else ""
-        return f"{self._short_headline}{truncated}"
+        kind = "text" if self.picture is None else self.picture.kind
+        return f"{self._short_headline}, {kind} truncated" if self.truncated else self._short_headline
 
     @property
     def _short_headline(self) -> str:
@@ -195,7 +201,7 @@ class Record:
     def _less_names_subjects(self) -> bool:
         """Whether `less` names the explained classes, or there are several."""
         less, subject = self.less or "", self.subject.strip()
-        return bool(self.outputs) or less.startswith((f"{subject} minus ", f"{subject}, "))
+        return bool(self.outputs) or less.lstrip("(").startswith((f"{subject} minus ", f"{subject}, "))
 
     @property
     def heading(self) -> str:

@@ -40,7 +40,6 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
     if not both:
         raise ValueError(f"no method is in both: {', '.join(one.scores)} and {', '.join(other.scores)}")
     _check_targets(one, other, both)
-    same_model, same_text = one.model == other.model, one.sources == other.sources
     less = _operands(one, other)
     left, right = (one, other) if one.tokens == other.tokens else _aligned(one, other)
     kinds: dict[str, Kind] = {
@@ -52,7 +51,7 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
         if len(left.layers.get(name, ())) == len(right.layers.get(name, ())) > 0
     }
     model = one.model
-    if not same_model:
+    if one.model != other.model:
         names = [it.model.get("name") or "" for it in (one, other)]
         classes = [*dict.fromkeys(it.model["class"] for it in (one, other) if it.model.get("class"))]
         model = {"name": " minus ".join(filter(None, names)), "class": " minus ".join(classes)}
@@ -61,7 +60,7 @@ def subtract(one: AnyRecord, other: Record) -> AnyRecord:
         "kinds": kinds,
         "layers": layers,
         "explained": one.explained - other.explained,
-        "probabilities": one.probabilities if same_model and same_text else {},
+        "probabilities": one.probabilities if _same_prediction(one, other) else {},
         "outputs": {
             name: (target, value - other.outputs[name][1])
             for name, (target, value) in one.outputs.items()
@@ -85,8 +84,10 @@ def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
                 f"scores of {name} are in {one.units[name]} here and in {other.units[name]} there: one of "
                 "the models is a regression"
             )
-    if not signed or one.outputs or one.subject == other.subject or _same_prediction(one, other):
+    alike = (one.subject, one.less) == (other.subject, other.less)
+    if not signed or one.outputs or alike or _same_prediction(one, other):
         return
+    subjects = [it.less or it.subject for it in (one, other)]
     common = next(
         (
             name
@@ -99,7 +100,7 @@ def _check_targets(one: Record, other: Record, methods: Sequence[str]) -> None:
     shares = [name for name in methods if name not in signed]
     alone = f", or subtract {', '.join(shares)} alone, with .by({shares[0]!r})" if shares else ""
     raise ValueError(
-        f"these explain different outputs, {one.subject!r} and {other.subject!r}, of different models or "
+        f"these explain different outputs, {subjects[0]!r} and {subjects[1]!r}, of different models or "
         f"texts: {how}{alone}"
     )
 
@@ -119,8 +120,8 @@ def _operands(one: Record, other: Record) -> str:
     """Return "A minus B", where A and B name the differences of the two explanations."""
     sides = []
     for it, its in ((one, other), (other, one)):
-        names = []
-        if it.subject != its.subject and not it.outputs:
+        names = [f"({it.less})"] if it.less else []
+        if (it.subject != its.subject or its.less) and not it.less and not it.outputs:
             names.append(it.subject.strip())  # answers may start with a space
         if it.model != its.model:
             names.append(it.model.get("name") or it.model.get("class") or "another model")
@@ -139,11 +140,15 @@ def _operands(one: Record, other: Record) -> str:
 def _aligned(one: AnyRecord, other: Record) -> tuple[AnyRecord, Record]:
     """Return both records with the same W words as tokens, and all special tokens as one last token."""
     texts = [repr(shorten(it.text, 40)) for it in (one, other)]
+    if one.picture or other.picture:
+        raise ValueError(
+            f"{texts[0]} and {texts[1]} have different parts: explain with parts of the same size"
+        )
     if one.sources != other.sources:
         raise ValueError(
             f"{texts[0]} and {texts[1]} have different tokens: only explanations of one text can be aligned"
         )
-    if not (one.offsets and other.offsets) or one.picture or other.picture:
+    if not (one.offsets and other.offsets):
         raise ValueError(
             f"the tokens of {texts[0]} differ and cannot be aligned by words: explain with fast tokenizers, "
             "which give character offsets"

@@ -285,7 +285,7 @@ def _axes(ax: Axes | None, tokens: float, height: float) -> Axes:
 def _checked(values: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
     """Return values as an array, and check that they are finite and of a shape; None matches any size."""
     if hasattr(values, "detach"):  # a tensor on any device
-        values = values.detach().cpu()
+        values = values.detach().cpu().double()  # NumPy has no bfloat16
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != len(shape) or any(
         size != wanted for size, wanted in zip(array.shape, shape, strict=True) if wanted is not None
@@ -403,7 +403,7 @@ def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
         The figure, created without pyplot; `savefig` saves it.
 
     Raises:
-        ValueError: there are no words.
+        ValueError: there are no words, or there is NaN or infinity.
 
     Example:
         >>> figure = plot_words({"POSITIVE": [("great", 0.4), ("dull", -0.1)]})
@@ -420,12 +420,14 @@ def plot_words(classes: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
     panels = figure.subplots(lines, columns, sharex=True, squeeze=False).flatten()
     for panel, (label, words) in zip(panels, classes.items(), strict=False):
         names, families = drawable([word[:LONGEST].replace("$", r"\$") for word, _ in words])
-        scores = [score for _, score in words]
+        scores = np.array([score for _, score in words], np.float64)
+        if len(scores):
+            _checked(scores, (len(words),))
         panel.barh(range(len(words)), scores, color=[NEGATIVE if it < 0 else POSITIVE for it in scores])
         panel.set_yticks(range(len(words)), names, fontsize=8, fontfamily=families)
         panel.invert_yaxis()
         panel.axvline(0, color="#707070", linewidth=0.8)
-        panel.set_title(label.replace("$", r"\$"), fontsize=9)
+        panel.set_title(str(label).replace("$", r"\$"), fontsize=9)
         panel.set_xlabel("mean score", fontsize=8)
         panel.tick_params(axis="x", labelsize=7)
     for panel in panels[len(classes) :]:
@@ -455,7 +457,8 @@ def draw_media(explanation: Record) -> Figure:
     pixels = Image.open(io.BytesIO(content))
     count, image = len(explanation.scores) + 1, picture.kind == "image"
     figure = Figure(figsize=(3.2 * count, 3.6) if image else (8, 1.8 * count), layout="constrained")
-    first, *others = figure.subplots(1, count) if image else figure.subplots(count, 1)
+    rows, columns = (1, count) if image else (count, 1)
+    first, *others = figure.subplots(rows, columns, squeeze=False).flatten()
     right, lower = ([0, *accumulate(sizes)] for sizes in (picture.widths, picture.heights))
     for ax in (first, *others):
         shown = np.asarray((pixels if ax is first else pixels.convert("LA")).convert("RGBA"))

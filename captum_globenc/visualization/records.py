@@ -182,7 +182,8 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
         The axes.
 
     Raises:
-        ValueError: The shapes differ, there is NaN or infinity, or all scores are 0.
+        ValueError: The shapes differ, there is NaN or infinity, the scores of every pixel sum to 0 over its
+            channels, or Captum rejects the options.
 
     Example:
         >>> import torch
@@ -207,18 +208,24 @@ def visualize_image(attributions: Tensor, image: Tensor, *, ax: Axes | None = No
     )
     if not (scores.isfinite().all() and pixels.isfinite().all()):
         raise ValueError("attributions or image contain NaN or infinity")
-    if not scores.any():
-        raise ValueError("all scores are 0: there is nothing to draw")
+    if not scores.sum(-1).any():  # Captum draws the sums
+        raise ValueError("all scores are 0, or their sum over the channels is: there is nothing to draw")
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > 1:
         pixels = (pixels - low) / (high - low if high > low else 1)
     if pixels.shape[-1] == 1:
         pixels = pixels.expand(-1, -1, 3)
-    if ax is None:
-        _, ax = pyplot.subplots()
+    made, ax = pyplot.subplots() if ax is None else (None, ax)
     sign = "all" if bool((scores < 0).any()) else "positive"
     defaults = {"method": "blended_heat_map", "sign": sign, "use_pyplot": False}
-    visualization.visualize_image_attr(
-        scores.numpy(), pixels.numpy(), plt_fig_axis=(ax.figure, ax), **{**defaults, **options}
-    )
+    try:
+        visualization.visualize_image_attr(
+            scores.numpy(), pixels.numpy(), plt_fig_axis=(ax.figure, ax), **{**defaults, **options}
+        )
+    except Exception as error:
+        if made is not None:
+            pyplot.close(made)
+        if isinstance(error, AssertionError):
+            raise ValueError(f"Captum cannot draw these scores with {options}: {error}") from error
+        raise
     return ax

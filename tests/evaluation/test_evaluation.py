@@ -219,6 +219,32 @@ def test_an_interrupted_evaluation_ends_as_if_nothing_had_happened(loaded, tmp_p
     assert (tmp_path / "broken" / "results.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [[1, 2, 10, 3, 4], ["1", "2", "10", "3", "4"], [1, "b", 3, 4, 5], ["a\r\nb", "c\rd", "e\nf", "", '"']],
+)
+@pytest.mark.parametrize("cut", [0, 10])
+def test_ids_are_the_same_after_an_interruption(loaded, tmp_path, ids, cut):
+    examples = [replace(example, number=number) for example, number in zip(EXAMPLES, ids, strict=True)]
+    options = {**QUICK, "batch_size": 2, "out": tmp_path}
+    whole = evaluate(*loaded, examples, **options)
+    path = tmp_path / "results.csv"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+    again = evaluate(*loaded, examples, **options)
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
+
+
+@pytest.mark.parametrize("change", [("random,", "other,"), (",8,", ",9,"), ("0.", "x."), ("\n", '\n"')])
+def test_a_damaged_row_has_its_batch_measured_again_whatever_the_damage(loaded, tmp_path, change):
+    options = {**QUICK, "batch_size": 2, "out": tmp_path}
+    whole = evaluate(*loaded, EXAMPLES, **options)
+    path = tmp_path / "results.csv"
+    before = path.read_text()
+    path.write_text(before.replace(*change, 1))
+    again = evaluate(*loaded, EXAMPLES, **options)
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
+
+
 def test_a_damaged_row_has_its_batch_measured_again(loaded, tmp_path):
     options = {**QUICK, "batch_size": 2, "out": tmp_path}
     whole = evaluate(*loaded, EXAMPLES, **options)
@@ -296,6 +322,12 @@ def test_results_of_something_else_are_not_mixed(loaded, tmp_path):
     with pytest.raises(ValueError, match="with another config: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
     loaded[0].config.problem_type = None
+    for name, value in (("mask_token", "film"), ("pad_token", "film"), ("padding_side", "left")):
+        before = getattr(loaded[1], name)
+        setattr(loaded[1], name, value)
+        with pytest.raises(ValueError, match="tokenized otherwise: choose another folder"):
+            evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")
+        setattr(loaded[1], name, before)
     loaded[1].model_max_length = 4
     with pytest.raises(ValueError, match="tokenized otherwise: choose another folder"):
         evaluate(*loaded, EXAMPLES[:2], **QUICK, out=tmp_path / "a")

@@ -14,6 +14,9 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
     SeamlessM4TFeatureExtractor,
     ViTConfig,
     ViTForImageClassification,
@@ -194,6 +197,19 @@ def test_a_figure_of_a_saved_explanation_is_the_same(tmp_path, vision, picture):
         draw_media(Explanation(**{**vars(found), "picture": None}))
 
 
+def test_pictures_of_other_parts_and_of_no_method(vision, picture):
+    found = explain_file(picture, *load_media_model(str(vision), "image")[:2], methods=["globenc"])
+    config = ViTConfig(image_size=48, patch_size=8, **SIZES)
+    processor = ViTImageProcessor(size={"height": 48, "width": 48})
+    larger = explain_file(picture, ViTForImageClassification(config).eval(), processor, methods=["globenc"])
+    with pytest.raises(ValueError, match="have different parts: explain with parts of the same size"):
+        _ = found - larger
+    for ask in (found.sentences, lambda: found.spans([(0, 2)])):
+        with pytest.raises(ValueError, match=r"the image .*cat.png has no characters: use words\(\) or top"):
+            ask()
+    assert len(draw_media(found.by()).axes) == 1
+
+
 def test_sound_features_are_drawn_and_named_by_frames(sound):
     config = ASTConfig(
         patch_size=8, num_mel_bins=16, max_length=40, frequency_stride=8, time_stride=8, **SIZES
@@ -296,7 +312,9 @@ def test_channels_are_averaged_and_whole_numbers_scaled(tmp_path, width):
 
 def test_invalid_image_and_sound_files_are_reported(tmp_path, vision, hearing):
     (tmp_path / "x.wav").write_bytes(b"RIFF")
-    with pytest.raises(ValueError, match=r"is not a WAV file of integers \(PCM\): ffmpeg -i FILE -ar 16000"):
+    with pytest.raises(
+        ValueError, match=r"x.wav is not a WAV .* \(PCM\): ffmpeg -i .*x.wav -ar 16000 OUT.wav"
+    ):
         read_sound(tmp_path / "x.wav", RATE)
     with pytest.raises(ValueError, match="is not an image that Pillow reads"):
         read_image(tmp_path / "x.wav")
@@ -305,6 +323,153 @@ def test_invalid_image_and_sound_files_are_reported(tmp_path, vision, hearing):
         read_sound(tmp_path / "y.wav", RATE)
     with pytest.raises(OSError, match="nowhere"):
         read_image(tmp_path / "nowhere.png")
+    save_sound(tmp_path / "empty.wav", np.zeros((0, 1)))
+    with pytest.raises(ValueError, match="has no samples"):
+        read_sound(tmp_path / "empty.wav", RATE)
+    with wave.open(str(tmp_path / "wide.wav"), "wb") as file:
+        file.setparams((1, 3, RATE, 0, "NONE", ""))
+        file.writeframes(bytes(30))
+    with pytest.raises(ValueError, match="has samples of 3 bytes, not of 1, 2 or 4: ffmpeg"):
+        read_sound(tmp_path / "wide.wav", RATE)
+    for content in (np.ones((4, 4), "int32"), np.ones((4, 4), "float32")):
+        Image.fromarray(content).save(tmp_path / "wide.tif")
+        with pytest.raises(ValueError, match="has pixels of 32 bits"):
+            read_image(tmp_path / "wide.tif")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("cut", [1, 3, 500])
+def test_an_incomplete_sound_is_an_error_unless_it_was_streamed(tmp_path, channels, cut):
+    path = save_sound(tmp_path / "x.wav", np.arange(400 * channels).reshape(400, channels))
+    whole, content = read_sound(path, RATE), path.read_bytes()
+    path.write_bytes(content[:-cut])
+    frames = 400 - -(-cut // (2 * channels))
+    with pytest.raises(ValueError, match=rf"is incomplete: it has {frames} of 400 samples"):
+        read_sound(path, RATE)
+    assert content[36:40] == b"data"
+    for size in (0xFFFFFFFF, 0x7FFFFFFF - 36):  # as ffmpeg and SoX write to a pipe
+        path.write_bytes(content[:40] + size.to_bytes(4, "little") + content[44:-cut])
+        assert read_sound(path, RATE).tolist() == whole[:frames].tolist()
+
+
+def test_a_model_of_one_channel_reads_levels_of_gray(picture):
+    config = ViTConfig(image_size=32, patch_size=8, num_channels=1, **SIZES)
+    model = randomize(ViTForImageClassification(config)).double()
+    options = {"image_mean": [0.5], "image_std": [0.5], "size": {"height": 32, "width": 32}}
+    found = explain_file(picture, model, ViTImageProcessor(**options))
+    levels = np.asarray(Image.open(picture).convert("L").resize((32, 32), Image.Resampling.BILINEAR))
+    pixels = torch.tensor(levels[None, None] / 127.5 - 1)
+    with torch.no_grad():
+        difference = (model(pixels).logits - model(0 * pixels).logits)[0]
+    target = int(model.config.label2id[found.target])
+    assert sum(found.scores[SIGNED]) == pytest.approx(difference[target].item(), abs=1e-5)
+    assert np.abs(np.asarray(opened(found)).astype(int) - levels).mean() < 5  # JPEG
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bits_a_pixel_become_8(tmp_path, ending):
+    levels = np.arange(0, 65536, 64, dtype="uint16").reshape(32, 32)
+    Image.fromarray(levels).save(tmp_path / f"x.{ending}")
+    read = np.asarray(read_image(tmp_path / f"x.{ending}"))
+    assert read.tolist() == np.repeat(levels[..., None] // 256, 3, axis=2).tolist()
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 5, 6, 8])
+def test_the_part_that_differs_from_the_baseline_is_the_part_of_the_picture(tmp_path, orientation):
+    """The processor resizes and crops, and the file may be rotated."""
+    crop = {"height": 32, "width": 32}
+    processor = CLIPImageProcessor(size={"shortest_edge": 48}, crop_size=crop, image_mean=[128 / 255] * 3)
+    model = randomize(ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **SIZES))).double()
+    pixels = np.full((96, 144, 3), 128, dtype="uint8")  # the baseline
+    pixels[50:62, 58:70] = (255, 0, 0)  # row 3, column 2 of the crop at half the size
+    turn = {2: 0, 3: 3, 5: 5, 6: 2, 8: 4}  # the inverse of the orientation
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = image if orientation == 1 else image.transpose(Image.Transpose(turn[orientation]))
+    stored.save(tmp_path / "x.png", exif=exif)
+    found = explain_file(tmp_path / "x.png", model, processor)
+    ((name, _),) = found.top(1, SIGNED)
+    assert name == "row 3, column 2"
+    drawn = np.asarray(opened(found).convert("RGB")).astype(int).reshape(4, 8, 4, 8, 3).mean((1, 3))
+    assert (drawn[..., 0] - drawn[..., 1]).argmax() == found.tokens.index(name)
+
+
+@pytest.mark.parametrize("kind", ["nested", "height and width"])
+def test_the_squares_are_the_patches_of_the_model(kind, picture):
+    if kind == "nested":
+        sizes = {**SIZES, "image_size": 42, "patch_size": 14}
+        model = CLIPForImageClassification(CLIPConfig(vision_config=sizes, text_config=dict(SIZES)))
+        side, widths, heights = 42, [14] * 3, [14] * 3
+    else:
+        model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=(8, 4), **SIZES))
+        side, widths, heights = 32, [4] * 8, [8] * 4
+    model, processor = randomize(model).double(), ViTImageProcessor(size={"height": side, "width": side})
+    found = explain_file(picture, model, processor)
+    assert (found.picture.widths, found.picture.heights) == (widths, heights)
+    # GlobEnc's scores are constant in a patch.
+    pixels = processor(read_image(picture), return_tensors="pt")["pixel_values"].double()
+    scores = GlobEnc(EncoderForward(model, ())).attribute(pixels)[0]
+    corners = scores[0, :: heights[0], :: widths[0]] * (3 * heights[0] * widths[0])
+    assert found.scores["globenc"][: found.picture.count] == pytest.approx(corners.flatten().tolist())
+
+
+@pytest.mark.parametrize(("make", "frames", "limit"), [("ast", 48, 8000), ("whisper", 100, 12500)])
+def test_a_sound_that_is_longer_than_the_model_reads_is_marked_as_truncated(tmp_path, make, frames, limit):
+    model, extractor, _ = globals()[make](frames)
+    model = randomize(model)
+    for samples, truncated in ((limit - 400, False), (2 * limit, True)):
+        notices = []
+        noise = np.random.default_rng(2).integers(-9000, 9000, (samples, 1))
+        noise[-800:] = 0  # silence at the end is read too
+        path = save_sound(tmp_path / "a.wav", noise)
+        found = explain_file(path, model, extractor, tell=notices.append)
+        assert found.truncated == truncated
+        assert found.headline.endswith(", sound truncated") == truncated
+        told = [f"{path} is longer than the model reads: its end is not explained"] * truncated
+        assert notices == told
+
+
+def test_a_processor_may_contain_a_feature_extractor(hearing, sound):
+    model, extractor, _ = load_media_model(str(hearing), "sound")
+    both = type("Processor", (), {"feature_extractor": extractor, "tokenizer": None})()
+    assert explain_file(sound, model, both) == explain_file(sound, model, extractor)
+
+
+def test_what_cannot_be_explained_is_an_error_that_names_it(vision, hearing, picture, tmp_path, monkeypatch):
+    model, processor, _ = load_media_model(str(vision), "image")
+    for given in (np.zeros((32, 32, 3)), Image.new("RGB", (32, 32)), [picture], b"x.png"):
+        with pytest.raises(TypeError, match=f"path is a {type(given).__name__}: pass the name of one"):
+            explain_file(given, model, processor)
+    with pytest.raises(TypeError, match="processor is None: pass the image processor or feature extractor"):
+        explain_file(picture, model, None)
+    with pytest.raises(ValueError, match="methods is 'globenc': pass a list"):
+        explain_file(picture, model, processor, methods="globenc")
+    with pytest.raises(ValueError, match=r"cannot classify .*cat.png, 60 x 50 pixels: .*48\*48"):
+        explain_file(picture, model, ViTImageProcessor(size={"height": 48, "width": 48}))
+    with torch.no_grad():
+        model.classifier.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="logits of the model for .* contain NaN"):
+        explain_file(picture, model, processor)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"cat.png is too large: Image size \(3000 pixels\)"):
+        read_image(picture)
+    listener, extractor, _ = load_media_model(str(hearing), "sound")
+    with pytest.raises(ValueError, match=r"cannot classify .*short.wav, 5 samples: .*[Kk]ernel"):
+        explain_file(save_sound(tmp_path / "short.wav", np.ones((5, 1))), listener, extractor)
+
+
+@pytest.mark.parametrize(
+    ("options", "gray"),
+    [({}, 200), ({"do_rescale": False, "do_normalize": False}, None), ({"do_normalize": False}, 200)],
+)
+def test_the_picture_of_a_uniform_image_has_its_color(vision, tmp_path, options, gray):
+    Image.new("RGB", (40, 40), (200, 200, 200)).save(tmp_path / "x.png")
+    model, processor, _ = load_media_model(str(vision), "image")
+    for name, value in options.items():
+        setattr(processor, name, value)
+    drawn = np.asarray(opened(explain_file(tmp_path / "x.png", model, processor)))
+    assert set(drawn.flatten().tolist()) <= ({gray - 1, gray, gray + 1} if gray else {0})
 
 
 def test_the_command_line_explains_files(run, tmp_path, vision, hearing, picture, sound):
@@ -342,6 +507,8 @@ def test_options_that_do_not_apply_to_files_are_reported(run, failing, tmp_path,
     assert list(json.loads(out)["scores"]) == [SIGNED, "globenc"]
     assert run(*asked, "--method", "list")[0].split() == ["globenc", SIGNED]
     assert "Format 'xyz' is not supported" in run(*asked, "--picture", tmp_path / "a.xyz", status=2)[1]
+    run(*asked, "--picture", tmp_path / "drawn")  # PNG, in the file of that name
+    assert Image.open(tmp_path / "drawn").format == "PNG"
     for options in (["--mixing", "W"], ["--layers"], ["--position", 1], ["--windows", 4]):
         assert "--image and --audio accept only" in failing(*asked, *options)
     nowhere = (*asked[:-1], tmp_path / "none")

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -186,6 +187,12 @@ def test_scores_are_rounded_where_they_are_printed_and_nowhere_else():
             "transformer-deep-lift: None is not one of",
         ),
         (lambda _: explanation(position=10), "a position or a word is outside the 10 tokens"),
+        (lambda _: explanation(groups=[Word("a", (1, 2), False), Word("b", (2,), False)]), "in two words"),
+        (lambda _: explanation(layers={SIGNED: [[math.inf] * 10]}), "layers of .* contain NaN or infinity"),
+        (
+            lambda it: explanation(scores={**it.scores, SHARES: [math.nan] * 10}),
+            "scores of globenc contain NaN or infinity",
+        ),
     ],
 )
 def test_inconsistent_fields_are_rejected(ask, message):
@@ -207,6 +214,42 @@ def test_the_difference_of_two_classes_sums_to_the_difference_of_the_logits():
     assert one - other == made
     assert made.units == {SHARES: "share", SIGNED: "logit"}
     assert total(made.words(SHARES)) == pytest.approx(0.5)
+
+
+def test_a_difference_of_differences_names_all_operands():
+    one = explanation()
+    contrast = one - explanation(target="NEGATIVE", explained=-1.0)
+    for made, name, explained in (
+        (contrast - one, "(POSITIVE minus NEGATIVE) minus POSITIVE", 1.0),
+        (one - contrast, "POSITIVE minus (POSITIVE minus NEGATIVE)", -1.0),
+        (contrast - contrast, "(POSITIVE minus NEGATIVE) minus (POSITIVE minus NEGATIVE)", 0.0),
+    ):
+        assert (made.headline, made.explained) == (name, explained)
+        # The sum is of no single class.
+        assert made.sums[SIGNED].endswith(f" = {explained:.2f} logit; {name}")
+    of_models = one - explanation(model={"name": "two"})
+    of_texts = of_models - replace(of_models, text="UNHAPPY? Not bad.")
+    named = "(one minus two), 'Unhappy? Not bad.' minus (one minus two), 'UNHAPPY? Not bad.'"
+    assert of_texts.headline == f"POSITIVE: {named}"
+    # The target of a contrast of two classes is not the target of another model.
+    with pytest.raises(ValueError, match="different outputs, 'POSITIVE minus NEGATIVE' and 'POSITIVE'"):
+        _ = contrast - explanation(model={"name": "two"})
+
+
+def test_a_difference_has_the_probabilities_of_one_prediction_only():
+    one, other = explanation(), explanation(target="NEGATIVE")
+    assert (one - other).probabilities == one.probabilities
+    assert (one - explanation(value=3.0)).probabilities == {}  # two models of the same name
+
+
+@pytest.mark.parametrize("wrong", [5, None, "ab", [None], [{"text": "a"}]])
+def test_what_is_no_explanation_is_rejected(wrong):
+    several = Explanations([explanation()])
+    for ask in (Explanations, several.__add__, several.difference, several[0].difference):
+        with pytest.raises(TypeError, match=r"(explanations has|explanations is|other is) a .*pass an? "):
+            ask(wrong)
+    with pytest.raises(TypeError, match="explanations is a Explanation: pass a list of explanations"):
+        _ = several + several[0]
 
 
 def test_the_difference_of_models_and_texts_says_which():

@@ -23,3 +23,13 @@ def test_supporting_and_opposing_words_have_different_colors():
 def test_an_empty_figure_is_rejected():
     with pytest.raises(ValueError, match="there are no words to draw"):
         plot_words({})
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), None])
+def test_scores_that_are_not_finite_are_rejected(score):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        plot_words({"POSITIVE": [("good", 0.5), ("bad", score)], "NEGATIVE": []})
+
+
+def test_classes_may_be_numbers_and_have_no_words():
+    assert [panel.get_title() for panel in plot_words({0: [("good", 0.5)], 1: []}).axes] == ["0", "1"]

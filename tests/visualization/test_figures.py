@@ -202,8 +202,9 @@ def test_values_that_cannot_be_drawn_are_rejected(draw, message):
     assert pyplot.get_fignums() == []
 
 
-def test_tensors_that_need_a_gradient_are_drawn():
-    assert plot_layers(scores(2, 2).requires_grad_(), ["a", "b"]).has_data()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_tensors_of_any_precision_that_need_a_gradient_are_drawn(dtype):
+    assert plot_layers(scores(2, 2).to(dtype).requires_grad_(), ["a", "b"]).has_data()
 
 
 def test_the_figures_are_names_of_the_visualization_module():
@@ -280,8 +281,16 @@ def test_names_of_methods_have_room_over_a_short_text():
         (torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), "one image at a time, not 2"),
         (torch.full((3, 4, 4), torch.nan), torch.ones(3, 4, 4), "NaN"),
         (torch.zeros(3, 4, 4), torch.ones(3, 4, 4), "all scores are 0"),
+        (torch.tensor([1.0, -1.0]).expand(4, 4, 2).movedim(-1, 0), torch.ones(2, 4, 4), "sum over the chann"),
     ],
 )
 def test_an_image_that_does_not_fit_is_rejected(attributions, image, message):
     with pytest.raises(ValueError, match=message):
         visualize_image(attributions, image)
+
+
+@pytest.mark.parametrize(("options", "error"), [({"sign": "negative"}, ValueError), ({"no": 1}, TypeError)])
+def test_an_image_that_captum_rejects_leaves_no_figure(options, error):
+    with pytest.raises(error, match="cannot draw these scores with" if error is ValueError else "no"):
+        visualize_image(torch.ones(3, 4, 4), torch.ones(3, 4, 4), **options)
+    assert pyplot.get_fignums() == []
