@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,16 @@ class Checkpoint:
         text = path.read_bytes().decode(errors="replace") if known else ""
         found = list(self._parsed(text[: text.rfind("\n") + 1]))  # without an incomplete last line
         ids = {str(name): name for batch in self._batches for name in batch}
-        count = Counter((row[BATCH], row[EXAMPLE], row[METHOD]) for row in found)
-        self.rows = []
+        by_batch: defaultdict[int, list[Row]] = defaultdict(list)
+        for row in found:
+            by_batch[row[BATCH]].append(row)
+        finished = []
         for batch, names in enumerate(self._batches):
-            rows = [{**row, EXAMPLE: ids.get(row[EXAMPLE])} for row in found if row[BATCH] == batch]
-            wanted = Counter((batch, str(name), method) for name in names for method in self._methods)
-            if len(rows) == wanted.total() and wanted <= count:
-                self.rows += rows
-        self.rows = _same_type(self.rows)
+            rows = by_batch[batch]
+            wanted = Counter(product(map(str, names), self._methods))
+            if Counter((row[EXAMPLE], row[METHOD]) for row in rows) == wanted:
+                finished += [{**row, EXAMPLE: ids[row[EXAMPLE]]} for row in rows]
+        self.rows = _same_type(finished)
         whole = ",".join(self._read) + "\n" + self._lines(self.rows)
         if whole != text:
             replace(path, whole)
