@@ -10,7 +10,7 @@ from typing import Any
 
 from captum_globenc.datasets.files import WHOLE, Row, find_files, read_rows, reading, required_columns
 from captum_globenc.texts.classes import MULTI, VALUE, Name, class_of
-from captum_globenc.texts.options import as_string
+from captum_globenc.texts.options import as_python, as_string
 
 SENTENCES = Path(__file__).parents[1] / "data" / "sentiment_sentences.tsv"
 """The 3,000 sentences that ship with the package; the README beside them names their source."""
@@ -58,8 +58,7 @@ class Example:
         for name in ("text", "pair", "answer"):
             if (value := getattr(self, name)) is not None:
                 as_string(value, name)
-        label: Any = self.label
-        object.__setattr__(self, "label", label.tolist() if hasattr(label, "tolist") else label)
+        object.__setattr__(self, "label", as_python(self.label))
         for start, end in (*self.marked, *self.decoys):
             if not 0 <= start < end <= len(self.text):
                 raise ValueError(

@@ -35,7 +35,7 @@ from captum_globenc.recording.dropout import reject_dropout
 from captum_globenc.texts.classes import VALUE
 from captum_globenc.texts.methods import METHODS
 from captum_globenc.texts.model import as_loaded_model
-from captum_globenc.texts.options import Options, resolve_position
+from captum_globenc.texts.options import Options, as_python, is_whole, resolve_position
 from captum_globenc.texts.provenance import config_text, content, digest, versions
 from captum_globenc.texts.tasks import task_of
 
@@ -159,11 +159,11 @@ def evaluate(
         raise TypeError(
             f"examples has a {type(wrong[0]).__name__}: pass a list of Example(number, text, label)"
         )
-    if not hasattr(batch_size, "__index__") or batch_size < 1:
+    batch_size, seed = as_python(batch_size), as_python(seed)  # the settings are saved as JSON
+    if not (is_whole(batch_size) and batch_size >= 1):
         raise ValueError(f"batch_size is {batch_size!r}: pass an integer of at least 1")
-    if not hasattr(seed, "__index__"):
+    if not is_whole(seed):
         raise ValueError(f"seed is {seed!r}: pass an integer")
-    batch_size, seed = int(batch_size), int(seed)  # from NumPy, say; the settings are saved as JSON
     out = None if out is None else Path(out)
     if generates:
         _check_answers(examples, metrics, removal, target)

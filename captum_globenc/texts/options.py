@@ -27,6 +27,7 @@ __all__ = [
     "Target",
     "Texts",
     "as_list",
+    "as_python",
     "as_string",
     "is_whole",
     "parse_position",
@@ -78,7 +79,7 @@ class Options:
         for name in ("methods", "position", "target", "against", "windows", "threshold"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
         # Lists stay lists for `generate`.
-        numbers = {name: it.tolist() if hasattr(it, "tolist") else it for name, it in self.generation.items()}
+        numbers = {name: as_python(it) for name, it in self.generation.items()}
         object.__setattr__(self, "generation", numbers)
         methods, target, against, windows = self.methods, self.target, self.against, self.windows
         if methods is not None and not (isinstance(methods, tuple) and methods):
@@ -118,9 +119,14 @@ class Options:
 
 def _plain(value: Any) -> Any:
     """Return a number or an array of NumPy, torch or pandas as Python numbers, and lists as tuples."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = as_python(value)
     is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes)
     return tuple(map(_plain, value)) if is_list else value
+
+
+def as_python(value: Any) -> Any:
+    """Return numbers and arrays of NumPy, torch and pandas as Python's numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def is_whole(value: object) -> bool:
@@ -170,7 +176,7 @@ def texts_and_pairs(
 
 def as_list(texts: Any, name: str = "texts") -> list[Any]:
     """Return the entries of `texts` as a list; reject a string, a mapping, a table and a non-iterable."""
-    texts = texts.tolist() if hasattr(texts, "tolist") else texts
+    texts = as_python(texts)
     if isinstance(texts, str):
         raise TypeError(f"{name} is one string: pass a list of texts, [{shorten(texts, 40)!r}]")
     named = list(getattr(texts, "columns", texts if isinstance(texts, Mapping) else ()))
