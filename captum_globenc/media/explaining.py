@@ -267,8 +267,8 @@ METHODS: Mapping[str, Callable[[EncoderForward, Tensor, tuple[Any, ...], int], T
         inputs, target=target, additional_forward_args=extra
     ),
 }
-"""The methods for files by name: functions of the forward function, its inputs, its other arguments and the
-target class, which return scores in the shape of the inputs. Scores have the same kinds as for texts."""
+"""Methods for files by name. Each takes the forward function, its inputs, its other arguments and the target
+class, and returns scores in the shape of the inputs, of the same kind as for texts."""
 
 
 def _draw_pixels(

@@ -106,7 +106,7 @@ def check_encoder(
         tolerance = max(1e-6, 1e3 * torch.finfo(own.dtype).eps)
     failures = [*_failures(report, tolerance), *_padding_failures(layers)]
     if not failures:
-        try:  # also run the checks of every pass, such as for residual connections and mixed tokens
+        try:  # every pass also checks residual connections, and that only the attention mixes tokens
             record(
                 lambda: run_forward(forward, inputs, extra), encoder, lambda layer: None, check_tokens=True
             )
